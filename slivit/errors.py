@@ -1,0 +1,65 @@
+"""The errors a user can cause, and the words in which they are told.
+
+Every message says where the problem is, what was found, what is allowed, and the way out. The command line shows these
+errors without a traceback and ends with status 2; any other exception is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class SlivitError(Exception):
+    """A mistake in the input, with a message made for the person who can mend it."""
+
+
+class ReadError(SlivitError):
+    """A scan that cannot be read, or that cannot be read without guessing."""
+
+
+class ManifestError(SlivitError):
+    """A manifest whose rows would make training or testing wrong."""
+
+
+class RecipeError(SlivitError):
+    """A recipe with unknown keys, or with values that are not allowed."""
+
+
+class CheckpointError(SlivitError):
+    """A checkpoint or weight file that does not fit what it is loaded into."""
+
+
+class ModelError(SlivitError):
+    """A model that is not registered, or arguments and inputs that it does not take."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Return ' Did you mean "x"?' for the allowed name closest to `name`, or an empty string."""
+    matches = get_close_matches(str(name), [str(a) for a in allowed], n=1, cutoff=0.5)
+    return f' Did you mean "{matches[0]}"?' if matches else ""
+
+
+def one_of(allowed: Iterable[str], limit: int = 30) -> str:
+    """Return the allowed names as text for a message, cut after `limit` of them."""
+    names = [str(a) for a in allowed]
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(f'"{n}"' for n in names[:limit]) + rest
+
+
+def gather(problems: Sequence[str], where: str, kind: type[SlivitError], limit: int = 50) -> None:
+    """Raise all `problems` as one error of class `kind`, or return where there are none.
+
+    Args:
+        problems: one sentence each.
+        where: the file or object that they were found in.
+        kind: the class of the error to raise.
+        limit: how many problems are written out; the rest are counted.
+    """
+    if not problems:
+        return
+    shown = [f"  - {p}" for p in problems[:limit]]
+    if len(problems) > limit:
+        shown.append(f"  ... and {len(problems) - limit} more")
+    noun = "problem" if len(problems) == 1 else "problems"
+    raise kind(f"{where}: {len(problems)} {noun}\n" + "\n".join(shown))
