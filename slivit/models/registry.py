@@ -1,0 +1,143 @@
+"""The register of models: a name, what goes in, where it comes from, and how to build it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from slivit.errors import ModelError, nearest, one_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Layout = Literal["tiled", "volume", "clip"]
+Factory = TypeVar("Factory", bound=Callable[..., Any])
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model takes and where it comes from.
+
+    Args:
+        name: the name under which it is registered.
+        input: "tiled" (B, C, S*H, W), "volume" (B, C, S, H, W) with one channel as a rule, or "clip" (B, 3, S, H, W).
+        size: (S, H, W): slices, rows and columns that it takes.
+        mean: per channel, of values scaled to [0, 1]; its length is the number of channels.
+        std: per channel, as `mean`.
+        source: the paper or page that defines the network.
+        licence: the licence of the published weights, or of the definition where there are none.
+        weights: what a user must download to start from published weights; empty where there are none.
+        small: arguments that make the smallest sensible instance, for tests.
+        args: the arguments with which this instance was created.
+    """
+
+    name: str
+    input: Layout
+    size: tuple[int, int, int]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    source: str = ""
+    licence: str = ""
+    weights: str = ""
+    small: Mapping[str, Any] = field(default_factory=dict)
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> int:
+        """The number of input channels."""
+        return len(self.mean)
+
+    def batch_shape(self, batch: int = 1) -> tuple[int, ...]:
+        """The shape of a batch of `batch` scans as the model takes it."""
+        slices, height, width = self.size
+        if self.input == "tiled":
+            return batch, self.channels, slices * height, width
+        return batch, self.channels, slices, height, width
+
+
+_FACTORIES: dict[str, tuple[ModelSpec, Callable[..., Any]]] = {}
+
+
+def register_model(
+    name: str | None = None, *, input: Layout, size: tuple[int, int, int], **spec: Any
+) -> Callable[[Factory], Factory]:
+    """Register a factory `(out_dim, **args) -> nn.Module` under its own name, or under `name`.
+
+    The module it returns must have `.backbone` and `.head` (parameters outside both count as the integrator), and may
+    have `.input_size`, an (S, H, W) that overrides `size` for that instance.
+
+    Args:
+        name: the registered name; the function's by default.
+        input: see `ModelSpec`.
+        size: see `ModelSpec`.
+        **spec: the other fields of `ModelSpec`.
+    """
+
+    def keep(factory: Factory) -> Factory:
+        key = name or factory.__name__
+        if key in _FACTORIES:
+            raise ValueError(f"model {key!r} is registered twice")
+        _FACTORIES[key] = (ModelSpec(name=key, input=input, size=size, **spec), factory)
+        return factory
+
+    return keep
+
+
+def _load_families() -> None:
+    """Import every module of this package, so that its models are registered."""
+    package = importlib.import_module("slivit.models")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"slivit.models.{module.name}")
+
+
+def list_models(input: Layout | None = None) -> list[str]:
+    """The names of all registered models, sorted; only those of one input layout where it is given."""
+    _load_families()
+    return sorted(name for name, (spec, _) in _FACTORIES.items() if input in (None, spec.input))
+
+
+def model_spec(name: str) -> ModelSpec:
+    """The specification of a registered model, at its default size.
+
+    Raises:
+        ModelError: no model of that name; the nearest one is named.
+    """
+    _load_families()
+    if name not in _FACTORIES:
+        raise ModelError(f'model "{name}" is not registered.{nearest(name, _FACTORIES)} There are {one_of(list_models())}.')
+    return _FACTORIES[name][0]
+
+
+def create_model(name: str, out_dim: int, **args: Any) -> nn.Module:
+    """Create a registered model with random weights.
+
+    Args:
+        name: one of `list_models()`.
+        out_dim: the number of outputs (logits, or standardised values of a regression).
+        **args: the model's own arguments.
+
+    Returns:
+        A module with `.spec` (a `ModelSpec` whose `size` is this instance's), `.backbone` and `.head`.
+
+    Raises:
+        ModelError: an unknown name or argument, or a value that the model does not take.
+    """
+    spec = model_spec(name)
+    factory = _FACTORIES[name][1]
+    if out_dim < 1:
+        raise ModelError(f"{name}: out_dim must be at least 1, got {out_dim}")
+    allowed = [p for p in inspect.signature(factory).parameters if p != "out_dim"]
+    for key in args:
+        if key not in allowed:
+            raise ModelError(f'{name} takes no argument "{key}".{nearest(key, allowed)} It takes {one_of(allowed)}.')
+    model = factory(out_dim, **args)
+    size = tuple(getattr(model, "input_size", spec.size))
+    model.spec = replace(spec, size=size, args=dict(args))
+    return model
