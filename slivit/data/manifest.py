@@ -1,0 +1,305 @@
+"""The checked table of scans: where each lies, whose it is, which split it is in, and the known answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from slivit.data import manifest_checks as checks
+from slivit.data.files import written_whole
+from slivit.data.table import as_text, missing_columns, read_table, with_numbers
+from slivit.errors import ManifestError, gather, one_of
+from slivit.task import Task
+
+SPLITS = checks.SPLITS
+_CORE = ("path", "patient", "split")
+
+
+class Columns(BaseModel):
+    """What a table calls its columns of paths, patients and splits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = "path"
+    patient: str = "patient"
+    split: str = "split"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rules:
+    """How strictly a table is read; the fields are the options of `read_manifest`."""
+
+    columns: Columns = field(default_factory=Columns)
+    root: Path | str | None = None
+    require_targets: bool = True
+    check_files: bool = True
+    patient_from_path: bool = False
+    need_splits: Sequence[str] | None = None
+
+    @property
+    def need(self) -> tuple[str, ...]:
+        if self.need_splits is not None:
+            return tuple(self.need_splits)
+        return SPLITS if self.require_targets else ()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Manifest:
+    """A table of scans that has passed every check; it does not change.
+
+    Its frame has the columns `path` (absolute), `patient`, `split` ("" where the table had none), the task's targets
+    (int64 or float64, NaN for a missing label; class names for multiclass) and every other column of the table. The
+    index `row` is the line of the file, or the index of the frame that it was made from. `read_manifest` and
+    `Manifest.from_frame` make one.
+    """
+
+    _frame: pd.DataFrame
+    task: Task
+    source: str
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        task: Task,
+        *,
+        columns: Columns | None = None,
+        root: Path | str | None = None,
+        require_targets: bool = True,
+        check_files: bool = True,
+        patient_from_path: bool = False,
+        need_splits: Sequence[str] | None = None,
+        source: str = "the table",
+    ) -> Manifest:
+        """Make a manifest from a data frame, with the checks and options of `read_manifest`.
+
+        Relative paths start at `root`, or at the working directory. Messages name rows by the frame's index.
+        """
+        rules = _Rules(
+            columns=columns or Columns(),
+            root=root,
+            require_targets=require_targets,
+            check_files=check_files,
+            patient_from_path=patient_from_path,
+            need_splits=need_splits,
+        )
+        index = frame.index if frame.index.is_unique else pd.RangeIndex(len(frame))
+        return _checked(frame.set_axis(index.rename("row")), task, source, Path(root or "."), rules)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A copy of the table."""
+        return self._frame.copy()
+
+    @property
+    def has_split(self) -> bool:
+        """Whether the rows are assigned to splits."""
+        return bool((self._frame["split"] != "").all())
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have rows, in the order train, val, test."""
+        present = set(self._frame["split"])
+        return tuple(s for s in SPLITS if s in present)
+
+    def __len__(self) -> int:
+        return len(self._frame)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{s} {n}" for s, n in self._frame["split"].value_counts(sort=False).items() if s)
+        patients = self._frame["patient"].nunique()
+        return f"Manifest({len(self)} scans of {patients} patients{', ' + counts if counts else ''}, {self.source})"
+
+    def rows(self, split: str | None = None) -> list[Mapping[str, Any]]:
+        """The rows of one split, or all, as mappings from column to plain Python value."""
+        frame = self._frame if split is None else self.subset(split)._frame
+        return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+
+    def subset(self, split: str) -> Manifest:
+        """The rows of one split.
+
+        Raises:
+            ManifestError: an unknown split, or one without rows.
+        """
+        if split not in self.splits:
+            has = f"has {one_of(self.splits)}" if self.splits else "has no splits: make them with with_split()"
+            raise ManifestError(f'{self.source}: no rows of split "{split}"; the manifest {has}')
+        return self._with(self._frame[self._frame["split"] == split])
+
+    def with_split(
+        self,
+        split: pd.Series | Mapping[Any, str] | None = None,
+        *,
+        fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+        seed: int = 0,
+    ) -> Manifest:
+        """The same scans in other splits.
+
+        Args:
+            split: "train", "val" or "test" for every row, by the index of `frame`; None makes a patient-disjoint,
+                stratified one with `slivit.data.splits.split_patients`.
+            fractions: of the rows in train, val and test, where `split` is None.
+            seed: of that split.
+
+        Raises:
+            ManifestError: too few patients, or splits that share patients or would make training wrong.
+        """
+        from slivit.data.splits import split_patients
+
+        if split is None:
+            split = split_patients(self._frame, self.task, fractions=fractions, seed=seed)
+            need: Sequence[str] = [s for s, f in zip(SPLITS, fractions, strict=True) if f > 0]
+        else:
+            need = ()
+        names = pd.Series(split, dtype=object).reindex(self._frame.index)
+        names, problems = checks.split_names(as_text(names))
+        frame = self._frame.assign(split=names)
+        found, warnings = _split_problems(frame, self.task, need)
+        gather([*problems, *found], self.source, ManifestError)
+        return Manifest(frame, self.task, self.source, (*self.warnings, *warnings))
+
+    def with_train_fraction(self, fraction: float, *, seed: int = 0) -> Manifest:
+        """Keep a stratified fraction of the training patients, and all of val and test, for studies of label needs.
+
+        The fractions of one seed are nested: what is in 0.1 is in 0.25 too.
+        """
+        from slivit.data.splits import nested_subsets
+
+        train = self.subset("train")._frame
+        kept = nested_subsets(train, self.task, fractions=(fraction,), seed=seed)[fraction]
+        return self._with(self._frame[(self._frame["split"] != "train") | self._frame.index.isin(kept)])
+
+    def with_task(self, task: Task) -> Manifest:
+        """The same scans under a task completed by `task.fitted(...)`."""
+        return Manifest(self._frame, task, self.source, self.warnings)
+
+    def to_csv(self, path: Path | str) -> None:
+        """Write the table with absolute paths, whole or not at all; `read_manifest` reads it back as it is."""
+        empty = [] if self.has_split else ["split"]
+        with written_whole(path) as part:
+            self._frame.drop(columns=empty).to_csv(part, index=False)
+
+    def _with(self, frame: pd.DataFrame) -> Manifest:
+        return Manifest(frame, self.task, self.source, self.warnings)
+
+
+def read_manifest(
+    csv: Path | str,
+    task: Task,
+    *,
+    columns: Columns | None = None,
+    root: Path | str | None = None,
+    require_targets: bool = True,
+    check_files: bool = True,
+    patient_from_path: bool = False,
+    need_splits: Sequence[str] | None = None,
+) -> Manifest:
+    """Read a CSV of scans and check it; everything that is wrong is told in one error, by line of the file.
+
+    Args:
+        csv: the table; comma, semicolon or tab, UTF-8.
+        task: what is predicted, which names the target columns.
+        columns: what the table calls its columns of paths, patients and splits. The split may be absent.
+        root: where relative paths start; the folder of the CSV by default. A path may name an item in a file:
+            `scans.npz#train/17`.
+        require_targets: False for prediction: target columns may be absent or have empty cells.
+        check_files: whether every scan must exist.
+        patient_from_path: where the table has no patient column, take each scan for a patient of its own (and warn:
+            two scans of one patient may then stand in different splits).
+        need_splits: splits that must have rows where the table has a split column; train, val and test by default
+            (none without `require_targets`). Pass () for an external test table.
+
+    Raises:
+        ManifestError: all that was found wrong.
+    """
+    rules = _Rules(
+        columns=columns or Columns(),
+        root=root,
+        require_targets=require_targets,
+        check_files=check_files,
+        patient_from_path=patient_from_path,
+        need_splits=need_splits,
+    )
+    path = Path(csv)
+    return _checked(read_table(path), task, str(csv), Path(root) if root else path.parent, rules)
+
+
+def _checked(raw: pd.DataFrame, task: Task, source: str, base: Path, rules: _Rules) -> Manifest:
+    """Bring a table to canonical columns, check it, and make the manifest."""
+    problems = _column_problems(raw, task, rules)
+    base = Path(base).expanduser().absolute()
+    core, found, warnings = _core(raw, base, rules)
+    targets, wrong = _targets(raw, task, rules)
+    frame = pd.concat([core, targets, _others(raw, task, rules)], axis=1)
+    problems += [*found, *wrong, *checks.scan_problems(core["path"], base, rules.check_files)]
+    if not wrong and not problems:
+        found, told = _split_problems(frame, task, rules.need)
+        problems, warnings = found, [*warnings, *told]
+    else:
+        problems += checks.shared_patients(frame) + checks.empty_splits(frame, rules.need)
+    gather(problems, source, ManifestError)
+    return Manifest(frame, task, source, tuple(warnings))
+
+
+def _column_problems(raw: pd.DataFrame, task: Task, rules: _Rules) -> list[str]:
+    names = rules.columns
+    clash = [f'target "{t}" is also a column of paths, patients or splits' for t in task.targets if t in _CORE]
+    wanted = [names.path] + ([] if rules.patient_from_path else [names.patient])
+    if names.split != Columns().split:
+        wanted.append(names.split)
+    if rules.require_targets:
+        wanted += task.targets
+    problems = missing_columns(raw, wanted)
+    if names.patient not in raw and not rules.patient_from_path:
+        problems.append(
+            "without patients a split can leak: name the column in `columns.patient`, or set patient_from_path = true "
+            "where every scan is of another patient"
+        )
+    return clash + problems
+
+
+def _core(raw: pd.DataFrame, base: Path, rules: _Rules) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """The columns path, patient and split, with their problems and warnings."""
+    names, problems, warnings = rules.columns, [], []
+    blank = pd.Series("", index=raw.index, dtype=object)
+    path = as_text(raw[names.path]) if names.path in raw else blank
+    patient = as_text(raw[names.patient]) if names.patient in raw else path
+    split = blank
+    problems += checks.empty_cells(path.rename(names.path)) if names.path in raw else []
+    if names.patient in raw:
+        problems += checks.empty_cells(patient.rename(names.patient))
+    elif rules.patient_from_path:
+        warnings.append("there is no patient column: each scan counts as a patient of its own")
+    if names.split in raw:
+        split = as_text(raw[names.split])
+        if (split != "").any():
+            split, found = checks.split_names(split)
+            problems += found
+    path = path.map(lambda p: os.path.normpath(base / Path(p).expanduser()) if p else "")
+    return pd.DataFrame({"path": path, "patient": patient, "split": split}, index=raw.index), problems, warnings
+
+
+def _targets(raw: pd.DataFrame, task: Task, rules: _Rules) -> tuple[pd.DataFrame, list[str]]:
+    found = {t: checks.read_targets(raw[t], task, rules.require_targets) for t in task.targets if t in raw}
+    problems = [p for _, told in found.values() for p in told]
+    return pd.DataFrame({t: column for t, (column, _) in found.items()}, index=raw.index), problems
+
+
+def _others(raw: pd.DataFrame, task: Task, rules: _Rules) -> pd.DataFrame:
+    """The columns that are neither core nor targets; one whose name is taken gets "_original" behind it."""
+    taken = {*rules.columns.model_dump().values(), *task.targets}
+    others = {f"{c}_original" if c in _CORE else str(c): with_numbers(raw[c]) for c in raw.columns if c not in taken}
+    return pd.DataFrame(others, index=raw.index)
+
+
+def _split_problems(frame: pd.DataFrame, task: Task, need: Sequence[str]) -> tuple[list[str], list[str]]:
+    problems, warnings = checks.target_spread(frame, task, need)
+    problems += [*checks.shared_patients(frame), *checks.empty_splits(frame, need), *checks.unseen_classes(frame, task)]
+    return problems, warnings

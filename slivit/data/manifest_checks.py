@@ -1,0 +1,234 @@
+"""What is checked in a manifest before training. Each check returns its problems, one sentence each."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from slivit.data.files import split_fragment
+from slivit.data.table import as_classes, as_labels, as_numbers, as_text, capped
+from slivit.errors import ManifestError, nearest, one_of
+from slivit.task import Task
+
+SPLITS = ("train", "val", "test")
+_ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+
+
+def split_names(text: pd.Series) -> tuple[pd.Series, list[str]]:
+    """Bring the names of splits ("Training", "valid", "dev") to train, val and test; say which are unknown."""
+    names = text.str.lower().replace(_ALIASES)
+    unknown = text[~names.isin(SPLITS)]
+    problems = (
+        f"row {row}: the split is {'empty' if not name else repr(name)}; allowed are {one_of(SPLITS)}."
+        f"{nearest(name.lower(), [*SPLITS, *_ALIASES])}"
+        for row, name in unknown.items()
+    )
+    return names, capped(problems, len(unknown), "rows with an unknown split")
+
+
+def empty_cells(text: pd.Series) -> list[str]:
+    """Rows whose cell in this column is empty."""
+    empty = text.index[text == ""]
+    return capped([f"row {row}: {text.name} is empty" for row in empty[:10]], len(empty), f"rows without {text.name}")
+
+
+# -- targets ----------------------------------------------------------------------------------------------------------
+
+
+def read_targets(column: pd.Series, task: Task, required: bool) -> tuple[pd.Series, list[str]]:
+    """Bring a target column to its kind: int64 or float64 numbers (NaN where empty), or class names ("" where empty).
+
+    Args:
+        column: the cells, of any type.
+        task: what is predicted.
+        required: whether an empty cell is a problem (multilabel tasks always allow one).
+
+    Returns:
+        The column, and its problems.
+    """
+    text = as_text(column)
+    if task.kind == "multiclass":
+        names = as_classes(text)
+        return names, _class_problems(names, task, required)
+    numbers, bad = as_numbers(text if task.kind == "regression" else as_labels(text))
+    problems = _kind_problems(text, numbers, bad, task) or _number_problems(text, numbers, bad, task, required)
+    whole = task.kind == "binary" and not numbers.isna().any() and not problems
+    return (numbers.astype("int64") if whole else numbers), problems
+
+
+def _kind_problems(text: pd.Series, numbers: pd.Series, bad: pd.Series, task: Task) -> list[str]:
+    """Whether the column as a whole is of another kind than the task: one sentence instead of one a row."""
+    filled = numbers.notna() | bad
+    if task.kind == "regression":
+        if filled.any() and bad[filled].mean() > 0.5:
+            return [f'column "{text.name}" holds text ({_some(text[bad])}); a regression task needs numbers']
+        return []
+    wrong = bad | (numbers.notna() & ~numbers.isin((0, 1)))
+    values = text[filled].unique()
+    if wrong.sum() > 2 and wrong[filled].mean() > 0.2:
+        other = "regression" if not bad.any() and len(values) > 20 else "multiclass"
+        return [
+            f'column "{text.name}" holds {len(values)} different values ({_some(text[filled])}); a {task.kind} target '
+            f'is 0 or 1. Write it so, or set task.kind = "{other}"'
+        ]
+    return []
+
+
+def _number_problems(text: pd.Series, numbers: pd.Series, bad: pd.Series, task: Task, required: bool) -> list[str]:
+    wrong = bad | numbers.isin((float("inf"), float("-inf")))
+    if required and task.kind != "multilabel":
+        wrong |= numbers.isna()
+    if task.kind != "regression":
+        wrong |= numbers.notna() & ~numbers.isin((0, 1))
+    cells = text.where(bad | numbers.notna(), "")[wrong]
+    return capped(_told_by(task, cells), len(cells), f"wrong values of {text.name}")
+
+
+def _told_by(task: Task, cells: pd.Series) -> Iterator[str]:
+    """The task's own words about each wrong cell."""
+    fine: dict[str, object] = dict.fromkeys(task.targets, 0.0)
+    for row, cell in cells.items():
+        try:
+            task.encode(fine | {str(cells.name): cell})
+            yield f"row {row}: {cells.name} is {cell!r}, which is not allowed"
+        except ManifestError as err:
+            yield f"row {row}: {err}"
+
+
+def _class_problems(names: pd.Series, task: Task, required: bool) -> list[str]:
+    filled = names[names != ""]
+    if task.classes:
+        wrong = filled[~filled.isin(task.classes)]
+        told = (f"{t}.{nearest(str(c), task.classes)}" for t, c in zip(_told_by(task, wrong), wrong, strict=False))
+        problems = capped(told, len(wrong), "unknown classes")
+    elif len(filled) >= 10 and filled.nunique() > len(filled) / 2:
+        problems = [
+            f'column "{names.name}" holds {filled.nunique()} different values in {len(filled)} rows ({_some(filled)}); '
+            'classes repeat. For numbers set task.kind = "regression"'
+        ]
+    else:
+        problems = []
+    return problems + (empty_cells(names) if required else [])
+
+
+def _some(text: pd.Series, limit: int = 4) -> str:
+    values = list(text.unique())
+    return ", ".join(f'"{v}"' for v in values[:limit]) + (", ..." if len(values) > limit else "")
+
+
+# -- scans ------------------------------------------------------------------------------------------------------------
+
+
+def scan_problems(paths: pd.Series, base: Path, check_files: bool) -> list[str]:
+    """Scans that do not exist, and scans that are listed twice (also by another spelling, a link or a hard link).
+
+    Args:
+        paths: absolute paths, which may end in a fragment (`scans.npz#train/17`).
+        base: the folder that relative paths were taken from, for the message.
+        check_files: whether to look at the disk; otherwise only the names are compared.
+    """
+    parts = {p: split_fragment(p) if check_files else (p, "") for p in paths.unique() if p}
+    files = {file for file, _ in parts.values()}
+    identity: Mapping[str, object] = {f: _identity(f) if check_files else os.path.normcase(f) for f in files}
+    problems = _absent(paths, {p for p, (f, _) in parts.items() if identity[f] is None}, base)
+    keys = {p: (identity[f], item) for p, (f, item) in parts.items() if identity[f] is not None}
+    return problems + _repeated(paths[paths.isin(keys)], keys)
+
+
+def _identity(file: str) -> object | None:
+    """What tells one file from another whatever it is called; None where there is no such file."""
+    try:
+        found = Path(file).stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if found.st_ino else os.path.normcase(os.path.realpath(file))
+
+
+def _absent(paths: pd.Series, absent: set[str], base: Path) -> list[str]:
+    rows = paths[paths.isin(absent)]
+    told = (f'row {row}: scan "{p}" does not exist.{_neighbour(p)}' for row, p in rows.items())
+    problems = capped(told, len(rows), "scans that do not exist")
+    if len(rows) and len(rows) == len(paths):
+        problems.append(f'no scan exists: relative paths start at "{base}"; give `root` for another folder')
+    return problems
+
+
+def _neighbour(path: str) -> str:
+    file = Path(split_fragment(path)[0])
+    try:
+        names = [p.name for p in file.parent.iterdir()]
+    except OSError:
+        return f' Nor does its folder "{file.parent}".'
+    return nearest(file.name, names) if len(names) <= 2000 else ""
+
+
+def _repeated(paths: pd.Series, keys: Mapping[str, object]) -> list[str]:
+    first: dict[object, tuple[object, str]] = {}
+    problems = []
+    for row, path in paths.items():
+        seen = first.setdefault(keys[path], (row, path))
+        if seen[0] != row:
+            spelled = "" if seen[1] == path else f' (there as "{seen[1]}")'
+            problems.append(f'row {row}: scan "{path}" is already in row {seen[0]}{spelled}; list every scan once')
+    return capped(problems, len(problems), "repeated scans")
+
+
+# -- splits -----------------------------------------------------------------------------------------------------------
+
+
+def shared_patients(frame: pd.DataFrame) -> list[str]:
+    """Patients with scans in more than one split."""
+    known = frame[frame["split"].isin(SPLITS) & (frame["patient"] != "")]
+    firsts = known.reset_index(names="row").groupby(["patient", "split"], sort=False)["row"].first().reset_index()
+    firsts = firsts[firsts.duplicated("patient", keep=False)]
+    problems = []
+    for patient, rows in firsts.groupby("patient", sort=False):
+        rows = rows.sort_values("row", kind="stable")
+        places = " and ".join(f"in {s} (row {r})" for s, r in zip(rows["split"][:-1], rows["row"][:-1], strict=True))
+        last = rows.iloc[-1]
+        problems.append(
+            f'row {last["row"]}: patient "{patient}" is {places} and in {last["split"]}; splits must not share patients'
+        )
+    return capped(problems, len(problems), "patients in two splits")
+
+
+def empty_splits(frame: pd.DataFrame, need: Sequence[str]) -> list[str]:
+    """Splits that are needed and have no row, where the table has splits at all."""
+    present = set(frame["split"])
+    absent = [s for s in need if s not in present]
+    if not absent or present == {""}:
+        return []
+    told = one_of(sorted(present & set(SPLITS), key=SPLITS.index)) or "none"
+    return [f'split "{s}" has no row (there are {told}); add its rows, or leave the column out' for s in absent]
+
+
+def target_spread(frame: pd.DataFrame, task: Task, need: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits whose targets do not vary: problems where training is wrong, warnings where a metric is undefined."""
+    problems, warnings = [], []
+    for target in (t for t in task.targets if t in frame):
+        filled = frame[frame[target].notna() & (frame[target] != "")]
+        for split in filled["split"].unique():
+            values = filled.loc[filled["split"] == split, target]
+            if values.nunique() == 1 and not (task.kind == "regression" and len(values) == 1 and split != "train"):
+                told = f"{target} is {values.iloc[0]} in all {len(values)} rows{f' of {split}' if split else ''}"
+                trains = split == "train" or (split == "" and "train" in need)
+                if trains and task.kind != "multilabel":
+                    problems.append(f"{told}; there is nothing to learn")
+                else:
+                    warnings.append(f"{told}; some metrics are undefined there")
+    return problems, warnings
+
+
+def unseen_classes(frame: pd.DataFrame, task: Task) -> list[str]:
+    """Classes of a multiclass task that have rows in val or test and none in train."""
+    if task.kind != "multiclass" or task.targets[0] not in frame or not (frame["split"] == "train").any():
+        return []
+    names = frame[frame[task.targets[0]] != ""]
+    seen = {*names.loc[names["split"] == "train", task.targets[0]], *task.classes}
+    unseen = names[~names[task.targets[0]].isin(seen)]
+    counts = Counter(zip(unseen[task.targets[0]], unseen["split"], strict=True))
+    return [f'class "{name}" has {n} rows in {split} and none in train' for (name, split), n in counts.items()]

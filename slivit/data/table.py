@@ -1,0 +1,143 @@
+"""Read a CSV as text, with the line of every row, so that a message can name the line that an editor shows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from slivit.errors import ManifestError, gather, nearest, one_of
+from slivit.task import class_name
+
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>"})
+"""What an empty cell of numbers looks like, in lower case. (Among class names, "None" is a name.)"""
+
+_CODE = re.compile(r"[-+]?0\d")
+_WHOLE_FLOAT = re.compile(r"^(-?\d+)\.0+$")
+
+
+def read_table(path: Path | str) -> pd.DataFrame:
+    """Read a CSV (comma, semicolon or tab) with every cell as stripped text.
+
+    Returns:
+        A frame of `str`, whose index `row` is the line of the file on which each row starts (the header is line 1).
+
+    Raises:
+        ManifestError: no such file, an empty one, one that is not UTF-8 text, rows with too many or too few cells.
+    """
+    path = Path(path)
+    text = _text(path)
+    lines, rows = _rows(text, path)
+    header, rows, lines = rows[0], rows[1:], lines[1:]
+    problems = [f'the header names column "{name}" twice' for name, n in Counter(header).items() if n > 1 and name]
+    problems += [
+        f"row {line} has {len(row)} cells, the header has {len(header)}; quote cells that hold a comma"
+        for line, row in zip(lines, rows, strict=True)
+        if len(row) != len(header)
+    ]
+    if not rows:
+        problems.append("there is a header and no row below it")
+    gather(problems, str(path), ManifestError)
+    frame = pd.DataFrame(rows, columns=header, index=pd.Index(lines, name="row"), dtype=object)
+    return frame.drop(columns=[""], errors="ignore")
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        known = [p.name for p in path.parent.glob("*.csv")] if path.parent.is_dir() else []
+        raise ManifestError(f"{path}: there is no such file.{nearest(path.name, known)}")
+    data = path.read_bytes()
+    if not data.strip():
+        raise ManifestError(f"{path}: the file is empty; a manifest is a CSV with a header and one row a scan")
+    if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise ManifestError(f"{path}: this is a spreadsheet or an archive, not a CSV; save the sheet as CSV (UTF-8)")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        line = data[: err.start].count(b"\n") + 1
+        raise ManifestError(f"{path}: line {line} is not UTF-8 text; save the table as CSV (UTF-8)") from None
+
+
+def _rows(text: str, path: Path) -> tuple[list[int], list[list[str]]]:
+    """The non-blank rows with the lines that they start on, the header first."""
+    first = next(line for line in text.splitlines() if line.strip())
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines, rows, line = [], [], 1
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                lines.append(line)
+                rows.append([cell.strip() for cell in row])
+            line = reader.line_num + 1
+    except csv.Error as err:
+        raise ManifestError(f"{path}: line {line} is not CSV: {err}") from None
+    return lines, rows
+
+
+def missing_columns(frame: pd.DataFrame, wanted: Iterable[str]) -> list[str]:
+    """One sentence for each column of `wanted` that `frame` lacks, with the nearest that it has."""
+    have = [str(c) for c in frame.columns]
+    return [
+        f'column "{name}" is missing.{nearest(name, have)} The columns are {one_of(have)}'
+        for name in dict.fromkeys(wanted)
+        if name not in have
+    ]
+
+
+def as_text(column: pd.Series) -> pd.Series:
+    """The cells as text: "" where empty, "7" for 7.0, so that a frame of a notebook and a CSV mean the same."""
+    cells = ["" if _is_na(v) else class_name(v) for v in column.tolist()]
+    return pd.Series(cells, index=column.index, name=column.name, dtype=object)
+
+
+def _is_na(value: Any) -> bool:
+    return bool(pd.isna(value)) if pd.api.types.is_scalar(value) else False
+
+
+def as_numbers(text: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Read text cells as numbers.
+
+    Returns:
+        The numbers (float64, NaN where empty or unreadable), and a mask of the cells that are neither.
+    """
+    lower = text.str.lower()
+    numbers = pd.to_numeric(text.where(~lower.isin(MISSING)), errors="coerce").astype("float64")
+    return numbers, numbers.isna() & ~lower.isin(MISSING)
+
+
+def as_labels(text: pd.Series) -> pd.Series:
+    """Read text cells as 0/1 labels: "True" and "False", as pandas writes them, count as 1 and 0."""
+    return text.replace({"True": "1", "False": "0", "TRUE": "1", "FALSE": "0"})
+
+
+def as_classes(text: pd.Series) -> pd.Series:
+    """Read text cells as class names: "3.0", as pandas writes a column with a gap, is "3"; "nan" is an empty cell."""
+    whole = text.str.replace(_WHOLE_FLOAT, r"\1", regex=True)
+    return whole.where(whole.str.lower() != "nan", "")
+
+
+def with_numbers(column: pd.Series) -> pd.Series:
+    """Turn a column of text into numbers where all of it is (codes such as "007" stay text)."""
+    if column.dtype != object and not pd.api.types.is_string_dtype(column):
+        return column
+    text = as_text(column)
+    numbers, bad = as_numbers(text)
+    if bad.any() or numbers.isna().all() or text.map(lambda t: _CODE.match(t) is not None).any():
+        return text
+    whole = numbers.notna().all() and (numbers % 1 == 0).all() and (numbers.abs() < 2**53).all()
+    return numbers.astype("int64") if whole else numbers
+
+
+def capped(problems: Iterator[str] | Sequence[str], total: int, what: str, limit: int = 10) -> list[str]:
+    """The first `limit` problems of one sort and the number of the rest, so that other sorts are seen as well."""
+    shown = [p for p, _ in zip(problems, range(limit), strict=False)]
+    if total > len(shown):
+        shown.append(f"... and {total - len(shown)} more {what}")
+    return shown
