@@ -12,9 +12,9 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from slivit.data import manifest_checks as checks
-from slivit.data.files import written_whole
 from slivit.data.table import as_text, missing_columns, read_table, with_numbers
 from slivit.errors import ManifestError, gather, one_of
+from slivit.files import whole_file
 from slivit.task import Task
 
 SPLITS = checks.SPLITS
@@ -183,7 +183,7 @@ class Manifest:
     def to_csv(self, path: Path | str) -> None:
         """Write the table with absolute paths, whole or not at all; `read_manifest` reads it back as it is."""
         empty = [] if self.has_split else ["split"]
-        with written_whole(path) as part:
+        with whole_file(path) as part:
             self._frame.drop(columns=empty).to_csv(part, index=False)
 
     def _with(self, frame: pd.DataFrame) -> Manifest:
@@ -282,7 +282,7 @@ def _core(raw: pd.DataFrame, base: Path, rules: _Rules) -> tuple[pd.DataFrame, l
         if (split != "").any():
             split, found = checks.split_names(split)
             problems += found
-    path = path.map(lambda p: os.path.normpath(base / Path(p).expanduser()) if p else "")
+    path = path.map(lambda p: os.path.normpath(os.path.join(base, os.path.expanduser(p))) if p else "")  # noqa: PTH111, PTH118
     return pd.DataFrame({"path": path, "patient": patient, "split": split}, index=raw.index), problems, warnings
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from slivit.data.files import split_fragment
 from slivit.data.table import as_classes, as_labels, as_numbers, as_text, capped
 from slivit.errors import ManifestError, nearest, one_of
 from slivit.task import Task
@@ -121,6 +120,17 @@ def _some(text: pd.Series, limit: int = 4) -> str:
 
 
 # -- scans ------------------------------------------------------------------------------------------------------------
+
+
+def split_fragment(path: str) -> tuple[str, str]:
+    """Split "scans.npz#train/17" into the file and the item within it; the item is "" where there is none.
+
+    A file whose own name holds a "#" is taken as it is where it exists.
+    """
+    if "#" not in path or Path(path).exists():
+        return path, ""
+    file, _, item = path.rpartition("#")
+    return file, item
 
 
 def scan_problems(paths: pd.Series, base: Path, check_files: bool) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from slivit.errors import ManifestError, gather, nearest, one_of
@@ -93,12 +94,12 @@ def missing_columns(frame: pd.DataFrame, wanted: Iterable[str]) -> list[str]:
 
 def as_text(column: pd.Series) -> pd.Series:
     """The cells as text: "" where empty, "7" for 7.0, so that a frame of a notebook and a CSV mean the same."""
-    cells = ["" if _is_na(v) else class_name(v) for v in column.tolist()]
+    cells = [v.strip() if type(v) is str else _cell(v) for v in column.tolist()]
     return pd.Series(cells, index=column.index, name=column.name, dtype=object)
 
 
-def _is_na(value: Any) -> bool:
-    return bool(pd.isna(value)) if pd.api.types.is_scalar(value) else False
+def _cell(value: Any) -> str:
+    return "" if pd.api.types.is_scalar(value) and pd.isna(value) else class_name(value)
 
 
 def as_numbers(text: pd.Series) -> tuple[pd.Series, pd.Series]:
@@ -107,9 +108,12 @@ def as_numbers(text: pd.Series) -> tuple[pd.Series, pd.Series]:
     Returns:
         The numbers (float64, NaN where empty or unreadable), and a mask of the cells that are neither.
     """
-    lower = text.str.lower()
-    numbers = pd.to_numeric(text.where(~lower.isin(MISSING)), errors="coerce").astype("float64")
-    return numbers, numbers.isna() & ~lower.isin(MISSING)
+    codes, values = pd.factorize(text.to_numpy(dtype=object))
+    cells = pd.Series(values, dtype=object)
+    empty = cells.str.lower().isin(MISSING).to_numpy(dtype=bool)
+    numbers = pd.to_numeric(cells.where(~empty), errors="coerce").to_numpy(dtype="float64")
+    bad = np.isnan(numbers) & ~empty
+    return pd.Series(numbers[codes], index=text.index, name=text.name), pd.Series(bad[codes], index=text.index)
 
 
 def as_labels(text: pd.Series) -> pd.Series:

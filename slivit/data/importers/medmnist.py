@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from slivit.data.files import written_whole
 from slivit.errors import ManifestError
+from slivit.files import whole_file
 
 _SPLITS = ("train", "val", "test")
 
@@ -44,7 +44,7 @@ def medmnist_manifest(
     frame = pd.concat([_split_rows(npz, split, labels, names) for split, labels in _labels(npz).items()])
     frame = frame.reset_index(drop=True)
     if out_csv is not None:
-        with written_whole(out_csv) as part:
+        with whole_file(out_csv) as part:
             frame.to_csv(part, index=False)
     return frame
 
