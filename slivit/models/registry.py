@@ -91,10 +91,11 @@ def register_model(
 
 
 def _load_families() -> None:
-    """Import every module of this package, so that its models are registered."""
+    """Import every module of this package, so that its models are registered; names with an underscore are helpers."""
     package = importlib.import_module("slivit.models")
     for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"slivit.models.{module.name}")
+        if not module.name.startswith("_"):
+            importlib.import_module(f"slivit.models.{module.name}")
 
 
 def list_models(input: Layout | None = None) -> list[str]:
@@ -111,7 +112,9 @@ def model_spec(name: str) -> ModelSpec:
     """
     _load_families()
     if name not in _FACTORIES:
-        raise ModelError(f'model "{name}" is not registered.{nearest(name, _FACTORIES)} There are {one_of(list_models())}.')
+        raise ModelError(
+            f'model "{name}" is not registered.{nearest(name, _FACTORIES)} There are {one_of(list_models())}.'
+        )
     return _FACTORIES[name][0]
 
 

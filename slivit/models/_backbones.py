@@ -1,0 +1,138 @@
+"""Convolutional backbones from timm, cut off after the stage whose feature map is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from slivit.errors import CheckpointError, ModelError, nearest
+from slivit.models._weights import load_backbone_weights
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What is known of a backbone beside its parameters, which keep timm's own names.
+
+    Args:
+        architecture: timm's name.
+        stride: pixels of the image to one cell of the feature map.
+        stage: timm's index of the stage that gives the feature map.
+        channels: C of the feature map.
+        cut: names of the parameters and buffers that the whole network has and the backbone has not: the classifier,
+            the last norm, later stages.
+    """
+
+    architecture: str
+    stride: int
+    stage: int
+    channels: int
+    cut: frozenset[str]
+
+
+def build_backbone(
+    name: str,
+    *,
+    stride: int,
+    image_size: int,
+    pretrained: bool | str | Path = False,
+    args: Mapping[str, Any] | None = None,
+) -> tuple[nn.Module, BackboneInfo]:
+    """Create a timm network that ends with the stage of the given stride.
+
+    Args:
+        name: a timm architecture; `arch.tag` names its weights too.
+        stride: of the feature map, 32 as a rule; the image size must be a multiple of it.
+        image_size: P of the P x P slices, in pixels.
+        pretrained: True downloads timm's weights; a path loads a file or folder; False leaves random weights.
+        args: further arguments of the timm network.
+
+    Raises:
+        ModelError: no such network or stage, or one that does not take tiled slices of this size.
+        CheckpointError: weights that cannot be had, or that do not fit.
+    """
+    network = _create(name, dict(args or {}), pretrained is True)
+    stages = [dict(stage) for stage in network.feature_info]
+    strides = [int(stage["reduction"]) for stage in stages]
+    if stride not in strides:
+        raise ModelError(f"backbone {name} has feature maps of stride {_listed(strides)}; got stride={stride}")
+    if image_size % stride:
+        raise ModelError(f"image_size must be a multiple of the backbone's stride {stride}, got {image_size}")
+    stage = len(strides) - 1 - strides[::-1].index(stride)
+    whole = set(network.state_dict())
+    network.prune_intermediate_layers([stage], prune_norm=True, prune_head=True)
+    channels = _measure(network, name, stage, stride, image_size)
+    info = BackboneInfo(name, stride, stage, channels, frozenset(whole - set(network.state_dict())))
+    if pretrained and pretrained is not True:
+        load_backbone_weights(network, pretrained, architecture=name, cut=info.cut)
+    return network, info
+
+
+def feature_map(network: nn.Module, stage: int, images: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, C, H / stride, W / stride), before any last norm."""
+    run = cast(Any, network).forward_intermediates
+    return run(images, indices=[stage], norm=False, stop_early=True, intermediates_only=True)[0]
+
+
+def _create(name: str, args: dict[str, Any], pretrained: bool) -> Any:
+    import timm
+
+    if not timm.is_model(name):
+        known = timm.list_models()
+        raise ModelError(
+            f'backbone "{name}" is not a timm network.{nearest(name, known)} timm.list_models() lists them.'
+        )
+    try:
+        network = timm.create_model(name, pretrained=pretrained, **args)
+    except TypeError as error:
+        raise ModelError(f"backbone {name} does not take these arguments {sorted(args)}: {error}") from error
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        way_out = "Give pretrained=False, or the path of a weight file that is already here."
+        raise CheckpointError(f"timm's weights of {name} cannot be had: {error}. {way_out}") from error
+    if not hasattr(network, "forward_intermediates"):
+        raise ModelError(f"backbone {name} gives no feature maps (timm: forward_intermediates); choose another network")
+    return network
+
+
+def _measure(network: nn.Module, name: str, stage: int, stride: int, image_size: int) -> int:
+    """Run two blank tiled slices: check the map's shape, drop layers that are never reached, return its channels."""
+    reached: set[nn.Module] = set()
+    hooks = [m.register_forward_hook(lambda module, *_: reached.add(module)) for m in network.modules()]
+    training = network.training
+    try:
+        with torch.no_grad():
+            features = feature_map(network.eval(), stage, torch.zeros(1, 3, 2 * image_size, image_size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"backbone {name} does not take slices tiled to {2 * image_size} x {image_size} pixels ({error}); "
+            "it must be a convolutional network"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+        network.train(training)
+    side = image_size // stride
+    if features.ndim != 4 or features.shape[2:] != (2 * side, side):
+        raise ModelError(f"backbone {name} gives a map {tuple(features.shape)}, not (1, C, {2 * side}, {side})")
+    _drop_unreached(network, reached)
+    return features.shape[1]
+
+
+def _drop_unreached(module: nn.Module, reached: set[nn.Module]) -> None:
+    """Replace layers with parameters that the feature map does not need, so that every parameter can learn."""
+    for name, child in list(module.named_children()):
+        used = any(part in reached for part in child.modules())
+        if used or not list(child.parameters()):
+            _drop_unreached(child, reached)
+        else:
+            setattr(module, name, nn.Identity())
+
+
+def _listed(strides: list[int]) -> str:
+    return ", ".join(str(s) for s in sorted(set(strides)))

@@ -1,0 +1,232 @@
+"""SLIViT: slices tiled into one image, a 2D convolutional backbone, and a vision transformer over one token a slice.
+
+Paper: Avram et al., Accurate prediction of disease-risk factors from volumetric medical scans by a deep vision model
+pre-trained with 2D scans, Nature Biomedical Engineering 2024 (doi:10.1038/s41551-024-01257-9).
+Origin: written for this project from the paper; the sizes are those of the released code, of which nothing is copied.
+Licence: Apache-2.0 for this file; the weights that the authors released are under CC BY-NC-ND 4.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from slivit.errors import ModelError, one_of
+from slivit.models._backbones import build_backbone, feature_map
+from slivit.models._vit import Block, adjacent_mask, sincos_positions
+from slivit.models.registry import register_model
+
+TOKEN_LAYOUTS = ("per_slice", "published")
+ATTENTION = ("global", "adjacent")
+
+
+class SLIViT(nn.Module):
+    """Slice integration by vision transformer; `slivit` says what the arguments mean.
+
+    The backbone sees the S slices as one (S*P, P) image, as in the paper, so that a token knows of its neighbours as
+    much as the backbone's receptive field reaches over the border between two slices; BatchNorm, where a backbone has
+    it, also shares its statistics among all slices while it trains.
+    """
+
+    allowed: Tensor | None
+
+    def __init__(
+        self,
+        out_dim: int,
+        *,
+        backbone: str,
+        slices: int,
+        image_size: int,
+        stride: int,
+        backbone_args: Mapping[str, Any] | None,
+        pretrained: bool | str | Path,
+        vit_dim: int,
+        vit_depth: int,
+        vit_heads: int,
+        dim_head: int,
+        mlp_dim: int,
+        dropout: float,
+        embedding_dropout: float,
+        token_layout: str,
+        attention: str,
+    ) -> None:
+        super().__init__()
+        self.input_size = (slices, image_size, image_size)
+        self.token_layout = token_layout
+        self.backbone, self.backbone_info = build_backbone(
+            backbone, stride=stride, image_size=image_size, pretrained=pretrained, args=backbone_args
+        )
+        length = self.backbone_info.channels * (image_size // stride) ** 2
+        self.embed = nn.Sequential(nn.LayerNorm(length), nn.Linear(length, vit_dim), nn.LayerNorm(vit_dim))
+        self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, vit_dim))
+        # The released code starts from the slice number repeated over the width, which the first LayerNorm removes.
+        self.positions = nn.Parameter(sincos_positions(1 + slices, vit_dim)[None])
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.blocks = nn.ModuleList(Block(vit_dim, vit_heads, dim_head, mlp_dim, dropout) for _ in range(vit_depth))
+        self.norm = nn.LayerNorm(vit_dim)
+        self.head = nn.Linear(vit_dim, out_dim)
+        self.register_buffer("allowed", adjacent_mask(slices) if attention == "adjacent" else None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, S*P, P) float32, slices from top to bottom -> (B, out_dim) logits."""
+        return self.forward_head(self.forward_tokens(self.forward_features(x)))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, 3, S*P, P) -> the backbone's feature map (B, C, S*h, h), where h = P / stride."""
+        self._check(x)
+        # Convolutions run fastest with the channels last, and tokens are then cut from the map without a copy.
+        return feature_map(self.backbone, self.backbone_info.stage, x.contiguous(memory_format=torch.channels_last))
+
+    def forward_tokens(self, features: Tensor) -> Tensor:
+        """(B, C, S*h, h) -> (B, 1 + S, vit_dim): the class token and one token a slice, integrated and normed."""
+        tokens = self.embed_slices(features)
+        for block in self.blocks:
+            tokens = block(tokens, self.allowed)
+        return self.norm(tokens)
+
+    def forward_head(self, tokens: Tensor) -> Tensor:
+        """(B, 1 + S, vit_dim) -> (B, out_dim) logits, from the class token."""
+        return self.head(tokens[:, 0])
+
+    def embed_slices(self, features: Tensor) -> Tensor:
+        """(B, C, S*h, h) -> (B, 1 + S, vit_dim): the tokens as they enter the transformer, with their positions."""
+        cut = published_tokens if self.token_layout == "published" else slice_tokens
+        tokens = self.embed(cut(features, self.input_size[0]))
+        tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        return self.embedding_dropout(tokens + self.positions)
+
+    def attention_maps(self, x: Tensor) -> Tensor:
+        """How much each token looks at each: (B, depth, heads, 1 + S, 1 + S) probabilities, the class token first."""
+        tokens = self.embed_slices(self.forward_features(x))
+        maps = []
+        for block in cast("Iterable[Block]", self.blocks):
+            maps.append(block.attention.weights(tokens, self.allowed))
+            tokens = block(tokens, self.allowed)
+        return torch.stack(maps, dim=1)
+
+    def _check(self, x: Tensor) -> None:
+        slices, height, width = self.input_size
+        if x.ndim != 4 or tuple(x.shape[1:]) != (3, slices * height, width):
+            raise ModelError(
+                f"slivit takes (B, 3, {slices * height}, {width}): {slices} slices of {height} x {width} pixels, tiled "
+                f"from top to bottom; got {tuple(x.shape)}"
+            )
+
+
+def slice_tokens(features: Tensor, slices: int) -> Tensor:
+    """(B, C, S*h, h) -> (B, S, h*h*C): the map is cut where the slices meet, one patch a slice.
+
+    Source: Avram et al. 2024, Methods, "SLIViT's framework".
+    """
+    return features.permute(0, 2, 3, 1).reshape(len(features), slices, -1)
+
+
+def published_tokens(features: Tensor, slices: int) -> Tensor:
+    """(B, C, S*h, h) -> (B, S, C*h*h) in memory order: each token is a block of C / S channels over all slices.
+
+    This is what the released code computes, and what weights trained with it need; no token belongs to one slice.
+    """
+    return features.contiguous().reshape(len(features), slices, -1)
+
+
+@register_model(
+    input="tiled",
+    size=(28, 256, 256),
+    source="doi:10.1038/s41551-024-01257-9",
+    licence="Apache-2.0 (definition); CC BY-NC-ND 4.0 (weights released by the authors)",
+    weights="feature_extractor.pth or slivit.pth, released at https://github.com/cozygene/SLIViT",
+    small={
+        "backbone": "test_convnext",
+        "slices": 3,
+        "image_size": 32,
+        "stride": 16,
+        "vit_dim": 16,
+        "vit_depth": 2,
+        "vit_heads": 2,
+        "dim_head": 8,
+        "mlp_dim": 32,
+    },
+)
+def slivit(
+    out_dim: int,
+    *,
+    backbone: str = "convnext_tiny",
+    slices: int = 28,
+    image_size: int = 256,
+    stride: int = 32,
+    backbone_args: Mapping[str, Any] | None = None,
+    pretrained: bool | str | Path = False,
+    vit_dim: int = 256,
+    vit_depth: int = 5,
+    vit_heads: int = 20,
+    dim_head: int = 64,
+    mlp_dim: int = 512,
+    dropout: float = 0.0,
+    embedding_dropout: float = 0.0,
+    token_layout: Literal["per_slice", "published"] = "per_slice",
+    attention: Literal["global", "adjacent"] = "global",
+) -> SLIViT:
+    """SLIViT: (B, 3, S*P, P) float32 tiled slices -> (B, out_dim) logits.
+
+    Args:
+        out_dim: the number of outputs.
+        backbone: a convolutional network of timm.
+        slices: S, the number of slices that are tiled.
+        image_size: P, rows and columns of a slice in pixels; a multiple of `stride`.
+        stride: of the backbone's feature map, which chooses its stage. The paper's 32 makes 8 x 8 x 768 of a slice of
+            256 x 256; small slices need a smaller one.
+        backbone_args: further arguments of the timm network, such as `drop_path_rate`.
+        pretrained: True downloads timm's weights of the backbone; a path loads a file or folder (see `load_backbone`).
+        vit_dim: width of a token.
+        vit_depth: number of transformer blocks.
+        vit_heads: number of attention heads.
+        dim_head: width of a head.
+        mlp_dim: hidden width of a block's perceptron.
+        dropout: probability, in attention and perceptrons.
+        embedding_dropout: probability, of what enters the first block.
+        token_layout: "per_slice" is the paper: a token is one slice's patch of the feature map. "published" is what
+            the released code computes: the map reshaped in memory order, so that a token is a block of channels over
+            all slices. Weights trained with one layout mean nothing in the other.
+        attention: "global", or "adjacent": a slice looks at itself and its direct neighbours, the class token at all.
+            The paper's variant with adjacent attention has a single layer: `vit_depth=1`.
+
+    Raises:
+        ModelError: a value that is not allowed.
+
+    Source: Avram et al. 2024, Methods, "SLIViT's framework".
+    """
+    _one_of("token_layout", token_layout, TOKEN_LAYOUTS)
+    _one_of("attention", attention, ATTENTION)
+    if token_layout == "published" and attention == "adjacent":
+        raise ModelError('attention="adjacent" needs token_layout="per_slice": published tokens belong to no slice')
+    sizes = {"slices": slices, "image_size": image_size, "vit_dim": vit_dim, "vit_depth": vit_depth}
+    for name, value in (sizes | {"vit_heads": vit_heads, "dim_head": dim_head, "mlp_dim": mlp_dim}).items():
+        if value < 1:
+            raise ModelError(f"slivit: {name} must be at least 1, got {value}")
+    return SLIViT(
+        out_dim,
+        backbone=backbone,
+        slices=slices,
+        image_size=image_size,
+        stride=stride,
+        backbone_args=backbone_args,
+        pretrained=pretrained,
+        vit_dim=vit_dim,
+        vit_depth=vit_depth,
+        vit_heads=vit_heads,
+        dim_head=dim_head,
+        mlp_dim=mlp_dim,
+        dropout=dropout,
+        embedding_dropout=embedding_dropout,
+        token_layout=token_layout,
+        attention=attention,
+    )
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ModelError(f'slivit: {name} is "{value}"; allowed are {one_of(allowed)}')

@@ -1,0 +1,86 @@
+"""What every registered model must do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from slivit.errors import ModelError, SlivitError
+from slivit.models.registry import create_model, list_models, model_spec
+
+OUT_DIM = 3
+
+
+def small(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return create_model(name, OUT_DIM, **model_spec(name).small)
+
+
+def batch(model: nn.Module, size: int = 2) -> Tensor:
+    return torch.randn(model.spec.batch_shape(size), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=list_models())
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    return small(request.param)
+
+
+def test_gives_one_row_of_outputs_a_scan(model: nn.Module) -> None:
+    model.eval()
+    with torch.no_grad():
+        output = model(batch(model))
+        assert output.shape == (2, OUT_DIM)
+        assert output.dtype == torch.float32
+        torch.testing.assert_close(output[:1], model(batch(model)[:1]), rtol=1e-3, atol=1e-4)
+
+
+def test_every_parameter_learns(model: nn.Module) -> None:
+    model.train()
+    model(batch(model)).square().sum().backward()
+    idle = [name for name, p in model.named_parameters() if p.grad is None]
+    assert idle == []
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_a_frozen_backbone_stays_as_it_is(model: nn.Module) -> None:
+    model.backbone.requires_grad_(False)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model(batch(model)).square().sum().backward()
+    optimiser.step()
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert any(name.startswith("head.") for name in changed)
+    assert not any(name.startswith("backbone.") for name in changed)
+
+
+def test_saved_and_loaded_it_computes_the_same(model: nn.Module, tmp_path: Path) -> None:
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    torch.manual_seed(5)
+    copy = create_model(model.spec.name, OUT_DIM, **model.spec.args)
+    copy.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    with torch.no_grad():
+        torch.testing.assert_close(copy.eval()(batch(model)), model.eval()(batch(model)))
+
+
+def test_a_wrong_shape_is_told(model: nn.Module) -> None:
+    x = batch(model)
+    with pytest.raises(ModelError, match="got"):
+        model(x[..., :-1])
+    with pytest.raises(ModelError, match="got"):
+        model(torch.cat([x, x], dim=1))
+
+
+def test_names_where_it_comes_from(model: nn.Module) -> None:
+    assert model.spec.source
+    assert model.spec.licence
+
+
+def test_an_unknown_name_or_argument_is_told() -> None:
+    with pytest.raises(ModelError, match="slivit"):
+        create_model("slivitt", 1)
+    with pytest.raises(SlivitError, match="vit_depth"):
+        create_model("slivit", 1, vit_dept=2)
