@@ -1,0 +1,93 @@
+"""SLIViT for fastai: predict disease-risk factors from volumetric scans with few labels.
+
+The public names below are imported when they are first used, so that `import slivit` is quick and needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Augmentation": "slivit.data.augmentation",
+    "Checkpoint": "slivit.checkpoint",
+    "ClipBlock": "slivit.data.blocks",
+    "Columns": "slivit.data.manifest",
+    "Manifest": "slivit.data.manifest",
+    "ModelSpec": "slivit.models.registry",
+    "Preprocessing": "slivit.data.preprocessing",
+    "SlivitError": "slivit.errors",
+    "TargetBlock": "slivit.data.blocks",
+    "Task": "slivit.task",
+    "TiledBlock": "slivit.data.blocks",
+    "Volume": "slivit.volume",
+    "VolumeBlock": "slivit.data.blocks",
+    "create_model": "slivit.models.registry",
+    "find_lr": "slivit.learner",
+    "list_models": "slivit.models.registry",
+    "load_backbone": "slivit.models._weights",
+    "load_checkpoint": "slivit.checkpoint",
+    "load_published": "slivit.models._published",
+    "load_recipe": "slivit.recipe",
+    "load_slices": "slivit.data.preprocessing",
+    "make_phantoms": "slivit.phantoms",
+    "medmnist_manifest": "slivit.data.importers",
+    "predict_table": "slivit.predict",
+    "preprocess": "slivit.data.preprocessing",
+    "read_manifest": "slivit.data.manifest",
+    "read_volume": "slivit.data.readers",
+    "register_model": "slivit.models.registry",
+    "sample_slices": "slivit.data.slices",
+    "save_checkpoint": "slivit.checkpoint",
+    "tile_slices": "slivit.data.tiling",
+    "untile_slices": "slivit.data.tiling",
+    "volume_dataloaders": "slivit.data.blocks",
+    "volume_learner": "slivit.learner",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+if TYPE_CHECKING:
+    from slivit.checkpoint import Checkpoint as Checkpoint
+    from slivit.checkpoint import load_checkpoint as load_checkpoint
+    from slivit.checkpoint import save_checkpoint as save_checkpoint
+    from slivit.data.augmentation import Augmentation as Augmentation
+    from slivit.data.blocks import ClipBlock as ClipBlock
+    from slivit.data.blocks import TargetBlock as TargetBlock
+    from slivit.data.blocks import TiledBlock as TiledBlock
+    from slivit.data.blocks import VolumeBlock as VolumeBlock
+    from slivit.data.blocks import volume_dataloaders as volume_dataloaders
+    from slivit.data.manifest import Columns as Columns
+    from slivit.data.manifest import Manifest as Manifest
+    from slivit.data.manifest import read_manifest as read_manifest
+    from slivit.data.preprocessing import Preprocessing as Preprocessing
+    from slivit.data.preprocessing import load_slices as load_slices
+    from slivit.data.preprocessing import preprocess as preprocess
+    from slivit.data.readers import read_volume as read_volume
+    from slivit.data.slices import sample_slices as sample_slices
+    from slivit.data.tiling import tile_slices as tile_slices
+    from slivit.data.tiling import untile_slices as untile_slices
+    from slivit.errors import SlivitError as SlivitError
+    from slivit.learner import find_lr as find_lr
+    from slivit.learner import volume_learner as volume_learner
+    from slivit.models.registry import create_model as create_model
+    from slivit.models.registry import list_models as list_models
+    from slivit.models.registry import register_model as register_model
+    from slivit.predict import predict_table as predict_table
+    from slivit.recipe import load_recipe as load_recipe
+    from slivit.task import Task as Task
+    from slivit.volume import Volume as Volume
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'slivit' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,261 @@
+"""Small fastai callbacks: the best weights, an average of weights, repeatable epochs, runs that can go on."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
+
+from slivit.errors import CheckpointError, SlivitError
+
+log = logging.getLogger(__name__)
+
+
+def better(monitor: str) -> np.ufunc:
+    """Whether a monitored value should fall or rise: losses and errors fall, all other metrics rise."""
+    falls = ("loss", "error", "mae", "rmse", "brier")
+    return np.less if any(part in monitor for part in falls) else np.greater
+
+
+class KeepBest(TrackerCallback):
+    """Keep the weights of the best epoch in memory, and restore them when the fit ends."""
+
+    order = TrackerCallback.order + 1
+
+    def __init__(self, monitor: str = "valid_loss") -> None:
+        super().__init__(monitor=monitor, comp=better(monitor))
+        self.weights: dict[str, torch.Tensor] | None = None
+        self.best_epoch = -1
+
+    def after_epoch(self) -> None:
+        super().after_epoch()
+        if self.new_best:
+            self.best_epoch = self.epoch
+            self.weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+
+    def after_fit(self) -> None:
+        super().after_fit()
+        if self.weights is not None:
+            self.model.load_state_dict(self.weights)
+
+    def progress(self) -> dict[str, Any]:
+        """What a resumed run needs to know."""
+        return {"best": float(self.best), "best_epoch": self.best_epoch, "weights": self.weights}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.best, self.best_epoch, self.weights = state["best"], state["best_epoch"], state["weights"]
+
+
+class StopEarly(EarlyStoppingCallback):
+    """fastai's early stopping, in the right direction for every metric, and able to resume."""
+
+    order = KeepBest.order + 2
+
+    def __init__(self, monitor: str = "valid_loss", patience: int = 5) -> None:
+        super().__init__(monitor=monitor, comp=better(monitor), patience=patience)
+
+    def progress(self) -> dict[str, Any]:
+        """What a resumed run needs to know."""
+        return {"best": float(self.best), "wait": self.wait}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.best, self.wait = state["best"], state["wait"]
+
+
+class SeedEpochs(Callback):
+    """Seed everything random at the start of every epoch by the run's seed and the epoch's number.
+
+    So an epoch is the same whether the run came to it in one go or was resumed before it.
+    """
+
+    order, run_valid = -20, False
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def before_train(self) -> None:
+        if hasattr(self.learn, "lr_finder") or hasattr(self.learn, "gather_preds"):
+            return
+        digest = hashlib.sha256(f"{self.seed}/{self.epoch}".encode()).digest()
+        seed = int.from_bytes(digest[:4], "big")
+        seed_everything(seed)
+        self.learn.dls.train.rng = random.Random(seed)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (fastai and MONAI draw from the global state)
+    torch.manual_seed(seed)
+
+
+class AverageWeights(Callback):
+    """Validate and keep an exponential moving average of the weights (timm's `ModelEmaV3`).
+
+    The network trains on its own weights; from the start of each validation to the start of the next epoch it holds
+    the average, so that whatever keeps the best epoch keeps the average.
+
+    Args:
+        decay: how much of the average stays at each step; it warms up from 0.
+    """
+
+    order = TrackerCallback.order - 10
+
+    def __init__(self, decay: float = 0.99) -> None:
+        self.decay = decay
+        self.ema: Any = None
+        self._live: dict[str, torch.Tensor] | None = None
+
+    def before_fit(self) -> None:
+        from timm.utils import ModelEmaV3
+
+        self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
+        if self.run and self.ema is None:
+            self.ema = ModelEmaV3(self.model, decay=self.decay, use_warmup=True)
+
+    def after_step(self) -> None:
+        self.ema.update(self.model, step=self.train_iter)
+
+    def before_validate(self) -> None:
+        self._live = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.model.load_state_dict(self.ema.module.state_dict())
+
+    def before_train(self) -> None:
+        self._back()
+
+    def _back(self) -> None:
+        if self._live is not None:
+            self.model.load_state_dict(self._live)
+            self._live = None
+
+    def progress(self) -> dict[str, Any]:
+        """What a resumed run needs to know."""
+        return {"ema": self.ema.module.state_dict(), "live": self._live}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.ema.module.load_state_dict(state["ema"])
+        self._live = state["live"]
+
+
+class StopOnNaN(Callback):
+    """Stop at once where the loss is not a number, and say so."""
+
+    order = -9
+
+    def after_batch(self) -> None:
+        if self.training and not hasattr(self.learn, "lr_finder") and not torch.isfinite(self.loss):
+            raise SlivitError(
+                f"the training loss became {self.loss.item()} in epoch {self.epoch}; lower fit.lr, or look at the scans "
+                "of this manifest for empty or extreme values"
+            )
+
+
+class SaveProgress(Callback):
+    """Write, after every epoch, all that a killed run needs to go on: `progress.pt`, whole or not at all.
+
+    The file holds tensors and plain values only and is read with `weights_only=True`.
+
+    Args:
+        folder: the run's folder.
+        lr_max: the peak of the schedule, which a resumed run must not look for again.
+        fingerprint: what must be the same when the run goes on (the resolved recipe).
+    """
+
+    order = StopEarly.order + 1  # its restore must come after the others have reset themselves
+
+    def __init__(self, folder: Path, lr_max: float, fingerprint: str = "") -> None:
+        self.path = Path(folder) / "progress.pt"
+        self.lr_max, self.fingerprint = lr_max, fingerprint
+
+    def before_fit(self) -> None:
+        self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
+        if self.run and getattr(self.learn, "first_epoch", 0):
+            self._restore()
+
+    def after_epoch(self) -> None:
+        state = {
+            "fingerprint": self.fingerprint,
+            "epoch": self.epoch + 1,
+            "n_epoch": self.n_epoch,
+            "lr_max": self.lr_max,
+            "model": self.model.state_dict(),
+            "optimiser": _plain(self.opt.state_dict()),
+            "callbacks": {type(c).__name__: c.progress() for c in self._stateful()},
+            "values": [[float(v) for v in row] for row in self.recorder.values],
+        }
+        partial = self.path.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, self.path)
+
+    def after_fit(self) -> None:
+        self.run = True
+
+    def _stateful(self) -> list[Callback]:
+        return [c for c in self.learn.cbs if hasattr(c, "progress") and hasattr(c, "restore")]
+
+    def _restore(self) -> None:
+        state = read_progress(self.path)
+        self.model.load_state_dict(state["model"])
+        self.opt.load_state_dict(state["optimiser"])
+        for callback in self._stateful():
+            callback.restore(state["callbacks"][type(callback).__name__])
+        self.recorder.values.extend(state["values"])
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """Read what `SaveProgress` wrote.
+
+    Raises:
+        CheckpointError: no such file, or not a whole one.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: nothing to resume; the run ended no epoch") from None
+    except Exception as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); start the run anew") from error
+
+
+def _plain(value: Any) -> Any:
+    """Containers of fastai and NumPy scalars to plain ones, so that the file needs no pickled class."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, torch.Tensor) or value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    return [_plain(v) for v in value]
+
+
+class Autocast(MixedPrecision):
+    """fastai's mixed precision, on the device of the data instead of on CUDA alone."""
+
+    def before_fit(self) -> None:
+        super().before_fit()
+        device = torch.device(self.dls.device or "cpu").type
+        if device != "cuda":
+            dtype = torch.bfloat16 if self.amp_mode == AMPMode.BF16 else torch.float16
+            self.autocast = torch.autocast(device, dtype=dtype)
+            self.learn.scaler = torch.amp.GradScaler(device, enabled=False)
+
+
+class LogEpochs(Callback):
+    """One line a finished epoch to the log: the epoch, the losses, the metrics, the time."""
+
+    order = 51  # behind fastai's Recorder, which gathers the values
+
+    def after_epoch(self) -> None:
+        if hasattr(self.learn, "lr_finder") or hasattr(self.learn, "gather_preds"):
+            return
+        names, values = self.recorder.metric_names[1:], self.recorder.log[1:]
+        shown = [f"{n} {v:.4f}" if isinstance(v, float) else f"{n} {v}" for n, v in zip(names, values, strict=False)]
+        log.info("epoch %d/%d: %s", self.epoch + 1, self.n_epoch, ", ".join(shown))

@@ -1,0 +1,169 @@
+"""Checkpoints: weights as safetensors, everything else that a prediction needs as JSON. No pickles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from slivit.data.preprocessing import Preprocessing
+from slivit.errors import CheckpointError, ModelError, one_of
+from slivit.files import whole_folder, write_json
+from slivit.models.registry import create_model
+from slivit.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORMAT = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model with all that a prediction needs.
+
+    Args:
+        model: the network, with the trained weights, in evaluation mode.
+        task: what it predicts.
+        preprocessing: how scans are brought into its input.
+        training: how it came about: recipe, seed, counts of scans, the chain of checkpoints it started from.
+        path: the folder it was read from.
+    """
+
+    model: nn.Module
+    task: Task
+    preprocessing: Preprocessing
+    training: Mapping[str, Any] = field(default_factory=dict)
+    path: Path = Path()
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of the packages that a result depends on."""
+    names = ("slivit", "torch", "torchvision", "fastai", "timm", "transformers", "numpy", "scikit-learn", "pydicom")
+    return {name: v for name in names if (v := _version(name))}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: nn.Module,
+    task: Task,
+    preprocessing: Preprocessing,
+    training: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint folder, whole or not at all: `model.safetensors` and `config.json`.
+
+    Args:
+        folder: where to; what lies there is replaced.
+        model: from `create_model` (its `.spec` says how to build it again).
+        task: the fitted task.
+        preprocessing: with its size set.
+        training: plain values to keep in `config.json` under "training".
+
+    Returns:
+        The folder.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    spec = model.spec
+    with whole_folder(folder) as partial:
+        weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        save_file(weights, partial / WEIGHTS)
+        config = {
+            "format": FORMAT,
+            "model": {"name": spec.name, "out_dim": task.out_dim, "args": dict(spec.args)},
+            "task": task.model_dump(mode="json"),
+            "preprocessing": preprocessing.model_dump(mode="json"),
+            "training": dict(training or {}),
+            "versions": package_versions(),
+            "sha256": _sha256(partial / WEIGHTS),
+        }
+        write_json(partial / CONFIG, config)
+    return folder
+
+
+def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
+    """Read a checkpoint; nothing but its folder is needed.
+
+    Args:
+        path: a checkpoint folder, or a run folder that holds one in `checkpoint/`.
+        device: where the weights go.
+
+    Raises:
+        CheckpointError: no checkpoint there, a damaged or changed file, a model that this version does not know, or
+            weights that do not fit it.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from slivit.models._weights import load_strictly
+
+    folder = checkpoint_folder(path)
+    config = read_config(folder)
+    if _sha256(folder / WEIGHTS) != config["sha256"]:
+        raise CheckpointError(f"{folder / WEIGHTS}: its checksum is not the one in {CONFIG}; the file was changed")
+    try:
+        weights = load_file(folder / WEIGHTS, device=device)
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / WEIGHTS}: not a whole safetensors file ({error})") from error
+    model = _build(config, folder).to(device)
+    load_strictly(model, weights, str(folder / WEIGHTS), f"{CONFIG} describes a {config['model']['name']}")
+    try:
+        task, preprocessing = Task(**config["task"]), Preprocessing(**config["preprocessing"])
+    except ValidationError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
+    return Checkpoint(model.eval(), task, preprocessing, config["training"], folder)
+
+
+def checkpoint_folder(path: str | Path) -> Path:
+    """The folder of a checkpoint, given by itself or by the run that holds it."""
+    path = Path(path)
+    for folder in (path, path / "checkpoint"):
+        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+            return folder
+    raise CheckpointError(f"{path}: no checkpoint; a checkpoint or run folder holds {CONFIG} and {WEIGHTS}")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a checkpoint folder, checked for its format."""
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    needed = ("format", "model", "task", "preprocessing", "training", "sha256")
+    missing = [k for k in needed if not isinstance(config, dict) or k not in config]
+    if missing:
+        raise CheckpointError(f"{path}: not a checkpoint of this package; it lacks {one_of(missing)}")
+    if config["format"] != FORMAT:
+        raise CheckpointError(f"{path}: format {config['format']}; this version of slivit reads format {FORMAT}")
+    return config
+
+
+def _build(config: Mapping[str, Any], folder: Path) -> nn.Module:
+    """The network that a config describes; weights come from the checkpoint, so none are fetched."""
+    described = config["model"]
+    args = {k: v for k, v in described["args"].items() if k != "pretrained"}
+    try:
+        return create_model(described["name"], described["out_dim"], **args)
+    except ModelError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

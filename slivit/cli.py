@@ -1,0 +1,191 @@
+"""The command line. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from slivit import __version__
+from slivit.errors import SlivitError
+
+app = typer.Typer(
+    name="slivit",
+    help="Predict disease-risk factors from volumetric scans with few labels.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeName = Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as fit.epochs=5.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the same folder.")]
+Resume = Annotated[
+    Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that died; no recipe is needed.")
+]
+
+
+@contextmanager
+def told_errors() -> Iterator[None]:
+    """Show a user's mistake without a traceback, and end with status 2; a bug keeps its traceback."""
+    try:
+        yield
+    except SlivitError as error:
+        typer.secho(f"slivit: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.secho("slivit: stopped", err=True)
+        raise typer.Exit(130) from None
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and end.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
+) -> None:
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of torch to timm: nothing to do here
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("slivit").setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str | None, typer.Argument(help="A TOML file, or the name of a shipped recipe.")] = None,
+    overrides: Overrides = None,
+    resume: Resume = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Pre-train a backbone on 2D images."""
+    _train("pretrain", recipe, overrides, resume, overwrite)
+
+
+@app.command()
+def finetune(
+    recipe: Annotated[str | None, typer.Argument(help="A TOML file, or the name of a shipped recipe.")] = None,
+    overrides: Overrides = None,
+    resume: Resume = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fine-tune a model on labelled volumes, test it, and save it."""
+    _train("finetune", recipe, overrides, resume, overwrite)
+
+
+def _train(
+    stage: Any, recipe: str | None, overrides: Sequence[str] | None, resume: Path | None, overwrite: bool
+) -> None:
+    from importlib import import_module
+
+    from slivit.recipe import load_recipe
+    from slivit.stages.runs import recipe_of
+
+    with told_errors():
+        if resume and recipe:
+            raise SlivitError("give a recipe, or --resume RUN, which goes on with that run's own recipe; not both")
+        if not resume and not recipe:
+            raise SlivitError(f"give a recipe: slivit {stage} RECIPE [KEY=VALUE]...; slivit list recipes shows them")
+        loaded = load_recipe(stage, str(recipe_of(resume)) if resume else str(recipe), overrides or ())
+        folder = import_module(f"slivit.stages.{stage}").run(loaded, resume=resume is not None, overwrite=overwrite)
+        typer.echo(folder)
+
+
+@app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="CHECKPOINT|RECIPE", help="A run or checkpoint folder, or a recipe.")],
+    overrides: Overrides = None,
+    manifest: Annotated[str | None, typer.Option(help="The labelled scans; the run's own test rows if absent.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where results go; CHECKPOINT/evaluation if absent.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Evaluate a checkpoint on labelled scans."""
+    from slivit.stages import evaluate as stage
+
+    with told_errors():
+        recipe = stage.recipe_for(target, overrides or (), manifest, out)
+        typer.echo(stage.run(recipe, overwrite=overwrite))
+
+
+@app.command()
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="A run or checkpoint folder.")],
+    scans: Annotated[list[Path], typer.Argument(help="Scans: files or folders, in any format that can be read.")],
+    out: Annotated[Path | None, typer.Option(help="A CSV; the table goes to standard output if absent.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read scans.")] = 0,
+) -> None:
+    """Predict new scans: probabilities, or values in the target's unit."""
+    from slivit.stages.predict import run
+
+    with told_errors():
+        options = {"device": device, "batch_size": batch_size, "workers": workers}
+        table = run(checkpoint, [str(s) for s in scans], out, **options)
+        if out is None:
+            table.to_csv(sys.stdout, index=False)
+        if failed := int((table["error"] != "").sum()):
+            raise SlivitError(f"{failed} of {len(table)} scans could not be read; the column error says why")
+
+
+@app.command()
+def phantoms(
+    kind: Annotated[str, typer.Argument(help="oct, oct2d, echo, liver or ct.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    n: Annotated[int | None, typer.Option("-n", min=1, help="How many scans.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make scans with known answers, in real file formats."""
+    from tqdm import tqdm
+
+    from slivit.phantoms import make_phantoms
+
+    with told_errors():
+        options = {"n": n} if n else {}
+        bar = lambda items: tqdm(items, desc=kind, unit="scan")  # noqa: E731
+        typer.echo(make_phantoms(kind, out, seed=seed, overwrite=overwrite, progress=bar, **options))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(help="A new folder.")] = Path("demo"),
+    seed: Annotated[int, typer.Option()] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the main job on made-up scans: pre-train, fine-tune, evaluate, predict."""
+    from slivit.stages.demo import run
+
+    with told_errors():
+        run(out, seed=seed, overwrite=overwrite)
+
+
+@app.command("list")
+def list_things(what: Annotated[str, typer.Argument(help="models, recipes, formats or phantoms.")]) -> None:
+    """List what there is to choose from."""
+    from slivit.stages.listing import lines
+
+    with told_errors():
+        for line in lines(what):
+            typer.echo(line)
+
+
+def main() -> None:
+    """The console script `slivit`."""
+    app()
+
+
+def launch(stage: str) -> None:
+    """Run one stage as `python STAGE ...` from a clone does."""
+    app(args=[stage, *sys.argv[1:]], prog_name=f"python {stage}")

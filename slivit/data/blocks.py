@@ -1,0 +1,291 @@
+"""fastai blocks: scans in, batches out in the layout that a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from fastai.data.block import DataBlock, TransformBlock
+from fastai.data.core import DataLoaders, show_batch
+from fastai.torch_core import TensorBase, TitledStr, show_image
+from fastai.vision.augment import RandTransform
+from fastai.vision.data import get_grid
+from fasttransform import DisplayedTransform, Transform
+from plum import dispatch
+from torch import Tensor
+
+from slivit.data.augmentation import Augmentation, apply_augmentation, draw_augmentation
+from slivit.data.preprocessing import Preprocessing, load_slices
+from slivit.errors import SlivitError
+from slivit.task import Task, is_missing
+
+if TYPE_CHECKING:
+    from slivit.data.manifest import Manifest
+
+
+class InputSpec(Protocol):
+    """What the blocks need to know of a model: a `slivit.models.registry.ModelSpec` fits."""
+
+    @property
+    def input(self) -> str: ...
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def std(self) -> tuple[float, ...]: ...
+
+
+class TensorSlices(TensorBase):
+    """A stack of grey slices: (S, H, W), or (B, S, H, W) in a batch; 0 is black and 255 is white."""
+
+    def show(self, ctx: Any = None, max_slices: int = 12, **kwargs: Any) -> Any:
+        """Draw up to `max_slices` evenly chosen slices as a contact sheet on the axes `ctx`."""
+        return show_image(contact_sheet(self, max_slices), ctx=ctx, cmap="gray", vmin=0, vmax=255, **kwargs)
+
+
+class TensorInput(TensorBase):
+    """A batch as a model takes it, normalised."""
+
+
+class TensorTarget(TensorBase):
+    """Encoded targets: (k,) float32 with NaN for a missing label, or a scalar class index."""
+
+
+def contact_sheet(stack: Tensor, max_slices: int = 12, gap: int = 2) -> Tensor:
+    """Lay slices out in a near-square grid, from left to right and top to bottom.
+
+    Args:
+        stack: (S, H, W).
+        max_slices: at most this many, evenly chosen.
+        gap: white pixels between slices.
+
+    Returns:
+        (rows, columns) image.
+    """
+    chosen = stack[torch.linspace(0, len(stack) - 1, min(max_slices, len(stack))).round().long()]
+    columns = int(len(chosen) ** 0.5 + 0.999)
+    rows = -(-len(chosen) // columns)
+    height, width = chosen.shape[1] + gap, chosen.shape[2] + gap
+    sheet = torch.full((rows * height - gap, columns * width - gap), 255.0)
+    for i, image in enumerate(chosen):
+        top, left = i // columns * height, i % columns * width
+        sheet[top : top + height - gap, left : left + width - gap] = image.float().cpu()
+    return sheet
+
+
+def to_input(stacks: Tensor, input: str, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Bring grey slices into a model's layout and normalise them.
+
+    Args:
+        stacks: (B, S, H, W), 0 to 255, uint8 or float.
+        input: "tiled", "volume" or "clip".
+        mean: per channel, of values in [0, 1]; as many channels come out as it has entries.
+        std: per channel.
+
+    Returns:
+        float32: (B, C, S*H, W) for "tiled", (B, C, S, H, W) otherwise.
+    """
+    scale = 1 / (255 * torch.tensor(std, device=stacks.device))
+    shift = -torch.tensor(mean, device=stacks.device) / torch.tensor(std, device=stacks.device)
+    batch, slices, height, width = stacks.shape
+    x = stacks.reshape(batch, 1, slices * height, width).float()
+    x = torch.addcmul(shift.view(1, -1, 1, 1), x, scale.view(1, -1, 1, 1))
+    return x if input == "tiled" else x.view(batch, -1, slices, height, width)
+
+
+def from_input(x: Tensor, slices: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Undo `to_input`, from the first channel: (B, S, H, W) float from 0 to 255."""
+    grey = (x[:, 0] * std[0] + mean[0]) * 255
+    return grey.reshape(len(x), slices, -1, x.shape[-1]).clamp(0, 255)
+
+
+class LoadSlices(Transform):
+    """A path to its preprocessed slices."""
+
+    def __init__(self, settings: Preprocessing, cache: Any = None) -> None:
+        super().__init__()
+        self.settings, self.cache = settings, cache
+
+    def encodes(self, path: str) -> TensorSlices:
+        load = self.cache.load if self.cache else load_slices
+        return TensorSlices(torch.from_numpy(load(path, self.settings)))
+
+
+class EncodeTargets(Transform):
+    """A manifest row to its encoded targets, and back to words."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+
+    def encodes(self, row: dict) -> TensorTarget:
+        return TensorTarget(torch.as_tensor(self.task.encode(row)))
+
+    def decodes(self, y: TensorTarget) -> TitledStr:
+        return TitledStr(describe_target(self.task, y))
+
+
+def describe_target(task: Task, y: Tensor) -> str:
+    """The encoded targets in words: a class name, or "ef 61.2 %", or "drusen 1"."""
+    if task.kind == "multiclass":
+        return task.classes[int(y)]
+    pairs = zip(task.targets, y.flatten().tolist(), strict=True)
+    return ", ".join(f"{t} {'missing' if is_missing(v) else f'{v:.4g}'} {task.unit}".rstrip() for t, v in pairs)
+
+
+class AugmentSlices(RandTransform):
+    """Random changes of training batches, alike for all slices of a volume."""
+
+    order, split_idx = 10, 0
+
+    def __init__(self, settings: Augmentation) -> None:
+        super().__init__(p=1.0)
+        self.settings = settings
+
+    def encodes(self, x: TensorSlices) -> TensorSlices:
+        draw = draw_augmentation(self.settings, len(x), x.shape[1])
+        return TensorSlices(apply_augmentation(x.as_subclass(Tensor), draw))
+
+
+class ToInput(DisplayedTransform):
+    """Grey slices to the layout and normalisation of a model, on the device."""
+
+    order = 99
+
+    def __init__(self, input: str, mean: Sequence[float], std: Sequence[float], slices: int) -> None:
+        super().__init__()
+        self.input, self.mean, self.std, self.slices = input, tuple(mean), tuple(std), slices
+
+    def encodes(self, x: TensorSlices) -> TensorInput:
+        return TensorInput(to_input(x.as_subclass(Tensor), self.input, self.mean, self.std))
+
+    def decodes(self, x: TensorInput) -> TensorSlices:
+        return TensorSlices(from_input(x.as_subclass(Tensor), self.slices, self.mean, self.std))
+
+
+def _scan_block(
+    input: str,
+    settings: Preprocessing,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augmentation: Augmentation | None,
+    cache: Any,
+) -> TransformBlock:
+    if settings.size is None:
+        raise SlivitError("preprocessing.size is not set; give (slices, height, width)")
+    changes = [AugmentSlices(augmentation)] if augmentation and augmentation.active else []
+    return TransformBlock(
+        type_tfms=[LoadSlices(settings, cache)],
+        batch_tfms=[*changes, ToInput(input, mean, std, settings.size[0])],
+    )
+
+
+def TiledBlock(
+    settings: Preprocessing,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augmentation: Augmentation | None = None,
+    cache: Any = None,
+) -> TransformBlock:
+    """A fastai block for models that take one elongated image: batches of (B, C, S*H, W).
+
+    Args:
+        settings: the preprocessing, with its size set.
+        mean: per channel, of values in [0, 1].
+        std: per channel.
+        augmentation: random changes of training items.
+        cache: where preprocessed slices are kept; read anew each time without one.
+    """
+    return _scan_block("tiled", settings, mean, std, augmentation, cache)
+
+
+def VolumeBlock(settings: Preprocessing, **options: Any) -> TransformBlock:
+    """A fastai block for 3D models: batches of (B, C, S, H, W). Takes what `TiledBlock` takes."""
+    return _scan_block("volume", settings, **{"augmentation": None, "cache": None} | options)
+
+
+def ClipBlock(settings: Preprocessing, **options: Any) -> TransformBlock:
+    """A fastai block for video models: batches of (B, 3, S, H, W). Takes what `TiledBlock` takes."""
+    return _scan_block("clip", settings, **{"augmentation": None, "cache": None} | options)
+
+
+BLOCKS = {"tiled": TiledBlock, "volume": VolumeBlock, "clip": ClipBlock}
+
+
+def TargetBlock(task: Task) -> TransformBlock:
+    """A fastai block for the targets of a task."""
+    return TransformBlock(type_tfms=[EncodeTargets(task)])
+
+
+def scan_path(row: Mapping[str, Any]) -> str:
+    """The path of a manifest row."""
+    return str(row["path"])
+
+
+def scan_row(row: Mapping[str, Any]) -> dict:
+    """The manifest row itself, from which the targets are encoded. (fastai casts to the annotation: a plain class.)"""
+    return dict(row)
+
+
+def _rows(manifest: Manifest) -> list[dict[str, Any]]:
+    return [dict(r) for split in ("train", "val") for r in manifest.rows(split)]
+
+
+def _split(rows: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
+    train = [i for i, row in enumerate(rows) if row["split"] == "train"]
+    return train, [i for i, row in enumerate(rows) if row["split"] == "val"]
+
+
+def volume_dataloaders(
+    manifest: Manifest,
+    spec: InputSpec,
+    settings: Preprocessing,
+    *,
+    task: Task | None = None,
+    augmentation: Augmentation | None = None,
+    batch_size: int = 16,
+    workers: int = 0,
+    cache: Any = None,
+    device: str | torch.device | None = None,
+) -> DataLoaders:
+    """fastai DataLoaders over the training and validation rows of a manifest.
+
+    A last training batch that is not full is left out of the epoch (the order is shuffled anew in each); validation
+    and test items are never left out.
+
+    Args:
+        manifest: checked rows; see `slivit.data.manifest.read_manifest`.
+        spec: the model's `.spec`: its layout and normalisation.
+        settings: the preprocessing, with its size set.
+        task: the task, fitted on the training rows; the manifest's by default.
+        augmentation: random changes of training items.
+        batch_size: scans a batch; lowered to the number of training scans where there are fewer.
+        workers: processes that read scans; 0 reads in this one.
+        cache: where preprocessed slices are kept.
+        device: fastai's default device where None.
+    """
+    options = {"mean": spec.mean, "std": spec.std, "augmentation": augmentation, "cache": cache}
+    block = DataBlock(
+        blocks=(BLOCKS[spec.input](settings, **options), TargetBlock(task or manifest.task)),
+        get_items=_rows,
+        get_x=scan_path,
+        get_y=scan_row,
+        splitter=_split,
+    )
+    batch_size = min(batch_size, len(manifest.rows("train")))
+    return block.dataloaders(manifest, bs=batch_size, num_workers=workers, device=device)
+
+
+@dispatch
+def show_batch(  # noqa: F811 (one more case of fastai's function)
+    x: TensorSlices, y: Any, samples: Any, ctxs: Any = None, max_n: int = 9, figsize: Any = None, **kwargs: Any
+) -> Any:
+    """Draw a contact sheet of the slices of each volume, titled by its targets."""
+    count = min(len(samples), max_n)
+    if ctxs is None:
+        ctxs = get_grid(count, figsize=figsize or (4 * min(count, 3), 4 * -(-count // 3)), ncols=min(count, 3))
+    for axis, sample in zip(ctxs, samples, strict=False):
+        for part in sample:
+            axis = part.show(ctx=axis, **kwargs)
+    return ctxs

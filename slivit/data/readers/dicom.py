@@ -1,0 +1,108 @@
+"""DICOM files and series, through pydicom and its pylibjpeg plug-ins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+
+from slivit.data.readers import geometry
+from slivit.data.readers.base import COLOUR_NOTE, Array, Scan, ScanInfo, decoding
+from slivit.data.readers.dicom_headers import Frame, read_frames, require_frames
+from slivit.data.readers.dicom_pixels import INVERTED_NOTE, decode, is_colour, is_inverted, value_type
+from slivit.data.readers.dicom_series import Stack, choose_series, stack_frames
+from slivit.data.readers.entries import Entry
+from slivit.errors import ReadError
+
+SUFFIXES = (".dcm", ".dicom", ".ima", ".dic")
+
+
+def open_dicom(
+    entries: Sequence[Entry],
+    source: str,
+    *,
+    series: str | int | None = None,
+    axis: str | None = None,
+    frame: int | None = None,
+) -> Scan:
+    """Open a DICOM series: headers first, then the pixels of the chosen slices alone.
+
+    Slices are ordered by position along the normal, then InstanceNumber, then name, and turned to the view described
+    in `geometry`. Values are rescaled slice by slice. MONOCHROME1 images are inverted, so that bright is bright.
+
+    Args:
+        entries: the files; those that are no DICOM images are passed over.
+        source: the folder or file for messages.
+        series: UID, number or description, where there are several.
+        axis: "axial", "coronal" or "sagittal"; None for the plane in which the series was acquired.
+        frame: where each place holds several slices (time points, echoes), which of them, from 0.
+    """
+    frames, notes = _collect(entries, source)
+    stack = stack_frames(choose_series(frames, series, source), source, frame)
+    notes += stack.notes
+    first = stack.frames[0]
+    if is_colour(first):
+        notes += (COLOUR_NOTE,)
+    if is_inverted(first):
+        notes += (INVERTED_NOTE,)
+    notes = tuple(note for note in notes if note)
+    if stack.affine is None:
+        return _unoriented(stack, source, axis, notes)
+    seen = geometry.view((len(stack.frames), *first.shape), stack.affine, source, axis)
+    dtype = str(value_type(stack.frames))
+    info = ScanInfo("dicom", seen.shape, dtype, seen.spacing, source, seen.affine, notes)
+
+    def load(indices: Sequence[int]) -> Array:
+        if not seen.keeps_slices:
+            return seen.turn(_decode_all(stack.frames, stack.frames, source))[list(indices)]
+        chosen = [stack.frames[seen.stored_index(i)] for i in indices]
+        return np.ascontiguousarray(seen.turn_slices(_decode_all(chosen, stack.frames, source)))
+
+    return Scan(info, load)
+
+
+def _unoriented(stack: Stack, source: str, axis: str | None, notes: tuple[str, ...]) -> Scan:
+    """Return the scan of slices that do not say where they lie."""
+    if axis is not None:
+        raise ReadError(f"{source}: axis={axis!r} needs slices with positions, and these have none. Leave it out.")
+    rows, columns = stack.frames[0].shape
+    dtype = str(value_type(stack.frames))
+    info = ScanInfo("dicom", (len(stack.frames), rows, columns), dtype, stack.spacing, source, None, notes)
+    return Scan(info, lambda indices: _decode_all([stack.frames[i] for i in indices], stack.frames, source))
+
+
+def _collect(entries: Sequence[Entry], source: str) -> tuple[list[Frame], tuple[str, ...]]:
+    """Return the frames of all image files, and notes on the files passed over."""
+    if len(entries) == 1:
+        return require_frames(read_frames(entries[0], source), source), ()
+    frames: list[Frame] = []
+    others, kinds = 0, set()
+    for entry in entries:
+        found = read_frames(entry, f"{source}/{entry.name}")
+        if isinstance(found, list):
+            frames += found
+        elif isinstance(found, str):
+            kinds.add(found)
+        elif entry.name.casefold().endswith(SUFFIXES):
+            require_frames(None, f"{source}/{entry.name}")
+        else:
+            others += 1
+    if not frames:
+        raise ReadError(f"{source}: no DICOM image was found ({', '.join(sorted(kinds)) or 'no DICOM file'}).")
+    notes = [f"{others} files that are no DICOM were ignored"] if others else []
+    notes += [f"DICOM files without images were ignored ({', '.join(sorted(kinds))})"] if kinds else []
+    return frames, tuple(notes)
+
+
+def _decode_all(chosen: Sequence[Frame], whole: Sequence[Frame], source: str) -> Array:
+    """Decode frames file by file into one (N, rows, columns) array."""
+    kind = value_type(whole)
+    slices: list[Array] = []
+    for _, same_file in groupby(chosen, key=lambda f: id(f.entry)):
+        group = list(same_file)
+        name = source if group[0].entry.name in source else f"{source}/{group[0].entry.name}"
+        with decoding(name, "DICOM"):
+            slices += decode(group, name)
+    result = np.result_type(kind, *{s.dtype for s in slices})
+    return np.stack([s.astype(result, copy=False) for s in slices])

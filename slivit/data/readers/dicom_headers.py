@@ -1,0 +1,295 @@
+"""DICOM headers as plain records, one a frame, so that sorting and grouping need no pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slivit.data.readers.base import Array, check_size, decoding
+from slivit.data.readers.entries import Entry
+from slivit.errors import ReadError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_MAGIC_AT = 128
+TAGS = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "SeriesDescription",
+    "Modality",
+    "InstanceNumber",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "GridFrameOffsetVector",
+    "DoseGridScaling",
+    "SequenceOfUltrasoundRegions",
+]
+
+Vector = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Series:
+    """What names a series in messages and in the option `series`."""
+
+    uid: str
+    number: str
+    description: str
+    modality: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One slice of a DICOM series: where its pixels are, where it lies, how its values are scaled.
+
+    Args:
+        entry: the file.
+        index: which frame of the file.
+        series: the series that it belongs to.
+        instance: InstanceNumber, or 0.
+        uid: SOPInstanceUID, or "".
+        shape: (rows, columns).
+        position: ImagePositionPatient in LPS mm, or None.
+        orientation: ImageOrientationPatient: the directions of a row and of a column, or None.
+        pixel_spacing: mm between rows and between columns, or None.
+        thickness: SpacingBetweenSlices or else SliceThickness in mm, or None.
+        slope: RescaleSlope.
+        intercept: RescaleIntercept.
+        photometric: PhotometricInterpretation.
+        has_lut: whether a Modality LUT stands in the place of slope and intercept.
+        stored: the type of the stored values.
+        bits: how many of its bits are used.
+    """
+
+    entry: Entry
+    index: int
+    series: Series
+    instance: int
+    uid: str
+    shape: tuple[int, int]
+    position: Vector | None
+    orientation: Vector | None
+    pixel_spacing: Vector | None
+    thickness: float | None
+    slope: float
+    intercept: float
+    photometric: str
+    has_lut: bool
+    stored: np.dtype[Any]
+    bits: int
+
+
+def read_dataset(entry: Entry, source: str, *, pixels: bool) -> Dataset | None:
+    """Return a DICOM dataset, or None where the file is no DICOM.
+
+    Args:
+        entry: the file.
+        source: its name for messages.
+        pixels: whether to read the pixels too; without them only the elements named in TAGS are read.
+    """
+    from pydicom import dcmread
+
+    with entry.open() as stream:
+        stream.seek(_MAGIC_AT)
+        is_part10 = stream.read(4) == b"DICM"
+        stream.seek(0)
+        if not is_part10 and not _looks_bare(stream.read(8)):
+            return None
+        stream.seek(0)
+        with decoding(source, "DICOM"):
+            options: dict[str, Any] = {} if pixels else {"stop_before_pixels": True, "specific_tags": TAGS}
+            return dcmread(stream, force=not is_part10, **options)
+
+
+def _looks_bare(head: bytes) -> bool:
+    """True where a file without the DICOM preamble starts like a dataset: with an element of a low, even group."""
+    return len(head) == 8 and head[:2] in (b"\x02\0", b"\x08\0", b"\0\x08")
+
+
+def read_frames(entry: Entry, source: str) -> list[Frame] | str | None:
+    """Return the frames of a file; a few words where it is a DICOM file without an image; None where no DICOM."""
+    dataset = read_dataset(entry, source, pixels=False)
+    if dataset is None:
+        return None
+    with decoding(source, "DICOM"):
+        if "Rows" not in dataset or "Columns" not in dataset:
+            return _kind(dataset)
+        return list(_frames(dataset, entry))
+
+
+def _kind(dataset: Dataset) -> str:
+    uid = dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID", "")
+    return str(getattr(uid, "name", uid)) or "no image"
+
+
+def _frames(dataset: Dataset, entry: Entry) -> Iterator[Frame]:
+    whole = _whole(dataset, entry)
+    count = max(1, int(dataset.get("NumberOfFrames") or 1))
+    check_size(entry.name, (count, *whole.shape), 1, entry.size)
+    groups = dataset.get("PerFrameFunctionalGroupsSequence")
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [None])[0]
+    if groups is not None and len(groups) == count:
+        for index, own in enumerate(groups):
+            yield _functional(replace(whole, index=index), shared, own)
+        return
+    offsets = dataset.get("GridFrameOffsetVector")
+    for index in range(count):
+        yield _plain_frame(whole, index, count, offsets)
+
+
+def _whole(dataset: Dataset, entry: Entry) -> Frame:
+    """Return what the file's own header says of all its frames."""
+    series = Series(
+        str(dataset.get("SeriesInstanceUID") or ""),
+        _text(dataset.get("SeriesNumber")),
+        _text(dataset.get("SeriesDescription")),
+        _text(dataset.get("Modality")),
+    )
+    slope = _number(dataset.get("DoseGridScaling")) or _number(dataset.get("RescaleSlope"))
+    return Frame(
+        entry=entry,
+        index=0,
+        series=series,
+        instance=int(_number(dataset.get("InstanceNumber")) or 0),
+        uid=str(dataset.get("SOPInstanceUID") or ""),
+        shape=(int(dataset.Rows), int(dataset.Columns)),
+        position=_vector(dataset.get("ImagePositionPatient"), 3),
+        orientation=_orientation(dataset.get("ImageOrientationPatient")),
+        pixel_spacing=_pixel_spacing(dataset),
+        thickness=_positive(dataset.get("SpacingBetweenSlices")) or _positive(dataset.get("SliceThickness")),
+        slope=1.0 if slope is None else slope,
+        intercept=_number(dataset.get("RescaleIntercept")) or 0.0,
+        photometric=_text(dataset.get("PhotometricInterpretation")),
+        has_lut=bool(dataset.get("ModalityLUTSequence")),
+        stored=_stored_type(dataset),
+        bits=int(_number(dataset.get("BitsStored")) or _number(dataset.get("BitsAllocated")) or 16),
+    )
+
+
+def _stored_type(dataset: Dataset) -> np.dtype[Any]:
+    """Return the type of the stored values; without PixelRepresentation they are floats (Float Pixel Data)."""
+    size = max(1, int(_number(dataset.get("BitsAllocated")) or 16) // 8)
+    signed = dataset.get("PixelRepresentation")
+    kind = "f" if signed is None and size >= 4 else "i" if signed == 1 else "u"
+    return np.dtype(f"{kind}{size}")
+
+
+def _plain_frame(whole: Frame, index: int, count: int, offsets: Sequence[Any] | None) -> Frame:
+    """Return one frame of a multi-frame file without functional groups; only dose grids say where each one lies."""
+    if count == 1:
+        return whole
+    position = None
+    if offsets is not None and len(offsets) == count and whole.position and whole.orientation:
+        shift = float(offsets[index]) - float(offsets[0])
+        position = tuple(np.add(whole.position, shift * normal(whole.orientation)).tolist())
+    return replace(whole, index=index, position=position)
+
+
+def _functional(whole: Frame, shared: Dataset | None, own: Dataset) -> Frame:
+    """Return a frame of an enhanced file: its own functional groups come before the shared ones."""
+
+    def macro(name: str) -> Dataset | None:
+        for group in (own, shared):
+            items = group.get(name) if group is not None else None
+            if items:
+                return items[0]
+        return None
+
+    changes: dict[str, Any] = {}
+    if (plane := macro("PlanePositionSequence")) is not None:
+        changes["position"] = _vector(plane.get("ImagePositionPatient"), 3)
+    if (plane := macro("PlaneOrientationSequence")) is not None:
+        changes["orientation"] = _orientation(plane.get("ImageOrientationPatient"))
+    if (measures := macro("PixelMeasuresSequence")) is not None:
+        changes["pixel_spacing"] = _vector(measures.get("PixelSpacing"), 2)
+        distance = _positive(measures.get("SpacingBetweenSlices")) or _positive(measures.get("SliceThickness"))
+        changes["thickness"] = distance
+    if (scaling := macro("PixelValueTransformationSequence")) is not None:
+        slope = _number(scaling.get("RescaleSlope"))
+        changes["slope"] = 1.0 if slope is None else slope
+        changes["intercept"] = _number(scaling.get("RescaleIntercept")) or 0.0
+    return replace(whole, **changes)
+
+
+def normal(orientation: Vector) -> Array:
+    """Return the direction across the slices: row direction x column direction."""
+    return np.cross(orientation[:3], orientation[3:])
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number, or None for an absent, empty or unreadable value."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _positive(value: Any) -> float | None:
+    number = _number(value)
+    return number if number is not None and number > 0 else None
+
+
+def _vector(value: Any, size: int) -> Vector | None:
+    if value is None or isinstance(value, str) or not hasattr(value, "__len__") or len(value) != size:
+        return None
+    numbers = [_number(v) for v in value]
+    return None if None in numbers else tuple(n for n in numbers if n is not None)
+
+
+def _orientation(value: Any) -> Vector | None:
+    """Return the six direction cosines, or None where they span no plane."""
+    cosines = _vector(value, 6)
+    return cosines if cosines is not None and np.linalg.norm(normal(cosines)) > 0.5 else None
+
+
+def _pixel_spacing(dataset: Dataset) -> Vector | None:
+    for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        spacing = _vector(dataset.get(name), 2)
+        if spacing is not None and min(spacing) > 0:
+            return spacing
+    regions = dataset.get("SequenceOfUltrasoundRegions")
+    if regions and regions[0].get("PhysicalUnitsXDirection") == 3:  # 3 is centimetres
+        steps = [_positive(regions[0].get(f"PhysicalDelta{axis}")) for axis in "YX"]
+        if None not in steps:
+            return tuple(10.0 * s for s in steps if s is not None)
+    return None
+
+
+def require_frames(found: list[Frame] | str | None, source: str) -> list[Frame]:
+    """Return the frames of a single file, or raise with the reason why there are none."""
+    if isinstance(found, list) and found:
+        return found
+    if isinstance(found, str):
+        raise ReadError(f"{source}: is a DICOM file without an image ({found}). Choose one of the images.")
+    raise ReadError(f"{source}: is not a DICOM file, or its header is cut short. Copy or export it again.")

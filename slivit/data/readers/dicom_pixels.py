@@ -1,0 +1,79 @@
+"""The pixels of DICOM frames, as grey values in their unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slivit.data.readers.base import Array, rescale, to_grey
+from slivit.data.readers.dicom_headers import Frame, read_dataset
+from slivit.errors import ReadError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+INVERTED_NOTE = "MONOCHROME1 (low is white) was inverted, so that bright is bright"
+_WITH_UNIT = ("CT", "PT")  # inverting would turn HU and Bq/ml into nonsense
+
+
+def is_colour(frame: Frame) -> bool:
+    """True for RGB, YBR and palette images."""
+    return not frame.photometric.startswith("MONOCHROME")
+
+
+def is_inverted(frame: Frame) -> bool:
+    """True for MONOCHROME1, except where the values have a unit."""
+    return frame.photometric == "MONOCHROME1" and frame.series.modality not in _WITH_UNIT and frame.stored.kind != "f"
+
+
+def value_type(frames: Sequence[Frame]) -> np.dtype[Any]:
+    """Return the type of the grey values of a series, the same for whichever of its slices are decoded."""
+    scalings = {(f.stored, f.slope, f.intercept, f.has_lut) for f in frames}
+    kinds = {
+        np.dtype(np.uint16) if has_lut else rescale(np.zeros(1, stored), slope, intercept).dtype
+        for stored, slope, intercept, has_lut in scalings
+    }
+    return np.result_type(*kinds)
+
+
+def decode(frames: Sequence[Frame], source: str) -> list[Array]:
+    """Return the (rows, columns) grey values of frames that lie in one file."""
+    dataset = read_dataset(frames[0].entry, source, pixels=True)
+    if dataset is None:
+        raise ReadError(f"{source}: is no longer a DICOM file. Copy it again.")
+    _name_syntax(dataset)
+    return [_grey(frame, dataset) for frame in frames]
+
+
+def _name_syntax(dataset: Dataset) -> None:
+    """Say how the values are encoded in a file without a file meta header, as found while reading it."""
+    if dataset.file_meta.get("TransferSyntaxUID"):
+        return
+    from pydicom import uid
+
+    implicit, little = dataset.original_encoding
+    explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+    dataset.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else explicit
+
+
+def _grey(frame: Frame, dataset: Dataset) -> Array:
+    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+    from pydicom.pixels.utils import pixel_array
+
+    pixels = pixel_array(dataset, index=frame.index)
+    if frame.photometric == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, dataset)
+    if pixels.ndim == 3:
+        return to_grey(pixels)
+    if is_inverted(frame):
+        pixels = _inverted(pixels, frame.bits)
+    return apply_modality_lut(pixels, dataset) if frame.has_lut else rescale(pixels, frame.slope, frame.intercept)
+
+
+def _inverted(pixels: Array, bits: int) -> Array:
+    """Return stored values with black and white exchanged, within the bits that are used."""
+    if pixels.dtype.kind == "i":
+        return ~pixels
+    return pixels.dtype.type((1 << bits) - 1) - pixels

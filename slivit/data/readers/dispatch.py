@@ -1,0 +1,173 @@
+"""A path to a `Volume`: which reader a path belongs to, and the one way in for all of them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slivit.data.readers import dicom, frames, nifti, npz, sniff, video
+from slivit.data.readers.base import Recounted, Scan, ScanInfo
+from slivit.data.readers.entries import file_entry, folder_entries
+from slivit.errors import ReadError, nearest, one_of
+from slivit.volume import Volume
+
+Select = Callable[[int], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One format: what it is, what it is known by, and how it is opened.
+
+    Args:
+        name: short, as in `ScanInfo.format`.
+        what: a few words for people.
+        suffixes: the file names it is known by; the content counts more.
+        options: the keywords of `read_volume` that it takes.
+        open: takes the path, its name for messages and the options.
+    """
+
+    name: str
+    what: str
+    suffixes: tuple[str, ...]
+    options: tuple[str, ...]
+    open: Callable[..., Scan]
+
+
+def _open_dicom(path: Path, source: str, **options: Any) -> Scan:
+    entries = folder_entries(path) if path.is_dir() else [file_entry(path)]
+    return dicom.open_dicom(entries, source, **options)
+
+
+def _open_frames(path: Path, source: str) -> Scan:
+    return frames.open_frames(folder_entries(path), source)
+
+
+def _open_image(path: Path, source: str) -> Scan:
+    return frames.open_image(file_entry(path), source)
+
+
+_GRID = ("axis", "frame")
+
+READERS: dict[str, Reader] = {
+    reader.name: reader
+    for reader in (
+        Reader("dicom", "DICOM file or series folder", dicom.SUFFIXES, ("series", "axis", "frame"), _open_dicom),
+        Reader(
+            "nifti", "NIfTI or Analyze file", (".nii", ".nii.gz", ".hdr", ".img"), ("axis", "frame"), nifti.open_nifti
+        ),
+        Reader("image", "image or multi-page TIFF", frames.SUFFIXES, (), _open_image),
+        Reader("frames", "folder of image frames", (), (), _open_frames),
+        Reader("video", "video clip", video.SUFFIXES, (), video.open_video),
+        Reader("npz", "item of a MedMNIST archive (FILE.npz#train/0)", (".npz",), ("check_md5",), npz.open_npz),
+    )
+}
+
+
+def supported_formats() -> dict[str, str]:
+    """Return what can be read: the name of each format and a few words with its file names."""
+    return {r.name: f"{r.what} ({', '.join(r.suffixes)})" if r.suffixes else r.what for r in READERS.values()}
+
+
+def read_volume(path: str | os.PathLike[str], *, select: Select | None = None, **options: Any) -> Volume:
+    """Read a scan of any supported format, the format recognised by content and name.
+
+    Args:
+        path: a file, a folder, or `FILE.npz#SPLIT/INDEX`.
+        select: gets the number of slices in the scan and returns the indices wanted, in any order and perhaps
+            repeated; only these are decoded where the format allows it. None for all slices.
+        **options: `axis` ("axial", "coronal" or "sagittal": the axis across slices; DICOM defaults to the plane of
+            acquisition, NIfTI to axial), `frame` (which volume of a 4D series, from 0), `series` (UID, number or
+            description of one of several DICOM series), `check_md5` (False accepts a changed file under an official
+            MedMNIST name). An option that is None counts as not given.
+
+    Returns:
+        The volume, in the view described in `slivit.data.readers.geometry`. `indices` and `depth` record the selection;
+        `spacing` and `affine` are those of the whole scan.
+
+    Raises:
+        ReadError: the path is missing, of no known format, damaged, or cannot be read without guessing.
+    """
+    with _quiet() as caught:
+        scan = open_scan(path, **options)
+        try:
+            return _volume(scan, select, caught)
+        except Recounted as again:
+            return _volume(again.scan, select, caught)
+
+
+def describe(path: str | os.PathLike[str], **options: Any) -> ScanInfo:
+    """Return what the header of a scan says, without decoding its slices. Arguments as in `read_volume`."""
+    with _quiet() as caught:
+        info = open_scan(path, **options).info
+        return replace(info, notes=(*info.notes, *_sentences(caught)))
+
+
+def open_scan(path: str | os.PathLike[str], **options: Any) -> Scan:
+    """Return the opened scan: its header, and a function that decodes chosen slices."""
+    source = os.fspath(path)
+    given = {name: value for name, value in options.items() if value is not None}
+    file, item = Path(source), ""
+    if not file.exists() and "#" in source:
+        file, item = npz.split_item(source)
+    reader = READERS[sniff.recognise(file, source, {r.name: r.suffixes for r in READERS.values()})]
+    _check_options(given, reader, source)
+    if reader.name == "npz":
+        given["item"] = item
+    try:
+        return reader.open(file, source, **given)
+    except OSError as error:
+        raise ReadError(f"{source}: cannot be opened ({error.strerror or error}).") from error
+
+
+def _check_options(given: dict[str, Any], reader: Reader, source: str) -> None:
+    for name in given:
+        if name in reader.options:
+            continue
+        takers = [r.name for r in READERS.values() if name in r.options]
+        if takers:
+            raise ReadError(f"{source}: is read as {reader.what}, which has no option {name!r}; {one_of(takers)} have.")
+        known = sorted({option for r in READERS.values() for option in r.options})
+        raise ReadError(f"{source}: unknown option {name!r}; the options are {one_of(known)}.{nearest(name, known)}")
+
+
+def _volume(scan: Scan, select: Select | None, caught: Sequence[warnings.WarningMessage]) -> Volume:
+    info = scan.info
+    depth = info.shape[0]
+    wanted = None if select is None else _checked(select(depth), depth, info.source)
+    unique = sorted(set(wanted)) if wanted is not None else range(depth)
+    array = scan.load(unique)
+    if wanted is not None and list(unique) != wanted:
+        array = array[np.searchsorted(unique, wanted)]
+    indices = None if wanted is None else tuple(wanted)
+    notes = (*info.notes, *_sentences(caught))
+    return Volume(array, info.spacing, info.source, info.affine, indices, depth, notes)
+
+
+def _checked(indices: Sequence[int], depth: int, source: str) -> list[int]:
+    """Return the selected indices as plain integers, or raise where one is outside the scan."""
+    wanted = [int(i) for i in indices]
+    outside = [i for i in wanted if not 0 <= i < depth]
+    if outside or not wanted:
+        what = f"slice {outside[0]}" if outside else "no slice"
+        raise ReadError(f"{source}: {what} was selected; the scan has slices 0 to {depth - 1}.")
+    return wanted
+
+
+@contextmanager
+def _quiet() -> Iterator[list[warnings.WarningMessage]]:
+    """Collect what libraries warn about while they read, for the notes, instead of the screen."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+
+
+def _sentences(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
+    """Return each different warning once, as one line."""
+    return tuple(dict.fromkeys(" ".join(str(w.message).split())[:300] for w in caught))

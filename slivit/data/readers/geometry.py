@@ -1,0 +1,110 @@
+"""How a stored grid lies in the patient, and how it is turned to the way radiologists view slices.
+
+One convention for every format that knows its geometry: the rows of a slice run from the top of the view to its bottom
+and the columns from its left to its right, and slices follow each other along rows x columns (the right-hand rule of
+DICOM's image plane).
+
+========  ====================  ====================  ====================
+axis      D: slices run         H: rows run           W: columns run
+========  ====================  ====================  ====================
+axial     inferior to superior  anterior to posterior right to left
+coronal   anterior to posterior superior to inferior  right to left
+sagittal  left to right         superior to inferior  anterior to posterior
+========  ====================  ====================  ====================
+
+An oblique grid is turned to the nearest of these by flips and swaps of axes alone: no value is interpolated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from slivit.data.readers.base import Affine, Array
+from slivit.errors import ReadError, nearest, one_of
+
+TOWARDS = {"axial": "SPL", "coronal": "PIL", "sagittal": "RIP"}
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class View:
+    """A stored 3D grid seen as (D, H, W) slices.
+
+    Args:
+        transform: (3, 2) nibabel orientation transform from the stored axes to (D, H, W).
+        shape: (D, H, W).
+        affine: (4, 4) from (d, h, w, 1) to RAS mm.
+        axis: "axial", "coronal" or "sagittal".
+    """
+
+    transform: npt.NDArray[np.float64]
+    shape: tuple[int, int, int]
+    affine: Affine
+    axis: str
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Mm between slices, rows and columns."""
+        depth, height, width = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+        return float(depth), float(height), float(width)
+
+    @property
+    def keeps_slices(self) -> bool:
+        """True where the slices are stored along the first axis, perhaps in reverse."""
+        return int(self.transform[0, 0]) == 0
+
+    def stored_index(self, index: int) -> int:
+        """Return the place along the first stored axis of slice `index`, where `keeps_slices`."""
+        return index if self.transform[0, 1] > 0 else self.shape[0] - 1 - index
+
+    def turn(self, stored: Array) -> Array:
+        """Return the stored grid as a (D, H, W) view of it."""
+        from nibabel.orientations import apply_orientation
+
+        return apply_orientation(stored, self.transform)
+
+    def turn_slices(self, slices: Array) -> Array:
+        """Turn slices already picked in order, (N, h, w), within their plane, where `keeps_slices`."""
+        from nibabel.orientations import apply_orientation
+
+        transform = self.transform.copy()
+        transform[0] = (0, 1)
+        return apply_orientation(slices, transform)
+
+
+def check_axis(axis: str, source: str) -> None:
+    """Raise where `axis` is none of the three."""
+    if axis not in TOWARDS:
+        raise ReadError(f"{source}: axis must be {one_of(TOWARDS)}. Got {axis!r}.{nearest(axis, TOWARDS)}")
+
+
+def view(shape: Sequence[int], affine: Affine, source: str, axis: str | None = None) -> View:
+    """Return how a grid is seen as slices along `axis`.
+
+    Args:
+        shape: of the stored grid, three sizes.
+        affine: (4, 4) from the stored index to RAS mm.
+        source: for messages.
+        axis: "axial", "coronal" or "sagittal"; None keeps the grid's first axis as the one across slices.
+    """
+    from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+    usable = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-12
+    start = io_orientation(affine) if usable else None
+    if start is None or np.isnan(start).any():
+        raise ReadError(
+            f"{source}: the orientation in the header is unusable: {affine.tolist()}. Export the scan again."
+        )
+    if axis is None:
+        axis = ("sagittal", "coronal", "axial")[int(start[0, 0])]
+    check_axis(axis, source)
+    transform = ornt_transform(start, axcodes2ornt(tuple(TOWARDS[axis])))
+    sizes = [0, 0, 0]
+    for stored_axis, (target, _) in enumerate(transform):
+        sizes[int(target)] = int(shape[stored_axis])
+    turned = affine @ inv_ornt_aff(transform, tuple(shape))
+    return View(transform, (sizes[0], sizes[1], sizes[2]), turned, axis)

@@ -1,0 +1,122 @@
+"""One item of a MedMNIST archive: the path `FILE.npz#SPLIT/INDEX`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slivit.data.readers.base import COLOUR_NOTE, Array, Scan, ScanInfo, decoding, to_grey
+from slivit.errors import ReadError, nearest, one_of
+
+_OFFICIAL = re.compile(r"([a-z]+mnist(?:3d)?)(?:_(\d+))?\.npz")
+
+
+def split_item(path: str) -> tuple[Path, str]:
+    """Return the file and the item ("train/17") of a path such as "adrenalmnist3d.npz#train/17"."""
+    file, _, item = path.rpartition("#")
+    return Path(file), item
+
+
+def open_npz(path: Path, source: str, *, item: str = "", check_md5: bool = True) -> Scan:
+    """Open one image or volume of a MedMNIST .npz file.
+
+    The array of a split is unpacked once a process and then kept, so that the many items of one file cost one read.
+
+    Args:
+        path: the .npz file.
+        source: path and item for messages.
+        item: "SPLIT/INDEX", such as "train/17".
+        check_md5: where the file has an official name, whether its MD5 must be the official one.
+    """
+    stat = path.stat()
+    version = (str(path), stat.st_mtime_ns, stat.st_size)
+    split, index = _parse(item, version, source)
+    if check_md5:
+        _check_md5(*version)
+    images = _images(*version, split)
+    if index >= len(images):
+        raise ReadError(f"{source}: index {index} is outside the split {split!r}; allowed are 0 to {len(images) - 1}.")
+    colour = images.ndim == 4 and images.shape[-1] == 3
+    item_array = images[index]
+    stack = to_grey(item_array)[None] if colour else item_array.reshape((-1, *item_array.shape[-2:]))
+    notes = (COLOUR_NOTE,) if colour else ()
+    depth, height, width = stack.shape
+
+    def load(indices: Sequence[int]) -> Array:
+        return stack[list(indices)]
+
+    return Scan(ScanInfo("npz", (depth, height, width), str(stack.dtype), None, source, notes=notes), load)
+
+
+def _parse(item: str, version: tuple[str, int, int], source: str) -> tuple[str, int]:
+    counts = _counts(*version)
+    split, _, index = item.partition("/")
+    if split in counts and index.isdecimal():
+        return split, int(index)
+    have = ", ".join(f"{name}/0 to {name}/{count - 1}" for name, count in counts.items())
+    hint = nearest(split, counts) if split else ""
+    raise ReadError(f"{source}: name one item after the file, as FILE.npz#SPLIT/INDEX. The file has {have}.{hint}")
+
+
+@lru_cache(maxsize=64)
+def _counts(path: str, mtime: int, size: int) -> dict[str, int]:
+    """Return the number of images in each split, from the headers of the arrays alone."""
+    with decoding(path, "MedMNIST archive"), np.load(path, allow_pickle=False) as archive:
+        names = [name.removesuffix("_images") for name in archive.files if name.endswith("_images")]
+        counts = {name: _shape(archive, f"{name}_images")[0] for name in names}
+    if not counts:
+        raise ReadError(
+            f"{path}: is no MedMNIST archive: it has the arrays {one_of(archive.files) or 'none'}, but none is named "
+            '"train_images", "val_images" or "test_images".'
+        )
+    return counts
+
+
+def _shape(archive: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]:
+    members: Any = archive.zip
+    with members.open(f"{name}.npy") as stream:
+        major, _ = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        return read(stream)[0]
+
+
+@lru_cache(maxsize=6)
+def _images(path: str, mtime: int, size: int, split: str) -> Array:
+    """Return all images of a split, read-only, kept for the life of the process."""
+    with decoding(path, "MedMNIST archive"), np.load(path, allow_pickle=False) as archive:
+        images = archive[f"{split}_images"]
+    if images.ndim not in (3, 4) or images.dtype.kind not in "uif":
+        raise ReadError(f"{path}: {split}_images is {images.shape} {images.dtype}; expected (N, H, W) or (N, D, H, W).")
+    images.setflags(write=False)
+    return images
+
+
+@lru_cache(maxsize=64)
+def _check_md5(path: str, mtime: int, size: int) -> None:
+    """Raise where a file with an official MedMNIST name is not the official file."""
+    official = _official_md5(Path(path).name)
+    if official is None:
+        return
+    with Path(path).open("rb") as stream:
+        found = hashlib.file_digest(stream, "md5").hexdigest()
+    if found != official:
+        raise ReadError(
+            f"{path}: has the name of an official MedMNIST file, but its MD5 is {found} instead of {official}: the "
+            "download is damaged or the content was changed. Download it again, rename it, or pass check_md5=False."
+        )
+
+
+def _official_md5(name: str) -> str | None:
+    match = _OFFICIAL.fullmatch(name)
+    if match is None:
+        return None
+    from medmnist.info import INFO  # creates a folder in the home directory, so only where it is needed
+
+    flag, pixels = match.groups()
+    return INFO.get(flag, {}).get(f"MD5_{pixels}" if pixels else "MD5")

@@ -1,0 +1,151 @@
+"""Video clips, through OpenCV's FFmpeg."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slivit.data.readers.base import COLOUR_NOTE, Array, Recounted, Scan, ScanInfo
+from slivit.errors import ReadError
+
+if TYPE_CHECKING:
+    import cv2
+
+SUFFIXES = (".avi", ".mp4", ".mpeg", ".mpg", ".mov", ".m4v", ".mkv", ".webm", ".wmv")
+
+
+def open_video(path: Path, source: str) -> Scan:
+    """Open a clip: each frame is a slice, as stored; a variable frame rate is not evened out.
+
+    The number of frames is counted, because headers are often wrong: the packets are counted without decoding, and
+    where that differs from the header, the frames themselves.
+
+    Args:
+        path: the clip.
+        source: its name for messages.
+    """
+    _check_complete(path, source)
+    promised, packets = _count_packets(path, source)
+    depth = packets if packets == promised else _count_frames(path, source)
+    return _scan(path, source, depth)
+
+
+def _scan(path: Path, source: str, depth: int) -> Scan:
+    height, width = _frame_size(path, source)
+    info = ScanInfo("video", (depth, height, width), "uint8", None, source, notes=(COLOUR_NOTE,))
+    return Scan(info, partial(_load, path, info))
+
+
+@contextmanager
+def _capture(path: Path, source: str, *settings: int) -> Iterator[cv2.VideoCapture]:
+    """Open a clip with OpenCV and FFmpeg silent, on one thread (data loaders bring their own processes)."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    import cv2
+    from cv2.utils import logging as cv2_logging
+
+    level = cv2_logging.setLogLevel(cv2_logging.LOG_LEVEL_SILENT)
+    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1, *settings])
+    try:
+        if not capture.isOpened():
+            raise ReadError(
+                f"{source}: cannot be opened as a video; it is damaged, cut short, or of a codec that OpenCV's FFmpeg "
+                "does not know. Copy it again, or convert it to MP4 (H.264) or AVI (Motion JPEG)."
+            )
+        yield capture
+    finally:
+        capture.release()
+        cv2_logging.setLogLevel(level)
+
+
+def _count_packets(path: Path, source: str) -> tuple[int, int]:
+    """Return the frame counts by the header and by the packets, decoding nothing."""
+    import cv2
+
+    with _capture(path, source, cv2.CAP_PROP_FORMAT, -1) as capture:
+        promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        packets = 0
+        while capture.grab():
+            packets += 1
+    return promised, packets
+
+
+def _count_frames(path: Path, source: str) -> int:
+    """Return the number of frames that decode."""
+    with _capture(path, source) as capture:
+        frames = 0
+        while capture.grab():
+            frames += 1
+    if frames == 0:
+        raise ReadError(f"{source}: no frame of the video can be decoded; it is damaged or cut short. Copy it again.")
+    return frames
+
+
+def _frame_size(path: Path, source: str) -> tuple[int, int]:
+    with _capture(path, source) as capture:
+        ok, frame = capture.read()
+    if not ok:
+        raise ReadError(f"{source}: the first frame of the video cannot be decoded. Copy or convert the file again.")
+    return int(frame.shape[0]), int(frame.shape[1])
+
+
+def _load(path: Path, info: ScanInfo, indices: Sequence[int]) -> Array:
+    """Decode up to the last chosen frame, and convert the chosen ones alone.
+
+    Jumping to a frame is not exact in most codecs, and in OpenCV costs about 16 frames of decoding a jump.
+    """
+    import cv2
+
+    _, height, width = info.shape
+    stack = np.empty((len(indices), height, width), np.uint8)
+    wanted = {index: place for place, index in enumerate(indices)}
+    with _capture(path, info.source) as capture:
+        for index in range(indices[-1] + 1):
+            if not capture.grab():
+                break
+            if index in wanted:
+                ok, frame = capture.retrieve()
+                if not ok or frame.shape[:2] != (height, width):
+                    raise ReadError(
+                        f"{info.source}: frame {index} is damaged or changes the picture size. Convert it again."
+                    )
+                stack[wanted[index]] = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        else:
+            return stack
+    # Fewer frames than packets, as in clips trimmed by an edit list: the caller chooses anew among those that decode.
+    raise Recounted(_scan(path, info.source, _count_frames(path, info.source)))
+
+
+def _check_complete(path: Path, source: str) -> None:
+    """Raise where the file ends before its own structure says: such clips decode in part, without an error."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(12)
+        needed = size
+        if head[:4] == b"RIFF":
+            needed = 8 + int.from_bytes(head[4:8], "little")
+        elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+            needed = _end_of_boxes(path)
+    if needed > size + 1:  # some writers count the padding byte that they leave out
+        raise ReadError(f"{source}: the video is cut short: it has {size} of {needed} bytes. Copy it again.")
+
+
+def _end_of_boxes(path: Path) -> int:
+    """Return where the last top-level box of an MP4 or QuickTime file ends."""
+    end, size = 0, path.stat().st_size
+    with path.open("rb") as stream:
+        while end + 8 <= size:
+            stream.seek(end)
+            length = int.from_bytes(stream.read(4), "big")
+            kind = stream.read(4)
+            if length == 1:
+                length = int.from_bytes(stream.read(8), "big")
+            if length == 0 or not kind.strip(b"\0"):
+                return size
+            end += max(length, 8)
+    return end

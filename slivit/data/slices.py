@@ -1,0 +1,114 @@
+"""Which slices of a volume, and what their intensities become. Pure functions on arrays."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from slivit.errors import ReadError
+
+Sampling = Literal["even", "middle", "all"]
+Short = Literal["repeat", "pad", "error"]
+BLANK = -1
+"""The index that stands for an empty slice where a short volume is padded."""
+
+
+def sample_slices(
+    depth: int, slices: int, sampling: Sampling = "even", short: Short = "repeat"
+) -> npt.NDArray[np.intp]:
+    """Choose which slices of a volume are used.
+
+    Args:
+        depth: the number of slices D of the volume.
+        slices: the number S of slices wanted; ignored by "all".
+        sampling: "even" takes the centres of S equal parts of the volume (with S = D, every slice once), "middle" the
+            S slices round the centre, "all" every slice.
+        short: for D < S: "repeat" spreads the D slices evenly over S places, "pad" puts blank slices (index -1)
+            behind them, "error" raises.
+
+    Returns:
+        (S,) indices in ascending order, blanks last.
+
+    Raises:
+        ReadError: an empty volume, or too few slices where `short` is "error".
+
+    Example:
+        >>> sample_slices(10, 4).tolist(), sample_slices(10, 4, "middle").tolist(), sample_slices(2, 4).tolist()
+        ([1, 3, 6, 8], [3, 4, 5, 6], [0, 0, 1, 1])
+    """
+    if depth < 1 or slices < 1:
+        raise ReadError(f"cannot take {slices} slices of a volume of {depth}; both must be at least 1")
+    if sampling == "all":
+        return np.arange(depth)
+    if depth < slices and short == "error":
+        raise ReadError(f"the volume has {depth} slices, {slices} are asked for; allow it with short = repeat or pad")
+    if depth < slices and short == "pad":
+        return np.concatenate([np.arange(depth), np.full(slices - depth, BLANK)])
+    if depth < slices or sampling == "even":
+        return ((np.arange(slices) + 0.5) * depth / slices).astype(np.intp)
+    return np.arange(slices) + (depth - slices) // 2
+
+
+def window_intensity(array: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.float32]:
+    """Map the intensities from `low` to `high` (for example HU) onto [0, 1], and clip what lies outside."""
+    scaled = (array.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.clip(scaled, 0, 1, out=scaled)
+
+
+def intensity_range(array: npt.NDArray[np.generic], low: float, high: float) -> tuple[float, float]:
+    """The `low`-th and `high`-th percentile of the finite values of an array.
+
+    Where the two coincide (a mask that is nearly empty, say) the minimum and maximum are returned instead, because a
+    stretch between two equal percentiles would erase what is there.
+
+    Raises:
+        ReadError: no finite value at all.
+    """
+    values = _finite(array)
+    bottom, top = _percentiles(values, low, high)
+    if bottom == top:
+        bottom, top = float(values.min()), float(values.max())
+    return bottom, top
+
+
+def to_uint8(array: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
+    """Map `low` to 0 and `high` to 255, clip, and round; not-a-number becomes 0, a flat range gives zeros."""
+    if low == high:
+        return np.zeros(array.shape, np.uint8)
+    if array.dtype == np.uint8:
+        return _rounded(np.arange(256), low, high)[array]
+    return _rounded(array, low, high)
+
+
+def _rounded(array: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
+    scaled = window_intensity(array, low, high)
+    scaled *= 255
+    np.nan_to_num(scaled, copy=False, nan=0.0)
+    return np.rint(scaled, out=scaled).astype(np.uint8)
+
+
+def _finite(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    if array.dtype.kind != "f":
+        return array
+    values = array[np.isfinite(array)]
+    if values.size == 0:
+        raise ReadError("the volume has no finite value; it cannot be scaled")
+    return values
+
+
+def _percentiles(values: npt.NDArray[np.generic], low: float, high: float) -> tuple[float, float]:
+    """Percentiles through a histogram for narrow integers (many times faster, and exact), else by selection."""
+    if values.dtype.kind not in "iu" or values.dtype.itemsize > 2:
+        bottom, top = np.percentile(values, [low, high])
+        return float(bottom), float(top)
+    smallest = int(values.min())
+    counts = np.bincount(values.ravel().astype(np.int32) - smallest)
+    ranks = np.array([low, high]) / 100 * (values.size - 1)
+    floor = np.floor(ranks).astype(np.int64)
+    cumulative = counts.cumsum()
+    below = np.searchsorted(cumulative, floor, side="right")
+    above = np.searchsorted(cumulative, np.minimum(floor + 1, values.size - 1), side="right")
+    exact = below + (ranks - floor) * (above - below) + smallest
+    return float(exact[0]), float(exact[1])

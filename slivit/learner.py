@@ -1,0 +1,158 @@
+"""A fastai Learner for volumes: loss and metrics of the task, parameter groups, and a fit that can go on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from fastai.callback import progress, schedule  # noqa: F401 (they give Learner its bars, fit_one_cycle and lr_find)
+from fastai.callback.channelslast import ChannelsLast
+from fastai.callback.core import Callback
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.optimizer import Adam
+from torch import nn
+
+from slivit.callbacks import Autocast, seed_everything
+from slivit.errors import ModelError, SlivitError
+from slivit.objective import TaskLoss, task_metrics
+from slivit.task import Task
+
+log = logging.getLogger(__name__)
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class VolumeLearner(Learner):
+    """A fastai Learner whose fit can start at a later epoch of the same schedule."""
+
+    first_epoch = 0
+
+    def _do_fit(self) -> None:
+        """Run the epochs that are left. (fastai's own `start_epoch` runs the callbacks of skipped epochs too.)"""
+        from fastai.callback.core import CancelEpochException
+
+        for epoch in range(self.first_epoch, self.n_epoch):
+            self.epoch = epoch
+            self._with_events(self._do_epoch, "epoch", CancelEpochException)
+
+    def fit(self, n_epoch: int, *args: Any, start_epoch: int = 0, **kwargs: Any) -> None:
+        """Fit as `Learner.fit` does; with `start_epoch`, the epochs before it are left out."""
+        self.first_epoch = start_epoch
+        try:
+            super().fit(n_epoch, *args, **kwargs)
+        finally:
+            self.first_epoch = 0
+
+
+def parameter_groups(model: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters of a model in three groups: backbone, integrator (all that is in neither), head.
+
+    Raises:
+        ModelError: a model without `.backbone` or `.head`.
+    """
+    for part in ("backbone", "head"):
+        if not isinstance(getattr(model, part, None), nn.Module):
+            raise ModelError(f"{type(model).__name__} has no module .{part}; parameter groups need .backbone and .head")
+    backbone, head = list(model.backbone.parameters()), list(model.head.parameters())
+    taken = {id(p) for p in backbone + head}
+    return [backbone, [p for p in model.parameters() if id(p) not in taken], head]
+
+
+def volume_learner(
+    dls: DataLoaders,
+    model: nn.Module,
+    task: Task,
+    *,
+    opt_func: Callable[..., Any] = Adam,
+    weight_decay: float = 0.01,
+    label_smoothing: float = 0.0,
+    freeze_backbone: bool = False,
+    precision: Precision = "float32",
+    channels_last: bool | None = None,
+    path: str | Path = ".",
+    seed: int | None = None,
+    cbs: Sequence[Callback] = (),
+) -> VolumeLearner:
+    """An ordinary fastai Learner for a volume model.
+
+    Args:
+        dls: from `slivit.volume_dataloaders`, or any that give a model's input and encoded targets.
+        model: from `slivit.create_model`, with `.backbone` and `.head`.
+        task: the task, fitted on the training rows.
+        opt_func: a fastai optimiser.
+        weight_decay: decoupled, as in AdamW.
+        label_smoothing: see `TaskLoss`.
+        freeze_backbone: train the integrator and the head alone.
+        precision: "bfloat16" and "float16" switch on automatic mixed precision.
+        channels_last: memory format of the weights; on for tiled models where None, as 2D convolutions run faster so.
+        path: the folder in which fastai keeps its files.
+        seed: seeds Python, NumPy and torch.
+        cbs: further callbacks.
+
+    Returns:
+        A Learner: `lr_find()`, `fit_one_cycle(...)`, `get_preds()` and so on. `get_preds` gives probabilities, or
+        values in the target's unit, never logits.
+    """
+    if seed is not None:
+        seed_everything(seed)
+    if channels_last is None:
+        channels_last = getattr(getattr(model, "spec", None), "input", "") == "tiled"
+    learn = VolumeLearner(
+        dls,
+        model,
+        loss_func=TaskLoss(task, label_smoothing),
+        metrics=task_metrics(task),
+        splitter=parameter_groups,
+        opt_func=opt_func,
+        wd=weight_decay,
+        path=Path(path),
+        cbs=[*_precision(precision, dls), *([ChannelsLast()] if channels_last else []), *cbs],
+    )
+    if freeze_backbone:
+        learn.freeze_to(1)
+    return learn
+
+
+def _precision(precision: Precision, dls: DataLoaders) -> list[Callback]:
+    if precision == "float32":
+        return []
+    if precision == "float16" and torch.device(dls.device or "cpu").type == "cpu":
+        raise SlivitError("precision float16 needs a GPU; use bfloat16 or float32 on a CPU")
+    return [Autocast("bf16" if precision == "bfloat16" else "fp16")]
+
+
+def find_lr(learn: Learner, steps: int = 100) -> float:
+    """Find a learning rate by fastai's `lr_find` (valley), and leave the weights as they were.
+
+    Args:
+        learn: the learner; its rate finder trains for `steps` mini-batches.
+        steps: at most this many.
+
+    Returns:
+        The suggested peak learning rate.
+
+    Raises:
+        SlivitError: the loss gave no suggestion.
+
+    Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks".
+    """
+    with learn.no_bar():
+        suggestion = learn.lr_find(num_it=steps, show_plot=False)
+    rate = float(suggestion.valley)
+    if not 0 < rate < 10:
+        raise SlivitError(f"lr_find suggested {rate}; give fit.lr as a number")
+    log.info("lr_find suggests %.2e", rate)
+    return rate
+
+
+def group_rates(lr: float, backbone_scale: float) -> slice | float:
+    """The peak rates for fit_one_cycle: `lr` for integrator and head, `lr * backbone_scale` for the backbone."""
+    if backbone_scale == 1:
+        return lr
+    import numpy as np
+
+    return np.array([lr * backbone_scale, lr, lr])  # type: ignore[return-value]

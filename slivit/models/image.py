@@ -1,0 +1,82 @@
+"""A 2D image classifier: the network in which a backbone is pre-trained before it reads volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from slivit.errors import ModelError
+from slivit.models._backbones import BackboneInfo, build_backbone, feature_map
+from slivit.models.registry import register_model
+
+
+class ImageClassifier(nn.Module):
+    """A backbone, global average pooling and a linear head, as the backbone of SLIViT is pre-trained.
+
+    Args:
+        backbone: a timm network cut off behind its feature map.
+        info: what is known of it.
+        out_dim: the number of outputs.
+        image_size: P of the P x P images.
+        dropout: probability of a pooled feature to be dropped in training.
+    """
+
+    def __init__(self, backbone: nn.Module, info: BackboneInfo, out_dim: int, image_size: int, dropout: float) -> None:
+        super().__init__()
+        self.input_size = (1, image_size, image_size)
+        self.backbone, self.backbone_info = backbone, info
+        self.norm = nn.LayerNorm(info.channels)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(info.channels, out_dim)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(B, 3, P, P) -> (B, C) pooled and normalised features."""
+        return self.norm(feature_map(self.backbone, self.backbone_info.stage, images).mean((2, 3)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, P, P) float32 -> (B, out_dim) logits."""
+        expected = (3, *self.input_size[1:])
+        if images.ndim != 4 or images.shape[1:] != expected:
+            raise ModelError(f"image_classifier takes (B, {', '.join(map(str, expected))}), got {tuple(images.shape)}")
+        return self.head(self.dropout(self.forward_features(images)))
+
+
+@register_model(
+    input="tiled",
+    size=(1, 256, 256),
+    source="doi:10.1038/s41551-024-01257-9, Methods, pre-training",
+    licence="Apache-2.0 (definition); weights as their backbone's",
+    weights="timm downloads ImageNet weights with pretrained = true",
+    small={"backbone": "convnext_atto", "image_size": 64},
+)
+def image_classifier(
+    out_dim: int,
+    *,
+    backbone: str = "convnext_tiny",
+    image_size: int = 256,
+    stride: int = 32,
+    dropout: float = 0.0,
+    pretrained: bool | str = False,
+    backbone_args: Mapping[str, Any] | None = None,
+) -> ImageClassifier:
+    """A 2D classifier whose backbone SLIViT and other models of slices can start from.
+
+    Args:
+        out_dim: the number of outputs.
+        backbone: any convolutional network of timm.
+        image_size: P of the P x P images, a multiple of the stride.
+        stride: of the feature map; a model that is to take the backbone needs the same.
+        dropout: of the pooled features.
+        pretrained: True downloads timm's ImageNet weights, a path loads a file or folder.
+        backbone_args: further arguments of the timm network.
+
+    Raises:
+        ModelError: a backbone or a size that does not fit.
+        CheckpointError: weights that cannot be had, or that do not fit.
+    """
+    network, info = build_backbone(
+        backbone, stride=stride, image_size=image_size, pretrained=pretrained, args=backbone_args
+    )
+    return ImageClassifier(network, info, out_dim, image_size, dropout)

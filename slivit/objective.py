@@ -1,0 +1,123 @@
+"""A task for torch: its loss, the activation that makes probabilities or units of its logits, and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from fastai.learner import Metric
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from slivit.task import Task
+
+if TYPE_CHECKING:
+    from fastai.learner import Learner
+
+
+class TaskLoss(nn.Module):
+    """The loss of a task on logits, with fastai's `activation` and `decodes`.
+
+    Missing labels (NaN) of multilabel tasks count nowhere: the mean is over the labels that are there, and a batch
+    without any gives zero.
+
+    Args:
+        task: fitted on the training rows (class names, class weights, standardisation).
+        label_smoothing: moves targets of classification this far towards the even guess, from 0 to 1.
+        reduction: "mean", or "none" for one loss a scan.
+    """
+
+    def __init__(self, task: Task, label_smoothing: float = 0.0, reduction: str = "mean") -> None:
+        super().__init__()
+        self.task, self.label_smoothing, self.reduction = task, label_smoothing, reduction
+        self.register_buffer("weights", _weights(task))
+        self.register_buffer("center", torch.tensor(task.center or (0.0,)))
+        self.register_buffer("spread", torch.tensor(task.spread or (1.0,)))
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Loss of (B, out_dim) logits against encoded targets, (B,) class indices or (B, k) numbers."""
+        self.to(logits.device)
+        logits, target = logits.as_subclass(Tensor).float(), target.as_subclass(Tensor)
+        if self.task.kind == "multiclass":
+            options = {"weight": self.weights, "label_smoothing": self.label_smoothing, "reduction": self.reduction}
+            return F.cross_entropy(logits, target, **options)
+        elementwise = self._regression if self.task.kind == "regression" else self._binary
+        return self._reduce(*elementwise(logits, target))
+
+    def _binary(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        known = ~target.isnan()
+        soft = target.nan_to_num(0.0) * (1 - self.label_smoothing) + self.label_smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, soft, pos_weight=self.weights, reduction="none"), known
+
+    def _regression(self, values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        known = ~target.isnan()
+        wanted = ((target - self.center) / self.spread).nan_to_num(0.0)
+        loss = {"l1": F.l1_loss, "mse": F.mse_loss, "huber": F.smooth_l1_loss}[self.task.loss]
+        return loss(values, wanted, reduction="none"), known
+
+    def _reduce(self, losses: Tensor, known: Tensor) -> Tensor:
+        losses = losses * known
+        if self.reduction == "none":
+            return losses.sum(1) / known.sum(1).clamp(min=1)
+        return losses.sum() / known.sum().clamp(min=1)
+
+    def activation(self, logits: Tensor) -> Tensor:
+        """Logits to probabilities; standardised outputs to the target's unit."""
+        logits = logits.as_subclass(Tensor).float()
+        if self.task.kind == "multiclass":
+            return logits.softmax(-1)
+        if self.task.kind == "regression":
+            return logits * self.spread.to(logits.device) + self.center.to(logits.device)
+        return logits.sigmoid()
+
+    def decodes(self, predictions: Tensor) -> Tensor:
+        """Probabilities to decided classes, encoded like targets; values stay as they are."""
+        if self.task.kind == "multiclass":
+            return predictions.argmax(-1)
+        return predictions if self.task.kind == "regression" else (predictions >= 0.5).float()
+
+
+def _weights(task: Task) -> Tensor | None:
+    return torch.tensor(task.class_weights) if isinstance(task.class_weights, tuple) else None
+
+
+class EpochMetric(Metric):
+    """A metric of all validation predictions of an epoch, in probabilities or in the target's unit."""
+
+    def __init__(self, name: str, function: Callable[[np.ndarray, np.ndarray], float | None]) -> None:
+        self._name, self.function = name, function
+        self.reset()
+
+    def reset(self) -> None:
+        self.targets: list[Tensor] = []
+        self.predictions: list[Tensor] = []
+
+    def accumulate(self, learn: Learner) -> None:
+        self.targets.append(learn.y.as_subclass(Tensor).detach().cpu())
+        self.predictions.append(learn.loss_func.activation(learn.pred).detach().cpu())
+
+    @property
+    def value(self) -> float:
+        """The metric, or NaN where it is not defined (one class only, say)."""
+        if not self.targets:
+            return float("nan")
+        value = self.function(torch.cat(self.targets).double().numpy(), torch.cat(self.predictions).double().numpy())
+        return float("nan") if value is None else float(value)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+
+def task_metrics(task: Task) -> list[Metric]:
+    """The metrics shown while a task is trained: ROC AUC and average precision, or R2 and MAE."""
+    from slivit.statistics.summary import point_metrics
+
+    names = ("r2", "mae") if task.kind == "regression" else ("roc_auc", "average_precision")
+
+    def measure(name: str) -> Callable[[np.ndarray, np.ndarray], float | None]:
+        return lambda y, p: point_metrics(task.kind, y, p, metrics=[name])[name]
+
+    return [EpochMetric(name, measure(name)) for name in names]

@@ -1,0 +1,170 @@
+"""Scans in, a table of predictions out: every scan exactly once, in probabilities or in the target's unit."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from slivit.data.blocks import to_input
+from slivit.data.preprocessing import Preprocessing, load_slices
+from slivit.errors import ReadError, SlivitError
+from slivit.objective import TaskLoss
+from slivit.task import Task
+
+FLIP_AXES = {"slices": 1, "vertical": 2, "horizontal": 3}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One scan as it comes out of a reading process: its slices, or why there are none."""
+
+    index: int
+    stack: Tensor | None
+    notes: tuple[str, ...] = ()
+    error: str = ""
+
+
+class ScanDataset(Dataset):
+    """Preprocessed scans by their position in a table; a scan that cannot be read carries its error."""
+
+    def __init__(self, paths: Sequence[str], settings: Preprocessing, cache: Any = None) -> None:
+        self.paths, self.settings, self.cache = list(paths), settings, cache
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Item:
+        load = self.cache.load if self.cache else load_slices
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            try:
+                stack = torch.from_numpy(load(self.paths[index], self.settings))
+            except ReadError as error:
+                return Item(index, None, error=str(error))
+        return Item(index, stack, tuple(str(w.message) for w in caught))
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """The device by name; "auto" takes a GPU where there is one.
+
+    Raises:
+        SlivitError: an unknown device, or one that this machine lacks.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise SlivitError(f'device "{device}" cannot be used: {error}') from error
+    return chosen
+
+
+def predict_table(
+    model: nn.Module,
+    rows: Sequence[Mapping[str, Any]],
+    task: Task,
+    settings: Preprocessing,
+    *,
+    device: str = "auto",
+    batch_size: int = 8,
+    workers: int = 0,
+    flips: Sequence[str] = (),
+    on_error: str = "raise",
+    cache: Any = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Predict every row of a manifest once.
+
+    Args:
+        model: with a `.spec`, trained.
+        rows: with `path`; other columns are carried over, and targets where they are there are put beside the
+            predictions as `target_<name>`.
+        task: the fitted task.
+        settings: the preprocessing, with its size set.
+        device: "auto", "cpu", "cuda", ...
+        batch_size: scans a batch.
+        workers: processes that read scans.
+        flips: mirror images over which predictions are averaged ("horizontal", "vertical", "slices").
+        on_error: "raise" where a scan cannot be read, or "record" it in the column `error` and go on.
+        cache: where preprocessed slices are kept.
+        progress: show a progress bar.
+
+    Returns:
+        One row a scan, in the order given: the rows' columns, `target_*`, then `prob_*` (probabilities) or `pred_*`
+        (in the target's unit), `notes` of the reader and, where recorded, `error`.
+
+    Raises:
+        ReadError: a scan that cannot be read, where `on_error` is "raise".
+    """
+    where = choose_device(device)
+    dataset = ScanDataset([str(r["path"]) for r in rows], settings, cache)
+    loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=list)
+    run = _Runner(model.to(where).eval(), TaskLoss(task).to(where), where, tuple(flips))
+    found: dict[int, list[float]] = {}
+    items: dict[int, Item] = {}
+    for batch in _shown(loader, progress):
+        if on_error == "raise" and (bad := [i for i in batch if i.error]):
+            raise ReadError(bad[0].error)
+        found |= run(batch)
+        items |= {i.index: Item(i.index, None, i.notes, i.error) for i in batch}
+    return _table(rows, task, found, items, on_error == "record")
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """Batches of items to predictions by index."""
+
+    model: nn.Module
+    loss: TaskLoss
+    device: torch.device
+    flips: tuple[str, ...]
+
+    def __call__(self, batch: Sequence[Item]) -> dict[int, list[float]]:
+        readable = [i for i in batch if i.stack is not None]
+        if not readable:
+            return {}
+        stacks = torch.stack([i.stack for i in readable]).to(self.device)  # type: ignore[misc]
+        with torch.inference_mode():
+            views = [self._view(stacks)] + [self._view(stacks.flip(FLIP_AXES[f])) for f in self.flips]
+            predicted = torch.stack(views).mean(0).reshape(len(readable), -1).cpu()
+        return {i.index: p for i, p in zip(readable, predicted.tolist(), strict=True)}
+
+    def _view(self, stacks: Tensor) -> Tensor:
+        spec: Any = self.model.spec
+        return self.loss.activation(self.model(to_input(stacks, spec.input, spec.mean, spec.std)))
+
+
+def _shown(loader: Iterable[list[Item]], progress: bool) -> Iterator[list[Item]]:
+    from tqdm import tqdm
+
+    return iter(tqdm(loader, desc="predict", unit="batch", disable=not progress, leave=False))
+
+
+def _table(
+    rows: Sequence[Mapping[str, Any]],
+    task: Task,
+    found: Mapping[int, Sequence[float]],
+    items: Mapping[int, Item],
+    with_errors: bool,
+) -> pd.DataFrame:
+    missing = [float("nan")] * task.out_dim
+    records = []
+    for index, row in enumerate(rows):
+        record = {k: v for k, v in row.items() if k not in task.targets}
+        record |= {f"target_{t}": row[t] for t in task.targets if t in row}
+        record |= dict(zip(task.prediction_columns, found.get(index, missing), strict=True))
+        record["notes"] = "; ".join(items[index].notes)
+        if with_errors:
+            record["error"] = items[index].error
+        records.append(record)
+    return pd.DataFrame(records)
+
+

@@ -1,0 +1,1 @@
+"""The stages: each module's `run` tells the story of one command."""

@@ -1,0 +1,63 @@
+"""What there is to choose from, as lines of text."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterator
+
+from slivit.errors import SlivitError, nearest, one_of
+from slivit.recipe import RECIPES, shipped_recipes
+
+
+def lines(what: str) -> Iterator[str]:
+    """The lines of one list.
+
+    Args:
+        what: "models", "recipes", "formats" or "phantoms".
+
+    Raises:
+        SlivitError: no such list.
+    """
+    lists: dict[str, Callable[[], Iterator[str]]] = {
+        "models": _models,
+        "recipes": _recipes,
+        "formats": _formats,
+        "phantoms": _phantoms,
+    }
+    if what not in lists:
+        raise SlivitError(f'there is no list of "{what}".{nearest(what, lists)} There are {one_of(lists)}.')
+    return lists[what]()
+
+
+def _models() -> Iterator[str]:
+    from slivit.models.registry import list_models, model_spec
+
+    for name in list_models():
+        spec = model_spec(name)
+        size = " x ".join(str(n) for n in spec.size)
+        yield f"{name:24} {spec.input:7} {size:16} {spec.licence}; {spec.source}"
+        if spec.weights:
+            yield f"{'':24} weights: {spec.weights}"
+
+
+def _recipes() -> Iterator[str]:
+    for stage in RECIPES:
+        for name, path in shipped_recipes(stage).items():  # type: ignore[arg-type]
+            text = path.read_text("utf-8")
+            tomllib.loads(text)
+            title = text.splitlines()[0].lstrip("# ")
+            yield f"{stage:9} {name:28} {title}"
+
+
+def _formats() -> Iterator[str]:
+    from slivit.data.readers import supported_formats
+
+    for name, description in supported_formats().items():
+        yield f"{name:12} {description}"
+
+
+def _phantoms() -> Iterator[str]:
+    from slivit.phantoms import KINDS
+
+    for name, description in KINDS.items():
+        yield f"{name:12} {description}"

@@ -1,0 +1,23 @@
+"""Pre-training: 2D images in, a backbone out that every model of its kind can start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from slivit.recipe import PretrainRecipe
+from slivit.stages.finetune import build_model
+from slivit.stages.training import train
+
+
+def run(recipe: PretrainRecipe, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Pre-train a backbone on labelled 2D images, each a volume of one slice.
+
+    Args:
+        recipe: from `load_recipe("pretrain", ...)`.
+        resume: go on with a run that died.
+        overwrite: replace a run in the same folder.
+
+    Returns:
+        The run's folder; give it as `model.weights` to a fine-tuning recipe.
+    """
+    return train(recipe, "pretrain", build_model, resume=resume, overwrite=overwrite)

@@ -1,0 +1,85 @@
+"""The folder of a run: made once, never overwritten by accident, and able to go on."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from slivit.checkpoint import package_versions
+from slivit.errors import RecipeError
+from slivit.files import write_json, write_text
+from slivit.recipe import TrainingRecipe, resolved_toml
+
+RECIPE, LOG, PROGRESS, SPLIT = "recipe.toml", "log.txt", "progress.pt", "split.csv"
+HISTORY, PREDICTIONS, METRICS = "history.csv", "predictions.csv", "metrics.json"
+
+
+def open_run(recipe: TrainingRecipe, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Make the folder of a run and write the resolved recipe and the versions into it.
+
+    Args:
+        recipe: its `out` is the folder.
+        resume: go on in a folder that holds the same recipe.
+        overwrite: start anew in a folder that holds another run.
+
+    Raises:
+        RecipeError: the folder is in use, or holds another recipe than the one to go on with.
+    """
+    folder = Path(recipe.out)
+    text = resolved_toml(recipe)
+    if resume:
+        _check_same(folder, text)
+        return folder
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"{folder}: is a file; out must be a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        way_out = "go on with --resume, replace it with --overwrite, or choose another folder with out=FOLDER"
+        raise RecipeError(f"{folder}: is not empty; {way_out}")
+    _clear(folder)
+    write_text(folder / RECIPE, text)
+    write_json(folder / "versions.json", package_versions() | {"python": sys.version.split()[0]})
+    return folder
+
+
+def _check_same(folder: Path, text: str) -> None:
+    path = recipe_of(folder)
+    if path.read_text("utf-8") != text:
+        raise RecipeError(f"{path}: differs from the recipe given; a run goes on with its own recipe alone")
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run left, so that its files are never taken for this run's."""
+    import shutil
+
+    for name in (RECIPE, LOG, PROGRESS, SPLIT, HISTORY, PREDICTIONS, METRICS):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+
+
+@contextmanager
+def logged(folder: Path) -> Iterator[None]:
+    """Write the package's log messages to the run's `log.txt` too, while the block runs."""
+    handler = logging.FileHandler(folder / LOG, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package = logging.getLogger("slivit")
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        handler.close()
+
+
+def recipe_of(folder: Path) -> Path:
+    """The recipe of a run, to go on with it.
+
+    Raises:
+        RecipeError: no run there.
+    """
+    path = Path(folder) / RECIPE
+    if not path.is_file():
+        raise RecipeError(f"{folder}: no {RECIPE} there, so there is no run to go on with")
+    return path

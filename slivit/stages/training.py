@@ -1,0 +1,176 @@
+"""What pre-training and fine-tuning share: data, model, fit, checkpoint, predictions."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slivit.checkpoint import save_checkpoint
+from slivit.data.manifest import Manifest
+from slivit.data.preprocessing import Preprocessing
+from slivit.recipe import Logging, TrainingRecipe
+from slivit.stages.lineage import describe_start
+from slivit.stages.measure import measure, write_results
+from slivit.stages.runs import HISTORY, PROGRESS, SPLIT, logged, open_run
+from slivit.stages.sources import load_manifest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from slivit.learner import VolumeLearner
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    recipe: TrainingRecipe,
+    stage: str,
+    build: Callable[[TrainingRecipe, Manifest], nn.Module],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Train by a recipe, from the manifest to the measured predictions.
+
+    Args:
+        recipe: what to do.
+        stage: "pretrain" or "finetune", for the record.
+        build: makes the model for a fitted manifest.
+        resume: go on with a run that died.
+        overwrite: replace a run in the same folder.
+
+    Returns:
+        The run's folder.
+    """
+    from slivit.callbacks import seed_everything
+
+    folder = open_run(recipe, resume=resume, overwrite=overwrite)
+    with logged(folder):
+        manifest = fitted_manifest(recipe)
+        manifest.to_csv(folder / SPLIT)
+        seed_everything(recipe.seed)
+        model = build(recipe, manifest)
+        settings = recipe.preprocessing.model_copy(update={"size": model.spec.size})
+        learn = make_learner(recipe, manifest, model, settings, folder)
+        best = fit(learn, recipe, folder, resume=resume)
+        training = {"stage": stage, **_record(recipe, manifest), **best}
+        save_checkpoint(folder / "checkpoint", learn.model, manifest.task, settings, training)
+        predict_and_measure(recipe, manifest, learn.model, settings, folder)
+        (folder / PROGRESS).unlink(missing_ok=True)
+        log.info("done: %s", folder)
+    return folder
+
+
+def fitted_manifest(recipe: TrainingRecipe) -> Manifest:
+    """The recipe's manifest under its task, completed by the training rows."""
+    manifest = load_manifest(recipe.data, recipe.task)
+    manifest = manifest.with_task(recipe.task.fitted(manifest.rows("train")))
+    log.info("%r", manifest)
+    return manifest
+
+
+def make_learner(
+    recipe: TrainingRecipe, manifest: Manifest, model: nn.Module, settings: Preprocessing, folder: Path
+) -> VolumeLearner:
+    """The fastai Learner of a recipe."""
+    from slivit.data.blocks import volume_dataloaders
+    from slivit.learner import volume_learner
+    from slivit.predict import choose_device
+
+    dls = volume_dataloaders(
+        manifest,
+        model.spec,
+        settings,
+        augmentation=recipe.augmentation,
+        batch_size=recipe.fit.batch_size,
+        workers=recipe.data.workers,
+        device=choose_device(recipe.fit.device),
+    )
+    return volume_learner(
+        dls,
+        model,
+        manifest.task,
+        weight_decay=recipe.fit.weight_decay,
+        label_smoothing=recipe.fit.label_smoothing,
+        freeze_backbone=recipe.fit.freeze_backbone,
+        precision=recipe.fit.precision,
+        path=folder,
+    )
+
+
+def fit(learn: VolumeLearner, recipe: TrainingRecipe, folder: Path, *, resume: bool = False) -> dict[str, Any]:
+    """Find the rate where asked, then fit one cycle with early stopping; the best weights stay in the learner.
+
+    Returns:
+        What `config.json` keeps of it: the peak rate, the best epoch, the monitored value there.
+    """
+    from fastai.callback.progress import CSVLogger
+
+    from slivit import callbacks
+    from slivit.learner import find_lr, group_rates
+
+    settings = recipe.fit
+    progress = callbacks.read_progress(folder / PROGRESS) if resume else None
+    peak = progress["lr_max"] if progress else settings.lr
+    if peak == "find":
+        peak = find_lr(learn)
+    best = callbacks.KeepBest(settings.monitor)
+    cbs = [
+        callbacks.SeedEpochs(recipe.seed),
+        callbacks.StopOnNaN(),
+        callbacks.LogEpochs(),
+        best,
+        callbacks.SaveProgress(folder, peak),
+        CSVLogger(fname=HISTORY, append=resume),
+    ]
+    cbs += [callbacks.StopEarly(settings.monitor, settings.patience)] if settings.patience else []
+    cbs += [callbacks.AverageWeights(settings.average_weights)] if settings.average_weights else []
+    cbs += wandb_callbacks(recipe.logging, recipe.model_dump(mode="json"), folder)
+    with nullcontext() if sys.stdout.isatty() else learn.no_bar(), learn.no_logging():
+        rates = group_rates(peak, settings.backbone_lr)
+        start = progress["epoch"] if progress else 0
+        learn.fit_one_cycle(settings.epochs, rates, pct_start=settings.warmup, cbs=cbs, start_epoch=start)
+    log.info("best epoch %d: %s %.4f", best.best_epoch + 1, settings.monitor, best.best)
+    return {"lr": peak, "best_epoch": best.best_epoch + 1, settings.monitor: float(best.best)}
+
+
+def wandb_callbacks(settings: Logging, config: dict[str, Any], folder: Path) -> list[Any]:
+    """The Weights & Biases callback where the recipe asks for it."""
+    if settings.wandb == "off":
+        return []
+    import wandb
+    from fastai.callback.wandb import WandbCallback
+
+    wandb.init(project=settings.project, mode=settings.wandb, config=config, dir=str(folder), name=folder.name)
+    return [WandbCallback(log=None, log_preds=False, log_model=False)]
+
+
+def predict_and_measure(
+    recipe: TrainingRecipe, manifest: Manifest, model: nn.Module, settings: Preprocessing, folder: Path
+) -> None:
+    """Predict validation and test rows once each, and write `predictions.csv` and `metrics.json`."""
+    from slivit.predict import predict_table
+
+    rows = [row for split in ("val", "test") if split in manifest.splits for row in manifest.rows(split)]
+    table = predict_table(
+        model,
+        rows,
+        manifest.task,
+        settings,
+        device=recipe.fit.device,
+        batch_size=recipe.testing.batch_size,
+        workers=recipe.data.workers,
+        flips=recipe.testing.flips,
+    )
+    write_results(folder, table, manifest.task, measure(table, manifest.task, recipe.testing))
+
+
+def _record(recipe: TrainingRecipe, manifest: Manifest) -> dict[str, Any]:
+    """How a checkpoint came about, as plain values."""
+    counts = {split: len(manifest.rows(split)) for split in manifest.splits}
+    started = {"started_from": describe_start(recipe.model.weights)} if recipe.model.weights else {}
+    return {"recipe": recipe.model_dump(mode="json"), "scans": counts, "source": manifest.source, **started}

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from slivit.data.preprocessing import Preprocessing, load_slices, preprocess
+from slivit.errors import ReadError
+from slivit.volume import Volume
+
+
+def volume(array, **fields):
+    return Volume(np.asarray(array), None, "made.nii", **fields)
+
+
+def test_shape_and_type(rng):
+    stack = preprocess(volume(rng.integers(0, 4000, (9, 40, 30)).astype(np.int16)), Preprocessing(size=(4, 16, 24)))
+    assert stack.shape == (4, 16, 24)
+    assert stack.dtype == np.uint8
+    assert 90 < stack.mean() < 165
+
+
+def test_a_partly_read_volume_gives_the_same(rng):
+    whole = rng.integers(0, 4000, (9, 20, 20)).astype(np.int16)
+    settings = Preprocessing(size=(4, 16, 16))
+    indices = settings.select(9)
+    part = volume(whole[indices], indices=tuple(indices), depth=9)
+    np.testing.assert_array_equal(preprocess(part, settings), preprocess(volume(whole), settings))
+
+
+def test_window_alone_maps_hounsfield_units():
+    hu = np.linspace(-2000, 3000, 6).reshape(1, 2, 3)
+    stack = preprocess(volume(hu), Preprocessing(size=(1, 2, 3), window=(-1000, 1000), stretch=None))
+    np.testing.assert_array_equal(stack.ravel(), [0, 0, 128, 255, 255, 255])
+
+
+def test_bytes_without_stretch_stay_as_they_are(rng):
+    array = rng.integers(50, 90, (3, 8, 8)).astype(np.uint8)
+    settings = Preprocessing(size=(3, 8, 8), stretch=None)
+    np.testing.assert_array_equal(preprocess(volume(array), settings), array)
+
+
+def test_stretch_is_over_the_whole_volume_not_the_slice(rng):
+    array = np.stack([rng.integers(0, 100, (16, 16)), rng.integers(900, 1000, (16, 16))]).astype(np.int16)
+    stack = preprocess(volume(array), Preprocessing(size=(2, 16, 16)))
+    assert stack[0].max() < 64
+    assert stack[1].min() > 192
+
+
+def test_a_short_volume_is_repeated_or_padded_and_told(rng):
+    array = rng.integers(0, 255, (2, 8, 8)).astype(np.uint8)
+    with pytest.warns(UserWarning, match="has 2 slices, 4 are used: repeated"):
+        repeated = preprocess(volume(array), Preprocessing(size=(4, 8, 8), stretch=None))
+    np.testing.assert_array_equal(repeated, array[[0, 0, 1, 1]])
+    with pytest.warns(UserWarning, match="blank ones"):
+        padded = preprocess(volume(array), Preprocessing(size=(4, 8, 8), stretch=None, short="pad"))
+    np.testing.assert_array_equal(padded[:2], array)
+    assert not padded[2:].any()
+    with pytest.raises(ReadError, match="has 2 slices, 4 are asked for"):
+        preprocess(volume(array), Preprocessing(size=(4, 8, 8), short="error"))
+
+
+def test_settings_survive_json():
+    settings = Preprocessing(size=(4, 8, 8), stretch=None, window=(-1000, 400), reader={"axis": "coronal"})
+    assert Preprocessing(**settings.model_dump(mode="json")) == settings
+    assert Preprocessing.model_validate_json(settings.model_dump_json()) == settings
+
+
+@pytest.mark.parametrize("bad", [{"window": (5, 5)}, {"stretch": (98, 2)}, {"stretch": (-1, 98)}, {"strech": (2, 98)}])
+def test_bad_settings(bad):
+    with pytest.raises(ValidationError):
+        Preprocessing(**bad)
+
+
+def test_size_must_be_set(tmp_path):
+    with pytest.raises(ReadError, match="size is not set"):
+        preprocess(volume(np.zeros((2, 4, 4))), Preprocessing())
+
+
+@pytest.mark.real_data()
+def test_a_real_ct(real_data):
+    settings = Preprocessing(size=(8, 64, 64), window=(-1000, 400))
+    folder = real_data / "ibsi_sts_008"
+    dicom = load_slices(str(folder / "dicom" / "CT"), settings)
+    nifti = load_slices(str(folder / "nifti" / "CT_image.nii.gz"), settings)
+    assert dicom.shape == (8, 64, 64)
+    np.testing.assert_array_equal(dicom, nifti)
