@@ -135,7 +135,7 @@ def rescale(stored: Array, slope: float, intercept: float) -> Array:
     if stored.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
         return _rescale_whole(stored, int(slope), int(intercept))
     wide = stored.dtype.itemsize > (2 if stored.dtype.kind in "iu" else 4)
-    scaled = stored.astype(np.float64 if wide else np.float32)
+    scaled: Array = stored.astype(np.float64 if wide else np.float32)
     scaled *= slope
     scaled += intercept
     return scaled

@@ -139,13 +139,17 @@ def read_frames(entry: Entry, source: str) -> list[Frame] | str | None:
         return None
     with decoding(source, "DICOM"):
         if "Rows" not in dataset or "Columns" not in dataset:
-            return _kind(dataset)
+            return _without_image(dataset, source)
         return list(_frames(dataset, entry))
 
 
-def _kind(dataset: Dataset) -> str:
+def _without_image(dataset: Dataset, source: str) -> str:
+    """Return what a file without rows and columns is, or raise where it should have been an image."""
     uid = dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID", "")
-    return str(getattr(uid, "name", uid)) or "no image"
+    name = str(getattr(uid, "name", uid))
+    if not name or "Image" in name:
+        raise ReadError(f"{source}: the DICOM header is cut short or has no Rows and Columns. Copy or export it again.")
+    return name
 
 
 def _frames(dataset: Dataset, entry: Entry) -> Iterator[Frame]:

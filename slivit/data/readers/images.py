@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -44,11 +45,11 @@ def read_header(stream: BinaryIO) -> ImageHeader:
 
     with Image.open(stream) as image:
         width, height = image.size
+        deep = image.mode.startswith("I;16") or _is_deep_colour(image)  # asked first: later the tiles are gone
         if image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= 5:
             width, height = height, width
-        pages = int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
+        pages = count_pages(stream) if image.format == "TIFF" else 1
         colour = image.mode not in ("1", "L", "LA", "I", "F") and not image.mode.startswith("I;16")
-        deep = image.mode.startswith("I;16") or _is_deep_colour(image)
         dtype = np.dtype(np.uint16 if deep else _DTYPES.get(image.mode, np.uint8))
     return ImageHeader(pages, (height, width), dtype, colour)
 
@@ -65,6 +66,33 @@ def read_pages(stream: BinaryIO, indices: Sequence[int]) -> Iterator[Array]:
             if image.format == "TIFF":
                 image.seek(index)
             yield _grey_page(image, stream)
+
+
+def count_pages(stream: BinaryIO) -> int:
+    """Return the number of pages of a TIFF by following its chain of directories.
+
+    Libraries take a chain that leads out of the file for its end, and so read a file cut short as a shorter one.
+    """
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    head = stream.read(16)
+    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
+    big = 43 in head[2:4]
+    width, count_width, entry_width = (8, 8, 20) if big else (4, 2, 12)
+    at = int.from_bytes(head[8:16] if big else head[4:8], order)
+    pages: set[int] = set()
+    while at:
+        if at in pages or at + count_width + width > size:
+            raise ValueError(f"the chain of pages breaks off after page {len(pages)}")
+        pages.add(at)
+        stream.seek(at)
+        entries = int.from_bytes(stream.read(count_width), order)
+        stream.seek(at + count_width + entry_width * entries)
+        link = stream.read(width)
+        if len(link) < width:
+            raise ValueError(f"page {len(pages)} is cut short")
+        at = int.from_bytes(link, order)
+    return len(pages)
 
 
 def _grey_page(image: Image, stream: BinaryIO) -> Array:
@@ -138,13 +166,15 @@ def _pillow_keeps(tags: dict[int, Any]) -> bool:
 def _tifffile_header(stream: BinaryIO) -> ImageHeader:
     import tifffile
 
+    pages = count_pages(stream)
+    stream.seek(0)
     with tifffile.TiffFile(stream) as tiff:
         page = tiff.pages.first
         height, width = page.imagelength, page.imagewidth
         dtype = np.dtype(page.dtype) if page.dtype is not None else np.dtype(np.uint8)
         if page.samplesperpixel >= 3 and dtype not in (np.uint8, np.uint16):
             dtype = np.dtype(np.float32)
-        return ImageHeader(len(tiff.pages), (height, width), dtype, page.samplesperpixel >= 3)
+        return ImageHeader(pages, (height, width), dtype, page.samplesperpixel >= 3)
 
 
 def _tifffile_pages(stream: BinaryIO, indices: Sequence[int]) -> Iterator[Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -116,7 +117,24 @@ def _official_md5(name: str) -> str | None:
     match = _OFFICIAL.fullmatch(name)
     if match is None:
         return None
-    from medmnist.info import INFO  # creates a folder in the home directory, so only where it is needed
-
     flag, pixels = match.groups()
-    return INFO.get(flag, {}).get(f"MD5_{pixels}" if pixels else "MD5")
+    return _medmnist_info().get(flag, {}).get(f"MD5_{pixels}" if pixels else "MD5")
+
+
+@lru_cache(maxsize=1)
+def _medmnist_info() -> dict[str, dict[str, Any]]:
+    """Return `medmnist.INFO` without importing the package around it, which imports torch and takes seconds.
+
+    Even so medmnist creates a folder in the home directory, so this is called only for files with an official name.
+    """
+    package = importlib.util.find_spec("medmnist")
+    spec = package and importlib.util.spec_from_file_location(
+        "_medmnist_info", Path(package.origin or "").with_name("info.py")
+    )
+    if not spec or not spec.loader:
+        raise ReadError(
+            "The MD5 of MedMNIST files is checked with the package medmnist: install it, or pass check_md5=False."
+        )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.INFO

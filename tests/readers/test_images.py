@@ -1,0 +1,144 @@
+"""Images, multi-page TIFF and folders of frames."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from slivit.data.readers import describe, read_volume
+from slivit.errors import ReadError
+
+
+@pytest.fixture
+def frames(rng) -> np.ndarray:
+    """(12, 20, 30) uint8."""
+    return rng.integers(0, 256, (12, 20, 30), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "tiff", "png", "bmp", "PNG"])
+def test_frames_come_in_natural_order(tmp_path, frames, suffix):
+    for index, pixels in enumerate(frames):
+        Image.fromarray(pixels).save(tmp_path / f"slice{index}.{suffix}")
+    scan = read_volume(tmp_path)
+    np.testing.assert_array_equal(scan.array, frames)
+    part = read_volume(tmp_path, select=lambda depth: [10, 2, 2])
+    np.testing.assert_array_equal(part.array, frames[[10, 2, 2]])
+    assert (scan.spacing, scan.notes, describe(tmp_path).shape) == (None, (), (12, 20, 30))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", ">u2", "i1", "i2", "u4", "i4", "f4", "f8"])
+@pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"compression": "zlib"}])
+def test_multi_page_tiff_keeps_every_value(tmp_path, rng, dtype, options):
+    kind = np.dtype(dtype)
+    low, high = (-1e6, 1e6) if kind.kind == "f" else (np.iinfo(kind).min, np.iinfo(kind).max)
+    pages = rng.uniform(low, high, (4, 9, 11)).astype(kind)
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack", **options)
+    scan = read_volume(tmp_path / "a.tif")
+    assert scan.array.dtype == kind.newbyteorder("=")
+    np.testing.assert_array_equal(scan.array, pages)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif", select=lambda depth: [3, 1]).array, pages[[3, 1]])
+    assert describe(tmp_path / "a.tif").dtype == str(scan.array.dtype)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "tiff_deflate"])
+def test_compressed_tiff(tmp_path, frames, compression):
+    pages = [Image.fromarray(page) for page in frames]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], compression=compression)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array, frames)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_colour_tiff_becomes_grey_by_luminance(tmp_path, rng, dtype, planar):
+    rgb = rng.integers(0, np.iinfo(dtype).max, (2, 8, 9, 3), dtype=dtype)
+    stored = rgb if planar == "contig" else rgb.transpose(0, 3, 1, 2)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", planarconfig=planar)
+    scan = read_volume(tmp_path / "a.tif")
+    assert scan.array.dtype == dtype
+    np.testing.assert_allclose(scan.array, rgb @ [0.299, 0.587, 0.114], atol=1 if dtype == "u1" else 2)
+    assert "luminance" in scan.notes[0]
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_white_as_zero_is_inverted(tmp_path, rng, dtype):
+    pixels = rng.integers(0, np.iinfo(dtype).max, (2, 8, 9), dtype=dtype)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="miniswhite")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array, np.iinfo(dtype).max - pixels)
+
+
+def test_a_2d_image_is_one_slice(tmp_path, frames):
+    Image.fromarray(frames[0]).save(tmp_path / "a.png")
+    scan = read_volume(tmp_path / "a.png")
+    np.testing.assert_array_equal(scan.array, frames[:1])
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_png_of_any_depth(tmp_path, rng, depth, channels):
+    grey = rng.integers(0, 1 << depth, (8, 9), dtype=f"u{depth // 8}")
+    cv2.imwrite(str(tmp_path / "a.png"), grey if channels == 1 else np.repeat(grey[..., None], channels, axis=-1))
+    scan = read_volume(tmp_path / "a.png")
+    assert describe(tmp_path / "a.png").dtype == str(scan.array.dtype) == f"uint{depth}"
+    np.testing.assert_array_equal(scan.array[0], grey)
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGB", "RGBA"])
+def test_grey_in_any_png_mode_reads_as_grey(tmp_path, frames, mode):
+    grey = Image.fromarray(frames[0] // 255 * 255 if mode == "1" else frames[0])
+    grey.convert(mode).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.png").array[0], np.asarray(grey))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_jpeg_is_its_luminance(tmp_path, rng, mode):
+    smooth = cv2.resize(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8), (40, 32))
+    image = Image.fromarray(smooth).convert(mode)
+    image.save(tmp_path / "a.jpg", quality=95)
+    scan = read_volume(tmp_path / "a.jpg")
+    np.testing.assert_allclose(scan.array[0], np.asarray(image.convert("L")), atol=8)
+    assert bool(scan.notes) == (mode == "RGB")
+
+
+def test_camera_orientation_is_applied(tmp_path, frames):
+    exif = Image.Exif()
+    exif[274] = 6  # turn by 90 degrees to see it upright
+    Image.fromarray(frames[0]).save(tmp_path / "a.png", exif=exif)
+    assert describe(tmp_path / "a.png").shape == (1, 30, 20)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.png").array[0], np.rot90(frames[0], -1))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
+def test_truncated_images_are_named(tmp_path, frames, suffix):
+    Image.fromarray(frames[0]).save(tmp_path / f"whole.{suffix}")
+    content = (tmp_path / f"whole.{suffix}").read_bytes()
+    for cut in (len(content) // 2, 20):
+        (tmp_path / f"cut.{suffix}").write_bytes(content[:cut])
+        with pytest.raises(ReadError, match=rf"cut\.{suffix}"):
+            read_volume(tmp_path / f"cut.{suffix}")
+
+
+def test_a_truncated_multi_page_tiff_is_named(tmp_path, frames):
+    tifffile.imwrite(tmp_path / "a.tif", frames, photometric="minisblack")
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:-700])
+    with pytest.raises(ReadError, match=r"a\.tif"):
+        read_volume(tmp_path / "a.tif")
+
+
+def test_odd_frames_are_refused(tmp_path, frames):
+    for index in range(3):
+        Image.fromarray(frames[index]).save(tmp_path / f"{index}.png")
+    Image.fromarray(frames[0, :10]).save(tmp_path / "3.png")
+    with pytest.raises(ReadError, match=r"3\.png is \(10, 30\) uint8, but the first slice is \(20, 30\)"):
+        read_volume(tmp_path)
+    Image.fromarray(frames[0]).save(tmp_path / "3.tif")
+    with pytest.raises(ReadError, match=r"4 \.png, 1 \.tif"):
+        read_volume(tmp_path)
+
+
+def test_a_stack_among_frames_is_refused(tmp_path, frames):
+    tifffile.imwrite(tmp_path / "a.tif", frames, photometric="minisblack")
+    with pytest.raises(ReadError, match="12 pages"):
+        read_volume(tmp_path)

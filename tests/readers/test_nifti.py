@@ -1,0 +1,133 @@
+"""NIfTI: orientation, scaling, 4D series, and broken files."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+
+import nibabel
+import numpy as np
+import pytest
+
+from slivit.data.readers import describe, read_volume
+from slivit.errors import ReadError
+
+AFFINE = np.array([[2.0, 0, 0, -3], [0, 3.0, 0, 5], [0, 0, 4.0, 7], [0, 0, 0, 1]])
+
+
+def _save(path, array, affine=AFFINE):
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_slices_are_seen_as_radiologists_see_them(tmp_path, voxels, suffix):
+    """From RAS+ data: axial slices rise to the head, rows run to the back, columns to the patient's left."""
+    path = _save(tmp_path / f"a{suffix}", voxels)
+    scan = read_volume(path)
+    np.testing.assert_array_equal(scan.array, voxels.transpose(2, 1, 0)[:, ::-1, ::-1])
+    assert scan.spacing == (4, 3, 2)
+    coronal = read_volume(path, axis="coronal")
+    np.testing.assert_array_equal(coronal.array, voxels.transpose(1, 2, 0)[::-1, ::-1, ::-1])
+    sagittal = read_volume(path, axis="sagittal")
+    np.testing.assert_array_equal(sagittal.array, voxels.transpose(0, 2, 1)[:, ::-1, ::-1])
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_any_stored_orientation_reads_the_same(tmp_path, voxels, order):
+    image = nibabel.Nifti1Image(voxels, AFFINE)
+    expected = read_volume(_save(tmp_path / "a.nii", voxels))
+    for signs in itertools.product((1, -1), repeat=3):
+        turned = image.as_reoriented(np.column_stack([order, signs]))
+        nibabel.save(turned, tmp_path / "b.nii")
+        scan = read_volume(tmp_path / "b.nii")
+        np.testing.assert_array_equal(scan.array, expected.array)
+        np.testing.assert_allclose(scan.affine, expected.affine, atol=1e-5)
+
+
+def test_the_affine_sends_every_voxel_to_its_place(tmp_path, voxels):
+    scan = read_volume(_save(tmp_path / "a.nii", voxels), axis="coronal")
+    d, h, w = np.argwhere(scan.array == voxels[1, 2, 3])[0]
+    np.testing.assert_allclose(scan.affine @ (d, h, w, 1), AFFINE @ (1, 2, 3, 1))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64", ">i2", ">f4"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_values_keep_their_type(tmp_path, voxels, dtype, suffix):
+    array = voxels.astype(dtype)
+    image = nibabel.Nifti1Image(array, AFFINE, header=nibabel.Nifti1Header(endianness=">" if dtype[0] == ">" else "<"))
+    image.set_data_dtype(array.dtype)
+    nibabel.save(image, tmp_path / f"a{suffix}")
+    scan = read_volume(tmp_path / f"a{suffix}", select=lambda depth: [2, 0])
+    assert scan.array.dtype == np.dtype(dtype).newbyteorder("=")
+    np.testing.assert_array_equal(scan.array, array.transpose(2, 1, 0)[[2, 0], ::-1, ::-1])
+    assert describe(tmp_path / f"a{suffix}").dtype == str(scan.array.dtype)
+
+
+@pytest.mark.parametrize(("slope", "inter", "kind"), [(2, -1024, "int16"), (0.5, 1, "float32"), (1, 0, "int16")])
+def test_scaling_is_applied(tmp_path, voxels, slope, inter, kind):
+    raw = bytearray(_save(tmp_path / "a.nii", voxels).read_bytes())
+    raw[112:120] = np.array([slope, inter], "<f4").tobytes()  # scl_slope, scl_inter
+    (tmp_path / "a.nii").write_bytes(bytes(raw))
+    scan = read_volume(tmp_path / "a.nii")
+    assert scan.array.dtype == kind
+    np.testing.assert_allclose(scan.array, voxels.transpose(2, 1, 0)[:, ::-1, ::-1] * slope + inter)
+
+
+def test_a_4d_series_asks_for_a_frame(tmp_path, rng):
+    array = rng.integers(0, 99, (4, 5, 6, 3), dtype=np.int16)
+    path = _save(tmp_path / "a.nii.gz", array)
+    with pytest.raises(ReadError, match="frame=0 to 2"):
+        read_volume(path)
+    with pytest.raises(ReadError, match="outside the series"):
+        read_volume(path, frame=3)
+    np.testing.assert_array_equal(read_volume(path, frame=1).array, array[..., 1].transpose(2, 1, 0)[:, ::-1, ::-1])
+
+
+def test_trailing_axes_of_one_and_2d_images(tmp_path, rng):
+    array = rng.integers(0, 99, (4, 5), dtype=np.int16)
+    assert read_volume(_save(tmp_path / "a.nii", array)).shape == (1, 5, 4)
+    assert read_volume(_save(tmp_path / "b.nii", array[..., None, None])).shape == (1, 5, 4)
+
+
+def test_rgb_becomes_grey(tmp_path, rng):
+    rgb = np.zeros((4, 5, 6), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    grey = rng.integers(0, 255, rgb.shape, dtype=np.uint8)
+    for channel in "RGB":
+        rgb[channel] = grey
+    scan = read_volume(_save(tmp_path / "a.nii", rgb))
+    np.testing.assert_array_equal(scan.array, grey.transpose(2, 1, 0)[:, ::-1, ::-1])
+    assert "luminance" in scan.notes[0]
+
+
+def test_spacing_in_other_units_becomes_mm(tmp_path, voxels):
+    image = nibabel.Nifti1Image(voxels, AFFINE)
+    image.header.set_xyzt_units("micron")
+    nibabel.save(image, tmp_path / "a.nii")
+    assert read_volume(tmp_path / "a.nii").spacing == pytest.approx((0.004, 0.003, 0.002))
+
+
+def test_broken_files_are_named(tmp_path, voxels):
+    whole = _save(tmp_path / "whole.nii", voxels).read_bytes()
+    for name, content in {
+        "short.nii": whole[:-20],
+        "header.nii": whole[:200],
+        "short.nii.gz": gzip.compress(whole)[:-40],
+        "text.nii": b"no scan " * 100,
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ReadError, match=name):
+            read_volume(tmp_path / name)
+
+
+def test_a_header_that_promises_too_much_is_refused(tmp_path, voxels):
+    raw = bytearray(_save(tmp_path / "a.nii", voxels).read_bytes())
+    raw[42:48] = np.array([32000, 32000, 32000], "<i2").tobytes()
+    (tmp_path / "a.nii").write_bytes(bytes(raw))
+    with pytest.raises(ReadError, match="header"):
+        read_volume(tmp_path / "a.nii")
+
+
+def test_complex_values_are_refused(tmp_path, voxels):
+    with pytest.raises(ReadError, match="complex"):
+        read_volume(_save(tmp_path / "a.nii", voxels.astype(np.complex64)))

@@ -1,0 +1,64 @@
+"""Video clips: the right number of frames, selections, and clips that are cut short."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from slivit.data.readers import describe, read_volume
+from slivit.errors import ReadError
+
+CLIPS = {
+    "Reg_Image_181739_trimmed_crop.mp4": 104,
+    "Reg_Image_18122_crop.mp4": 187,
+    "Reg_pat1Image_132943.mpeg": 280,
+    "Reg_recommendations_alines_mov1.mov": 180,
+}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Clips of 40 frames whose brightness tells the frame: frame i is 6 * i grey."""
+    folder = tmp_path_factory.mktemp("clips")
+    for name, codec in {"a.avi": "MJPG", "a.mp4": "mp4v", "a.mov": "mp4v"}.items():
+        writer = cv2.VideoWriter(str(folder / name), cv2.VideoWriter_fourcc(*codec), 25, (64, 48))
+        for index in range(40):
+            writer.write(np.full((48, 64, 3), 6 * index, np.uint8))
+        writer.release()
+    return folder
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", CLIPS)
+def test_real_clips_have_the_right_number_of_frames(real_data, name):
+    path = real_data / "lung_ultrasound" / name
+    scan = read_volume(path)
+    assert scan.shape[0] == scan.depth == describe(path).shape[0] == CLIPS[name]
+    some = [CLIPS[name] - 1, 0, CLIPS[name] // 2]
+    np.testing.assert_array_equal(read_volume(path, select=lambda depth: some).array, scan.array[some])
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mp4", "a.mov"])
+def test_frames_come_in_order(clips, name):
+    scan = read_volume(clips / name)
+    assert (scan.shape, scan.spacing) == ((40, 48, 64), None)
+    np.testing.assert_allclose(scan.array.mean(axis=(1, 2)), 6 * np.arange(40), atol=4)
+    part = read_volume(clips / name, select=lambda depth: [30, 3, 3])
+    np.testing.assert_array_equal(part.array, scan.array[[30, 3, 3]])
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mp4", "a.mov"])
+@pytest.mark.parametrize("kept", [0.9, 0.5, 0.01])
+def test_a_clip_cut_short_is_refused(clips, tmp_path, name, kept):
+    content = (clips / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(ReadError, match=rf"{name}.*(cut short|damaged)"):
+        read_volume(tmp_path / name)
+
+
+def test_noise_is_no_video(tmp_path, rng, capfd):
+    (tmp_path / "frame_001.mp4").write_bytes(rng.bytes(5000))
+    with pytest.raises(ReadError, match="cannot be opened as a video"):
+        read_volume(tmp_path / "frame_001.mp4")
+    assert capfd.readouterr().err == ""
