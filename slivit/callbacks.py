@@ -111,7 +111,7 @@ class AverageWeights(Callback):
     order = TrackerCallback.order - 10
 
     def __init__(self, decay: float = 0.99) -> None:
-        self.decay = decay
+        self.decay, self.steps = decay, 0
         self.ema: Any = None
         self._live: dict[str, torch.Tensor] | None = None
 
@@ -123,7 +123,8 @@ class AverageWeights(Callback):
             self.ema = ModelEmaV3(self.model, decay=self.decay, use_warmup=True)
 
     def after_step(self) -> None:
-        self.ema.update(self.model, step=self.train_iter)
+        self.steps += 1
+        self.ema.update(self.model, step=self.steps)
 
     def before_validate(self) -> None:
         self._live = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
@@ -139,11 +140,11 @@ class AverageWeights(Callback):
 
     def progress(self) -> dict[str, Any]:
         """What a resumed run needs to know."""
-        return {"ema": self.ema.module.state_dict(), "live": self._live}
+        return {"ema": self.ema.module.state_dict(), "live": self._live, "steps": self.steps}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.ema.module.load_state_dict(state["ema"])
-        self._live = state["live"]
+        self._live, self.steps = state["live"], state["steps"]
 
 
 class StopOnNaN(Callback):
@@ -190,6 +191,7 @@ class SaveProgress(Callback):
             "model": self.model.state_dict(),
             "optimiser": _plain(self.opt.state_dict()),
             "callbacks": {type(c).__name__: c.progress() for c in self._stateful()},
+            "train_loss": [float(self.recorder.smooth_loss.val), int(self.recorder.smooth_loss.count)],
             "values": [[float(v) for v in row] for row in self.recorder.values],
         }
         partial = self.path.with_suffix(".partial")
@@ -209,6 +211,8 @@ class SaveProgress(Callback):
         for callback in self._stateful():
             callback.restore(state["callbacks"][type(callback).__name__])
         self.recorder.values.extend(state["values"])
+        smooth, self.recorder.smooth_loss.count = state["train_loss"]
+        self.recorder.smooth_loss.val = torch.tensor(smooth)
 
 
 def read_progress(path: Path) -> dict[str, Any]:
@@ -222,17 +226,18 @@ def read_progress(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: nothing to resume; the run ended no epoch") from None
     except Exception as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); start the run anew") from error
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: cannot be read ({reason}); start the run anew with --overwrite") from error
 
 
 def _plain(value: Any) -> Any:
     """Containers of fastai and NumPy scalars to plain ones, so that the file needs no pickled class."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, torch.Tensor) or value is None or isinstance(value, (str, bool, int, float)):
-        return value
     if isinstance(value, np.generic):
         return value.item()
+    if value is None or isinstance(value, (torch.Tensor, str, bool, int, float)):
+        return value
     return [_plain(v) for v in value]
 
 
