@@ -29,7 +29,8 @@ def split_patients(
     """Assign every row to train, val or test, so that no patient is in two of them and the targets are alike.
 
     A patient is stratified by the rarest class among its rows (regression: by the quantile bin of its mean target).
-    A class with at least three patients is present in each split.
+    A class (binary, multiclass) with at least three patients is present in each split; a rare label of a multilabel
+    task is as far as the sizes of the splits allow it.
 
     Args:
         frame: with the column `patient` and the task's targets.
@@ -161,6 +162,7 @@ def _allocate(frame: pd.DataFrame, task: Task, shares: npt.NDArray[np.float64], 
     What a stratum's rounding leaves over is carried to the next one, so that the whole comes out right too.
     """
     strata, rows = _strata(frame, task), frame["patient"].value_counts()
+    in_every_part = task.kind in ("binary", "multiclass")
     drawn = _drawn(strata.index, seed)
     members: dict[str, list[str]] = {}
     for patient in drawn:
@@ -169,7 +171,8 @@ def _allocate(frame: pd.DataFrame, task: Task, shares: npt.NDArray[np.float64], 
     for stratum in sorted(members, key=lambda s: (len(members[s]), s)):
         patients = members[stratum]
         lack = lack + shares * sum(int(rows[p]) for p in patients)
-        _share_out(patients, rows, lack, shares, part)
+        waiting = {j for j in range(len(shares)) if shares[j] > 0 and (in_every_part or lack[j] > 0)}
+        _share_out(patients, rows, lack, shares, part, waiting)
     return frame["patient"].map(part).astype("int64")
 
 
@@ -179,11 +182,13 @@ def _share_out(
     lack: npt.NDArray[np.float64],
     shares: npt.NDArray[np.float64],
     part: dict[str, int],
+    waiting: set[int],
 ) -> None:
-    """Assign the patients of one stratum; fills `part` and takes their rows off `lack`."""
-    waiting = {j for j in range(len(shares)) if shares[j] > 0}
+    """Assign the patients of one stratum; fills `part` and takes their rows off `lack`.
+
+    While a part of `waiting` has nobody of this stratum, and only just enough patients are left, it comes first.
+    """
     for done, patient in enumerate(patients):
-        # While a part has nobody of this stratum, and only just enough patients are left, those parts come first.
         only = waiting if len(patients) - done <= len(waiting) else range(len(shares))
         chosen = max((j for j in only if shares[j] > 0), key=lambda j: (lack[j], shares[j], -j))
         part[patient] = chosen

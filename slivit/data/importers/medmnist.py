@@ -9,8 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from slivit.errors import ManifestError
+from slivit.data.importers.common import Source, finished
+from slivit.data.importers.medmnist_scans import scan_disjoint
+from slivit.data.importers.registry import importer
+from slivit.errors import ManifestError, one_of
 from slivit.files import whole_file
+from slivit.task import Task
 
 _SPLITS = ("train", "val", "test")
 
@@ -21,32 +25,74 @@ CHEST_NAMES = (
 """The 14 labels of ChestMNIST in the order of their columns."""
 
 
-def medmnist_manifest(
-    npz: Path | str, out_csv: Path | str | None = None, *, names: tuple[str, ...] = ()
-) -> pd.DataFrame:
+_SOURCE = Source("MedMNIST", "https://medmnist.com", "one .npz a data set, with train, val and test images and labels")
+
+
+@importer("medmnist", "MedMNIST 2D and 3D .npz files with their official split; scan-disjoint by option")
+def medmnist(root: Path, *, dataset: str = "", names: tuple[str, ...] = (), scans: str = "") -> pd.DataFrame:
     """List the items of a MedMNIST file with their official split.
 
+    The files name no patients, so each item counts as one; but several items may come from one scan. The official
+    split of NoduleMNIST3D puts nodules of the same LIDC scan into train and test. Where `scans` tells the scans,
+    they become the patients, `split` is a scan-disjoint one of the same size, and `split_official` the official one.
+
     Args:
-        npz: a MedMNIST file, with `train_images`, `train_labels` and the same of val and test.
-        out_csv: where to write the table, whole or not at all; None for the data frame alone.
+        root: the .npz file, or a folder with it.
+        dataset: the file in the folder ("organmnist3d_64"), where there are several.
         names: target columns of a multilabel file; by default "label_0" and so on (ChestMNIST: its findings).
+        scans: a table that tells the scan of each item: a CSV with split, index and scan, or JSON with a list of scans
+            for train, val and test in the order of the items ("LIDC-IDRI-0078", "0078_nodule_1" or 78).
 
     Returns:
-        The columns `path` (`FILE.npz#train/17`), `patient` ("train-17": the files do not name patients, so each item
-        counts as one), `split`, and `label` (int64), or one column for each label of a multilabel file.
+        The columns `path` (`FILE.npz#train/17`), `patient` ("train-17", or the scan), `split`, and `label` (int64),
+        or one column for each label of a multilabel file.
 
     Raises:
         ManifestError: no such file, or one that is not laid out so.
 
     Source: Yang et al. 2023, MedMNIST v2, Sci Data 10:41, "Data Records".
     """
-    npz = Path(npz).expanduser().absolute()
-    frame = pd.concat([_split_rows(npz, split, labels, names) for split, labels in _labels(npz).items()])
-    frame = frame.reset_index(drop=True)
+    npz = _npz(root, dataset)
+    parts = [_split_rows(npz, split, labels, names) for split, labels in _labels(npz).items()]
+    frame = pd.concat(parts, ignore_index=True)
+    notes: list[str] = []
+    targets = tuple(c for c in frame.columns if c not in ("path", "patient", "split"))
+    task = Task(kind="multilabel", targets=targets)
+    if len(targets) == 1:
+        classes = sorted(set(frame[targets[0]]))
+        binary = classes == [0, 1]
+        task = Task(kind="binary" if binary else "multiclass", targets=targets)
+        task = task if binary else task.model_copy(update={"classes": tuple(str(c) for c in classes)})
+    if scans:
+        frame, notes = scan_disjoint(frame, Path(scans).expanduser(), task)
+    elif npz.stem.startswith("nodulemnist3d"):
+        notes = ["the official split shares LIDC scans between train and test: give scans= for one that does not"]
+    return finished(frame, task, notes, _SOURCE, root)
+
+
+def medmnist_manifest(
+    npz: Path | str, out_csv: Path | str | None = None, *, names: tuple[str, ...] = ()
+) -> pd.DataFrame:
+    """List the items of one MedMNIST file (see `medmnist`), and write the table where `out_csv` is given."""
+    frame = medmnist(Path(npz).expanduser().absolute(), names=names)
     if out_csv is not None:
         with whole_file(out_csv) as part:
             frame.to_csv(part, index=False)
     return frame
+
+
+def _npz(root: Path, dataset: str) -> Path:
+    if not root.is_dir():
+        if not root.is_file():
+            raise _SOURCE.error(f"{root}: there is no such file or folder")
+        return root
+    found = {p.stem: p for p in sorted(root.glob("*.npz"))}
+    if dataset.removesuffix(".npz") in found:
+        return found[dataset.removesuffix(".npz")]
+    if dataset or len(found) != 1:
+        wanted = f'"{dataset}" is not there' if dataset else "name one as dataset="
+        raise _SOURCE.error(f"{root}: {wanted}; the folder has {one_of(found) or 'no .npz file'}")
+    return next(iter(found.values()))
 
 
 def _split_rows(npz: Path, split: str, labels: npt.NDArray[np.int64], names: tuple[str, ...]) -> pd.DataFrame:

@@ -1,0 +1,91 @@
+"""CheXpert: chest radiographs with 14 observations, some of them uncertain."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from slivit.data.importers.common import Source, finished, numbers
+from slivit.data.importers.registry import importer
+from slivit.errors import ManifestError, nearest
+from slivit.task import Task
+
+OBSERVATIONS = (
+    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema",
+    "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture",
+    "Support Devices",
+)  # fmt: skip
+_SOURCE = Source(
+    "CheXpert",
+    "https://stanfordmlgroup.github.io/competitions/chexpert",
+    "train.csv, valid.csv and folders train and valid with patient00001/study1/view1_frontal.jpg",
+)
+_PATIENT = re.compile(r"(?:^|/)(patient\d+)/")
+Uncertain = Literal["missing", "zeros", "ones"]
+Unmentioned = Literal["zeros", "missing"]
+
+
+@importer("chexpert", "CheXpert: 14 observations, policy for uncertain labels, frontal views by option")
+def chexpert(
+    root: Path,
+    *,
+    uncertain: Uncertain = "missing",
+    unmentioned: Unmentioned = "zeros",
+    frontal_only: bool = True,
+    labels: tuple[str, ...] = OBSERVATIONS,
+) -> pd.DataFrame:
+    """List CheXpert (also CheXpert-small) with its observations, patient, sex, age and view.
+
+    train.csv becomes train. Where a test table is there (test.csv or test_labels.csv), valid.csv is val; otherwise
+    valid.csv, which radiologists read, is the test set, and `make_manifest` draws val from train by patient.
+
+    Args:
+        root: the folder with train.csv and valid.csv.
+        uncertain: what -1 becomes: a missing label (masked in training), 0 (U-Zeros) or 1 (U-Ones).
+        unmentioned: what an empty cell becomes: 0, as usual, or a missing label.
+        frontal_only: whether lateral views are left out.
+        labels: the observations to take.
+
+    Source: Irvin et al. 2019, AAAI, sections "Dataset" and "Training Procedure" (U-Ignore, U-Zeros, U-Ones).
+    """
+    for name in labels:
+        if name not in OBSERVATIONS:
+            raise ManifestError(f'chexpert: label "{name}" is unknown.{nearest(name, OBSERVATIONS)}')
+    files = {"train": _SOURCE.file(root, "train.csv"), "valid": _SOURCE.file(root, "valid.csv")}
+    test = next((root / n for n in ("test.csv", "test_labels.csv") if (root / n).is_file()), None)
+    names = {"train": "train", "valid": "val" if test else "test"}
+    parts = [_rows(path, root, labels).assign(split=names[key]) for key, path in files.items()]
+    if test is not None:
+        parts.append(_rows(test, root, labels).assign(split="test"))
+    frame = pd.concat(parts, ignore_index=True)
+    notes = [] if test else ["there is no test.csv: the rows of valid.csv are the test set"]
+    if frontal_only:
+        lateral = frame["view"] == "Lateral"
+        notes += [f"{lateral.sum()} lateral views: left out"] if lateral.any() else []
+        frame = frame[~lateral]
+    values = frame[list(labels)].apply(numbers)
+    values = values.fillna(0.0 if unmentioned == "zeros" else float("nan"))
+    values = values.replace(-1.0, {"missing": float("nan"), "zeros": 0.0, "ones": 1.0}[uncertain])
+    frame = frame[["path", "patient", "split", "view", "sex", "age"]].join(values)
+    return finished(frame, Task(kind="multilabel", targets=tuple(labels)), notes, _SOURCE, root)
+
+
+def _rows(path: Path, root: Path, labels: tuple[str, ...]) -> pd.DataFrame:
+    table = _SOURCE.table(path, ["Path", *labels], ["Sex", "Age", "Frontal/Lateral"])
+    patient = table["Path"].str.extract(_PATIENT)[0]
+    if patient.isna().any():
+        raise _SOURCE.error(f'{path}: "{table["Path"][patient.isna()].iloc[0]}" names no patient')
+    # The table's paths start with the name of the release, whatever the folder is called now.
+    inner = table["Path"].str.replace(r"^CheXpert-v1\.0[^/]*/", "", regex=True)
+    view = table["Frontal/Lateral"] if "Frontal/Lateral" in table else _view(inner)
+    frame = pd.DataFrame({"path": str(root) + "/" + inner, "patient": patient, "view": view})
+    frame["sex"] = table.get("Sex", "")
+    frame["age"] = numbers(table["Age"]) if "Age" in table else float("nan")
+    return frame.join(table[list(labels)])
+
+
+def _view(paths: pd.Series) -> pd.Series:
+    return paths.str.contains("lateral").map({True: "Lateral", False: "Frontal"})

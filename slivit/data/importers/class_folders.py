@@ -1,0 +1,77 @@
+"""A plain folder with one folder for each class."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from slivit.data.importers.common import IMAGES, VIDEOS, VOLUMES, Source, finished, walk
+from slivit.data.importers.registry import importer
+from slivit.errors import ManifestError
+from slivit.task import Task
+
+_SOURCE = Source(
+    "A folder of classes",
+    "your own disk",
+    "one folder for each class with files or folders of slices in it, and above them, if you like, train, val and test",
+)
+_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SCANS = (*IMAGES, *VIDEOS, *VOLUMES)
+
+
+@importer("folders", "Any folder of class folders, with or without train, val and test above them")
+def class_folders(root: Path, *, patient_pattern: str = "") -> pd.DataFrame:
+    """List ROOT/CLASS/SCAN or ROOT/train/CLASS/SCAN, where a scan is a file, or a folder of slices.
+
+    Args:
+        root: the folder of the classes, or of train, val and test.
+        patient_pattern: a regular expression whose first group is the patient in a scan's path below its class
+            (`(P[0-9]+)`); without it, each scan counts as a patient of its own.
+    """
+    _SOURCE.folder(root)
+    tops = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    in_splits = bool(tops) and all(p.name.lower() in _SPLITS for p in tops)
+    parents = [(p, _SPLITS[p.name.lower()]) for p in tops] if in_splits else [(root, "")]
+    rows, pattern = [], _pattern(patient_pattern)
+    for parent, split in parents:
+        for folder in (p for p in sorted(parent.iterdir()) if p.is_dir() and not p.name.startswith(".")):
+            for scan in _scans(folder):
+                rows.append((str(scan), _patient(scan, folder, pattern, root), split, folder.name))
+    frame = pd.DataFrame(rows, columns=["path", "patient", "split", "label"])
+    frame = frame if in_splits else frame.drop(columns="split")
+    notes = [] if pattern else ["each scan counts as a patient of its own: give patient_pattern where that is wrong"]
+    classes = tuple(sorted(set(frame["label"])))
+    if not frame.empty and len(classes) < 2:
+        raise _SOURCE.error(f'{root}: there is one class only ("{classes[0]}")')
+    return finished(frame, Task(kind="multiclass", targets=("label",), classes=classes), notes, _SOURCE, root)
+
+
+def _pattern(text: str) -> re.Pattern[str] | None:
+    try:
+        pattern = re.compile(text) if text else None
+    except re.error as err:
+        raise ManifestError(f"patient_pattern {text!r} is not a regular expression: {err}") from None
+    if pattern is not None and pattern.groups < 1:
+        raise ManifestError(f"patient_pattern {text!r} has no group; put the patient in brackets: (P[0-9]+)")
+    return pattern
+
+
+def _patient(scan: Path, folder: Path, pattern: re.Pattern[str] | None, root: Path) -> str:
+    if pattern is None:
+        return scan.relative_to(root).as_posix()
+    match = pattern.search(scan.relative_to(folder).as_posix())
+    if match is None or not match[1]:
+        raise ManifestError(f'{scan}: patient_pattern "{pattern.pattern}" finds no patient in it')
+    return match[1]
+
+
+def _scans(folder: Path) -> Iterator[Path]:
+    """The files that lie in the class folder itself, and below it every folder that holds files (its slices)."""
+    for place, _, files in walk(folder):
+        if place == folder:
+            yield from (place / name for name in files if name.lower().endswith(_SCANS))
+        elif files:
+            yield place

@@ -1,0 +1,86 @@
+"""PadChest: chest radiographs with labels from Spanish reports."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from slivit.data.importers.common import IMAGES, Source, by_name, finished, located, multi_hot, numbers
+from slivit.data.importers.registry import importer
+from slivit.errors import nearest
+from slivit.task import Task
+
+_SOURCE = Source(
+    "PadChest",
+    "https://bimcv.cipf.es/bimcv-projects/padchest",
+    "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv (or .csv.gz) and folders of PNG images",
+)
+_OPTIONAL = ["PatientSex_DICOM", "PatientBirth", "StudyDate_DICOM", "MethodLabel"]
+
+
+@importer("padchest", "PadChest: labels of the reports as targets, views and reader by option")
+def padchest(
+    root: Path,
+    *,
+    labels: tuple[str, ...] = (),
+    top: int = 20,
+    views: tuple[str, ...] = ("PA", "AP", "AP_horizontal"),
+    physician_only: bool = False,
+) -> pd.DataFrame:
+    """List PadChest with one 0/1 column for each chosen label, patient, study, view, sex and age.
+
+    The set has no official split: the manifest is split by patient when read. Images without labels are left out.
+
+    Args:
+        root: the folder with the table and the images, in whatever folders they lie.
+        labels: the labels to take ("pleural effusion"); by default the `top` most frequent ones.
+        top: how many, where `labels` is empty.
+        views: the projections to take; "L" for lateral views.
+        physician_only: whether to take only images whose report a physician labelled (27%), not the network.
+
+    Source: Bustos et al. 2020, Med Image Anal 66:101797, table of the fields; Labels is a Python list as text.
+    """
+    path = _SOURCE.file(root, "PADCHEST*.csv", "PADCHEST*.csv.gz", "*160K*.csv")
+    table = _SOURCE.table(path, ["ImageID", "PatientID", "StudyID", "Projection", "Labels"], _OPTIONAL)
+    found = table["Labels"].map(_label_list)
+    keep = table["Projection"].isin(views) & (found.map(len) > 0)
+    if physician_only and "MethodLabel" in table:
+        keep &= table["MethodLabel"] == "Physician"
+    notes = [] if keep.all() else [f"{(~keep).sum()} of {len(keep)} images of other views or without labels: left out"]
+    table, found = table[keep], found[keep]
+    names = _chosen(found, labels, top, path)
+    frame = pd.DataFrame(
+        {
+            "path": located(table["ImageID"], by_name(root, IMAGES), root),
+            "patient": table["PatientID"],
+            "study": table["StudyID"],
+            "view": table["Projection"],
+        }
+    )
+    if "PatientSex_DICOM" in table:
+        frame["sex"] = table["PatientSex_DICOM"]
+    if "PatientBirth" in table and "StudyDate_DICOM" in table:
+        frame["age"] = numbers(table["StudyDate_DICOM"].str[:4]) - numbers(table["PatientBirth"].str[:4])
+    frame = frame.join(multi_hot(found, names))
+    return finished(frame, Task(kind="multilabel", targets=names), notes, _SOURCE, root)
+
+
+def _label_list(text: str) -> list[str]:
+    """The labels of one image; the table writes them as a Python list, with stray blanks and empty names."""
+    try:
+        found = ast.literal_eval(text) if text else []
+    except (SyntaxError, ValueError):
+        return []
+    return sorted({str(label).strip() for label in found if str(label).strip()}) if isinstance(found, list) else []
+
+
+def _chosen(found: pd.Series, labels: tuple[str, ...], top: int, path: Path) -> tuple[str, ...]:
+    counts = Counter(label for one in found for label in one)
+    for label in labels:
+        if label not in counts:
+            raise _SOURCE.error(f'{path}: no image has the label "{label}"', nearest(label, counts))
+    frequent = sorted(counts, key=lambda label: (-counts[label], label))
+    return labels or tuple(frequent[:top])
