@@ -15,7 +15,7 @@ from slivit.task import Task
 
 _SOURCE = Source(
     "A folder of classes",
-    "your own disk",
+    "",
     "one folder for each class with files or folders of slices in it, and above them, if you like, train, val and test",
 )
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

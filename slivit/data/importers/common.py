@@ -26,7 +26,7 @@ class Source:
 
     Args:
         title: the name of the data set.
-        url: where it is to be had.
+        url: where it is to be had; empty for data of the user's own.
         layout: its folders and tables in a few words.
     """
 
@@ -37,7 +37,8 @@ class Source:
     def error(self, problem: str, hint: str = "") -> ManifestError:
         """An error that says what is wrong, how the data set is laid out, and where it is to be had."""
         stop = "" if problem.endswith((".", "?")) else "."
-        return ManifestError(f"{problem}{stop}{hint} {self.title} has {self.layout}; it is to be had at {self.url}")
+        where = f"; it is to be had at {self.url}" if self.url else ""
+        return ManifestError(f"{problem}{stop}{hint} {self.title} has {self.layout}{where}")
 
     def folder(self, root: Path, *names: str) -> Path:
         """The first folder of `names` in `root`, in whatever case; `root` itself where no name is given."""

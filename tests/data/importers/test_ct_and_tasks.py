@@ -146,5 +146,5 @@ def test_every_importer_is_described_and_refuses_a_missing_folder(tmp_path):
     for spec in specs:
         assert 20 < len(spec.description) <= 100
         assert "Args:" in spec.help or not spec.options
-        with pytest.raises(ManifestError, match=r"there is no such.*it is to be had at"):
+        with pytest.raises(ManifestError, match=r"there is no such.* has "):
             make_manifest(spec.name, tmp_path / "nowhere")
