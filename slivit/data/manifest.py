@@ -161,8 +161,9 @@ class Manifest:
         names = pd.Series(split, dtype=object).reindex(self._frame.index)
         names, problems = checks.split_names(as_text(names))
         frame = self._frame.assign(split=names)
-        found, warnings = _split_problems(frame, self.task, need)
-        gather([*problems, *found], self.source, ManifestError)
+        found, warnings = _target_problems(frame, self.task, need)
+        problems += [*checks.shared_patients(frame), *checks.empty_splits(frame, need), *found]
+        gather(problems, self.source, ManifestError)
         return Manifest(frame, self.task, self.source, (*self.warnings, *warnings))
 
     def with_train_fraction(self, fraction: float, *, seed: int = 0) -> Manifest:
@@ -231,31 +232,80 @@ def read_manifest(
     return _checked(read_table(path), task, str(csv), Path(root) if root else path.parent, rules)
 
 
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """A table as it is, with what is wrong with it.
+
+    Args:
+        frame: canonical columns; cells that could not be understood are as they were, or empty.
+        problems: what makes training or testing wrong, one sentence each.
+        warnings: what the user should know.
+    """
+
+    frame: pd.DataFrame
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def inspect_manifest(
+    csv: Path | str,
+    task: Task | None = None,
+    *,
+    columns: Columns | None = None,
+    root: Path | str | None = None,
+    patient_from_path: bool = False,
+    need_splits: Sequence[str] = (),
+) -> Inspection:
+    """Read a CSV of scans as `read_manifest` does, but tell what is wrong instead of raising; scans are not looked for.
+
+    Without a task the targets are not checked, and stay among the other columns.
+
+    Raises:
+        ManifestError: the file is no table at all, or has no column of paths.
+    """
+    rules = _Rules(
+        columns=columns or Columns(),
+        root=root,
+        check_files=False,
+        require_targets=task is not None,
+        patient_from_path=patient_from_path,
+        need_splits=need_splits,
+    )
+    raw = read_table(csv)
+    gather(missing_columns(raw, [rules.columns.path]), str(csv), ManifestError)
+    return _inspect(raw, task, Path(root) if root else Path(csv).parent, rules)
+
+
 def _checked(raw: pd.DataFrame, task: Task, source: str, base: Path, rules: _Rules) -> Manifest:
     """Bring a table to canonical columns, check it, and make the manifest."""
-    problems = _column_problems(raw, task, rules)
+    found = _inspect(raw, task, base, rules)
+    gather(found.problems, source, ManifestError)
+    return Manifest(found.frame, task, source, found.warnings)
+
+
+def _inspect(raw: pd.DataFrame, task: Task | None, base: Path, rules: _Rules) -> Inspection:
+    targets_wanted = task.targets if task else ()
+    problems = _column_problems(raw, targets_wanted, rules)
     base = Path(base).expanduser().absolute()
     core, found, warnings = _core(raw, base, rules)
     targets, wrong = _targets(raw, task, rules)
-    frame = pd.concat([core, targets, _others(raw, task, rules)], axis=1)
+    frame = pd.concat([core, targets, _others(raw, targets_wanted, rules)], axis=1)
     problems += [*found, *wrong, *checks.scan_problems(core["path"], base, rules.check_files)]
-    if not wrong and not problems:
-        found, told = _split_problems(frame, task, rules.need)
-        problems, warnings = found, [*warnings, *told]
-    else:
-        problems += checks.shared_patients(frame) + checks.empty_splits(frame, rules.need)
-    gather(problems, source, ManifestError)
-    return Manifest(frame, task, source, tuple(warnings))
+    problems += [*checks.shared_patients(frame), *checks.empty_splits(frame, rules.need)]
+    if task is not None and not problems:
+        problems, told = _target_problems(frame, task, rules.need)
+        warnings += told
+    return Inspection(frame, tuple(problems), tuple(warnings))
 
 
-def _column_problems(raw: pd.DataFrame, task: Task, rules: _Rules) -> list[str]:
+def _column_problems(raw: pd.DataFrame, targets: Sequence[str], rules: _Rules) -> list[str]:
     names = rules.columns
-    clash = [f'target "{t}" is also a column of paths, patients or splits' for t in task.targets if t in _CORE]
+    clash = [f'target "{t}" is also a column of paths, patients or splits' for t in targets if t in _CORE]
     wanted = [names.path] + ([] if rules.patient_from_path else [names.patient])
     if names.split != Columns().split:
         wanted.append(names.split)
     if rules.require_targets:
-        wanted += task.targets
+        wanted += targets
     problems = missing_columns(raw, wanted)
     if names.patient not in raw and not rules.patient_from_path:
         problems.append(
@@ -286,20 +336,21 @@ def _core(raw: pd.DataFrame, base: Path, rules: _Rules) -> tuple[pd.DataFrame, l
     return pd.DataFrame({"path": path, "patient": patient, "split": split}, index=raw.index), problems, warnings
 
 
-def _targets(raw: pd.DataFrame, task: Task, rules: _Rules) -> tuple[pd.DataFrame, list[str]]:
+def _targets(raw: pd.DataFrame, task: Task | None, rules: _Rules) -> tuple[pd.DataFrame, list[str]]:
+    if task is None:
+        return pd.DataFrame(index=raw.index), []
     found = {t: checks.read_targets(raw[t], task, rules.require_targets) for t in task.targets if t in raw}
     problems = [p for _, told in found.values() for p in told]
     return pd.DataFrame({t: column for t, (column, _) in found.items()}, index=raw.index), problems
 
 
-def _others(raw: pd.DataFrame, task: Task, rules: _Rules) -> pd.DataFrame:
+def _others(raw: pd.DataFrame, targets: Sequence[str], rules: _Rules) -> pd.DataFrame:
     """The columns that are neither core nor targets; one whose name is taken gets "_original" behind it."""
-    taken = {*rules.columns.model_dump().values(), *task.targets}
+    taken = {*rules.columns.model_dump().values(), *targets}
     others = {f"{c}_original" if c in _CORE else str(c): with_numbers(raw[c]) for c in raw.columns if c not in taken}
     return pd.DataFrame(others, index=raw.index)
 
 
-def _split_problems(frame: pd.DataFrame, task: Task, need: Sequence[str]) -> tuple[list[str], list[str]]:
+def _target_problems(frame: pd.DataFrame, task: Task, need: Sequence[str]) -> tuple[list[str], list[str]]:
     problems, warnings = checks.target_spread(frame, task, need)
-    problems += [*checks.shared_patients(frame), *checks.empty_splits(frame, need), *checks.unseen_classes(frame, task)]
-    return problems, warnings
+    return [*problems, *checks.unseen_classes(frame, task)], warnings

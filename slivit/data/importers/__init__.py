@@ -4,6 +4,15 @@
 """
 
 from slivit.data.importers.make import Imported, make_manifest
+from slivit.data.importers.medmnist import medmnist_manifest
 from slivit.data.importers.registry import ImporterSpec, importer, importer_spec, list_importers
 
-__all__ = ["Imported", "ImporterSpec", "importer", "importer_spec", "list_importers", "make_manifest"]
+__all__ = [
+    "Imported",
+    "ImporterSpec",
+    "importer",
+    "importer_spec",
+    "list_importers",
+    "make_manifest",
+    "medmnist_manifest",
+]
