@@ -34,7 +34,9 @@ class Data(Section):
         download: let medmnist download a set that is not in `root`.
         columns: the names of the manifest's columns.
         fractions: train, val and test fractions of patients, where the manifest has no split column.
-        split_seed: the seed of that split.
+        split_seed: the seed of every split that is made here.
+        val_from_train: where the manifest has train rows but no val rows, move this fraction of the training patients
+            to val; 0 makes that an error.
         train_fraction: keep this fraction of the training patients (label efficiency); nested for one seed.
         workers: processes that read scans; 0 reads in the training process.
         cache: folder of preprocessed slices; read anew each epoch where empty.
@@ -47,6 +49,7 @@ class Data(Section):
     columns: Columns = Columns()
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
     split_seed: int = 0
+    val_from_train: float = Field(default=0.0, ge=0, lt=1)
     train_fraction: float = Field(default=1.0, gt=0, le=1)
     workers: int = Field(default=2, ge=0)
     cache: str = ""

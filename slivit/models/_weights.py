@@ -16,7 +16,7 @@ from slivit.errors import CheckpointError, gather, one_of
 Weights = str | Path | Mapping[str, Any]
 State = dict[str, Tensor]
 
-FILES_IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
+FILES_IN_FOLDER = ("checkpoint/model.safetensors", "model.safetensors", "pytorch_model.bin")
 
 # What precedes the backbone's names in: a checkpoint of this project, a released slivit.pth, a released
 # feature_extractor.pth, Hugging Face's classifiers. What stands beside such names is no part of the backbone.

@@ -29,9 +29,13 @@ def load_manifest(
     Raises:
         ManifestError: all that was found wrong.
     """
+    if data.val_from_train:
+        need_splits = tuple(s for s in need_splits if s != "val")
     manifest = _read(data.manifest, data, task, need_splits)
     if split and not manifest.has_split:
         manifest = manifest.with_split(fractions=_fractions(data), seed=data.split_seed)
+    if data.val_from_train and "val" not in manifest.splits:
+        manifest = with_val_from_train(manifest, data.val_from_train, data.split_seed)
     if data.test_manifest:
         manifest = with_external_test(manifest, _read(data.test_manifest, data, task, ()))
     if data.train_fraction < 1:
@@ -39,6 +43,16 @@ def load_manifest(
     for warning in manifest.warnings:
         log.warning("%s: %s", manifest.source, warning)
     return manifest
+
+
+def with_val_from_train(manifest: Manifest, fraction: float, seed: int) -> Manifest:
+    """Move a stratified fraction of the training patients to val, as data sets without one need it."""
+    from slivit.data.splits import split_patients
+
+    frame = manifest.frame
+    train = frame[frame["split"] == "train"]
+    divided = split_patients(train, manifest.task, fractions=(1 - fraction, fraction, 0.0), seed=seed)
+    return manifest.with_split(divided.reindex(frame.index).fillna(frame["split"]))
 
 
 def with_external_test(manifest: Manifest, external: Manifest) -> Manifest:
