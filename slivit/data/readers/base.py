@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -164,3 +165,19 @@ class Recounted(Exception):
     def __init__(self, scan: Scan) -> None:
         super().__init__(scan.info.source)
         self.scan = scan
+
+
+def needed(module: str, extra: str, source: str) -> Any:
+    """Return an optional package, or raise with the command that installs it.
+
+    Args:
+        module: the package, under its import name.
+        extra: the extra of slivit that brings it.
+        source: the file that needs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ReadError(
+            f"{source}: reading this format needs the package {module}. Install it with: pip install 'slivit[{extra}]'"
+        ) from error

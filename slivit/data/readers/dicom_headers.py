@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from slivit.data.readers.base import Array, check_size, decoding
+from slivit.data.readers.dicom_scan import PlainHeader, plain_header
 from slivit.data.readers.entries import Entry
 from slivit.errors import ReadError
 
@@ -16,42 +18,42 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _MAGIC_AT = 128
-TAGS = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "SeriesDescription",
-    "Modality",
-    "InstanceNumber",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "ImagerPixelSpacing",
-    "NominalScannedPixelSpacing",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "ModalityLUTSequence",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-    "GridFrameOffsetVector",
-    "DoseGridScaling",
-    "SequenceOfUltrasoundRegions",
-]
+TAGS = {
+    0x00080016: "SOPClassUID",
+    0x00080018: "SOPInstanceUID",
+    0x00080060: "Modality",
+    0x0008103E: "SeriesDescription",
+    0x00180050: "SliceThickness",
+    0x00180088: "SpacingBetweenSlices",
+    0x00181164: "ImagerPixelSpacing",
+    0x00182010: "NominalScannedPixelSpacing",
+    0x00186011: "SequenceOfUltrasoundRegions",
+    0x0020000E: "SeriesInstanceUID",
+    0x00200011: "SeriesNumber",
+    0x00200013: "InstanceNumber",
+    0x00200032: "ImagePositionPatient",
+    0x00200037: "ImageOrientationPatient",
+    0x00280002: "SamplesPerPixel",
+    0x00280004: "PhotometricInterpretation",
+    0x00280008: "NumberOfFrames",
+    0x00280010: "Rows",
+    0x00280011: "Columns",
+    0x00280030: "PixelSpacing",
+    0x00280100: "BitsAllocated",
+    0x00280101: "BitsStored",
+    0x00280103: "PixelRepresentation",
+    0x00281052: "RescaleIntercept",
+    0x00281053: "RescaleSlope",
+    0x00283000: "ModalityLUTSequence",
+    0x3004000C: "GridFrameOffsetVector",
+    0x3004000E: "DoseGridScaling",
+    0x52009229: "SharedFunctionalGroupsSequence",
+    0x52009230: "PerFrameFunctionalGroupsSequence",
+}
+_TAG_OF = {keyword: tag for tag, keyword in TAGS.items()}
 
 Vector = tuple[float, ...]
+Get = Callable[[str], Any]
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Frame:
         has_lut: whether a Modality LUT stands in the place of slope and intercept.
         stored: the type of the stored values.
         bits: how many of its bits are used.
+        pixels_at: where in the file the pixels of frame 0 start, if they are stored as they are; else None.
     """
 
     entry: Entry
@@ -103,6 +106,12 @@ class Frame:
     has_lut: bool
     stored: np.dtype[Any]
     bits: int
+    pixels_at: int | None
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one uncompressed frame."""
+        return self.shape[0] * self.shape[1] * self.stored.itemsize
 
 
 def read_dataset(entry: Entry, source: str, *, pixels: bool) -> Dataset | None:
@@ -116,31 +125,46 @@ def read_dataset(entry: Entry, source: str, *, pixels: bool) -> Dataset | None:
     from pydicom import dcmread
 
     with entry.open() as stream:
-        stream.seek(_MAGIC_AT)
-        is_part10 = stream.read(4) == b"DICM"
-        stream.seek(0)
-        if not is_part10 and not _looks_bare(stream.read(8)):
+        head = stream.read(_MAGIC_AT + 4)
+        is_part10 = head[_MAGIC_AT:] == b"DICM"
+        if not is_part10 and not _looks_bare(head):
             return None
         stream.seek(0)
         with decoding(source, "DICOM"):
-            options: dict[str, Any] = {} if pixels else {"stop_before_pixels": True, "specific_tags": TAGS}
+            options: dict[str, Any] = {} if pixels else {"stop_before_pixels": True, "specific_tags": list(TAGS)}
             return dcmread(stream, force=not is_part10, **options)
 
 
 def _looks_bare(head: bytes) -> bool:
     """True where a file without the DICOM preamble starts like a dataset: with an element of a low, even group."""
-    return len(head) == 8 and head[:2] in (b"\x02\0", b"\x08\0", b"\0\x08")
+    return head[:2] in (b"\x02\0", b"\x08\0", b"\0\x08")
 
 
 def read_frames(entry: Entry, source: str) -> list[Frame] | str | None:
     """Return the frames of a file; a few words where it is a DICOM file without an image; None where no DICOM."""
+    with decoding(source, "DICOM"), entry.open() as stream:
+        plain = plain_header(stream, TAGS)
+    if plain is not None and plain.get("Rows") and plain.get("Columns"):
+        return list(_frames(plain.get, entry, plain))
     dataset = read_dataset(entry, source, pixels=False)
     if dataset is None:
         return None
+    if "Rows" not in dataset or "Columns" not in dataset:
+        return _without_image(dataset, source)
     with decoding(source, "DICOM"):
-        if "Rows" not in dataset or "Columns" not in dataset:
-            return _without_image(dataset, source)
-        return list(_frames(dataset, entry))
+        return list(_frames(_getter(dataset), entry, None))
+
+
+def _getter(dataset: Dataset) -> Get:
+    """Return a lookup by keyword that takes a value which pydicom cannot convert for an absent one."""
+
+    def get(keyword: str) -> Any:
+        try:
+            return dataset[_TAG_OF[keyword]].value
+        except (KeyError, ValueError, TypeError, OverflowError):
+            return None
+
+    return get
 
 
 def _without_image(dataset: Dataset, source: str) -> str:
@@ -152,54 +176,64 @@ def _without_image(dataset: Dataset, source: str) -> str:
     return name
 
 
-def _frames(dataset: Dataset, entry: Entry) -> Iterator[Frame]:
-    whole = _whole(dataset, entry)
-    count = max(1, int(dataset.get("NumberOfFrames") or 1))
+def _frames(get: Get, entry: Entry, plain: PlainHeader | None) -> Iterator[Frame]:
+    whole = _whole(get, entry)
+    count = max(1, int(_number(get("NumberOfFrames")) or 1))
     check_size(entry.name, (count, *whole.shape), 1, entry.size)
-    groups = dataset.get("PerFrameFunctionalGroupsSequence")
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [None])[0]
+    whole = replace(whole, pixels_at=None if plain is None else _native_start(whole, plain, count))
+    groups = get("PerFrameFunctionalGroupsSequence")
     if groups is not None and len(groups) == count:
+        shared = (get("SharedFunctionalGroupsSequence") or [None])[0]
         for index, own in enumerate(groups):
             yield _functional(replace(whole, index=index), shared, own)
         return
-    offsets = dataset.get("GridFrameOffsetVector")
+    offsets = get("GridFrameOffsetVector")
     for index in range(count):
         yield _plain_frame(whole, index, count, offsets)
 
 
-def _whole(dataset: Dataset, entry: Entry) -> Frame:
+def _native_start(whole: Frame, plain: PlainHeader, count: int) -> int | None:
+    """Return where the pixels start, where they are stored as they are: grey, uncompressed, of the right length."""
+    grey = plain.get("SamplesPerPixel") == 1 and whole.photometric.startswith("MONOCHROME")
+    usual = plain.get("BitsAllocated") in (8, 16, 32) and plain.get("PixelRepresentation") in (0, 1)
+    needed = count * whole.frame_bytes
+    if grey and usual and whole.bits <= 8 * whole.stored.itemsize and plain.pixel_bytes in (needed, needed + 1):
+        return plain.pixels_at
+    return None
+
+
+def _whole(get: Get, entry: Entry) -> Frame:
     """Return what the file's own header says of all its frames."""
-    series = Series(
-        str(dataset.get("SeriesInstanceUID") or ""),
-        _text(dataset.get("SeriesNumber")),
-        _text(dataset.get("SeriesDescription")),
-        _text(dataset.get("Modality")),
+    uid, number, description, modality = (
+        _text(get(name)) for name in ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality")
     )
-    slope = _number(dataset.get("DoseGridScaling")) or _number(dataset.get("RescaleSlope"))
+    slope = _number(get("DoseGridScaling")) or _number(get("RescaleSlope"))
     return Frame(
         entry=entry,
         index=0,
-        series=series,
-        instance=int(_number(dataset.get("InstanceNumber")) or 0),
-        uid=str(dataset.get("SOPInstanceUID") or ""),
-        shape=(int(dataset.Rows), int(dataset.Columns)),
-        position=_vector(dataset.get("ImagePositionPatient"), 3),
-        orientation=_orientation(dataset.get("ImageOrientationPatient")),
-        pixel_spacing=_pixel_spacing(dataset),
-        thickness=_positive(dataset.get("SpacingBetweenSlices")) or _positive(dataset.get("SliceThickness")),
+        series=Series(uid, number, description, modality),
+        instance=int(_number(get("InstanceNumber")) or 0),
+        uid=_text(get("SOPInstanceUID")),
+        shape=(int(get("Rows")), int(get("Columns"))),
+        position=_vector(get("ImagePositionPatient"), 3),
+        orientation=_orientation(get("ImageOrientationPatient")),
+        pixel_spacing=_pixel_spacing(get),
+        thickness=_positive(get("SpacingBetweenSlices")) or _positive(get("SliceThickness")),
         slope=1.0 if slope is None else slope,
-        intercept=_number(dataset.get("RescaleIntercept")) or 0.0,
-        photometric=_text(dataset.get("PhotometricInterpretation")),
-        has_lut=bool(dataset.get("ModalityLUTSequence")),
-        stored=_stored_type(dataset),
-        bits=int(_number(dataset.get("BitsStored")) or _number(dataset.get("BitsAllocated")) or 16),
+        intercept=_number(get("RescaleIntercept")) or 0.0,
+        photometric=_text(get("PhotometricInterpretation")),
+        has_lut=bool(get("ModalityLUTSequence")),
+        stored=_stored_type(get),
+        bits=int(_number(get("BitsStored")) or _number(get("BitsAllocated")) or 16),
+        pixels_at=None,
     )
 
 
-def _stored_type(dataset: Dataset) -> np.dtype[Any]:
+def _stored_type(get: Get) -> np.dtype[Any]:
     """Return the type of the stored values; without PixelRepresentation they are floats (Float Pixel Data)."""
-    size = max(1, int(_number(dataset.get("BitsAllocated")) or 16) // 8)
-    signed = dataset.get("PixelRepresentation")
+    bits = int(_number(get("BitsAllocated")) or 16)
+    size = next((size for size in (1, 2, 4, 8) if bits <= 8 * size), 8)
+    signed = get("PixelRepresentation")
     kind = "f" if signed is None and size >= 4 else "i" if signed == 1 else "u"
     return np.dtype(f"{kind}{size}")
 
@@ -241,6 +275,7 @@ def _functional(whole: Frame, shared: Dataset | None, own: Dataset) -> Frame:
     return replace(whole, **changes)
 
 
+@lru_cache(maxsize=256)
 def normal(orientation: Vector) -> Array:
     """Return the direction across the slices: row direction x column direction."""
     return np.cross(orientation[:3], orientation[3:])
@@ -277,12 +312,12 @@ def _orientation(value: Any) -> Vector | None:
     return cosines if cosines is not None and np.linalg.norm(normal(cosines)) > 0.5 else None
 
 
-def _pixel_spacing(dataset: Dataset) -> Vector | None:
+def _pixel_spacing(get: Get) -> Vector | None:
     for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        spacing = _vector(dataset.get(name), 2)
+        spacing = _vector(get(name), 2)
         if spacing is not None and min(spacing) > 0:
             return spacing
-    regions = dataset.get("SequenceOfUltrasoundRegions")
+    regions = get("SequenceOfUltrasoundRegions")
     if regions and regions[0].get("PhysicalUnitsXDirection") == 3:  # 3 is centimetres
         steps = [_positive(regions[0].get(f"PhysicalDelta{axis}")) for axis in "YX"]
         if None not in steps:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -40,11 +40,27 @@ def value_type(frames: Sequence[Frame]) -> np.dtype[Any]:
 
 def decode(frames: Sequence[Frame], source: str) -> list[Array]:
     """Return the (rows, columns) grey values of frames that lie in one file."""
+    if all(frame.pixels_at is not None for frame in frames):
+        with frames[0].entry.open() as stream:
+            return [_finished(_native(frame, stream), frame) for frame in frames]
     dataset = read_dataset(frames[0].entry, source, pixels=True)
     if dataset is None:
         raise ReadError(f"{source}: is no longer a DICOM file. Copy it again.")
     _name_syntax(dataset)
     return [_grey(frame, dataset) for frame in frames]
+
+
+def _native(frame: Frame, stream: BinaryIO) -> Array:
+    """Return the stored values of a frame that lies in the file as it is."""
+    stream.seek((frame.pixels_at or 0) + frame.index * frame.frame_bytes)
+    raw = stream.read(frame.frame_bytes)
+    if len(raw) < frame.frame_bytes:
+        raise ValueError(f"the pixels end after {len(raw)} of {frame.frame_bytes} bytes")
+    pixels = np.frombuffer(raw, frame.stored.newbyteorder("<")).reshape(frame.shape)
+    spare = 8 * frame.stored.itemsize - frame.bits
+    if spare == 0:
+        return pixels
+    return (pixels << spare) >> spare  # what lies in unused bits is undefined
 
 
 def _name_syntax(dataset: Dataset) -> None:
@@ -67,9 +83,12 @@ def _grey(frame: Frame, dataset: Dataset) -> Array:
         pixels = apply_color_lut(pixels, dataset)
     if pixels.ndim == 3:
         return to_grey(pixels)
-    if is_inverted(frame):
-        pixels = _inverted(pixels, frame.bits)
-    return apply_modality_lut(pixels, dataset) if frame.has_lut else rescale(pixels, frame.slope, frame.intercept)
+    return apply_modality_lut(pixels, dataset) if frame.has_lut else _finished(pixels, frame)
+
+
+def _finished(pixels: Array, frame: Frame) -> Array:
+    """Return stored values in their unit, bright as bright."""
+    return rescale(_inverted(pixels, frame.bits) if is_inverted(frame) else pixels, frame.slope, frame.intercept)
 
 
 def _inverted(pixels: Array, bits: int) -> Array:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from slivit.data.readers.base import Affine, Array, natural_key
-from slivit.data.readers.dicom_headers import Frame, normal
+from slivit.data.readers.dicom_headers import Frame, Vector, normal
 from slivit.data.readers.geometry import LPS_TO_RAS
 from slivit.errors import ReadError, nearest
 
 _SAME_PLACE = 1e-3  # mm: positions nearer than this are the same
+_SAME_DIRECTION = 0.01  # direction cosines nearer than this are the same
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,36 @@ def _labelled(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
     The label is the series number; "3.1", "3.2" where one series holds several stacks (as localizers do); the UID
     where two series have the same number or none.
     """
-    by_uid: dict[str, dict[tuple, list[Frame]]] = {}
+    by_uid: dict[str, list[Frame]] = {}
     for frame in frames:
-        plane = None if frame.orientation is None else tuple(round(v, 2) + 0.0 for v in frame.orientation)
-        by_uid.setdefault(frame.series.uid, {}).setdefault((frame.shape, plane), []).append(frame)
-    numbers = Counter(next(iter(stacks.values()))[0].series.number for stacks in by_uid.values())
+        by_uid.setdefault(frame.series.uid, []).append(frame)
+    numbers = Counter(members[0].series.number for members in by_uid.values())
     groups: dict[str, list[Frame]] = {}
-    for uid, stacks in by_uid.items():
-        number = next(iter(stacks.values()))[0].series.number
+    for uid, members in by_uid.items():
+        number = members[0].series.number
         label = number if number and numbers[number] == 1 else uid or "without UID"
-        for place, stack in enumerate(stacks.values(), start=1):
+        stacks = _stacks(members)
+        for place, stack in enumerate(stacks, start=1):
             groups[label if len(stacks) == 1 else f"{label}.{place}"] = stack
     return groups
+
+
+def _stacks(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Split a series where the shape or the orientation changes; scanners jitter, so nearly alike is alike."""
+    stacks: dict[tuple[tuple[int, int], Vector | None], list[Frame]] = {}
+    known: dict[tuple[tuple[int, int], Vector | None], tuple[tuple[int, int], Vector | None]] = {}
+    for frame in frames:
+        key = frame.shape, frame.orientation
+        if key not in known:
+            known[key] = next((old for old in stacks if _alike(old, key)), key)
+        stacks.setdefault(known[key], []).append(frame)
+    return list(stacks.values())
+
+
+def _alike(old: tuple[tuple[int, int], Vector | None], new: tuple[tuple[int, int], Vector | None]) -> bool:
+    if old[0] != new[0] or old[1] is None or new[1] is None:
+        return old == new
+    return bool(np.abs(np.subtract(old[1], new[1])).max() < _SAME_DIRECTION)
 
 
 def _listing(groups: dict[str, list[Frame]], limit: int = 40) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from slivit.data.readers import dicom, frames, nifti, npz, sniff, video
+from slivit.data.readers import dicom, frames, heidelberg, itk, nifti, npz, sniff, video
 from slivit.data.readers.base import Recounted, Scan, ScanInfo
-from slivit.data.readers.entries import file_entry, folder_entries
+from slivit.data.readers.sniff import Found
 from slivit.errors import ReadError, nearest, one_of
 from slivit.volume import Volume
 
@@ -30,7 +30,7 @@ class Reader:
         what: a few words for people.
         suffixes: the file names it is known by; the content counts more.
         options: the keywords of `read_volume` that it takes.
-        open: takes the path, its name for messages and the options.
+        open: takes what was found at the path, its name for messages, and the options.
     """
 
     name: str
@@ -40,34 +40,51 @@ class Reader:
     open: Callable[..., Scan]
 
 
-def _open_dicom(path: Path, source: str, **options: Any) -> Scan:
-    entries = folder_entries(path) if path.is_dir() else [file_entry(path)]
-    return dicom.open_dicom(entries, source, **options)
+def _readers() -> Iterator[Reader]:
+    grid = ("axis", "frame")
+    yield Reader("dicom", "DICOM file, series folder or zip", dicom.SUFFIXES, ("series", *grid), _open_dicom)
+    yield Reader("nifti", "NIfTI or Analyze file", nifti.SUFFIXES, grid, _open_nifti)
+    yield Reader("image", "image or multi-page TIFF", frames.SUFFIXES, (), _open_image)
+    yield Reader("frames", "folder or zip of image frames", (), (), _open_frames)
+    yield Reader("video", "video clip", video.SUFFIXES, (), _open_video)
+    yield Reader("npz", "item of a MedMNIST archive (FILE.npz#train/0)", (".npz",), ("item", "check_md5"), _open_npz)
+    yield Reader("itk", "MetaImage or NRRD file", itk.SUFFIXES, grid, _open_itk)
+    yield Reader("heidelberg", "Heidelberg OCT volume", heidelberg.SUFFIXES, ("series",), _open_heidelberg)
 
 
-def _open_frames(path: Path, source: str) -> Scan:
-    return frames.open_frames(folder_entries(path), source)
+def _open_dicom(found: Found, source: str, **options: Any) -> Scan:
+    return dicom.open_dicom(found.entries, source, **options)
 
 
-def _open_image(path: Path, source: str) -> Scan:
-    return frames.open_image(file_entry(path), source)
+def _open_nifti(found: Found, source: str, **options: Any) -> Scan:
+    return nifti.open_nifti(found.entries[0], source, **options)
 
 
-_GRID = ("axis", "frame")
+def _open_image(found: Found, source: str) -> Scan:
+    return frames.open_image(found.entries[0], source)
 
-READERS: dict[str, Reader] = {
-    reader.name: reader
-    for reader in (
-        Reader("dicom", "DICOM file or series folder", dicom.SUFFIXES, ("series", "axis", "frame"), _open_dicom),
-        Reader(
-            "nifti", "NIfTI or Analyze file", (".nii", ".nii.gz", ".hdr", ".img"), ("axis", "frame"), nifti.open_nifti
-        ),
-        Reader("image", "image or multi-page TIFF", frames.SUFFIXES, (), _open_image),
-        Reader("frames", "folder of image frames", (), (), _open_frames),
-        Reader("video", "video clip", video.SUFFIXES, (), video.open_video),
-        Reader("npz", "item of a MedMNIST archive (FILE.npz#train/0)", (".npz",), ("check_md5",), npz.open_npz),
-    )
-}
+
+def _open_frames(found: Found, source: str) -> Scan:
+    return frames.open_frames(found.entries, source)
+
+
+def _open_video(found: Found, source: str) -> Scan:
+    return video.open_video(found.path, source)
+
+
+def _open_npz(found: Found, source: str, **options: Any) -> Scan:
+    return npz.open_npz(found.path, source, **options)
+
+
+def _open_itk(found: Found, source: str, **options: Any) -> Scan:
+    return itk.open_itk(found.path, source, **options)
+
+
+def _open_heidelberg(found: Found, source: str, **options: Any) -> Scan:
+    return heidelberg.open_heidelberg(found.path, source, **options)
+
+
+READERS: dict[str, Reader] = {reader.name: reader for reader in _readers()}
 
 
 def supported_formats() -> dict[str, str]:
@@ -116,12 +133,13 @@ def open_scan(path: str | os.PathLike[str], **options: Any) -> Scan:
     file, item = Path(source), ""
     if not file.exists() and "#" in source:
         file, item = npz.split_item(source)
-    reader = READERS[sniff.recognise(file, source, {r.name: r.suffixes for r in READERS.values()})]
-    _check_options(given, reader, source)
-    if reader.name == "npz":
+    if item:
         given["item"] = item
+    found = sniff.recognise(file, source, {r.name: r.suffixes for r in READERS.values()})
+    reader = READERS[found.format]
+    _check_options(given, reader, source)
     try:
-        return reader.open(file, source, **given)
+        return reader.open(found, source, **given)
     except OSError as error:
         raise ReadError(f"{source}: cannot be opened ({error.strerror or error}).") from error
 

@@ -2,69 +2,79 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from slivit.data.readers import geometry
 from slivit.data.readers.base import COLOUR_NOTE, Affine, Array, Scan, ScanInfo, check_size, decoding, rescale, to_grey
+from slivit.data.readers.entries import Entry
 from slivit.errors import ReadError
-
-if TYPE_CHECKING:
-    from nibabel.spatialimages import SpatialImage
 
 _TO_MM = {"meter": 1000.0, "micron": 0.001}
 
 
-def open_nifti(path: Path, source: str, *, axis: str = "axial", frame: int | None = None) -> Scan:
+SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
+
+
+def open_nifti(entry: Entry, source: str, *, axis: str = "axial", frame: int | None = None) -> Scan:
     """Open a NIfTI file, turned to the view described in `geometry`.
 
     An uncompressed file is mapped into memory, so that only the pages of the chosen slices are read; a gzipped one
     has to be unpacked whole.
 
     Args:
-        path: a .nii, .nii.gz, .hdr or .img file.
+        entry: a .nii, .nii.gz, .hdr or .img file.
         source: its name for messages.
         axis: "axial", "coronal" or "sagittal": the axis across slices.
         frame: which volume of a 4D series, from 0.
     """
-    import nibabel
-    from nibabel.imageglobals import LoggingOutputSuppressor
-
     geometry.check_axis(axis, source)
-    with decoding(source, "NIfTI"), LoggingOutputSuppressor():
-        image: Any = nibabel.load(path)
-    return open_image(image, source, path.stat().st_size, axis, frame)
-
-
-def open_image(image: SpatialImage, source: str, stored: int, axis: str, frame: int | None) -> Scan:
-    """Return the scan of a nibabel image whose file has `stored` bytes."""
     with decoding(source, "NIfTI"):
+        image = _image(entry)
         shape = image.shape
-        pick = _frame_index(shape, frame, source)
-        grid = tuple(shape[:3]) + (1,) * (3 - len(shape))
-        kind = _value_type(image.get_data_dtype(), source)
-        check_size(source, shape, image.get_data_dtype().itemsize, stored)
+        kind = image.get_data_dtype()
+        check_size(source, shape, kind.itemsize, entry.size)
+        pick = frame_index(shape, frame, source)
+        if kind.kind == "c":
+            raise ReadError(
+                f"{source}: the values are complex numbers. Save the magnitude or the phase as its own file."
+            )
         affine, notes = _affine(image)
+        dtype = str(_scaled(np.zeros(1, kind), image).dtype)
+    grid = tuple(shape[:3]) + (1,) * (3 - len(shape))
     seen = geometry.view(grid, affine, source, axis)
     if kind.names:
         notes += (COLOUR_NOTE,)
 
     def load(indices: Sequence[int]) -> Array:
         with decoding(source, "NIfTI"):
-            proxy: Any = image.dataobj
-            raw: Array = np.asanyarray(proxy.get_unscaled())
+            raw: Array = np.asanyarray(image.dataobj.get_unscaled())
             # The turned grid is a view: on a memory-mapped file only the chosen slices are read from disk.
             picked = np.array(seen.turn(raw[pick].reshape(grid))[list(indices)])
             return _scaled(picked, image)
 
-    dtype = str(_scaled(np.zeros(1, image.get_data_dtype()), image).dtype)
     return Scan(ScanInfo("nifti", seen.shape, dtype, seen.spacing, source, seen.affine, notes), load)
 
 
-def _frame_index(shape: tuple[int, ...], frame: int | None, source: str) -> tuple[Any, ...]:
+def _image(entry: Entry) -> Any:
+    """Return the nibabel image of a file on disk, or of the bytes of one in an archive."""
+    import nibabel
+    from nibabel.imageglobals import LoggingOutputSuppressor
+
+    with LoggingOutputSuppressor():
+        if entry.path is not None:
+            return nibabel.load(entry.path)
+        with entry.open() as stream:
+            raw = stream.read()
+        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        kind = nibabel.Nifti2Image if content[4:8] == b"n+2\0" else nibabel.Nifti1Image
+        return kind.from_bytes(content)
+
+
+def frame_index(shape: tuple[int, ...], frame: int | None, source: str) -> tuple[Any, ...]:
     """Return the index that picks one 3D grid."""
     extra = [size for size in shape[3:] if size != 1]
     if not extra:
@@ -83,16 +93,10 @@ def _frame_index(shape: tuple[int, ...], frame: int | None, source: str) -> tupl
     return (..., *(frame if size == extra[0] else 0 for size in shape[3:]))
 
 
-def _value_type(kind: np.dtype[Any], source: str) -> np.dtype[Any]:
-    if kind.kind == "c":
-        raise ReadError(f"{source}: the values are complex numbers. Save the magnitude or the phase as its own file.")
-    return kind
-
-
-def _affine(image: SpatialImage) -> tuple[Affine, tuple[str, ...]]:
+def _affine(image: Any) -> tuple[Affine, tuple[str, ...]]:
     """Return the affine to RAS mm, and notes."""
     affine = np.array(image.affine, dtype=np.float64)
-    header: Any = image.header
+    header = image.header
     notes: tuple[str, ...] = ()
     if hasattr(header, "get_xyzt_units"):
         unit = header.get_xyzt_units()[0]
@@ -103,7 +107,7 @@ def _affine(image: SpatialImage) -> tuple[Affine, tuple[str, ...]]:
     return affine, notes
 
 
-def _scaled(stored: Array, image: SpatialImage) -> Array:
+def _scaled(stored: Array, image: Any) -> Array:
     """Return the values in native byte order, grey, with the header's slope and intercept applied."""
     if stored.dtype.names:
         channels = [stored[name] for name in stored.dtype.names[:3]]
@@ -111,5 +115,4 @@ def _scaled(stored: Array, image: SpatialImage) -> Array:
     native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     if native.dtype.kind == "f" and native.dtype.itemsize > 8:
         native = native.astype(np.float64)
-    proxy: Any = image.dataobj
-    return rescale(native, float(proxy.slope), float(proxy.inter))
+    return rescale(native, float(image.dataobj.slope), float(image.dataobj.inter))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from slivit.data.readers.entries import Entry, folder_entries
+from slivit.data.readers.entries import Entry, file_entry, folder_entries, zip_entries
 from slivit.errors import ReadError, nearest
 
 _HEAD = 512
@@ -16,15 +17,37 @@ _STARTS = {
     b"MM\0*": "image",
     b"II+\0": "image",
     b"MM\0+": "image",
+    b"PK\x03\x04": "zip",
     b"\0\0\x01\xba": "video",
     b"\0\0\x01\xb3": "video",
     b"\x1a\x45\xdf\xa3": "video",
+    b"NRRD000": "itk",
+    b"HSF-OCT-": "heidelberg",
+    b"CMDb": "heidelberg",
 }
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+_IN_MEMORY = ("dicom", "image", "nifti")  # what can be read from inside a zip
+
+Suffixes = Mapping[str, Sequence[str]]
 
 
-def recognise(path: Path, source: str, suffixes: Mapping[str, Sequence[str]]) -> str:
-    """Return the name of the format of a file or folder.
+@dataclass(frozen=True)
+class Found:
+    """What a path holds.
+
+    Args:
+        format: the name of its reader.
+        path: the file or folder.
+        entries: its files: all those below a folder or inside an archive, or the one.
+    """
+
+    format: str
+    path: Path
+    entries: Sequence[Entry]
+
+
+def recognise(path: Path, source: str, suffixes: Suffixes) -> Found:
+    """Return the format and the files of a path.
 
     Args:
         path: the file or folder.
@@ -34,17 +57,27 @@ def recognise(path: Path, source: str, suffixes: Mapping[str, Sequence[str]]) ->
     if not path.exists():
         raise ReadError(f"{source}: no such file or folder.{_near(path)}")
     if path.is_dir():
-        return _recognise_folder(folder_entries(path), source, suffixes)
+        entries = folder_entries(path)
+        return Found(_recognise_many(entries, source, "folder", suffixes), path, entries)
     if not path.is_file():
         raise ReadError(f"{source}: is neither a file nor a folder.")
-    with path.open("rb") as stream:
+    entry = file_entry(path)
+    kind = recognise_file(entry, source, suffixes)
+    if kind == "zip":
+        return _recognise_zip(path, source, suffixes)
+    return Found(kind, path, [entry])
+
+
+def recognise_file(entry: Entry, source: str, suffixes: Suffixes) -> str:
+    """Return the format of one file, or "zip"."""
+    with entry.open() as stream:
         head = stream.read(_HEAD)
     if not head:
         raise ReadError(f"{source}: the file is empty. Copy or export it again.")
-    found = by_content(head, path.name) or by_name(path.name, suffixes)
+    found = by_content(head, entry.name) or by_name(entry.name, suffixes)
     if found is None:
         known = ", ".join(s for group in suffixes.values() for s in group)
-        raise ReadError(f"{source}: is of no known format. Known are {known}, and DICOM files of any name.")
+        raise ReadError(f"{source}: is of no known format. Known are {known}, .zip, and DICOM files of any name.")
     return found
 
 
@@ -52,8 +85,8 @@ def by_content(head: bytes, name: str) -> str | None:
     """Return the format that the first 512 bytes of a file prove, or None."""
     if head[128:132] == b"DICM":
         return "dicom"
-    if head[:4] == b"PK\x03\x04":
-        return "npz" if name.casefold().endswith(".npz") else None
+    if head[:4] == b"PK\x03\x04" and name.casefold().endswith(".npz"):
+        return "npz"
     if head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] == b"n+2\0":
         return "nifti"
     if head[4:8] in _BOXES or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
@@ -61,16 +94,16 @@ def by_content(head: bytes, name: str) -> str | None:
     return next((kind for start, kind in _STARTS.items() if head.startswith(start)), None)
 
 
-def by_name(name: str, suffixes: Mapping[str, Sequence[str]]) -> str | None:
+def by_name(name: str, suffixes: Suffixes) -> str | None:
     """Return the format that a file name stands for, or None."""
     folded = name.casefold()
     return next((kind for kind, ends in suffixes.items() if folded.endswith(tuple(ends))), None)
 
 
-def _recognise_folder(entries: Sequence[Entry], source: str, suffixes: Mapping[str, Sequence[str]]) -> str:
-    """Return "dicom" where a file of the folder is DICOM, "frames" where they are images."""
+def _recognise_many(entries: Sequence[Entry], source: str, place: str, suffixes: Suffixes) -> str:
+    """Return "dicom" where a file among many is DICOM, "frames" where they are images."""
     if not entries:
-        raise ReadError(f"{source}: the folder is empty.")
+        raise ReadError(f"{source}: the {place} is empty.")
     names = [by_name(entry.name, suffixes) for entry in entries]
     if "dicom" in names or any(_is_dicom(e) for e, kind in zip(entries, names, strict=True) if kind is None):
         return "dicom"
@@ -78,14 +111,24 @@ def _recognise_folder(entries: Sequence[Entry], source: str, suffixes: Mapping[s
         return "frames"
     held = next((e.name for e, kind in zip(entries, names, strict=True) if kind), None)
     if held is not None:
-        raise ReadError(f"{source}: is a folder without DICOM or image files. Give the path of a file: {held!r}.")
-    raise ReadError(f"{source}: the folder has no file of a known format (DICOM, TIFF, PNG, JPEG, BMP).")
+        raise ReadError(f"{source}: is a {place} without DICOM or image files. Give the path of a file: {held!r}.")
+    raise ReadError(f"{source}: the {place} has no file of a known format (DICOM, TIFF, PNG, JPEG, BMP).")
+
+
+def _recognise_zip(path: Path, source: str, suffixes: Suffixes) -> Found:
+    """Return what an archive holds: a series, frames, or one file of a format that is read in memory."""
+    entries = zip_entries(path, source)
+    if len(entries) != 1:
+        return Found(_recognise_many(entries, source, "zip archive", suffixes), path, entries)
+    kind = recognise_file(entries[0], f"{source}/{entries[0].name}", suffixes)
+    if kind not in _IN_MEMORY:
+        raise ReadError(f"{source}: holds {entries[0].name!r}, which is not read from inside an archive. Unpack it.")
+    return Found(kind, path, entries)
 
 
 def _is_dicom(entry: Entry) -> bool:
     with entry.open() as stream:
-        head = stream.read(_HEAD)
-    return by_content(head, entry.name) == "dicom"
+        return by_content(stream.read(_HEAD), entry.name) == "dicom"
 
 
 def _near(path: Path) -> str:

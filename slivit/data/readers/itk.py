@@ -1,0 +1,115 @@
+"""MetaImage and NRRD files, through SimpleITK (an optional extra)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slivit.data.readers import geometry
+from slivit.data.readers.base import COLOUR_NOTE, Affine, Array, Scan, ScanInfo, check_size, decoding, needed, to_grey
+from slivit.data.readers.nifti import frame_index
+from slivit.errors import ReadError
+
+SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
+_DETACHED = (".mhd", ".nhdr")  # headers whose values lie in another file
+
+
+def open_itk(path: Path, source: str, *, axis: str = "axial", frame: int | None = None) -> Scan:
+    """Open a MetaImage or NRRD file, turned to the view described in `geometry`.
+
+    Only the slab that spans the chosen slices is read, where the file is uncompressed.
+
+    Args:
+        path: the file, or the header of a detached pair.
+        source: its name for messages.
+        axis: "axial", "coronal" or "sagittal": the axis across slices.
+        frame: which volume of a 4D series, from 0.
+    """
+    geometry.check_axis(axis, source)
+    with decoding(source, "MetaImage or NRRD"):
+        header = _header(path, source)
+        shape = tuple(header.GetSize())
+        channels = header.GetNumberOfComponents()
+        kind = _value_type(header, source)
+        if path.suffix.casefold() not in _DETACHED:
+            check_size(source, (*shape, channels), kind.itemsize, path.stat().st_size)
+        pick = frame_index(shape, frame, source)
+        affine = _affine(header)
+    grid = tuple(shape[:3]) + (1,) * (3 - len(shape))
+    seen = geometry.view(grid, affine, source, axis)
+    across = int(np.flatnonzero(seen.transform[:, 0] == 0)[0])  # the stored axis that runs across slices
+    backwards = seen.transform[across, 1] < 0
+
+    def load(indices: Sequence[int]) -> Array:
+        stored = [grid[across] - 1 - i if backwards else i for i in indices]
+        start, stop = min(stored), max(stored) + 1
+        with decoding(source, "MetaImage or NRRD"):
+            slab = _read_slab(path, shape, pick, across, start, stop)
+        values = np.asarray(to_grey(slab) if channels > 1 else slab).reshape(
+            tuple(stop - start if a == across else n for a, n in enumerate(grid))
+        )
+        turned = seen.turn(values)
+        offset = grid[across] - stop if backwards else start
+        return np.ascontiguousarray(turned[[i - offset for i in indices]])
+
+    dtype = str(kind if channels == 1 else to_grey(np.zeros((1, 1, 3), kind)).dtype)
+    notes = (COLOUR_NOTE,) if channels > 1 else ()
+    return Scan(ScanInfo("itk", seen.shape, dtype, seen.spacing, source, seen.affine, notes), load)
+
+
+def _header(path: Path, source: str) -> Any:
+    """Return a SimpleITK reader that has read the header alone."""
+    sitk = needed("SimpleITK", "formats", source)
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _value_type(header: Any, source: str) -> np.dtype[Any]:
+    import SimpleITK
+
+    name = SimpleITK.GetPixelIDValueAsString(header.GetPixelID())
+    channels = header.GetNumberOfComponents()
+    if "complex" in name or channels not in (1, 3, 4):
+        raise ReadError(
+            f"{source}: the values are {name} with {channels} components; only grey and colour can be read."
+        )
+    words = name.removeprefix("vector of ").split()
+    if words[0] in ("32-bit", "64-bit") and words[1] == "float":
+        return np.dtype(f"float{words[0][:2]}")
+    return np.dtype(f"{'u' if words[1] == 'unsigned' else ''}int{words[0].split('-')[0]}")
+
+
+def _affine(header: Any) -> Affine:
+    """Return the affine from the stored index (x, y, z) to RAS mm; a missing third axis is across the plane."""
+    dimension = header.GetDimension()
+    used = min(dimension, 3)
+    direction = np.array(header.GetDirection()).reshape(dimension, dimension)[:used, :used]
+    affine = np.eye(4)
+    affine[:used, :used] = direction * np.array(header.GetSpacing())[:used]
+    affine[:used, 3] = header.GetOrigin()[:used]
+    return geometry.LPS_TO_RAS @ affine
+
+
+def _read_slab(path: Path, shape: tuple[int, ...], pick: tuple[Any, ...], across: int, start: int, stop: int) -> Array:
+    """Return the stored values between two slices, indexed (x, y, z), with channels last."""
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    if across < len(shape):
+        index, size = [0] * len(shape), list(shape)
+        index[across], size[across] = start, stop - start
+        for axis, place in enumerate(pick[1:], start=3):
+            index[axis], size[axis] = place, 0  # a size of 0 drops the axis
+        reader.SetExtractIndex(index)
+        reader.SetExtractSize(size)
+    image = reader.Execute()
+    values = SimpleITK.GetArrayFromImage(image)
+    dimensions = image.GetDimension()
+    return np.moveaxis(values, range(dimensions), range(dimensions - 1, -1, -1))
