@@ -43,6 +43,7 @@ TAGS = {
     0x00280101: "BitsStored",
     0x00280103: "PixelRepresentation",
     0x00281052: "RescaleIntercept",
+    0x00281101: "RedPaletteColorLookupTableDescriptor",
     0x00281053: "RescaleSlope",
     0x00283000: "ModalityLUTSequence",
     0x3004000C: "GridFrameOffsetVector",
@@ -145,17 +146,17 @@ def read_frames(entry: Entry, source: str) -> list[Frame] | str | None:
     with decoding(source, "DICOM"), entry.open() as stream:
         plain = plain_header(stream, TAGS)
     if plain is not None and plain.get("Rows") and plain.get("Columns"):
-        return list(_frames(plain.get, entry, plain))
+        return list(frames_of(plain.get, entry, plain))
     dataset = read_dataset(entry, source, pixels=False)
     if dataset is None:
         return None
     if "Rows" not in dataset or "Columns" not in dataset:
         return _without_image(dataset, source)
     with decoding(source, "DICOM"):
-        return list(_frames(_getter(dataset), entry, None))
+        return list(frames_of(getter(dataset), entry, None))
 
 
-def _getter(dataset: Dataset) -> Get:
+def getter(dataset: Dataset) -> Get:
     """Return a lookup by keyword that takes a value which pydicom cannot convert for an absent one."""
 
     def get(keyword: str) -> Any:
@@ -176,7 +177,14 @@ def _without_image(dataset: Dataset, source: str) -> str:
     return name
 
 
-def _frames(get: Get, entry: Entry, plain: PlainHeader | None) -> Iterator[Frame]:
+def frames_of(get: Get, entry: Entry, plain: PlainHeader | None) -> Iterator[Frame]:
+    """Yield the frames of a file from its header.
+
+    Args:
+        get: value by keyword, or None.
+        entry: the file.
+        plain: the header, where the quick walk gave it: then it says where the pixels lie.
+    """
     whole = _whole(get, entry)
     count = max(1, int(_number(get("NumberOfFrames")) or 1))
     check_size(entry.name, (count, *whole.shape), 1, entry.size)
@@ -230,8 +238,12 @@ def _whole(get: Get, entry: Entry) -> Frame:
 
 
 def _stored_type(get: Get) -> np.dtype[Any]:
-    """Return the type of the stored values; without PixelRepresentation they are floats (Float Pixel Data)."""
-    bits = int(_number(get("BitsAllocated")) or 16)
+    """Return the type of the stored values, or of the palette's colours.
+
+    Without PixelRepresentation they are floats (Float Pixel Data).
+    """
+    palette = get("RedPaletteColorLookupTableDescriptor")
+    bits = int(_number(palette[2] if palette else get("BitsAllocated")) or 16)
     size = next((size for size in (1, 2, 4, 8) if bits <= 8 * size), 8)
     signed = get("PixelRepresentation")
     kind = "f" if signed is None and size >= 4 else "i" if signed == 1 else "u"

@@ -30,12 +30,14 @@ def is_inverted(frame: Frame) -> bool:
 
 def value_type(frames: Sequence[Frame]) -> np.dtype[Any]:
     """Return the type of the grey values of a series, the same for whichever of its slices are decoded."""
-    scalings = {(f.stored, f.slope, f.intercept, f.has_lut) for f in frames}
-    kinds = {
-        np.dtype(np.uint16) if has_lut else rescale(np.zeros(1, stored), slope, intercept).dtype
-        for stored, slope, intercept, has_lut in scalings
-    }
-    return np.result_type(*kinds)
+    scalings = {(is_colour(f), f.has_lut, f.stored, f.slope, f.intercept) for f in frames}
+    return np.result_type(*(_grey_type(*scaling) for scaling in scalings))
+
+
+def _grey_type(colour: bool, has_lut: bool, stored: np.dtype[Any], slope: float, intercept: float) -> np.dtype[Any]:
+    if colour:
+        return to_grey(np.zeros((1, 1, 3), stored)).dtype
+    return np.dtype(np.uint16) if has_lut else rescale(np.zeros(1, stored), slope, intercept).dtype
 
 
 def decode(frames: Sequence[Frame], source: str) -> list[Array]:

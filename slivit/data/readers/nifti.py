@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,7 @@ from slivit.data.readers.entries import Entry
 from slivit.errors import ReadError
 
 _TO_MM = {"meter": 1000.0, "micron": 0.001}
-
-
+_LARGE, _DENSEST = 1 << 30, 100
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
 
 
@@ -69,9 +69,18 @@ def _image(entry: Entry) -> Any:
             return nibabel.load(entry.path)
         with entry.open() as stream:
             raw = stream.read()
-        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        content = _unpacked(raw) if raw[:2] == b"\x1f\x8b" else raw
         kind = nibabel.Nifti2Image if content[4:8] == b"n+2\0" else nibabel.Nifti1Image
         return kind.from_bytes(content)
+
+
+def _unpacked(raw: bytes) -> bytes:
+    """Return gzipped bytes unpacked, unless they unpack to an absurd size (a bomb)."""
+    with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
+        content = stream.read(max(_LARGE, _DENSEST * len(raw)) + 1)
+    if len(content) > max(_LARGE, _DENSEST * len(raw)):
+        raise ReadError(f"the gzipped file unpacks to more than {_DENSEST} times its size, too much to be a scan")
+    return content
 
 
 def frame_index(shape: tuple[int, ...], frame: int | None, source: str) -> tuple[Any, ...]:
