@@ -116,9 +116,11 @@ def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
     if len(stack) != len(used):
         raise ReadError(f"{volume.source}: expected the {len(used)} sampled slices, got {len(stack)}")
     low, high = _limits(stack, settings, volume.source)
-    stack = resize_slices(to_uint8(stack, low, high), settings._size()[1:])
-    blank = np.zeros((len(indices) - len(used), *stack.shape[1:]), np.uint8)
-    return np.concatenate([stack, blank]) if len(blank) else stack
+    out = np.zeros((len(indices), *settings._size()[1:]), np.uint8)
+    # Slice by slice, so that what one step leaves is still in the processor's cache for the next.
+    for source, target in zip(stack, out, strict=False):
+        _resize(to_uint8(source, low, high), target)
+    return out
 
 
 def _tell_short(volume: Volume, slices: int, short: Short) -> None:
@@ -130,14 +132,12 @@ def _tell_short(volume: Volume, slices: int, short: Short) -> None:
 
 def _limits(stack: npt.NDArray[np.generic], settings: Preprocessing, source: str) -> tuple[float, float]:
     """The intensities that become black and white."""
-    if settings.window:
-        stack = np.clip(stack, *settings.window)  # type: ignore[call-overload]
     if settings.window and not settings.stretch:
         return settings.window
     if not settings.stretch and stack.dtype == np.uint8:
         return 0.0, 255.0
     try:
-        return intensity_range(stack, *(settings.stretch or (0.0, 100.0)))
+        return intensity_range(stack, *(settings.stretch or (0.0, 100.0)), window=settings.window)
     except ReadError as error:
         raise ReadError(f"{source}: {error}") from error
 
@@ -152,13 +152,19 @@ def resize_slices(stack: npt.NDArray[np.uint8], size: Sequence[int]) -> npt.NDAr
     Returns:
         (S, H, W), of the dtype of `stack`.
     """
+    out = np.empty((len(stack), *size), stack.dtype)
+    for source, target in zip(stack, out, strict=True):
+        _resize(source, target)
+    return out
+
+
+def _resize(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> None:
     import cv2
 
-    height, width = size
-    if stack.shape[1:] == (height, width):
-        return np.ascontiguousarray(stack)
-    shrinks = stack.shape[1] >= height and stack.shape[2] >= width
-    out = np.empty((len(stack), height, width), stack.dtype)
-    for source, target in zip(stack, out, strict=True):
-        cv2.resize(source, (width, height), dst=target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return out
+    if source.shape == target.shape:
+        target[...] = source
+        return
+    height, width = target.shape
+    shrinks = source.shape[0] >= height and source.shape[1] >= width
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    cv2.resize(source, (width, height), dst=target, interpolation=how)

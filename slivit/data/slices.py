@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from slivit.data.percentiles import percentiles
 from slivit.errors import ReadError
 
 Sampling = Literal["even", "middle", "all"]
@@ -57,20 +58,28 @@ def window_intensity(array: npt.NDArray[np.generic], low: float, high: float) ->
     return np.clip(scaled, 0, 1, out=scaled)
 
 
-def intensity_range(array: npt.NDArray[np.generic], low: float, high: float) -> tuple[float, float]:
+def intensity_range(
+    array: npt.NDArray[np.generic], low: float, high: float, window: tuple[float, float] | None = None
+) -> tuple[float, float]:
     """The `low`-th and `high`-th percentile of the finite values of an array.
 
     Where the two coincide (a mask that is nearly empty, say) the minimum and maximum are returned instead, because a
     stretch between two equal percentiles would erase what is there.
 
+    Args:
+        array: any shape.
+        low: from 0 to 100.
+        high: above `low`, up to 100.
+        window: (low, high) intensities to which the values are clipped first.
+
     Raises:
         ReadError: no finite value at all.
     """
     values = _finite(array)
-    bottom, top = _percentiles(values, low, high)
+    bottom, top = percentiles(values, (low, high), window)
     if bottom == top:
-        bottom, top = float(values.min()), float(values.max())
-    return bottom, top
+        bottom, top = np.clip([values.min(), values.max()], *(window or (None, None)))
+    return float(bottom), float(top)
 
 
 def to_uint8(array: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
@@ -78,37 +87,33 @@ def to_uint8(array: npt.NDArray[np.generic], low: float, high: float) -> npt.NDA
     if low == high:
         return np.zeros(array.shape, np.uint8)
     if array.dtype == np.uint8:
-        return _rounded(np.arange(256), low, high)[array]
+        return _through_table(array, _rounded(np.arange(256), low, high))
     return _rounded(array, low, high)
+
+
+def _through_table(array: npt.NDArray[np.generic], table: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    import cv2
+
+    flat = np.ascontiguousarray(array).reshape(1, -1)
+    found: npt.NDArray[np.uint8] = np.asarray(cv2.LUT(flat, table), np.uint8)
+    return found.reshape(array.shape)
 
 
 def _rounded(array: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
     scaled = window_intensity(array, low, high)
     scaled *= 255
-    np.nan_to_num(scaled, copy=False, nan=0.0)
+    if array.dtype.kind == "f":
+        np.nan_to_num(scaled, copy=False, nan=0.0)
     return np.rint(scaled, out=scaled).astype(np.uint8)
 
 
 def _finite(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     if array.dtype.kind != "f":
         return array
-    values = array[np.isfinite(array)]
+    finite = np.isfinite(array)
+    if finite.all():
+        return array
+    values = array[finite]
     if values.size == 0:
         raise ReadError("the volume has no finite value; it cannot be scaled")
     return values
-
-
-def _percentiles(values: npt.NDArray[np.generic], low: float, high: float) -> tuple[float, float]:
-    """Percentiles through a histogram for narrow integers (many times faster, and exact), else by selection."""
-    if values.dtype.kind not in "iu" or values.dtype.itemsize > 2:
-        bottom, top = np.percentile(values, [low, high])
-        return float(bottom), float(top)
-    smallest = int(values.min())
-    counts = np.bincount(values.ravel().astype(np.int32) - smallest)
-    ranks = np.array([low, high]) / 100 * (values.size - 1)
-    floor = np.floor(ranks).astype(np.int64)
-    cumulative = counts.cumsum()
-    below = np.searchsorted(cumulative, floor, side="right")
-    above = np.searchsorted(cumulative, np.minimum(floor + 1, values.size - 1), side="right")
-    exact = below + (ranks - floor) * (above - below) + smallest
-    return float(exact[0]), float(exact[1])
