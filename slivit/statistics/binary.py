@@ -112,20 +112,44 @@ class BinaryDraws:
         """(B,) number of negative cases."""
         return self.negatives_above[:, -1]
 
-    def level(self, candidates: Flags) -> Flags:
-        """(B,) which of the draws `candidates` hold one probability only, so that none of their cases is ranked."""
-        drawn = self.weights[candidates] > 0
-        high = np.where(drawn, self.data.p, -np.inf).max(axis=1, initial=-np.inf)
-        low = np.where(drawn, self.data.p, np.inf).min(axis=1, initial=np.inf)
-        found = candidates.copy()
-        found[candidates] = high <= low
-        return found
+    @cached_property
+    def positive_range(self) -> tuple[Array, Array]:
+        """(B,) highest and lowest probability of the positive cases drawn; without meaning where there is none."""
+        return _ends(self.data.p[self.data.positive], self.positives_above)
+
+    @cached_property
+    def negative_range(self) -> tuple[Array, Array]:
+        """(B,) highest and lowest probability of the negative cases drawn; without meaning where there is none."""
+        return _ends(self.data.p[self.data.negative], self.negatives_above)
+
+    @cached_property
+    def ranked(self) -> Flags:
+        """(B,) whether both classes are drawn, and with more than one probability."""
+        if not len(self.data.positive) or not len(self.data.negative):
+            return np.zeros(len(self.weights), dtype=bool)
+        high = np.maximum(self.positive_range[0], self.negative_range[0])
+        low = np.minimum(self.positive_range[1], self.negative_range[1])
+        return (self.positives > 0) & (self.negatives > 0) & (high > low)
+
+    @cached_property
+    def overlapping(self) -> Flags:
+        """(B,) whether the probabilities of the two classes overlap, so that no threshold separates them."""
+        if not self.ranked.any():
+            return self.ranked
+        above = self.positive_range[0] > self.negative_range[1]
+        return self.ranked & above & (self.negative_range[0] > self.positive_range[1])
 
     @cached_property
     def outcomes(self) -> tuple[Array, Array, Array, Array]:
         """True positives, false positives, false negatives, true negatives, (B,) each."""
         tp, fp, fn, tn = (self.weights @ self.data.outcomes).T
         return tp, fp, fn, tn
+
+
+def _ends(p: Array, above: Array) -> tuple[Array, Array]:
+    """Return the first and the last drawn of `p`, (m,), from its running counts, (B, m + 1)."""
+    drawn = above[:, 1:]
+    return p[(drawn > 0).argmax(axis=1)], p[(drawn == drawn[:, -1:]).argmax(axis=1)]
 
 
 class BinarySample(MetricSample):

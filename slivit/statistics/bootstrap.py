@@ -8,14 +8,15 @@ them. The matrix is made and used a few draws at a time: memory stays bounded, a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from slivit.statistics.arrays import Array, Index, codes
+from slivit.statistics.arrays import Array, Index, codes, same_length
 from slivit.statistics.estimate import Estimate, StatisticsError, finite
 
 CELLS = 2**18
@@ -68,6 +69,18 @@ class Plan:
             raise StatisticsError(f"level must lie between 0 and 1, as 0.9 for a 90% interval; got {self.level}.")
         if self.draws < 0 or int(self.draws) != self.draws:
             raise StatisticsError(f"draws must be a whole number, 0 for no intervals; got {self.draws}.")
+
+    def of(self, kept: npt.NDArray[np.bool_]) -> Plan:
+        """Return the plan for the cases that are `kept`, (n,) bool."""
+        groups, strata = (self._column(name, kept) for name in ("groups", "strata"))
+        return replace(self, groups=groups, strata=strata)
+
+    def _column(self, name: str, kept: npt.NDArray[np.bool_]) -> Any:
+        if getattr(self, name) is None:
+            return None
+        column = np.asarray(getattr(self, name))
+        same_length(len(kept), column, name)
+        return column[kept]
 
 
 @dataclass(frozen=True)
@@ -165,12 +178,22 @@ def resample(sample: Sample, plan: Plan) -> Draws:
 
     Source: Efron and Tibshirani (1993), algorithm 6.1.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"), _one_blas_thread(plan.draws):
         point = {name: float(v[0]) for name, v in sample.values(np.ones((1, sample.n))).items()}
         chunks = [sample.values(weights) for weights in count_chunks(sample.n, plan)] if sample.n else []
     values = {name: np.concatenate([c[name] for c in chunks]) if chunks else np.empty(0) for name in point}
     patients = None if plan.groups is None else len(codes(plan.groups, sample.n, "groups")[0])
     return Draws(point, values, plan, patients)
+
+
+def _one_blas_thread(draws: int) -> AbstractContextManager[Any]:
+    # The products here are small. Threads would spend their time in waiting for each other, and on a busy machine make
+    # them a hundred times slower.
+    if draws == 0:
+        return nullcontext()
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(limits=1, user_api="blas")
 
 
 def bootstrap(sample: Sample, plan: Plan) -> dict[str, Estimate]:

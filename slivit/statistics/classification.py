@@ -25,8 +25,7 @@ def roc_auc(draws: BinaryDraws) -> Array:
     lost = draws.negatives_above.take(higher, axis=1) + draws.negatives_above.take(as_high, axis=1)
     pairs = draws.positives * draws.negatives
     auc = 1 - ratio(0.5 * np.einsum("bi,bi->b", draws.positive_counts, lost), pairs)
-    auc[draws.level(auc == 0.5)] = np.nan
-    return auc
+    return np.where(draws.ranked, auc, np.nan)
 
 
 def average_precision(draws: BinaryDraws) -> Array:
@@ -40,9 +39,7 @@ def average_precision(draws: BinaryDraws) -> Array:
     called += found
     precision = np.divide(found, called, out=found, where=called > 0)
     value = ratio(np.einsum("bi,bi->b", draws.positive_counts, precision), draws.positives)
-    value[draws.negatives == 0] = np.nan
-    value[draws.level(np.isclose(value, draws.positives / draws.total, rtol=1e-9))] = np.nan
-    return value
+    return np.where(draws.ranked, value, np.nan)
 
 
 def accuracy(draws: BinaryDraws) -> Array:

@@ -12,7 +12,11 @@ from slivit.statistics.arrays import Array, numbers, probabilities, zero_one
 from slivit.statistics.binary import BinarySample
 from slivit.statistics.bootstrap import Sample
 from slivit.statistics.regression import RegressionSample
-from slivit.statistics.sample import Metric, ratio
+from slivit.statistics.sample import Flags, Metric
+from slivit.statistics.shares import Share, ShareSample
+
+SUBSET = "subset_accuracy"
+"""The name of the share of cases whose labels are all right."""
 
 
 class ColumnSample:
@@ -108,46 +112,39 @@ class MultilabelSample(ColumnSample):
             },
             list(metrics),
         )
-        self.subset = SubsetAccuracy(y, p, thresholds) if subset else None
+        self.subset = subset_accuracy(y, p, thresholds) if subset else None
 
     def values(self, weights: Array) -> dict[str, Array]:
         """Return the means over labels, the subset accuracy, and each label's metrics."""
         found = super().values(weights)
-        return found | {"subset_accuracy": self.subset.values(weights)} if self.subset else found
+        return found | self.subset.values(weights) if self.subset else found
 
     def size(self, name: str) -> int:
         """Return the number of cases of a label; of those with any label for a mean."""
-        return len(self.subset.rows) if self.subset and name == "subset_accuracy" else super().size(name)
+        return self.subset.size(name) if self.subset and name == SUBSET else super().size(name)
 
     def why(self, name: str) -> str:
         """Return why a metric is not defined, or which labels its mean leaves out."""
-        return self.subset.why() if self.subset and name == "subset_accuracy" else super().why(name)
+        return self.subset.why(name) if self.subset and name == SUBSET else super().why(name)
 
 
-class SubsetAccuracy:
-    """Share of the cases whose labels are all called correctly, among cases with no label missing.
+def subset_accuracy(y: Array, p: Array, thresholds: Sequence[float]) -> ShareSample:
+    """Share of the cases whose labels are all called correctly, among cases with no label missing, as a sample.
+
+    Args:
+        y: (n, k) 0, 1 or NaN (missing).
+        p: (n, k) probability of 1.
+        thresholds: k thresholds; a label is called where p >= threshold.
 
     Source: Zhang and Zhou, IEEE TKDE 26 (2014) 1819, section 2.2.1 (subset accuracy, exact match).
     """
-
-    def __init__(self, y: Array, p: Array, thresholds: Sequence[float]) -> None:
-        self.rows = np.flatnonzero(~np.isnan(y).any(axis=1))
-        self.unknown = int(np.isnan(p[self.rows]).any(axis=1).sum())
-        calls = p[self.rows] >= np.asarray(thresholds, dtype=np.float64)
-        self.right = (calls == (y[self.rows] == 1)).all(axis=1).astype(np.float64)
-
-    def values(self, weights: Array) -> Array:
-        """Return (B,) from counts (B, n)."""
-        if len(self.rows) < 2 or self.unknown:
-            return np.full(len(weights), np.nan)
-        kept = weights.take(self.rows, axis=1)
-        return ratio(kept @ self.right, kept.sum(axis=1))
-
-    def why(self) -> str:
-        """Return why it is not defined, or an empty string."""
-        if len(self.rows) < 2:
-            return f"needs two cases with all labels; here: {len(self.rows)}"
-        return f"{self.unknown} of {len(self.rows)} predictions are missing or not finite" if self.unknown else ""
+    full = np.isfinite(y.sum(axis=1))
+    unknown = int(np.isnan(p[full]).any(axis=1).sum())
+    right: Flags = np.all((p >= np.asarray(thresholds, dtype=np.float64)) == (y == 1), axis=1)
+    problem = f"{unknown} of {int(full.sum())} predictions are missing or not finite" if unknown else ""
+    if full.sum() == 1:
+        problem = "there is one case only with all labels"
+    return ShareSample({SUBSET: Share(right, full, "needs cases with all labels", problem)})
 
 
 def regression_columns(y: Any, p: Any, names: Sequence[str], metrics: Mapping[str, Metric]) -> ColumnSample:

@@ -6,6 +6,7 @@ Each takes `RegressionDraws` and returns one value for each draw, NaN where the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from slivit.statistics.arrays import Array, numbers, same_length
+from slivit.statistics.bootstrap import Plan, bootstrap
+from slivit.statistics.estimate import Estimate
 from slivit.statistics.sample import Metric, MetricSample, ratio, running
 
 AGREEMENT = 1.959963984540054
@@ -238,3 +241,47 @@ class RegressionSample(MetricSample):
         """Return the numbers of cases and of different values."""
         true, predicted = len(np.unique(self.data.y)), len(np.unique(self.data.p))
         return f"{len(self.rows)} cases with {true} different true and {predicted} different predicted values"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A Bland-Altman analysis.
+
+    Args:
+        mean: (n,) mean of the true and the predicted value of each case: the horizontal axis of the plot.
+        difference: (n,) predicted less true value: the vertical axis.
+        bias: mean difference.
+        limit_low: bias less 1.96 standard deviations of the differences.
+        limit_high: bias plus 1.96 standard deviations.
+    """
+
+    mean: tuple[float, ...]
+    difference: tuple[float, ...]
+    bias: Estimate
+    limit_low: Estimate
+    limit_high: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain Python values that JSON can hold."""
+        return asdict(self) | {"mean": list(self.mean), "difference": list(self.difference)}
+
+
+def bland_altman(y: Any, p: Any, *, plan: Plan | None = None) -> Agreement:
+    """Return the points, the bias and the 95% limits of agreement of a Bland-Altman plot.
+
+    Args:
+        y: (n,) true values, NaN where missing.
+        p: (n,) predicted values; cases without a finite one have no point.
+        plan: how to draw for the intervals of the bias and the limits.
+
+    Source: Bland and Altman, Lancet 327 (1986) 307.
+    """
+    y, p = numbers(y, "y"), numbers(p, "p")
+    same_length(len(y), p, "p")
+    known = np.isfinite(y)
+    y, p = y[known], p[known]
+    metrics = {name: REGRESSION[name] for name in ("bias", "limit_low", "limit_high")}
+    found = bootstrap(RegressionSample(y, p, metrics), (plan or Plan()).of(known))
+    shown = np.isfinite(p)
+    mean, difference = (y[shown] + p[shown]) / 2, p[shown] - y[shown]
+    return Agreement(tuple(mean.tolist()), tuple(difference.tolist()), **found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -22,12 +23,11 @@ from slivit.statistics.arrays import (
 from slivit.statistics.binary import BinarySample
 from slivit.statistics.bootstrap import Plan, Sample, bootstrap
 from slivit.statistics.classification import BINARY
-from slivit.statistics.columns import MultilabelSample, regression_columns
+from slivit.statistics.columns import SUBSET, MultilabelSample, regression_columns
 from slivit.statistics.estimate import Estimate, StatisticsError
-from slivit.statistics.multiclass import MULTICLASS, MulticlassSample
+from slivit.statistics.multiclass import MULTICLASS, OVERALL, MulticlassSample
 from slivit.statistics.regression import REGRESSION, RegressionSample
-
-SUBSET = "subset_accuracy"
+from slivit.statistics.sample import Flags
 
 METRICS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -59,7 +59,8 @@ def summarise(
 
     Args:
         kind: "binary", "multiclass", "multilabel" or "regression".
-        y: the truth, NaN where missing: (n,) or (n, 1) 0 or 1; (n,) class numbers; (n, k) 0 or 1; (n,) or (n, k) quantities.
+        y: the truth, NaN where missing: (n,) or (n, 1) 0 or 1; (n,) class numbers; (n, k) 0 or 1; (n,) or (n, k)
+            quantities.
         p: the predictions: (n,) or (n, 1) probabilities of 1; (n, C) probabilities that sum to 1; (n, k)
             probabilities; (n,) or (n, k) quantities.
         groups: (n,) the patient of each case, to draw all cases of a patient together; None draws cases.
@@ -84,12 +85,10 @@ def summarise(
 
     Source: SLIViT (Avram et al., Nat Biomed Eng 2024), Methods, statistical analysis: 90% intervals of 1,000 draws.
     """
-    y, p = check_cases(kind, y, p)
-    kept = labelled(y)
-    y, p, groups = y[kept], p[kept], pick(groups, kept, "groups")
-    strata = class_strata(kind, y, groups) if stratified else None
-    sample = make_sample(kind, y, p, names=names, threshold=threshold, bins=bins, metrics=metrics)
-    return bootstrap(sample, Plan(level=level, draws=draws, seed=seed, groups=groups, strata=strata))
+    y, p, plan = prepare(kind, y, p, Plan(level=level, draws=draws, seed=seed, groups=groups))
+    if stratified:
+        plan = replace(plan, strata=class_strata(kind, y, plan.groups))
+    return bootstrap(make_sample(kind, y, p, names=names, threshold=threshold, bins=bins, metrics=metrics), plan)
 
 
 def point_metrics(
@@ -108,6 +107,21 @@ def point_metrics(
     """
     found = summarise(kind, y, p, draws=0, threshold=threshold, metrics=metrics)
     return {name: estimate.value for name, estimate in found.items()}
+
+
+def higher_is_better(metric: str) -> bool | None:
+    """Return whether a higher value of a metric is better; None where neither is, as for a bias.
+
+    Args:
+        metric: a name from `METRICS`, also with "/NAME" of a class, label or quantity.
+
+    Source: the metrics name theirs.
+    """
+    base = metric.partition("/")[0].removesuffix("_weighted")
+    tables = {**REGRESSION, **OVERALL, **BINARY}
+    if base == SUBSET:
+        return True
+    return tables[one_from(base, tables, "a metric")].higher
 
 
 def check_cases(kind: str, y: Any, p: Any) -> tuple[Array, Array]:
@@ -139,19 +153,23 @@ def _one_column(values: Any) -> Any:
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
-def labelled(y: Array) -> Any:
-    """Return (n,) whether a case has any label."""
-    known = np.isfinite(y)
-    return known if y.ndim == 1 else known.any(axis=1)
+def prepare(kind: str, y: Any, p: Any, plan: Plan | None = None) -> tuple[Array, Array, Plan]:
+    """Return checked cases and their plan, without the cases that have no label at all.
+
+    Args:
+        kind: see `summarise`.
+        y: see `summarise`.
+        p: see `summarise`.
+        plan: how to draw; the default is `Plan()`.
+    """
+    y, p = check_cases(kind, y, p)
+    kept = with_label(y)
+    return y[kept], p[kept], (plan or Plan()).of(kept)
 
 
-def pick(column: Any, kept: Any, what: str) -> Any:
-    """Return a column of all cases for the cases that are kept; None stays None."""
-    if column is None:
-        return None
-    values = np.asarray(column)
-    same_length(len(kept), values, what)
-    return values[kept]
+def with_label(y: Array) -> Flags:
+    """Return (n,) whether a case has a label, or any of its labels."""
+    return np.isfinite(y) if y.ndim == 1 else np.any(np.isfinite(y), axis=1)
 
 
 def class_strata(kind: str, y: Array, groups: Any) -> Array:
