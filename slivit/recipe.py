@@ -28,7 +28,10 @@ class Data(Section):
     """Where the scans are.
 
     Args:
-        manifest: a CSV, a MedMNIST `.npz`, a folder of class folders, or "medmnist:NAME" ("medmnist:NAME@64").
+        manifest: a CSV; or a data set that an importer lists: its folder, a MedMNIST `.npz`, or "medmnist:NAME"
+            ("medmnist:NAME@64").
+        importer: one of `slivit list importers`; for a folder "folders" and for an `.npz` "medmnist" where empty.
+        importer_options: what that importer takes.
         test_manifest: a CSV of scans kept for testing, in place of the manifest's own test rows.
         root: the folder that relative scan paths start from (the CSV's folder by default), or that holds MedMNIST files.
         download: let medmnist download a set that is not in `root`.
@@ -36,13 +39,15 @@ class Data(Section):
         fractions: train, val and test fractions of patients, where the manifest has no split column.
         split_seed: the seed of every split that is made here.
         val_from_train: where the manifest has train rows but no val rows, move this fraction of the training patients
-            to val; 0 makes that an error.
+            to val; 0 makes that an error for a CSV and takes a tenth for an importer.
         train_fraction: keep this fraction of the training patients (label efficiency); nested for one seed.
         workers: processes that read scans; 0 reads in the training process.
         cache: folder of preprocessed slices; read anew each epoch where empty.
     """
 
     manifest: str = Field(min_length=1)
+    importer: str = ""
+    importer_options: dict[str, Any] = Field(default_factory=dict)
     test_manifest: str = ""
     root: str = ""
     download: bool = False

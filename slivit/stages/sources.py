@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from slivit.data.importers.medmnist import medmnist_manifest
+from slivit.data.importers import make_manifest
 from slivit.data.manifest import Manifest, read_manifest
 from slivit.errors import ManifestError
 from slivit.recipe import Data
@@ -78,13 +78,22 @@ def _read(name: str, data: Data, task: Task, need_splits: tuple[str, ...]) -> Ma
     if name.startswith(MEDMNIST):
         name = str(fetch_medmnist(name.removeprefix(MEDMNIST), Path(data.root or "."), data.download))
     path = Path(name).expanduser()
-    if path.suffix == ".npz" or path.is_dir():
-        targets = task.targets if task.kind == "multilabel" else ()
-        frame = class_folder_frame(path) if path.is_dir() else medmnist_manifest(path, names=targets)
-        if "label" in frame and task.targets != ("label",) and len(task.targets) == 1:
-            frame = frame.rename(columns={"label": task.targets[0]})
-        return Manifest.from_frame(frame, task, source=str(path), need_splits=need_splits)
+    importer = data.importer or _importer_of(path)
+    if importer and path.suffix != ".csv":
+        return _imported(importer, path, data, task, need_splits)
     return read_manifest(path, task, columns=data.columns, root=data.root or None, need_splits=need_splits)
+
+
+def _importer_of(path: Path) -> str:
+    return "medmnist" if path.suffix == ".npz" else "folders" if path.is_dir() else ""
+
+
+def _imported(importer: str, path: Path, data: Data, task: Task, need_splits: tuple[str, ...]) -> Manifest:
+    options = {"val": data.val_from_train or 0.1, "seed": data.split_seed, **data.importer_options}
+    imported = make_manifest(importer, path, **options)
+    for note in imported.notes:
+        log.info("%s: %s", path, note)
+    return Manifest.from_frame(imported.frame, task, source=str(path), need_splits=need_splits)
 
 
 def fetch_medmnist(name: str, root: Path, download: bool = False) -> Path:
