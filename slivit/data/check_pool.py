@@ -1,0 +1,78 @@
+"""Call a function on many items in other processes, and live on where one of them dies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing import get_context
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Chunks = list[range]
+
+_CHUNK = 8
+_AHEAD = 3  # chunks waiting for each worker: enough to keep it busy, few enough to keep memory flat
+
+
+def spread(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int,
+    died: Callable[[Item], Result],
+) -> Iterator[tuple[int, Result]]:
+    """Give (index, result) for every item, in the order in which they are done.
+
+    Where a process dies (a decoder that crashes, no memory left), the items that were in hand are tried again, one by
+    one in a process of their own.
+
+    Args:
+        function: importable by name in another process.
+        items: what it is called on.
+        workers: how many processes; 0 calls the function here.
+        died: makes the result of an item on which its own process died.
+    """
+    if workers == 0:
+        yield from ((i, function(item)) for i, item in enumerate(items))
+        return
+    suspects: Chunks = []
+    chunks = [range(start, min(start + _CHUNK, len(items))) for start in range(0, len(items), _CHUNK)]
+    while chunks:
+        in_hand, chunks = yield from _run(function, items, chunks, workers, workers * _AHEAD)
+        suspects += [range(i, i + 1) for chunk in in_hand for i in chunk]
+    while suspects:
+        in_hand, suspects = yield from _run(function, items, suspects, 1, 1)
+        yield from ((i, died(items[i])) for chunk in in_hand for i in chunk)
+
+
+def _run(
+    function: Callable[[Item], Result], items: Sequence[Item], chunks: Chunks, workers: int, ahead: int
+) -> Generator[tuple[int, Result], None, tuple[Chunks, Chunks]]:
+    """Run chunks until all are done or a process dies; returns those then in hand, and those not begun."""
+    queue = iter(chunks)
+    running: dict[Future[list[Result]], range] = {}
+    dead: Chunks = []
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        while not dead:
+            for chunk in islice(queue, ahead - len(running)):
+                running[pool.submit(_call, function, [items[i] for i in chunk])] = chunk
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                chunk = running.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    dead.append(chunk)
+                else:
+                    yield from zip(chunk, future.result(), strict=True)
+    except BrokenProcessPool:  # raised by submit: `chunk` was not taken on
+        dead.append(chunk)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return dead + list(running.values()), list(queue)
+
+
+def _call(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+    return [function(item) for item in items]
