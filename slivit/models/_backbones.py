@@ -11,27 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from slivit.errors import CheckpointError, ModelError, nearest
-from slivit.models._weights import load_backbone_weights
+from slivit.models._weights import WeightRules, first_layers, load_by_rules
 
 
-@dataclass(frozen=True)
-class BackboneInfo:
+@dataclass(frozen=True, kw_only=True)
+class BackboneInfo(WeightRules):
     """What is known of a backbone beside its parameters, which keep timm's own names.
 
     Args:
-        architecture: timm's name.
         stride: pixels of the image to one cell of the feature map.
         stage: timm's index of the stage that gives the feature map.
         channels: C of the feature map.
-        cut: names of the parameters and buffers that the whole network has and the backbone has not: the classifier,
-            the last norm, later stages.
     """
 
-    architecture: str
     stride: int
     stage: int
     channels: int
-    cut: frozenset[str]
 
 
 def build_backbone(
@@ -66,9 +61,16 @@ def build_backbone(
     whole = set(network.state_dict())
     network.prune_intermediate_layers([stage], prune_norm=True, prune_head=True)
     channels = _measure(network, name, stage, stride, image_size)
-    info = BackboneInfo(name, stride, stage, channels, frozenset(whole - set(network.state_dict())))
+    info = BackboneInfo(
+        architecture=name,
+        cut=frozenset(whole - set(network.state_dict())),
+        first=first_layers(network),
+        stride=stride,
+        stage=stage,
+        channels=channels,
+    )
     if pretrained and pretrained is not True:
-        load_backbone_weights(network, pretrained, architecture=name, cut=info.cut)
+        load_by_rules(network, pretrained, info)
     return network, info
 
 

@@ -1,10 +1,12 @@
-"""Weights from elsewhere into a backbone: read without running code, renamed to timm's names, loaded strictly."""
+"""Weights from elsewhere into a backbone: read without running code, renamed to its own names, loaded strictly."""
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +53,71 @@ ARCHITECTURES = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class WeightRules:
+    """How the published weights of a family become those of a backbone; a model keeps its own as `.backbone_info`.
+
+    Args:
+        architecture: the name for messages.
+        cut: names that the whole network has and the backbone has not: classifier, last norm, later stages.
+        drop: patterns of more such names (decoders, a path for other inputs), looked for after renaming.
+        rename: (pattern, replacement) pairs from published names to the backbone's, for names that it does not know.
+        first: names of the first convolutions' weights, whose three input channels are summed for grey input.
+        adapt: changes renamed tensors so that they fit `wanted`, such as positions of another grid.
+        parts: keys under which a checkpoint keeps the weights, beside the usual ones.
+        hub: fetches what an identifier stands for that is no file here, or raises CheckpointError (see `_hub`).
+        default: the identifier that `pretrained=True` stands for; empty where there is none.
+    """
+
+    architecture: str
+    cut: frozenset[str] = frozenset()
+    drop: tuple[str, ...] = ()
+    rename: tuple[tuple[str, str], ...] = ()
+    first: tuple[str, ...] = ()
+    adapt: Callable[[State, State], State] | None = None
+    parts: tuple[str, ...] = ()
+    hub: Callable[[str], Mapping[str, Any]] | None = None
+    default: str = ""
+
+    def read(self, weights: Weights) -> tuple[str, State]:
+        """As `read_weights`, and identifiers of the family's hub."""
+        if self.hub and isinstance(weights, str) and not Path(weights).exists():
+            return f'"{weights}"', read_weights(self.hub(weights), self.parts)[1]
+        return read_weights(weights, self.parts)
+
+    def own_name(self, key: str, state: Collection[str], wanted: Collection[str]) -> str | None:
+        """The backbone's name of an entry, or None where the entry is left out by design."""
+        name = backbone_name(key, state)
+        if name is None or name in wanted:
+            return name
+        for pattern, replacement in self.rename:
+            name = re.sub(pattern, replacement, name)
+        known = name in wanted or not (
+            name in self.cut or name.startswith(CLASSIFIER_PREFIXES) or any(re.search(p, name) for p in self.drop)
+        )
+        return name if known else None
+
+    def fit(self, state: State, wanted: State) -> State:
+        """Bring renamed tensors into the backbone's shapes, where that loses nothing or is asked for."""
+        for name in self.first:
+            if name in state and state[name].shape[1] == 3 and wanted[name].shape[1] == 1:
+                state[name] = state[name].sum(1, keepdim=True)
+        state = self.adapt(state, wanted) if self.adapt else state
+        return {name: _fit(tensor, wanted.get(name)) for name, tensor in state.items()}
+
+
 def load_backbone(model: nn.Module, weights: Weights) -> tuple[str, ...]:
     """Load weights into `model.backbone`, all of them or none.
 
     Taken are: a checkpoint of this project (a run folder, its `model.safetensors`, or a backbone alone), a state dict
-    of timm, a ConvNeXt of Hugging Face (folder, file or state dict), and the `feature_extractor.pth` and `slivit.pth`
-    that the authors of SLIViT released. What the backbone leaves out by design (classifier, last norm, stages after
-    the one it uses, what stands beside a backbone) is dropped and returned; any other difference is an error.
+    of timm, a ConvNeXt of Hugging Face (folder, file or state dict), the `feature_extractor.pth` and `slivit.pth`
+    that the authors of SLIViT released, and what the model's family has published (docs/models.md), also by the
+    identifier of its hub. What the backbone leaves out by design (classifier, last norm, stages after the one it
+    uses, what stands beside a backbone) is dropped and returned; any other difference is an error.
 
     Args:
         model: a model with `.backbone`.
-        weights: a file, a folder, or a state dict.
+        weights: a file, a folder, a state dict, or an identifier such as "KINETICS400_V1".
 
     Returns:
         The names that were dropped, as they stand in `weights`.
@@ -69,27 +125,70 @@ def load_backbone(model: nn.Module, weights: Weights) -> tuple[str, ...]:
     Raises:
         CheckpointError: a missing or unreadable file, or weights of another architecture; both are named, and the keys.
     """
-    info = getattr(model, "backbone_info", None)
-    name = info.architecture if info else type(model.backbone).__name__
-    return load_backbone_weights(model.backbone, weights, architecture=name, cut=info.cut if info else ())
+    rules = getattr(model, "backbone_info", None) or WeightRules(architecture=type(model.backbone).__name__)
+    return load_by_rules(model.backbone, weights, rules)
 
 
 def load_backbone_weights(
     backbone: Any, weights: Weights, *, architecture: str, cut: Collection[str] = ()
 ) -> tuple[str, ...]:
     """As `load_backbone`, for a backbone itself; `cut` names what the whole network has and the backbone has not."""
-    where, state = read_weights(weights)
+    return load_by_rules(backbone, weights, WeightRules(architecture=architecture, cut=frozenset(cut)))
+
+
+def load_by_rules(backbone: Any, weights: Weights, rules: WeightRules) -> tuple[str, ...]:
+    """As `load_backbone`, for a backbone itself and the rules of its family."""
+    where, state = rules.read(weights)
     wanted = backbone.state_dict()
     kept: State = {}
     dropped: list[str] = []
     for key, tensor in state.items():
-        name = backbone_name(key, state)
-        if name is None or (name not in wanted and (name in cut or name.startswith(CLASSIFIER_PREFIXES))):
+        name = rules.own_name(key, state, wanted)
+        if name is None:
             dropped.append(key)
         else:
-            kept[name] = _fit(tensor, wanted.get(name))
-    load_strictly(backbone, kept, where, f"{describe(state)} was given; the model's backbone is {architecture}")
+            kept[name] = tensor
+    what = f"{describe(state)} was given; the model's backbone is {rules.architecture}"
+    load_strictly(backbone, rules.fit(kept, wanted), where, what)
     return tuple(dropped)
+
+
+def start_from(model: nn.Module, pretrained: bool | Weights) -> None:
+    """Load the weights that a factory's argument `pretrained` names into the new model's backbone.
+
+    Args:
+        model: with `.backbone` and `.backbone_info`.
+        pretrained: False leaves random weights, True stands for the family's own identifier; a file, a folder or
+            another identifier is loaded as by `load_backbone`.
+
+    Raises:
+        CheckpointError: weights that cannot be had, or that do not fit.
+    """
+    if pretrained is False or pretrained == "":
+        return
+    if pretrained is True:
+        rules: WeightRules = model.backbone_info  # type: ignore[assignment]
+        if not rules.default:
+            raise CheckpointError(f"{rules.architecture}: no weights are known by name; give pretrained a file")
+        pretrained = rules.default
+    load_backbone(model, pretrained)
+
+
+def first_layers(network: nn.Module) -> tuple[str, ...]:
+    """The names of the weights of the convolutions that take an image's three channels."""
+    return tuple(
+        f"{name}.weight"
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Conv3d) and layer.in_channels == 3 and layer.groups == 1
+    )
+
+
+def sum_first_layers(network: nn.Module) -> None:
+    """Make a network take one grey channel, with the output that it gives for three copies of that channel."""
+    for name in first_layers(network):
+        layer: Any = network.get_submodule(name.removesuffix(".weight"))
+        layer.weight = nn.Parameter(layer.weight.detach().sum(1, keepdim=True))
+        layer.in_channels = 1
 
 
 def backbone_name(key: str, state: Collection[str]) -> str | None:
@@ -144,11 +243,12 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str, wh
     module.load_state_dict(dict(state))
 
 
-def read_weights(weights: Weights) -> tuple[str, State]:
+def read_weights(weights: Weights, parts: Collection[str] = ()) -> tuple[str, State]:
     """Read a state dict from a file or folder, or take it as it is.
 
     Pickled files are read with `weights_only=True`, so that no code of theirs runs. Wrappings with the keys "model",
-    "state_dict" or "model_state" are taken off, and a "module." that parallel training put before every name.
+    "state_dict" or "model_state", or else `parts`, are taken off, and a "module." that parallel training put before
+    every name.
 
     Returns:
         Where it comes from, for messages, and the tensors by name.
@@ -161,7 +261,7 @@ def read_weights(weights: Weights) -> tuple[str, State]:
     else:
         path = _weight_file(Path(weights))
         where, content = str(path), _read_file(path)
-    for key in ("model", "state_dict", "model_state"):
+    for key in ("model", "state_dict", "model_state", *parts):
         if isinstance(content.get(key), Mapping):
             content = dict(content[key])
     state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
@@ -189,7 +289,9 @@ def _read_file(path: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        # Training scripts save their options beside the weights; a Namespace only holds values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: more than weights is pickled in it, and opening that could run foreign code. Save its state dict "

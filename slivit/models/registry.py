@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from slivit.errors import ModelError, nearest, one_of
@@ -71,7 +72,8 @@ def register_model(
     """Register a factory `(out_dim, **args) -> nn.Module` under its own name, or under `name`.
 
     The module it returns must have `.backbone` and `.head` (parameters outside both count as the integrator), and may
-    have `.input_size`, an (S, H, W) that overrides `size` for that instance.
+    have `.input_size`, an (S, H, W) that overrides `size` for that instance, and `.in_chans`, which is 1 where the
+    instance takes one grey channel instead of three; its mean and std are then those of the three on average.
 
     Args:
         name: the registered name; the function's by default.
@@ -143,4 +145,6 @@ def create_model(name: str, out_dim: int, **args: Any) -> nn.Module:
     model = factory(out_dim, **args)
     size = tuple(getattr(model, "input_size", spec.size))
     model.spec = replace(spec, size=size, args=dict(args))
+    if getattr(model, "in_chans", spec.channels) == 1 < spec.channels:
+        model.spec = replace(model.spec, mean=(fmean(spec.mean),), std=(fmean(spec.std),))
     return model

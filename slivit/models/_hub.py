@@ -1,0 +1,70 @@
+"""Published weights by their identifier: fetched by the library that keeps them, and kept in its own cache.
+
+Each function takes the model's name, for messages, and the identifier last, so that `partial` makes a hub of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from slivit.errors import CheckpointError, nearest, one_of
+from slivit.models._weights import FILES_IN_FOLDER, read_weights
+
+WAY_OUT = "Where there is no network, download the file elsewhere and give its path."
+
+
+def fetch_url(name: str, urls: Mapping[str, str], identifier: str) -> dict[str, Any]:
+    """Download a file from a fixed address; `urls` are the addresses by identifier.
+
+    Raises:
+        CheckpointError: an unknown identifier, or a file that cannot be had.
+    """
+    import torch
+
+    if identifier not in urls:
+        raise CheckpointError(
+            f'{name}: there is no such weight file or folder "{identifier}", and no published weights of that name.'
+            f"{nearest(identifier, urls)} There are {one_of(urls)}."
+        )
+    url = urls[identifier]
+    try:
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f'{name}: "{identifier}" cannot be had from {url} ({error}). {WAY_OUT}') from error
+
+
+def fetch_torchvision(name: str, identifier: str) -> dict[str, Any]:
+    """Download weights by torchvision's own identifier, such as "KINETICS400_V1", for its model `name`.
+
+    Raises:
+        CheckpointError: an unknown identifier, or a file that cannot be had.
+    """
+    from torchvision.models import get_model_weights
+
+    return fetch_url(name, {entry.name: entry.url for entry in get_model_weights(name)}, identifier)
+
+
+def fetch_hugging_face(name: str, identifier: str) -> dict[str, Any]:
+    """Download weights from Hugging Face's hub by `owner/name`; what is in its cache needs no network.
+
+    Raises:
+        CheckpointError: no such repository, no weights in it, or no network.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+
+    problem: Exception | None = None
+    for file in FILES_IN_FOLDER:
+        try:
+            return dict(read_weights(Path(hf_hub_download(identifier, file)))[1])
+        except EntryNotFoundError as error:
+            problem = error
+        except (HFValidationError, OSError, ValueError) as error:
+            problem = error
+            break
+    raise CheckpointError(
+        f'{name}: there is no such weight file or folder "{identifier}", and Hugging Face\'s hub gives no weights for '
+        f"it ({str(problem).splitlines()[0]}). {WAY_OUT}"
+    )

@@ -1,0 +1,81 @@
+"""What the networks over volumes and clips share: a checked input, a backbone, a linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from slivit.errors import ModelError
+from slivit.models._weights import WeightRules, Weights, start_from, sum_first_layers
+
+
+class VolumeModel(nn.Module):
+    """A backbone that makes one vector of a volume, dropout, and a linear head.
+
+    Args:
+        backbone: (B, C, S, H, W) -> (B, features).
+        rules: how published weights become the backbone's.
+        out_dim: the number of outputs.
+        features: the length of the vector.
+        size: (S, H, W) of the input.
+        in_chans: C. With 1, a backbone over three channels has its first layer summed, so that one grey channel
+            gives what three copies of it gave.
+        dropout: probability of a feature to be dropped in training.
+        pretrained: see `start_from`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        rules: WeightRules,
+        out_dim: int,
+        *,
+        features: int,
+        size: tuple[int, int, int],
+        in_chans: int = 3,
+        dropout: float = 0.0,
+        pretrained: bool | Weights = False,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.backbone_info = backbone, rules
+        self.input_size, self.in_chans = size, in_chans
+        if in_chans == 1:
+            sum_first_layers(backbone)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(features, out_dim)
+        start_from(self, pretrained)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) float32 -> (B, features)."""
+        check_volume(x, self.backbone_info.architecture, self.in_chans, self.input_size)
+        return self.backbone(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) float32 -> (B, out_dim) logits."""
+        return self.head(self.dropout(self.forward_features(x)))
+
+
+def check_volume(x: Tensor, name: str, channels: int, size: tuple[int, int, int]) -> None:
+    """Raise ModelError where `x` is not (B, channels, S, H, W)."""
+    if x.ndim != 5 or tuple(x.shape[1:]) != (channels, *size):
+        slices, height, width = size
+        raise ModelError(
+            f"{name} takes (B, {channels}, {slices}, {height}, {width}): channels, slices, rows and columns; "
+            f"got {tuple(x.shape)}"
+        )
+
+
+def check_sizes(name: str, sizes: Mapping[str, Any]) -> None:
+    """Raise ModelError where a size, or one of a list of sizes, is not a positive whole number."""
+    for key, value in sizes.items():
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise ModelError(f"{name}: {key} must be whole numbers of at least 1, got {value}")
+
+
+def check_channels(name: str, in_chans: int) -> None:
+    """Raise ModelError where `in_chans` is neither grey (1) nor colour (3)."""
+    if in_chans not in (1, 3):
+        raise ModelError(f"{name}: in_chans must be 3, or 1 for grey input with a summed first layer; got {in_chans}")
