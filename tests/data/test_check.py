@@ -172,6 +172,12 @@ def test_content_does_not_depend_on_the_type(data, kind):
     assert content_hash(other.astype(kind)) != content_hash(values.astype("u1"))
 
 
+@pytest.mark.parametrize(("value", "kinds"), [(40_000, ("u2", "i4", "f4")), (3_000_000_000, ("u4", "i8", "f8"))])
+def test_content_of_large_values(value, kinds):
+    array = np.arange(24).reshape(2, 3, 4) * 256 + value
+    assert len({content_hash(array.astype(kind)) for kind in kinds}) == 1
+
+
 def test_same_pixels_but_for_rounding(rng):
     first, second = rng.normal(size=(2, 64))
     near = [first, second, first + 1e-7, first + 1e-2, np.zeros(64), np.zeros(64)]
