@@ -125,5 +125,12 @@ def codes(values: Any, n: int, what: str) -> tuple[npt.NDArray[Any], Index]:
 def missing_values(array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Return where a column holds None or NaN."""
     if array.dtype == object:
-        return np.array([value is None or value != value for value in array], dtype=bool)
+        return np.array([_is_missing(value) for value in array], dtype=bool)
     return np.isnan(array) if array.dtype.kind == "f" else np.zeros(len(array), dtype=bool)
+
+
+def _is_missing(value: Any) -> bool:
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # pandas.NA, which is neither equal to itself nor not
+        return True

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slivit.statistics.arrays import Array, Index, codes, same_length
-from slivit.statistics.estimate import Estimate, StatisticsError, finite
+from slivit.statistics.estimate import Estimate, StatisticsError, check_level, finite
 
 CELLS = 2**18
 """How many counts are held at a time (2 MiB as float64, which fits in a core's cache)."""
@@ -65,10 +65,11 @@ class Plan:
     strata: Any = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.level < 1:
-            raise StatisticsError(f"level must lie between 0 and 1, as 0.9 for a 90% interval; got {self.level}.")
+        check_level(self.level)
         if self.draws < 0 or int(self.draws) != self.draws:
             raise StatisticsError(f"draws must be a whole number, 0 for no intervals; got {self.draws}.")
+        if self.seed < 0 or int(self.seed) != self.seed:
+            raise StatisticsError(f"seed must be a whole number, 0 or more; got {self.seed}.")
 
     def of(self, kept: npt.NDArray[np.bool_]) -> Plan:
         """Return the plan for the cases that are `kept`, (n,) bool."""

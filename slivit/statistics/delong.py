@@ -9,7 +9,7 @@ import numpy as np
 from slivit.statistics.arrays import Array, one_from
 from slivit.statistics.binary import Binary
 from slivit.statistics.comparison import Comparison
-from slivit.statistics.estimate import Estimate, StatisticsError
+from slivit.statistics.estimate import Estimate, StatisticsError, check_level
 from slivit.statistics.summary import prepare
 
 
@@ -52,6 +52,7 @@ def delong_interval(y: Any, p: Any, *, level: float = 0.95, scale: str = "logit"
     Source: DeLong et al., Biometrics 44 (1988) 837; Pepe (2003), section 5.2.5 (the logit).
     """
     one_from(scale, ("logit", "plain"), "scale")
+    check_level(level)
     y, p, _ = prepare("binary", y, p)
     problem = _problem(y, p)
     if problem:
@@ -82,6 +83,7 @@ def delong_test(y: Any, first: Any, second: Any, *, level: float = 0.95) -> Comp
 
     Source: DeLong et al., Biometrics 44 (1988) 837, equation 7; Sun and Xu (2014).
     """
+    check_level(level)
     _, first, _ = prepare("binary", y, first)
     y, second, _ = prepare("binary", y, second)
     problem = _problem(y, first) or _problem(y, second)

@@ -64,6 +64,12 @@ class Estimate:
         return f"{self.value:.3f} ({self.level:.0%} interval {self.low:.3f} to {self.high:.3f})"
 
 
+def check_level(level: float) -> None:
+    """Raise unless `level` is the share of an interval."""
+    if not 0 < level < 1:
+        raise StatisticsError(f"level must lie between 0 and 1, as 0.9 for a 90% interval; got {level}.")
+
+
 def finite(number: float) -> float | None:
     """Return `number` as a Python float, or None where it is NaN or infinite."""
     return float(number) if math.isfinite(number) else None

@@ -10,7 +10,7 @@ import numpy as np
 
 from slivit.statistics.arrays import codes, numbers, same_length
 from slivit.statistics.comparison import Comparison
-from slivit.statistics.estimate import Estimate
+from slivit.statistics.estimate import Estimate, check_level
 from slivit.statistics.summary import check_cases, summarise
 
 
@@ -173,6 +173,7 @@ def welch_test(first: Any, second: Any, *, level: float = 0.95, metric: str = "m
     """
     from scipy.stats import ttest_ind
 
+    check_level(level)
     a, b = (v[np.isfinite(v)] for v in (numbers(first, "first"), numbers(second, "second")))
     n = len(a) + len(b)
     if min(len(a), len(b)) < 2 or (np.ptp(a) == 0 and np.ptp(b) == 0):

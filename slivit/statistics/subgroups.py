@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -124,21 +125,18 @@ def by_subgroup(
     Source: Seyyed-Kalantari et al., Nat Med 27 (2021) 2176 (gaps between subgroups); Collins et al., BMJ 385 (2024)
     e078378 (TRIPOD+AI, items on fairness and subgroups).
     """
-    labels, _ = check_cases(kind, y, p)
-    known = with_label(labels)
+    known = with_label(check_cases(kind, y, p)[0])
     columns = {str(c): _grouping(str(c), table[c], known, (bands or {}).get(c)) for c in table}
-    _check_reference(reference or {}, columns)
+    reference = reference or {}
+    _check_reference(reference, columns)
     y, p, plan = prepare(kind, y, p, plan)
     rows = {(c, value): r for c, groups in columns.items() for value, r in groups.items()}
-    parts = {
-        part: make_sample(kind, y[r], p[r], names=names, threshold=threshold, metrics=metrics)
-        for part, r in rows.items()
-    }
-    if not parts:
+    if not rows:
         return Subgroups({c: {} for c in columns}, (), {})
-    sample = JoinedSample(parts, len(y), rows)
+    subset = partial(make_sample, kind, names=names, threshold=threshold, metrics=metrics)
+    sample = JoinedSample({part: subset(y[r], p[r]) for part, r in rows.items()}, len(y), rows)
     draws = resample(sample, plan)
-    found = {c: _subgroups(sample, draws, c, list(groups), (reference or {}).get(c)) for c, groups in columns.items()}
+    found = {c: _subgroups(sample, draws, c, list(groups), reference.get(c)) for c, groups in columns.items()}
     gaps = tuple(gap for c, groups in found.items() for gap in _gaps(sample, draws, c, groups))
     return Subgroups(found, gaps, _largest(gaps))
 

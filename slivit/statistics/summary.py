@@ -196,6 +196,8 @@ def make_sample(
 ) -> Sample:
     """Return checked cases (see `check_cases`) as a sample for the bootstrap; see `summarise` for the arguments."""
     wanted = chosen_metrics(kind, metrics)
+    if bins < 1:
+        raise StatisticsError(f"bins must be 1 or more; got {bins}.")
     if kind == "multiclass":
         return MulticlassSample(y, p, names_for(names, p.shape[1]), wanted, bins=bins)
     if kind == "regression":
@@ -205,11 +207,16 @@ def make_sample(
         return regression_columns(y, p, names_for(names, y.shape[1]), table)
     chosen = {name: BINARY[name] for name in wanted if name != SUBSET}
     if kind == "binary":
-        return BinarySample(y, p, chosen, threshold=float(np.asarray(threshold)), bins=bins)
-    thresholds = np.broadcast_to(numbers(threshold, "threshold", (0, 1)), y.shape[1]).tolist()
-    return MultilabelSample(
-        y, p, names_for(names, y.shape[1]), chosen, thresholds=thresholds, bins=bins, subset=SUBSET in wanted
-    )
+        return BinarySample(y, p, chosen, threshold=_thresholds(threshold, 1)[0], bins=bins)
+    cuts, labels = _thresholds(threshold, y.shape[1]), names_for(names, y.shape[1])
+    return MultilabelSample(y, p, labels, chosen, thresholds=cuts, bins=bins, subset=SUBSET in wanted)
+
+
+def _thresholds(threshold: float | Sequence[float], labels: int) -> list[float]:
+    found = numbers(threshold, "threshold", (0, 1))
+    if (found.ndim == 1 and len(found) != labels) or not np.isfinite(found).all():
+        raise StatisticsError(f"threshold must be one number, or one for each of {labels} label(s); got {threshold}.")
+    return np.broadcast_to(found, labels).tolist()
 
 
 def chosen_metrics(kind: str, metrics: Iterable[str] | None) -> tuple[str, ...]:

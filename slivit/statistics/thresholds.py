@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from slivit.errors import nearest
-from slivit.statistics.arrays import Array, numbers
+from slivit.statistics.arrays import Array, class_numbers, numbers, same_length
 from slivit.statistics.binary import Binary
 from slivit.statistics.bootstrap import Plan, bootstrap
 from slivit.statistics.estimate import Estimate, StatisticsError
@@ -202,8 +202,6 @@ def confusion_matrix(y: Any, called: Any, classes: int = 2) -> list[list[int]]:
 
     Source: Stehman, Remote Sens Environ 62 (1997) 77.
     """
-    from slivit.statistics.arrays import class_numbers, same_length
-
     true, given = class_numbers(y, classes, "y"), class_numbers(called, classes, "called")
     same_length(len(true), given, "called")
     if np.isnan(given).any():

@@ -185,6 +185,35 @@ def test_seeds_reproduce_and_levels_nest(binary):
     assert wider.low <= first.low < first.value < first.high <= wider.high
 
 
+def test_stratified_draws_keep_the_classes(binary):
+    y = np.array([1.0] + [0.0] * 20)
+    p = np.linspace(1, 0, 21)
+    plain = summarise("binary", y, p, draws=200)["roc_auc"]
+    kept = summarise("binary", y, p, draws=200, stratified=True)["roc_auc"]
+    assert plain.undefined > 0
+    assert kept.undefined == 0
+    assert kept.low is not None
+
+
+def test_stratified_draws_of_patients_keep_those_with_a_finding():
+    patients = np.repeat(np.arange(12), 2)
+    y = np.where((patients < 2) & (np.arange(24) % 2 == 0), 1.0, 0.0)  # a healthy scan too, of each of two patients
+    got = summarise("binary", y, np.linspace(1, 0, 24), groups=patients, draws=200, stratified=True)["roc_auc"]
+    assert (got.undefined, got.patients) == (0, 12)
+
+
+def test_a_class_without_cases_is_left_out_of_the_mean_and_said(rng):
+    p = rng.dirichlet(np.ones(3), 60)
+    y = rng.integers(0, 2, 60)
+    got = summarise("multiclass", y, p, names=["a", "b", "c"], draws=30)
+    assert got["roc_auc/c"].value is None
+    assert got["roc_auc"].value == pytest.approx(np.mean([got["roc_auc/a"].value, got["roc_auc/b"].value]))
+    assert "mean over 2 of 3" in got["roc_auc"].why
+    shares = np.bincount(y, minlength=2) / 60
+    weighted = shares @ [got["roc_auc/a"].value, got["roc_auc/b"].value]
+    assert got["roc_auc_weighted"].value == pytest.approx(weighted)
+
+
 def test_chosen_metrics_are_the_same_as_among_all(multiclass):
     y, p = multiclass
     everything = summarise("multiclass", y, p, draws=30)
@@ -205,6 +234,10 @@ def test_chosen_metrics_are_the_same_as_among_all(multiclass):
         ("binary", [0, 1], [0.1, 0.2], {"level": 90}, "between 0 and 1"),
         ("binary", [0, 1], [0.1, 0.2], {"draws": -1}, "whole number"),
         ("binary", [0, 1], [0.1, 0.2], {"groups": ["P1", None]}, "1 of 2 are missing"),
+        ("binary", [0, 1], [0.1, 0.2], {"seed": -1}, "seed"),
+        ("binary", [0, 1], [0.1, 0.2], {"bins": 0}, "bins"),
+        ("binary", [0, 1], [0.1, 0.2], {"threshold": [0.1, 0.2]}, "threshold"),
+        ("multilabel", [[0, 1]], [[0.1, 0.2]], {"threshold": [0.1, 0.2, 0.3]}, "each of 2"),
         ("multiclass", [0, 3], [[0.5, 0.5], [0.5, 0.5]], {}, "from 0 to 1"),
         ("multiclass", [0, 1], [[0.5, 0.9], [0.5, 0.5]], {}, "sum to 1"),
         ("multilabel", [[0, 1]], [[0.5, 0.9]], {"names": ["a"]}, "2 different names"),
