@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -155,8 +154,8 @@ class StopOnNaN(Callback):
     def after_batch(self) -> None:
         if self.training and not hasattr(self.learn, "lr_finder") and not torch.isfinite(self.loss):
             raise SlivitError(
-                f"the training loss became {self.loss.item()} in epoch {self.epoch}; lower fit.lr, or look at the scans "
-                "of this manifest for empty or extreme values"
+                f"the training loss became {self.loss.item()} in epoch {self.epoch}; lower fit.lr, or look at the "
+                "scans of this manifest for empty or extreme values"
             )
 
 
@@ -196,7 +195,7 @@ class SaveProgress(Callback):
         }
         partial = self.path.with_suffix(".partial")
         torch.save(state, partial)
-        os.replace(partial, self.path)
+        partial.replace(self.path)
 
     def after_fit(self) -> None:
         self.run = True

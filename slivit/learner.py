@@ -57,7 +57,7 @@ def parameter_groups(model: nn.Module) -> list[list[nn.Parameter]]:
     for part in ("backbone", "head"):
         if not isinstance(getattr(model, part, None), nn.Module):
             raise ModelError(f"{type(model).__name__} has no module .{part}; parameter groups need .backbone and .head")
-    backbone, head = list(model.backbone.parameters()), list(model.head.parameters())
+    backbone, head = list(model.get_submodule("backbone").parameters()), list(model.get_submodule("head").parameters())
     taken = {id(p) for p in backbone + head}
     return [backbone, [p for p in model.parameters() if id(p) not in taken], head]
 

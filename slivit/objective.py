@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from fastai.learner import Metric
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from slivit.task import Task
 
@@ -28,6 +28,10 @@ class TaskLoss(nn.Module):
         label_smoothing: moves targets of classification this far towards the even guess, from 0 to 1.
         reduction: "mean", or "none" for one loss a scan.
     """
+
+    weights: Tensor | None
+    center: Tensor
+    spread: Tensor
 
     def __init__(self, task: Task, label_smoothing: float = 0.0, reduction: str = "mean") -> None:
         super().__init__()

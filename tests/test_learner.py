@@ -159,7 +159,7 @@ def test_parameter_groups_hold_every_parameter_once():
     assert sorted(id(p) for g in groups for p in g) == sorted(id(p) for p in model.parameters())
     assert group_rates(1e-3, 1) == 1e-3
     np.testing.assert_allclose(group_rates(1e-3, 0.1), [1e-4, 1e-3, 1e-3])
-    with pytest.raises(ModelError, match="has no module .backbone"):
+    with pytest.raises(ModelError, match=r"has no module \.backbone"):
         parameter_groups(torch.nn.Linear(2, 2))
 
 
@@ -206,7 +206,8 @@ def test_predictions_do_not_depend_on_the_batch_and_flips_average(blob_scans, tm
     learn, manifest, settings = make(blob_scans, tmp_path)
     rows = manifest.rows("test")
     one, many = (
-        predict_table(learn.model, rows, manifest.task, settings, batch_size=b, device="cpu")["prob_bright"] for b in (1, 8)
+        predict_table(learn.model, rows, manifest.task, settings, batch_size=b, device="cpu")["prob_bright"]
+        for b in (1, 8)
     )
     np.testing.assert_allclose(one, many, atol=1e-5)
     flipped = predict_table(learn.model, rows, manifest.task, settings, flips=("horizontal",), device="cpu")

@@ -108,7 +108,8 @@ def fetch_medmnist(name: str, root: Path, download: bool = False) -> Path:
         return file
     if not download:
         raise ManifestError(
-            f"{file}: no such file. Put it there (medmnist.com), set data.root to its folder, or set data.download = true."
+            f"{file}: no such file. Put it there (medmnist.com), set data.root to its folder, or set data.download = "
+            "true."
         )
     import medmnist
 

@@ -24,7 +24,11 @@ def loaders(csv, input="tiled", mean=IMAGENET_MEAN, std=IMAGENET_STD, task=BINAR
 
 @pytest.mark.parametrize(
     ("input", "mean", "shape"),
-    [("tiled", IMAGENET_MEAN, (8, 3, 64, 16)), ("volume", (0.5,), (8, 1, 4, 16, 16)), ("clip", IMAGENET_MEAN, (8, 3, 4, 16, 16))],
+    [
+        ("tiled", IMAGENET_MEAN, (8, 3, 64, 16)),
+        ("volume", (0.5,), (8, 1, 4, 16, 16)),
+        ("clip", IMAGENET_MEAN, (8, 3, 4, 16, 16)),
+    ],
 )
 def test_batches_have_the_layout_of_the_model(blob_scans, input, mean, shape):
     dls, *_ = loaders(blob_scans, input, mean, mean)
@@ -96,7 +100,7 @@ def test_contact_sheet_is_near_square():
 
 
 def test_fewer_scans_than_a_batch(blob_scans):
-    dls, manifest, settings = loaders(blob_scans)
+    _, manifest, settings = loaders(blob_scans)
     spec = ModelSpec("made", input="tiled", size=(4, 16, 16))
     big = volume_dataloaders(manifest, spec, settings, batch_size=500, device="cpu")
     assert len(big.train) == 1

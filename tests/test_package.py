@@ -1,0 +1,103 @@
+"""What holds for the package as a whole: imports run one way, quickly, and every public name exists."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import slivit
+
+ROOT = Path(slivit.__file__).parent
+LAYERS = [
+    {"errors", "files", "volume", "task"},
+    {"data", "models", "statistics", "phantoms"},
+    {"recipe", "ssl", "objective"},
+    {"callbacks", "learner", "checkpoint", "predict"},
+    {"report"},
+    {"stages"},
+    {"cli", "__main__", "cli_common", "cli_data", "cli_manifests", "cli_report"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+APART = {("data", "models"), ("models", "data"), ("statistics", "data"), ("phantoms", "data"), ("phantoms", "models"),
+         ("data", "statistics"), ("models", "statistics"), ("statistics", "models"), ("data", "phantoms")}  # fmt: skip
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def imported(path):
+    """(the slivit module imported, whether at import time) for every import of a file."""
+    tree = ast.parse(path.read_text())
+    checking = {
+        n
+        for top in ast.walk(tree)
+        if isinstance(top, ast.If) and "TYPE_CHECKING" in ast.dump(top.test)
+        for n in ast.walk(top)
+    }
+    for node in ast.walk(tree):
+        if node in checking:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "slivit":
+            yield from [node.module] if node.module != "slivit" else [f"slivit.{a.name}" for a in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.startswith("slivit."))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    here = path.relative_to(ROOT).with_suffix("").parts[0]
+    if here == "__init__":
+        return
+    assert here in LEVEL, f"put {here} into LAYERS"
+    for module in imported(path):
+        there = module.split(".")[1]
+        if there in (here, "__version__"):
+            continue
+        assert LEVEL[there] <= LEVEL[here], f"{here} must not import {there}"
+        assert (here, there) not in APART, f"{here} and {there} must not know each other"
+
+
+def test_statistics_know_no_torch():
+    for path in (ROOT / "statistics").rglob("*.py"):
+        text = path.read_text()
+        assert "import torch" not in text
+        assert "import fastai" not in text
+
+
+def test_only_stages_and_the_command_line_see_recipes():
+    for path in MODULES:
+        here = path.relative_to(ROOT).with_suffix("").parts[0]
+        if here not in ("stages", "recipe", "cli", "cli_data", "cli_report", "__init__"):
+            assert not any(m.startswith("slivit.recipe") for m in imported(path)), path
+
+
+@pytest.mark.parametrize("code", ["import slivit", "import slivit.cli; slivit.cli.app"])
+def test_importing_is_light(code):
+    heavy = "[m for m in ('torch', 'fastai', 'pandas', 'pydicom', 'cv2', 'matplotlib', 'sklearn') if m in sys.modules]"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {code}; print({heavy})"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", slivit.__all__)
+def test_public_names_exist_and_are_documented(name):
+    value = getattr(slivit, name)
+    if name != "__version__":
+        assert (value.__doc__ or "").strip()
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        slivit.nothing  # noqa: B018
+
+
+def test_every_package_and_recipe_is_in_the_wheel():
+    import configparser
+
+    config = configparser.ConfigParser()
+    config.read(ROOT.parent / "setup.cfg")
+    named = set(config["options"]["packages"].split())
+    present = {".".join(p.parent.relative_to(ROOT.parent).parts) for p in ROOT.rglob("__init__.py")}
+    recipes = {"slivit.recipes.pretrain", "slivit.recipes.finetune", "slivit.recipes.evaluate"}
+    assert named == present | recipes
