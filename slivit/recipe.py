@@ -43,6 +43,7 @@ class Data(Section):
         train_fraction: keep this fraction of the training patients (label efficiency); nested for one seed.
         workers: processes that read scans; 0 reads in the training process.
         cache: folder of preprocessed slices; read anew each epoch where empty.
+        cache_gb: the largest size of that folder, in GB; what was used longest ago makes room. 0 sets no limit.
     """
 
     manifest: str = Field(min_length=1)
@@ -58,6 +59,7 @@ class Data(Section):
     train_fraction: float = Field(default=1.0, gt=0, le=1)
     workers: int = Field(default=2, ge=0)
     cache: str = ""
+    cache_gb: float = Field(default=0.0, ge=0)
 
 
 class Model(BaseModel):

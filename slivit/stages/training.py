@@ -13,6 +13,7 @@ from slivit.checkpoint import save_checkpoint
 from slivit.data.manifest import Manifest
 from slivit.data.preprocessing import Preprocessing
 from slivit.recipe import Logging, TrainingRecipe
+from slivit.stages.caching import cache_of
 from slivit.stages.lineage import describe_start
 from slivit.stages.measure import measure, write_results
 from slivit.stages.runs import HISTORY, PROGRESS, SPLIT, logged, open_run
@@ -88,6 +89,7 @@ def make_learner(
         augmentation=recipe.augmentation,
         batch_size=recipe.fit.batch_size,
         workers=recipe.data.workers,
+        cache=cache_of(recipe.data),
         device=choose_device(recipe.fit.device),
     )
     return volume_learner(
@@ -165,6 +167,7 @@ def predict_and_measure(
         batch_size=recipe.testing.batch_size,
         workers=recipe.data.workers,
         flips=recipe.testing.flips,
+        cache=cache_of(recipe.data),
     )
     write_results(folder, table, manifest.task, measure(table, manifest.task, recipe.testing))
 

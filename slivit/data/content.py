@@ -1,0 +1,169 @@
+"""What a scan's files contain, as one number: another byte gives another number, another place the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from slivit.data.readers.entries import folder_entries
+from slivit.files import whole_file
+
+_BLOCK = 1 << 20
+_RACY = 2_000_000_000  # ns: some file systems keep times this coarsely; younger files may change and keep theirs
+_PAIRS = {".hdr": ".img", ".img": ".hdr"}
+_DETACHED = (".mhd", ".nhdr")
+_DATA_FILE = re.compile(rb"^\s*(?:ElementDataFile\s*=|data ?file\s*:)\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files that a scan is read from, and how they were when looked at.
+
+    Args:
+        paths: name (relative to a folder, or the file's own) and path of each, in the order in which they are read.
+        item: the item of a file that holds many, such as "train/17", or "".
+        state: size, times and place on disk of all of them, as one hexadecimal number.
+        changed: when the youngest of them was written or renamed, in ns since 1970.
+    """
+
+    paths: tuple[tuple[str, str], ...]
+    item: str
+    state: str
+    changed: int
+
+
+def files_of(path: str) -> Files:
+    """Look at the files of a scan, without reading them.
+
+    Args:
+        path: anything that `read_volume` takes.
+
+    Raises:
+        OSError: a file is missing or must not be looked at.
+    """
+    import xxhash
+
+    file, item = path, ""
+    if "#" in path and not os.path.exists(path):  # noqa: PTH110 (once a scan and epoch)
+        file, _, item = path.rpartition("#")
+    paths = tuple(_paths(Path(file)))
+    stats = [os.stat(p) for _, p in paths]  # noqa: PTH116 (hundreds of files)
+    # The time of the last change of status cannot be set back by hand, so an edit that keeps size and date shows too.
+    told = [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in stats]
+    state = repr([[name for name, _ in paths], told]).encode()
+    changed = max((max(s.st_mtime_ns, s.st_ctime_ns) for s in stats), default=0)
+    return Files(paths, item, xxhash.xxh3_128_hexdigest(state), changed)
+
+
+def _paths(file: Path) -> Iterator[tuple[str, str]]:
+    if file.is_dir():
+        yield from ((entry.name, str(entry.path)) for entry in folder_entries(file))
+        return
+    yield file.name, str(file)
+    yield from ((p.name, str(p)) for p in _companions(file))
+
+
+def _companions(file: Path) -> list[Path]:
+    """The other files of a scan whose header lies apart from its values."""
+    suffix = file.suffix.casefold()
+    if suffix in _PAIRS:
+        other = file.with_suffix("")
+        ends = (_PAIRS[suffix], _PAIRS[suffix].upper())
+        return [p for end in ends if (p := other.with_name(other.name + end)).is_file()][:1]
+    if suffix not in _DETACHED:
+        return []
+    found = _DATA_FILE.search(file.read_bytes())
+    named = file.parent / os.fsdecode(found[1]) if found else None
+    if named is not None and named.is_file():
+        return [named]
+    # A list or a pattern of names: whatever lies beside the header may belong to it.
+    return sorted(p for p in file.parent.iterdir() if p.is_file() and p != file)
+
+
+def digest_of(files: Files) -> str:
+    """Read all bytes of the files, and return a number of 128 bits that stands for them, in hexadecimal.
+
+    The number does not protect against forgers (XXH3 is no cryptographic hash), and two scans share it by chance once
+    in 2^64 scans.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    import xxhash
+
+    whole = xxhash.xxh3_128()
+    alone = len(files.paths) == 1
+    for name, path in files.paths:
+        own = _file_digest(path)
+        whole.update(own if alone else own + os.fsencode(name) + b"\0")
+    return whole.hexdigest()
+
+
+def _file_digest(path: str) -> bytes:
+    import xxhash
+
+    digest, block = xxhash.xxh3_128(), bytearray(_BLOCK)
+    view = memoryview(block)
+    with Path(path).open("rb", buffering=0) as stream:
+        while size := stream.readinto(block):
+            digest.update(view[:size])
+    return digest.digest()
+
+
+@dataclass(frozen=True)
+class Digests:
+    """Digests kept on disk, so that files which look the same as last time are not read again.
+
+    A file looks the same where its size, its time of writing, its time of change and its place on disk are the same.
+
+    Args:
+        folder: one small file a scan.
+        verify: never trust what is kept.
+    """
+
+    folder: Path
+    verify: bool = False
+
+    def of(self, path: str, files: Files) -> str:
+        """The digest of a scan's files, from memory where they have not changed.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        note = self._note(path, files)
+        kept = None if self.verify else _read_note(note)
+        if kept is not None and kept.get("state") == files.state:
+            return str(kept["digest"])
+        digest = digest_of(files)
+        if time.time_ns() - files.changed > _RACY:
+            _write_note(note, {"path": path, "state": files.state, "digest": digest})
+        return digest
+
+    def _note(self, path: str, files: Files) -> Path:
+        import xxhash
+
+        file = os.path.abspath(path.removesuffix(f"#{files.item}") if files.item else path)  # noqa: PTH100
+        name = xxhash.xxh3_64_hexdigest(os.fsencode(file))
+        return self.folder / name[:2] / f"{name}.json"
+
+
+def _read_note(note: Path) -> dict[str, str] | None:
+    try:
+        kept = json.loads(note.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return kept if isinstance(kept, dict) and "digest" in kept else None
+
+
+def _write_note(note: Path, kept: dict[str, str]) -> None:
+    """Keep a digest; where that fails it is computed again next time, and nothing is lost."""
+    try:
+        with whole_file(note) as partial:
+            partial.write_text(json.dumps(kept), "utf-8")
+    except OSError:
+        return

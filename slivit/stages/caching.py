@@ -1,0 +1,19 @@
+"""The cache of preprocessed slices that a recipe's data section asks for."""
+
+from __future__ import annotations
+
+from slivit.data.cache import SliceCache
+from slivit.recipe import Data
+
+GB = 1e9
+
+
+def cache_of(data: Data) -> SliceCache | None:
+    """The cache of a recipe, or None where it has none.
+
+    Raises:
+        CacheError: a folder that cannot be used.
+    """
+    if not data.cache:
+        return None
+    return SliceCache(data.cache, max_bytes=round(data.cache_gb * GB) or None)

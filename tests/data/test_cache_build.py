@@ -1,0 +1,70 @@
+"""Filling the cache, and training from it."""
+
+import errno
+
+import numpy as np
+import pytest
+
+from slivit.data import cache_entry
+from slivit.data.augmentation import Augmentation
+from slivit.data.cache import CacheError
+from slivit.data.cache_build import prepare
+from slivit.data.preprocessing import Preprocessing, load_slices
+
+SETTINGS = Preprocessing(size=(4, 16, 12))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_prepare_builds_what_is_missing_and_tells_what_failed(cache, tmp_path, workers, make_scan):
+    paths = [make_scan(f"{i}.tif") for i in range(4)]
+    (tmp_path / "bad.tif").write_bytes(b"no scan")
+    rows = [{"path": p} for p in [*paths, paths[0], str(tmp_path / "bad.tif")]]
+    cache.load(paths[1], SETTINGS)
+    told = prepare(rows, SETTINGS, cache, workers=workers)
+    assert (told.built, told.found) == (3, 1)
+    assert [path for path, _ in told.failed] == [str(tmp_path / "bad.tif")]
+    assert "bad.tif" in told.failed[0][1]
+    for path in paths:
+        np.testing.assert_array_equal(cache.load(path, SETTINGS), load_slices(path, SETTINGS))
+    assert prepare(rows, SETTINGS, cache).built == 0
+
+
+def test_prepare_stops_where_the_disk_is_full(cache, scan, monkeypatch):
+    def full(stream, part):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache_entry, "_write_all", full)
+    with pytest.raises(CacheError, match="cannot be stored \\(No space left on device\\)"):
+        prepare([{"path": scan}], SETTINGS, cache)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmentation_stays_random_on_top(cache, blob_scans, workers):
+    import torch
+
+    from slivit.data.blocks import volume_dataloaders
+    from slivit.data.manifest import read_manifest
+    from slivit.models.registry import ModelSpec
+    from slivit.task import Task
+
+    manifest = read_manifest(blob_scans, Task(kind="binary", targets=("bright",)))
+    spec = ModelSpec("made", input="volume", size=(4, 16, 16), mean=(0.0,), std=(1.0,))
+    change = Augmentation(rotate=180, flip_horizontal=True)
+    options = {"augmentation": change, "batch_size": 8, "device": "cpu", "cache": cache, "workers": workers}
+    dls = volume_dataloaders(manifest, spec, Preprocessing(size=spec.size), **options)
+    train = dls.train.new(shuffle=False)
+    first, second = (torch.cat([x for x, _ in train]) for _ in range(2))
+    assert not torch.equal(first, second)
+    fixed, again = (torch.cat([x for x, _ in dls.valid]) for _ in range(2))
+    assert torch.equal(fixed, again)
+    assert cache.info().scans == len({row["path"] for split in ("train", "val") for row in manifest.rows(split)})
+
+
+def test_predictions_are_the_same_with_a_cache(cache, make_scan):
+    from slivit.predict import ScanDataset
+
+    short = make_scan("short.tif", depth=2)
+    plain, cached = (ScanDataset([short], SETTINGS, c) for c in (None, cache))
+    for _ in range(2):
+        assert cached[0].stack.equal(plain[0].stack)
+        assert cached[0].notes == plain[0].notes != ()
