@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import pandas as pd
@@ -76,7 +77,6 @@ def predict_table(
     device: str = "auto",
     batch_size: int = 8,
     workers: int = 0,
-    flips: Sequence[str] = (),
     on_error: str = "raise",
     cache: Any = None,
     progress: bool = False,
@@ -88,11 +88,10 @@ def predict_table(
         rows: with `path`; other columns are carried over, and targets where they are there are put beside the
             predictions as `target_<name>`.
         task: the fitted task.
-        settings: the preprocessing, with its size set.
+        settings: the preprocessing, with its size set; predictions are averaged over its `flips`.
         device: "auto", "cpu", "cuda", ...
         batch_size: scans a batch.
         workers: processes that read scans.
-        flips: mirror images over which predictions are averaged ("horizontal", "vertical", "slices").
         on_error: "raise" where a scan cannot be read, or "record" it in the column `error` and go on.
         cache: where preprocessed slices are kept.
         progress: show a progress bar.
@@ -107,7 +106,7 @@ def predict_table(
     where = choose_device(device)
     dataset = ScanDataset([str(r["path"]) for r in rows], settings, cache)
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=list)
-    run = _Runner(model.to(where).eval(), TaskLoss(task).to(where), where, tuple(flips))
+    run = _Runner(model.to(where).eval(), TaskLoss(task).to(where), where, settings.flips)
     found: dict[int, list[float]] = {}
     items: dict[int, Item] = {}
     for batch in _shown(loader, progress):
@@ -116,6 +115,12 @@ def predict_table(
         found |= run(batch)
         items |= {i.index: Item(i.index, None, i.notes, i.error) for i in batch}
     return _table(rows, task, found, items, on_error == "record")
+
+
+def mirror_axes(flips: Sequence[str]) -> list[tuple[int, ...]]:
+    """The axes of (B, S, H, W) to flip for each view: every combination of `flips`, none of them first."""
+    axes = [FLIP_AXES[f] for f in flips]
+    return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ class _Runner:
             return {}
         stacks = torch.stack([i.stack for i in readable]).to(self.device)  # type: ignore[misc]
         with torch.inference_mode():
-            views = [self._view(stacks)] + [self._view(stacks.flip(FLIP_AXES[f])) for f in self.flips]
+            views = [self._view(stacks.flip(axes)) for axes in mirror_axes(self.flips)]
             predicted = torch.stack(views).mean(0).reshape(len(readable), -1).cpu()
         return {i.index: p for i, p in zip(readable, predicted.tolist(), strict=True)}
 
@@ -166,5 +171,3 @@ def _table(
             record["error"] = items[index].error
         records.append(record)
     return pd.DataFrame(records)
-
-

@@ -210,5 +210,14 @@ def test_predictions_do_not_depend_on_the_batch_and_flips_average(blob_scans, tm
         for b in (1, 8)
     )
     np.testing.assert_allclose(one, many, atol=1e-5)
-    flipped = predict_table(learn.model, rows, manifest.task, settings, flips=("horizontal",), device="cpu")
+    views = settings.model_copy(update={"flips": ("horizontal",)})
+    flipped = predict_table(learn.model, rows, manifest.task, views, device="cpu")
     assert not np.allclose(flipped["prob_bright"], one)
+
+
+def test_views_are_all_combinations_of_mirrorings():
+    from slivit.predict import mirror_axes
+
+    assert mirror_axes(()) == [()]
+    assert mirror_axes(("horizontal",)) == [(), (3,)]
+    assert len({tuple(sorted(v)) for v in mirror_axes(("horizontal", "vertical", "slices"))}) == 8

@@ -26,6 +26,8 @@ class Preprocessing(BaseModel):
         stretch: (low, high) percentiles of the sampled slices mapped to black and white, or None. Applied inside
             the window where both are given. With neither, 8-bit scans are left alone and others are scaled from
             their minimum to their maximum.
+        flips: predictions are averaged over every combination of these mirrorings: "horizontal", "vertical",
+            "slices". One makes two views of a scan, all three make eight.
         reader: options for `read_volume`, such as {"axis": "coronal"}.
 
     Source: Avram et al. 2024, Methods, "Data preprocessing" (256 x 256 pixels, contrast stretched between the 2nd and
@@ -39,6 +41,7 @@ class Preprocessing(BaseModel):
     short: Short = "repeat"
     window: tuple[float, float] | None = None
     stretch: tuple[float, float] | None = Field(default=(2.0, 98.0))
+    flips: tuple[Literal["horizontal", "vertical", "slices"], ...] = ()
     reader: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")

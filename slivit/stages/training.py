@@ -166,7 +166,6 @@ def predict_and_measure(
         device=recipe.fit.device,
         batch_size=recipe.testing.batch_size,
         workers=recipe.data.workers,
-        flips=recipe.testing.flips,
         cache=cache_of(recipe.data),
     )
     write_results(folder, table, manifest.task, measure(table, manifest.task, recipe.testing))
