@@ -121,6 +121,7 @@ class VideoResNet(nn.Module):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.blocks = nn.ModuleList([plan.stem(), *(Stage(plan, index) for index in range(4))])
+        self.features = plan.channels(3)
 
     def forward_map(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) -> the last stage's map (B, 32 * width, s, h, w)."""

@@ -7,7 +7,9 @@ checkpoints. Licence: Apache-2.0 for this file and for the published weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,7 +26,7 @@ from slivit.models.registry import register_model
 
 URL = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"
 HUB_NAME = "KINETICS400"
-MEAN, STD = (0.45,) * 3, (0.225,) * 3
+IN_SLICE = ((1, 1), (1, 2), (1, 2), (1, 2))
 SLOWER, NARROWER, FUSED = 4, 8, 2
 
 
@@ -42,6 +44,7 @@ class SlowFast(nn.Module):
         for index in range(4):
             fused = fast.channels(index) if index < 3 else None
             self.blocks.append(Pathways(Stage(slow, index), Stage(fast, index), fused))
+        self.features = slow.channels(3) + fast.channels(3)
 
     def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, S, H, W) -> the last maps of both pathways, (B, 2048, S / 4, h, w) and (B, 256, S, h, w)."""
@@ -82,53 +85,60 @@ class Fusion(nn.Module):
         return torch.cat([slow, fused], dim=1)
 
 
-def _model(
+@dataclass(frozen=True)
+class Member:
+    """What tells one network of the family from another.
+
+    Args:
+        network: makes it of its depths and width.
+        file: of its published weights.
+        classifier: the published name of the classifier, which is left out.
+    """
+
+    network: Callable[[Sequence[int], int], nn.Module]
+    file: str
+    classifier: str = "blocks.5.proj."
+
+
+def _slow(depths: Sequence[int], width: int) -> nn.Module:
+    """Feichtenhofer et al. 2019, Table 1, Slow pathway: convolutions along the slices in the last two stages."""
+    return VideoResNet(Plan(depths, width, (1, 7, 7), True, (1, 1, 3, 3), IN_SLICE, in_slice))
+
+
+def _slowfast(depths: Sequence[int], width: int) -> nn.Module:
+    """Feichtenhofer et al. 2019, section 3 and Table 1."""
+    if width % NARROWER:
+        raise ModelError(f"slowfast_r50: width must be a multiple of {NARROWER}, got {width}")
+    fast = Plan(depths, width // NARROWER, (5, 7, 7), True, (3, 3, 3, 3), IN_SLICE, in_slice)
+    fused = [FUSED * fast.channels(index - 1) for index in range(4)]
+    return SlowFast(Plan(depths, width, (1, 7, 7), True, (1, 1, 3, 3), IN_SLICE, in_slice, fused), fast)
+
+
+def _r2plus1d(depths: Sequence[int], width: int) -> nn.Module:
+    """Tran et al. 2018, section 3.5; with bottlenecks, as in PyTorchVideo's model zoo."""
+    strides = ((1, 2), (1, 2), (2, 2), (2, 2))
+    return VideoResNet(Plan(depths, width, (1, 7, 7), False, (1, 1, 1, 1), strides, Conv2plus1d))
+
+
+def _csn(depths: Sequence[int], width: int) -> nn.Module:
+    """Tran et al. 2019, section 3.2 and Table 1: interaction-reduced, so that only 3 x 3 x 3 kernels are depthwise."""
+    strides = ((1, 1), (2, 2), (2, 2), (2, 2))
+    return VideoResNet(Plan(depths, width, (3, 7, 7), True, (1, 1, 1, 1), strides, depthwise))
+
+
+MEMBERS = {
+    "slow_r50": Member(_slow, "SLOW_8x8_R50.pyth"),
+    "slowfast_r50": Member(_slowfast, "SLOWFAST_8x8_R50.pyth", "blocks.6.proj."),
+    "r2plus1d_r50": Member(_r2plus1d, "R2PLUS1D_16x4_R50.pyth"),
+    "csn_r101": Member(_csn, "CSN_32x2_R101.pyth"),
+}
+
+
+def pytorchvideo(
     name: str,
-    network: nn.Module,
     out_dim: int,
     *,
-    features: int,
-    blocks: int,
-    file: str,
-    slices: int,
-    image_size: int,
-    in_chans: int,
-    **options: Any,
-) -> VolumeModel:
-    """`blocks` is the number of published blocks before the classifier, the pooling among them."""
-    check_sizes(name, {"slices": slices, "image_size": image_size})
-    check_channels(name, in_chans)
-    rules = WeightRules(
-        architecture=name,
-        drop=(rf"^blocks\.{blocks}\.proj\.",),
-        first=first_layers(network),
-        hub=partial(fetch_url, name, {HUB_NAME: f"{URL}/{file}"}),
-        default=HUB_NAME,
-    )
-    size = (slices, image_size, image_size)
-    return VolumeModel(network, rules, out_dim, features=features, size=size, in_chans=in_chans, **options)
-
-
-def _check_depths(name: str, depths: Sequence[int], width: int) -> None:
-    check_sizes(name, {"depths": tuple(depths), "width": width})
-    if len(depths) != 4:
-        raise ModelError(f"{name}: depths has one number for each of the four stages, got {tuple(depths)}")
-
-
-@register_model(
-    input="clip",
-    size=(8, 224, 224),
-    mean=MEAN,
-    std=STD,
-    source="arXiv:1812.03982",
-    licence="Apache-2.0",
-    weights=f"KINETICS400: {URL}/SLOW_8x8_R50.pyth",
-    small={"slices": 4, "image_size": 32, "depths": (1, 1, 1, 1), "width": 8},
-)
-def slow_r50(
-    out_dim: int,
-    *,
-    slices: int = 8,
+    slices: int = 32,
     image_size: int = 224,
     depths: Sequence[int] = (3, 4, 6, 3),
     width: int = 64,
@@ -136,180 +146,65 @@ def slow_r50(
     dropout: float = 0.0,
     pretrained: bool | Weights = False,
 ) -> VolumeModel:
-    """SlowFast's slow pathway alone, ResNet-50: (B, 3, S, P, P) float32 clips -> (B, out_dim) logits.
+    """A bottleneck ResNet for video: (B, 3, S, P, P) float32 clips -> (B, out_dim) logits.
 
     Args:
+        name: "slow_r50", "slowfast_r50", "r2plus1d_r50" or "csn_r101".
         out_dim: the number of outputs.
-        slices: S; the published weights were trained with 8.
+        slices: S. SlowFast's slow pathway takes every fourth, so that it needs a multiple of 4.
         image_size: P, rows and columns in pixels.
         depths: residual blocks of the four stages.
-        width: channels of the stem.
+        width: channels of the (slow) stem; SlowFast's fast pathway has an eighth of them.
         in_chans: 3, or 1 for grey input with a summed first layer.
-        dropout: of the pooled features (0.5 in the paper).
+        dropout: of the pooled features (0.5 in the papers).
         pretrained: True or "KINETICS400" downloads PyTorchVideo's weights; a path loads them (see `load_backbone`).
 
-    Source: Feichtenhofer et al. 2019, Table 1, Slow pathway.
+    Raises:
+        ModelError: a value that is not allowed.
+        CheckpointError: weights that cannot be had, or that do not fit.
     """
-    _check_depths("slow_r50", depths, width)
-    plan = Plan(depths, width, (1, 7, 7), True, (1, 1, 3, 3), ((1, 1), (1, 2), (1, 2), (1, 2)), in_slice)
-    return _model(
-        "slow_r50",
-        VideoResNet(plan),
+    check_sizes(name, {"slices": slices, "image_size": image_size, "depths": tuple(depths), "width": width})
+    check_channels(name, in_chans)
+    if len(depths) != 4:
+        raise ModelError(f"{name}: depths has one number for each of the four stages, got {tuple(depths)}")
+    if name == "slowfast_r50" and slices % SLOWER:
+        raise ModelError(f"{name}: slices must be a multiple of {SLOWER}, got {slices}")
+    member = MEMBERS[name]
+    network: Any = member.network(depths, width)
+    rules = WeightRules(
+        architecture=name,
+        drop=("^" + re.escape(member.classifier),),
+        first=first_layers(network),
+        hub=partial(fetch_url, name, {HUB_NAME: f"{URL}/{member.file}"}),
+        default=HUB_NAME,
+    )
+    return VolumeModel(
+        network,
+        rules,
         out_dim,
-        features=plan.channels(3),
-        blocks=5,
-        file="SLOW_8x8_R50.pyth",
-        slices=slices,
-        image_size=image_size,
+        features=network.features,
+        size=(slices, image_size, image_size),
         in_chans=in_chans,
         dropout=dropout,
         pretrained=pretrained,
     )
 
 
-@register_model(
-    input="clip",
-    size=(32, 224, 224),
-    mean=MEAN,
-    std=STD,
-    source="arXiv:1812.03982",
-    licence="Apache-2.0",
-    weights=f"KINETICS400: {URL}/SLOWFAST_8x8_R50.pyth",
-    small={"slices": 8, "image_size": 32, "depths": (1, 1, 1, 1), "width": 16},
-)
-def slowfast_r50(
-    out_dim: int,
-    *,
-    slices: int = 32,
-    image_size: int = 224,
-    depths: Sequence[int] = (3, 4, 6, 3),
-    width: int = 64,
-    in_chans: int = 3,
-    dropout: float = 0.0,
-    pretrained: bool | Weights = False,
-) -> VolumeModel:
-    """SlowFast 8x8, ResNet-50: (B, 3, S, P, P) float32 clips -> (B, out_dim) logits.
-
-    The slow pathway takes every fourth of the slices that the fast one takes.
-
-    Args:
-        slices: S, a multiple of 4; the published weights were trained with 32.
-        width: channels of the slow pathway's stem, a multiple of 8; the fast pathway has an eighth.
-        out_dim, image_size, depths, in_chans, dropout, pretrained: see `slow_r50`.
-
-    Source: Feichtenhofer et al. 2019, section 3 and Table 1.
-    """
-    _check_depths("slowfast_r50", depths, width)
-    if slices % SLOWER or width % NARROWER:
-        raise ModelError(
-            f"slowfast_r50: slices must be a multiple of {SLOWER} and width one of {NARROWER}, got {slices} and {width}"
-        )
-    thin, strides = width // NARROWER, ((1, 1), (1, 2), (1, 2), (1, 2))
-    fast = Plan(depths, thin, (5, 7, 7), True, (3, 3, 3, 3), strides, in_slice)
-    fused = [FUSED * fast.channels(index - 1) for index in range(4)]
-    slow = Plan(depths, width, (1, 7, 7), True, (1, 1, 3, 3), strides, in_slice, fused)
-    return _model(
-        "slowfast_r50",
-        SlowFast(slow, fast),
-        out_dim,
-        features=slow.channels(3) + fast.channels(3),
-        blocks=6,
-        file="SLOWFAST_8x8_R50.pyth",
-        slices=slices,
-        image_size=image_size,
-        in_chans=in_chans,
-        dropout=dropout,
-        pretrained=pretrained,
-    )
+def _register(name: str, slices: int, source: str, small: dict[str, Any], **args: Any) -> None:
+    register_model(
+        name,
+        input="clip",
+        size=(slices, 224, 224),
+        mean=(0.45,) * 3,
+        std=(0.225,) * 3,
+        source=source,
+        licence="Apache-2.0",
+        weights=f"{HUB_NAME}: {URL}/{MEMBERS[name].file}",
+        small={"image_size": 32, "depths": (1, 1, 1, 1), **small},
+    )(partial(pytorchvideo, name, slices=slices, **args))
 
 
-@register_model(
-    input="clip",
-    size=(16, 224, 224),
-    mean=MEAN,
-    std=STD,
-    source="arXiv:1711.11248",
-    licence="Apache-2.0",
-    weights=f"KINETICS400: {URL}/R2PLUS1D_16x4_R50.pyth",
-    small={"slices": 4, "image_size": 32, "depths": (1, 1, 1, 1), "width": 8},
-)
-def r2plus1d_r50(
-    out_dim: int,
-    *,
-    slices: int = 16,
-    image_size: int = 224,
-    depths: Sequence[int] = (3, 4, 6, 3),
-    width: int = 64,
-    in_chans: int = 3,
-    dropout: float = 0.0,
-    pretrained: bool | Weights = False,
-) -> VolumeModel:
-    """R(2+1)D with the bottlenecks of ResNet-50: (B, 3, S, P, P) float32 clips -> (B, out_dim) logits.
-
-    Args:
-        slices: S; the published weights were trained with 16.
-        out_dim, image_size, depths, width, in_chans, dropout, pretrained: see `slow_r50`.
-
-    Source: Tran et al. 2018, section 3.5; with bottlenecks, as in PyTorchVideo's model zoo.
-    """
-    _check_depths("r2plus1d_r50", depths, width)
-    plan = Plan(depths, width, (1, 7, 7), False, (1, 1, 1, 1), ((1, 2), (1, 2), (2, 2), (2, 2)), Conv2plus1d)
-    return _model(
-        "r2plus1d_r50",
-        VideoResNet(plan),
-        out_dim,
-        features=plan.channels(3),
-        blocks=5,
-        file="R2PLUS1D_16x4_R50.pyth",
-        slices=slices,
-        image_size=image_size,
-        in_chans=in_chans,
-        dropout=dropout,
-        pretrained=pretrained,
-    )
-
-
-@register_model(
-    input="clip",
-    size=(32, 224, 224),
-    mean=MEAN,
-    std=STD,
-    source="arXiv:1904.02811",
-    licence="Apache-2.0",
-    weights=f"KINETICS400: {URL}/CSN_32x2_R101.pyth",
-    small={"slices": 8, "image_size": 32, "depths": (1, 1, 1, 1), "width": 8},
-)
-def csn_r101(
-    out_dim: int,
-    *,
-    slices: int = 32,
-    image_size: int = 224,
-    depths: Sequence[int] = (3, 4, 23, 3),
-    width: int = 64,
-    in_chans: int = 3,
-    dropout: float = 0.0,
-    pretrained: bool | Weights = False,
-) -> VolumeModel:
-    """Channel-separated network (ir-CSN), ResNet-101: (B, 3, S, P, P) float32 clips -> (B, out_dim) logits.
-
-    Args:
-        slices: S; the published weights were trained with 32.
-        out_dim, image_size, depths, width, in_chans, dropout, pretrained: see `slow_r50`.
-
-    Source: Tran et al. 2019, section 3.2 and Table 1.
-    """
-    _check_depths("csn_r101", depths, width)
-    plan = Plan(depths, width, (3, 7, 7), True, (1, 1, 1, 1), ((1, 1), (2, 2), (2, 2), (2, 2)), depthwise)
-    return _model(
-        "csn_r101",
-        VideoResNet(plan),
-        out_dim,
-        features=plan.channels(3),
-        blocks=5,
-        file="CSN_32x2_R101.pyth",
-        slices=slices,
-        image_size=image_size,
-        in_chans=in_chans,
-        dropout=dropout,
-        pretrained=pretrained,
-    )
+_register("slow_r50", 8, "arXiv:1812.03982", {"slices": 4, "width": 8})
+_register("slowfast_r50", 32, "arXiv:1812.03982", {"slices": 8, "width": 16})
+_register("r2plus1d_r50", 16, "arXiv:1711.11248", {"slices": 4, "width": 8})
+_register("csn_r101", 32, "arXiv:1904.02811", {"slices": 8, "width": 8}, depths=(3, 4, 23, 3))
