@@ -43,7 +43,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)
-	$(BIN)/python benchmarks/statistics.py
+	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/adrenal.py
 

@@ -1,6 +1,6 @@
 """How fast the statistics are: the bootstrap beside a loop of scikit-learn calls, and a full evaluation.
 
-python benchmarks/statistics.py [--draws 1000] [--cases 2000] [--evaluation 10000]
+python benchmarks/metrics.py [--draws 1000] [--cases 2000] [--evaluation 10000]
 
 Both sides of a ratio run in turns in one process, and the shortest time of each counts, so that other work on the
 machine weighs on both alike. The values are compared before the times are.
