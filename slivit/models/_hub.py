@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from slivit.errors import CheckpointError, nearest, one_of
-from slivit.models._weights import FILES_IN_FOLDER, read_weights
+from slivit.models._weights import read_weights
 
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 WAY_OUT = "Where there is no network, download the file elsewhere and give its path."
 
 
@@ -56,7 +57,7 @@ def fetch_hugging_face(name: str, identifier: str) -> dict[str, Any]:
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
     problem: Exception | None = None
-    for file in FILES_IN_FOLDER:
+    for file in HUB_FILES:
         try:
             return dict(read_weights(Path(hf_hub_download(identifier, file)))[1])
         except EntryNotFoundError as error:
