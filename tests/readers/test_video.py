@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -57,8 +61,47 @@ def test_a_clip_cut_short_is_refused(clips, tmp_path, name, kept):
         read_volume(tmp_path / name)
 
 
-def test_noise_is_no_video(tmp_path, rng, capfd):
+def test_noise_is_no_video(tmp_path, rng):
     (tmp_path / "frame_001.mp4").write_bytes(rng.bytes(5000))
     with pytest.raises(ReadError, match="cannot be opened as a video"):
         read_volume(tmp_path / "frame_001.mp4")
-    assert capfd.readouterr().err == ""
+
+
+def test_decoders_write_nothing_on_the_screen(clips, tmp_path):
+    """In a fresh process, because FFmpeg asks for its level of noise once."""
+    content = bytearray((clips / "a.avi").read_bytes())
+    content[6000:6100] = bytes(100)
+    (tmp_path / "damaged.avi").write_bytes(bytes(content))
+    (tmp_path / "noise.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(3000))
+    code = """
+import sys
+from slivit.data.readers import read_volume
+from slivit.errors import ReadError
+for path in sys.argv[1:]:
+    try:
+        read_volume(path)
+    except ReadError:
+        pass
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "damaged.avi"), str(tmp_path / "noise.mp4")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.real_data
+def test_an_mpeg_stream_cut_short_is_refused(real_data, tmp_path):
+    content = (real_data / "lung_ultrasound" / "Reg_pat1Image_132943.mpeg").read_bytes()
+    (tmp_path / "a.mpeg").write_bytes(content[: len(content) // 2 + 1000])
+    with pytest.raises(ReadError, match=r"a\.mpeg: the video is cut short"):
+        read_volume(tmp_path / "a.mpeg")
+
+
+@pytest.mark.parametrize(("name", "frames"), [("uneven.mp4", 40), ("uneven.mkv", 40), ("trimmed.mp4", 30)])
+def test_frames_are_counted_where_headers_mislead(name, frames):
+    """Uneven frame rate: the header of the .mkv promises 77. Trimmed: an edit list hides the first 10 of 40."""
+    path = Path(__file__).parent / "clips" / name
+    scan = read_volume(path)
+    assert scan.depth == describe(path).shape[0] == frames
+    np.testing.assert_allclose(scan.array.mean(axis=(1, 2)), 6 * np.arange(40 - frames, 40), atol=4)
+    part = read_volume(path, select=lambda depth: [depth - 1, depth // 2])
+    np.testing.assert_array_equal(part.array, scan.array[[frames - 1, frames // 2]])

@@ -63,16 +63,16 @@ class Scan:
 def decoding(source: str | Path, what: str, way_out: str = "Copy or export the file again.") -> Iterator[None]:
     """Turn whatever a decoder raises on broken bytes into a ReadError that names the file.
 
-    Decoders share no exception class (they raise struct.error, KeyError, zlib.error, ...), so this catches all; the
-    original stays attached as the cause.
+    Decoders share no exception class (they raise struct.error, KeyError, zlib.error, ...), and those written in Rust
+    panic outside of Exception; so this catches all but an interruption. The original stays attached as the cause.
     """
     try:
         yield
-    except SlivitError:
+    except (SlivitError, Recounted, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except MemoryError as error:
         raise ReadError(f"{source}: there is not enough memory to decode this {what}.") from error
-    except Exception as error:
+    except BaseException as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ReadError(
             f"{source}: cannot be read as {what}; it is damaged or cut short ({reason}). {way_out}"

@@ -150,9 +150,9 @@ def read_frames(entry: Entry, source: str) -> list[Frame] | str | None:
     dataset = read_dataset(entry, source, pixels=False)
     if dataset is None:
         return None
-    if "Rows" not in dataset or "Columns" not in dataset:
-        return _without_image(dataset, source)
     with decoding(source, "DICOM"):
+        if "Rows" not in dataset or "Columns" not in dataset:
+            return _without_image(dataset, source)
         return list(frames_of(getter(dataset), entry, None))
 
 
@@ -162,7 +162,7 @@ def getter(dataset: Dataset) -> Get:
     def get(keyword: str) -> Any:
         try:
             return dataset[_TAG_OF[keyword]].value
-        except (KeyError, ValueError, TypeError, OverflowError):
+        except (KeyError, ValueError, TypeError, OverflowError, NotImplementedError):
             return None
 
     return get
@@ -170,7 +170,7 @@ def getter(dataset: Dataset) -> Get:
 
 def _without_image(dataset: Dataset, source: str) -> str:
     """Return what a file without rows and columns is, or raise where it should have been an image."""
-    uid = dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID", "")
+    uid = getter(dataset)("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID", "")
     name = str(getattr(uid, "name", uid))
     if not name or "Image" in name:
         raise ReadError(f"{source}: the DICOM header is cut short or has no Rows and Columns. Copy or export it again.")

@@ -64,7 +64,7 @@ def _read_frame(entry: Entry, source: str) -> Array:
 def _header(entry: Entry, source: str) -> ImageHeader:
     with decoding(source, "image"), entry.open() as stream:
         header = read_header(stream)
-    check_size(source, header.shape, header.dtype.itemsize, entry.size)
+        check_size(source, header.shape, header.dtype.itemsize, entry.size)
     return header
 
 

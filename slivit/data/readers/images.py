@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import numpy as np
 
 from slivit.data.readers.base import Array, to_grey
-from slivit.errors import ReadError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -193,7 +192,7 @@ def _tifffile_grey(page: TiffPage, index: int) -> Array:
     if page.axes in ("SYX", "YXS"):
         return to_grey(pixels) if pixels.shape[-1] >= 3 else np.ascontiguousarray(pixels[..., 0])
     if page.axes != "YX":
-        raise ReadError(f"page {index + 1} has the axes {page.axes}; only grey and colour pages can be read")
+        raise ValueError(f"page {index + 1} has the axes {page.axes}; only grey and colour pages can be read")
     if page.photometric == 0 and pixels.dtype.kind == "u":
         return np.iinfo(pixels.dtype).max - pixels
     return pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels

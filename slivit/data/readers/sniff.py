@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slivit.data.readers.entries import Entry, file_entry, folder_entries, zip_entries
+from slivit.data.readers.mp4 import STARTS as MP4_STARTS
 from slivit.errors import ReadError, nearest
 
 _HEAD = 512
@@ -25,7 +26,6 @@ _STARTS = {
     b"HSF-OCT-": "heidelberg",
     b"CMDb": "heidelberg",
 }
-_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _IN_MEMORY = ("dicom", "image", "nifti")  # what can be read from inside a zip
 
 Suffixes = Mapping[str, Sequence[str]]
@@ -89,7 +89,7 @@ def by_content(head: bytes, name: str) -> str | None:
         return "npz"
     if head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] == b"n+2\0":
         return "nifti"
-    if head[4:8] in _BOXES or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
+    if head[4:8] in MP4_STARTS or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
         return "video"
     return next((kind for start, kind in _STARTS.items() if head.startswith(start)), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slivit.data.readers import mp4
 from slivit.data.readers.base import COLOUR_NOTE, Array, Recounted, Scan, ScanInfo
 from slivit.errors import ReadError
 
@@ -23,16 +25,17 @@ SUFFIXES = (".avi", ".mp4", ".mpeg", ".mpg", ".mov", ".m4v", ".mkv", ".webm", ".
 def open_video(path: Path, source: str) -> Scan:
     """Open a clip: each frame is a slice, as stored; a variable frame rate is not evened out.
 
-    The number of frames is counted, because headers are often wrong: the packets are counted without decoding, and
-    where that differs from the header, the frames themselves.
+    The number of frames is counted, because headers are often wrong. The packets are counted, which needs no decoding;
+    where they differ from the header, or an edit list may hide some (as in trimmed clips), the frames themselves are.
 
     Args:
         path: the clip.
         source: its name for messages.
     """
-    _check_complete(path, source)
+    is_mp4 = _check_complete(path, source)
     promised, packets = _count_packets(path, source)
-    depth = packets if packets == promised else _count_frames(path, source)
+    sure = packets == promised and (not is_mp4 or mp4.shows_all_frames(path))
+    depth = packets if sure else _count_frames(path, source)
     return _scan(path, source, depth)
 
 
@@ -121,31 +124,39 @@ def _load(path: Path, info: ScanInfo, indices: Sequence[int]) -> Array:
     raise Recounted(_scan(path, info.source, _count_frames(path, info.source)))
 
 
-def _check_complete(path: Path, source: str) -> None:
-    """Raise where the file ends before its own structure says: such clips decode in part, without an error."""
-    size = path.stat().st_size
+def _check_complete(path: Path, source: str) -> bool:
+    """Return whether a clip is an MP4 or QuickTime file; raise where any clip ends before its own structure says.
+
+    Such clips decode in part, without an error. A program stream (MPEG) cut exactly between two packets cannot be told
+    from a shorter one.
+    """
+    needed = size = path.stat().st_size
     with path.open("rb") as stream:
         head = stream.read(12)
-        needed = size
-        if head[:4] == b"RIFF":
-            needed = 8 + int.from_bytes(head[4:8], "little")
-        elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-            needed = _end_of_boxes(path)
+    is_mp4 = head[4:8] in mp4.STARTS
+    if head[:4] == b"RIFF":
+        needed = 8 + int.from_bytes(head[4:8], "little")
+    elif head[:4] == b"\0\0\x01\xba":
+        needed = _end_of_packets(path)
+    elif is_mp4:
+        needed = mp4.end_of_boxes(path)
     if needed > size + 1:  # some writers count the padding byte that they leave out
         raise ReadError(f"{source}: the video is cut short: it has {size} of {needed} bytes. Copy it again.")
+    return is_mp4
 
 
-def _end_of_boxes(path: Path) -> int:
-    """Return where the last top-level box of an MP4 or QuickTime file ends."""
-    end, size = 0, path.stat().st_size
-    with path.open("rb") as stream:
-        while end + 8 <= size:
-            stream.seek(end)
-            length = int.from_bytes(stream.read(4), "big")
-            kind = stream.read(4)
-            if length == 1:
-                length = int.from_bytes(stream.read(8), "big")
-            if length == 0 or not kind.strip(b"\0"):
+def _end_of_packets(path: Path) -> int:
+    """Return where the last packet of an MPEG program stream ends, or the file's size where the chain breaks."""
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at, size = 0, len(data)
+        while at + 14 <= size:
+            if data[at : at + 3] != b"\0\0\x01":
                 return size
-            end += max(length, 8)
-    return end
+            kind = data[at + 3]
+            if kind == 0xB9:  # the end code
+                return size
+            if kind == 0xBA:  # a pack header, of MPEG-2 or MPEG-1
+                at += 14 + (data[at + 13] & 7) if data[at + 4] >> 6 == 1 else 12
+            else:
+                at += 6 + int.from_bytes(data[at + 4 : at + 6], "big")
+        return at
