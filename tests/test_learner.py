@@ -221,3 +221,21 @@ def test_views_are_all_combinations_of_mirrorings():
     assert mirror_axes(()) == [()]
     assert mirror_axes(("horizontal",)) == [(), (3,)]
     assert len({tuple(sorted(v)) for v in mirror_axes(("horizontal", "vertical", "slices"))}) == 8
+
+
+def test_results_and_single_predictions_are_shown_in_words(blob_scans, tmp_path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    learn, manifest, _ = make(blob_scans, tmp_path, Task(kind="multiclass", targets=("grade",)))
+    with learn.no_bar(), learn.no_logging():
+        learn.show_results(max_n=3)
+        decided, index, probabilities = learn.predict(manifest.rows("test")[0])
+    titles = [a.get_title() for a in plt.gcf().axes if a.images]
+    assert len(titles) == 3
+    assert all("predicted: " in t for t in titles)
+    assert decided == manifest.task.classes[int(index)]
+    assert probabilities.sum() == pytest.approx(1, abs=1e-5)
+    plt.close("all")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from fastai.data.block import DataBlock, TransformBlock
-from fastai.data.core import DataLoaders, show_batch
+from fastai.data.core import DataLoaders, show_batch, show_results
 from fastai.torch_core import TensorBase, TitledStr, show_image
 from fastai.vision.augment import RandTransform
 from fastai.vision.data import get_grid
@@ -218,13 +218,13 @@ def TargetBlock(task: Task) -> TransformBlock:
     return TransformBlock(type_tfms=[EncodeTargets(task)])
 
 
-def scan_path(row: Mapping[str, Any]) -> str:
-    """The path of a manifest row."""
+def scan_path(row: dict) -> str:
+    """The path of a manifest row. (fastai looks at the annotations here: plain classes only.)"""
     return str(row["path"])
 
 
-def scan_row(row: Mapping[str, Any]) -> dict:
-    """The manifest row itself, from which the targets are encoded. (fastai casts to the annotation: a plain class.)"""
+def scan_row(row: dict) -> dict:
+    """The manifest row itself, from which the targets are encoded."""
     return dict(row)
 
 
@@ -277,15 +277,41 @@ def volume_dataloaders(
     return block.dataloaders(manifest, bs=batch_size, num_workers=workers, device=device)
 
 
+def _grid(ctxs: Any, count: int, figsize: Any) -> Any:
+    """The axes to draw on: those given, or a new grid of up to three columns."""
+    if ctxs is not None:
+        return ctxs
+    return get_grid(count, figsize=figsize or (4 * min(count, 3), 4 * -(-count // 3)), ncols=min(count, 3))
+
+
 @dispatch
 def show_batch(  # noqa: F811 (one more case of fastai's function)
     x: TensorSlices, y: Any, samples: Any, ctxs: Any = None, max_n: int = 9, figsize: Any = None, **kwargs: Any
 ) -> Any:
     """Draw a contact sheet of the slices of each volume, titled by its targets."""
-    count = min(len(samples), max_n)
-    if ctxs is None:
-        ctxs = get_grid(count, figsize=figsize or (4 * min(count, 3), 4 * -(-count // 3)), ncols=min(count, 3))
+    ctxs = _grid(ctxs, min(len(samples), max_n), figsize)
     for axis, sample in zip(ctxs, samples, strict=False):
         for part in sample:
             axis = part.show(ctx=axis, **kwargs)
+    return ctxs
+
+
+@dispatch
+def show_results(  # noqa: F811 (one more case of fastai's function)
+    x: TensorSlices,
+    y: Any,
+    samples: Any,
+    outs: Any,
+    ctxs: Any = None,
+    max_n: int = 9,
+    figsize: Any = None,
+    **kwargs: Any,
+) -> Any:
+    """Draw a contact sheet of each volume, titled by what is known and, below it, what is predicted."""
+    ctxs = _grid(ctxs, min(len(samples), max_n), figsize)
+    for axis, (stack, known), (predicted, *_) in zip(ctxs, samples, outs, strict=False):
+        stack.show(ctx=axis, **kwargs)
+        axis.set_title(
+            f"{known}\npredicted: {predicted}", color="black" if str(known) == str(predicted) else "firebrick"
+        )
     return ctxs
