@@ -64,12 +64,16 @@ def logged(folder: Path) -> Iterator[None]:
     """Write the package's log messages to the run's `log.txt` too, while the block runs."""
     handler = logging.FileHandler(folder / LOG, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setLevel(logging.INFO)
     package = logging.getLogger("slivit")
+    before = package.level
+    package.setLevel(min(package.getEffectiveLevel(), logging.INFO))
     package.addHandler(handler)
     try:
         yield
     finally:
         package.removeHandler(handler)
+        package.setLevel(before)
         handler.close()
 
 
