@@ -10,13 +10,21 @@ import typer
 from slivit.errors import SlivitError
 
 
+def message(error: SlivitError) -> str:
+    """The message of an error, without the traceback that a torch worker process puts before it."""
+    text = str(error)
+    if not text.startswith("Caught "):
+        return text
+    return text.rpartition(f"{type(error).__qualname__}: ")[2].strip()
+
+
 @contextmanager
 def told_errors() -> Iterator[None]:
     """Show a user's mistake without a traceback, and end with status 2; a bug keeps its traceback."""
     try:
         yield
     except SlivitError as error:
-        typer.secho(f"slivit: {error}", err=True, fg=typer.colors.RED)
+        typer.secho(f"slivit: {message(error)}", err=True, fg=typer.colors.RED)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.secho("slivit: stopped", err=True)

@@ -1,0 +1,119 @@
+"""Bad input, as a user meets it on the command line: a clear sentence with the file, status 2, nothing half written."""
+
+import json
+import shutil
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from slivit.cli import app
+
+MODEL = {"backbone": "resnet10t", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
+         "vit_heads": 2, "dim_head": 8, "mlp_dim": 16}  # fmt: skip
+
+
+def told(*args):
+    done = CliRunner().invoke(app, [str(a) for a in args])
+    assert done.exit_code == 2, (done.output, done.exception)
+    assert "Traceback" not in done.output
+    return done.output
+
+
+def finetune(folder, csv, *overrides):
+    values = {"out": str(folder / "run"), "task.kind": "binary", "task.targets": ["y"], "data.manifest": str(csv),
+              "data.workers": 0, "fit.epochs": 1, "fit.lr": 1e-3, **{f"model.{k}": v for k, v in MODEL.items()}}  # fmt: skip
+    recipe = folder / "recipe.toml"
+    recipe.write_text("\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items()))
+    output = told("finetune", recipe, *overrides)
+    assert not (folder / "run" / "checkpoint").exists()
+    assert not (folder / "run" / "metrics.json").exists()
+    return output
+
+
+@pytest.fixture()
+def scans(tmp_path):
+    """Twelve NIfTI files and a table of them."""
+    generator = np.random.default_rng(0)
+    for i in range(12):
+        image = nibabel.Nifti1Image(generator.integers(0, 99, (8, 8, 4)).astype(np.int16), np.eye(4))
+        nibabel.save(image, tmp_path / f"s{i}.nii.gz")
+    split = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
+    rows = {"path": [f"s{i}.nii.gz" for i in range(12)], "patient": [f"P{i}" for i in range(12)], "split": split}
+    frame = pd.DataFrame({**rows, "y": [0, 1] * 6})
+    frame.to_csv(tmp_path / "scans.csv", index=False)
+    return frame
+
+
+def test_missing_and_empty_manifest(tmp_path):
+    assert "nowhere.csv" in finetune(tmp_path, tmp_path / "nowhere.csv")
+    (tmp_path / "empty.csv").write_text("")
+    assert "empty.csv" in finetune(tmp_path, tmp_path / "empty.csv", "--overwrite")
+
+
+def test_all_problems_of_a_manifest_in_one_error(scans, tmp_path):
+    scans.loc[1, "patient"] = "P10"
+    scans.loc[2, "path"] = "gone.nii.gz"
+    scans.loc[3, "y"] = 7
+    scans.loc[5, "path"] = "s4.nii.gz"
+    scans.to_csv(tmp_path / "bad.csv", index=False)
+    said = finetune(tmp_path, tmp_path / "bad.csv")
+    for part in ("bad.csv", "P10", "gone.nii.gz", "7", "s4.nii.gz"):
+        assert part in said
+
+
+@pytest.mark.parametrize(("target", "kind"), [("word", "regression"), ("word", "binary"), ("many", "binary")])
+def test_a_target_of_the_wrong_kind(scans, tmp_path, target, kind):
+    scans.assign(word=list("abcdefghijkl"), many=range(12)).to_csv(tmp_path / "bad.csv", index=False)
+    said = finetune(tmp_path, tmp_path / "bad.csv", f"task.targets=['{target}']", f"task.kind={kind}")
+    assert target in said
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_cut_scan_is_named_when_training_meets_it(scans, tmp_path, workers):
+    path = tmp_path / "s4.nii.gz"
+    path.write_bytes(path.read_bytes()[:60])
+    said = finetune(tmp_path, tmp_path / "scans.csv", f"data.workers={workers}")
+    assert "s4.nii.gz" in said
+    assert "Caught" not in said
+
+
+def test_a_4d_nifti_asks_for_a_frame(scans, tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 4, 3), np.int16), np.eye(4)), tmp_path / "s2.nii.gz")
+    said = finetune(tmp_path, tmp_path / "scans.csv")
+    assert "s2.nii.gz" in said
+    assert "frame" in said
+
+
+@pytest.mark.real_data()
+def test_two_series_in_one_folder_are_listed(scans, tmp_path, real_data):
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for series in ("CT", "PET"):
+        for file in (real_data / "ibsi_sts_008" / "dicom" / series).iterdir():
+            shutil.copy(file, mixed / f"{series}_{file.name}")
+    scans.loc[0, "path"] = "mixed"
+    scans.to_csv(tmp_path / "scans.csv", index=False)
+    said = finetune(tmp_path, tmp_path / "scans.csv")
+    assert "mixed" in said
+    assert "series" in said
+
+
+def test_a_backbone_of_another_architecture_names_both(scans, tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    save_file(timm.create_model("test_convnext").state_dict(), tmp_path / "other.safetensors")
+    said = finetune(tmp_path, tmp_path / "scans.csv", f"model.weights={tmp_path / 'other.safetensors'}")
+    assert "other.safetensors" in said
+    assert "ConvNeXt" in said
+    assert "resnet10t" in said
+
+
+@pytest.mark.parametrize("cut", [0, 10, 200])
+def test_a_cut_checkpoint(tmp_path, cut):
+    (tmp_path / "model.safetensors").write_bytes(b"x" * cut)
+    (tmp_path / "config.json").write_text("{" * cut)
+    assert str(tmp_path) in told("predict", tmp_path, tmp_path / "scan.nii")
