@@ -45,8 +45,8 @@ class TaskLoss(nn.Module):
         self.to(logits.device)
         logits, target = logits.as_subclass(Tensor).float(), target.as_subclass(Tensor)
         if self.task.kind == "multiclass":
-            options = {"weight": self.weights, "label_smoothing": self.label_smoothing, "reduction": self.reduction}
-            return F.cross_entropy(logits, target, **options)
+            smoothing, reduction = self.label_smoothing, self.reduction
+            return F.cross_entropy(logits, target, self.weights, label_smoothing=smoothing, reduction=reduction)
         elementwise = self._regression if self.task.kind == "regression" else self._binary
         return self._reduce(*elementwise(logits, target))
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from slivit.data.blocks import to_input
 from slivit.data.preprocessing import Preprocessing, load_slices
 from slivit.errors import ReadError, SlivitError
+from slivit.models.registry import spec_of
 from slivit.objective import TaskLoss
 from slivit.task import Task
 
@@ -143,7 +144,7 @@ class _Runner:
         return {i.index: p for i, p in zip(readable, predicted.tolist(), strict=True)}
 
     def _view(self, stacks: Tensor) -> Tensor:
-        spec: Any = self.model.spec
+        spec = spec_of(self.model)
         return self.loss.activation(self.model(to_input(stacks, spec.input, spec.mean, spec.std)))
 
 

@@ -72,8 +72,8 @@ def register_model(
     """Register a factory `(out_dim, **args) -> nn.Module` under its own name, or under `name`.
 
     The module it returns must have `.backbone` and `.head` (parameters outside both count as the integrator), and may
-    have `.input_size`, an (S, H, W) that overrides `size` for that instance, and `.in_chans`, which is 1 where the
-    instance takes one grey channel instead of three; its mean and std are then those of the three on average.
+    have `.input_size`, an (S, H, W) that overrides `size` for that instance, and `.in_chans`, its number of channels:
+    1 instead of three has the mean and std of the three on average, several instead of one repeat those of the one.
 
     Args:
         name: the registered name; the function's by default.
@@ -145,6 +145,21 @@ def create_model(name: str, out_dim: int, **args: Any) -> nn.Module:
     model = factory(out_dim, **args)
     size = tuple(getattr(model, "input_size", spec.size))
     model.spec = replace(spec, size=size, args=dict(args))
-    if getattr(model, "in_chans", spec.channels) == 1 < spec.channels:
+    channels = getattr(model, "in_chans", spec.channels)
+    if channels == 1 < spec.channels:
         model.spec = replace(model.spec, mean=(fmean(spec.mean),), std=(fmean(spec.std),))
+    elif spec.channels == 1 < channels:
+        model.spec = replace(model.spec, mean=spec.mean * channels, std=spec.std * channels)
     return model
+
+
+def spec_of(model: Any) -> ModelSpec:
+    """The specification of a model made by `create_model`.
+
+    Raises:
+        ModelError: a model made in another way; say what it takes by giving it a `.spec`.
+    """
+    spec = getattr(model, "spec", None)
+    if not isinstance(spec, ModelSpec):
+        raise ModelError(f"{type(model).__name__} has no .spec (a slivit.ModelSpec); make models with slivit.create_model")
+    return spec
