@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from slivit.errors import CheckpointError, ModelError, nearest
-from slivit.models._weights import WeightRules, first_layers, load_by_rules
+from slivit.models._weights import WeightRules, Weights, first_layers, load_by_rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ def build_backbone(
     *,
     stride: int,
     image_size: int,
-    pretrained: bool | str | Path = False,
+    pretrained: bool | Weights = False,
     args: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, BackboneInfo]:
     """Create a timm network that ends with the stage of the given stride.

@@ -1,0 +1,336 @@
+"""2D networks over slices: features of each slice, and what makes one vector of them.
+
+Pooled ResNet-18 and ResNeXt-101, and LRCN (a GRU): the 2D comparisons of Ke et al. 2023 (arXiv:2304.00546), LRCN after
+Donahue et al. 2015 (arXiv:1411.4389). The position-encoded slice CNN: Gupta et al. 2023 (arXiv:2303.01491).
+Origin: written for this project from the papers; the 2D networks are timm's. Licence: Apache-2.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from slivit.errors import ModelError, one_of
+from slivit.models._backbones import build_backbone, feature_map
+from slivit.models._volume import check_channels, check_sizes, check_volume
+from slivit.models._weights import Weights, sum_first_layers
+from slivit.models.registry import register_model
+
+Pool = Literal["mean", "max"]
+STRIDE = 32
+WEIGHTS = "{} (ImageNet-1k), which timm downloads with pretrained = true; torchvision's file loads too"
+
+
+class SliceModel(nn.Module):
+    """What these networks share: a 2D backbone over each slice by itself, and a linear head.
+
+    Args:
+        name: for messages.
+        size: (S, H, W) of the input.
+        backbone: a convolutional network of timm.
+        backbone_args: its further arguments.
+        in_chans: 3, or 1 for grey input with a summed first layer.
+        pretrained: see `build_backbone`.
+    """
+
+    head: nn.Linear
+
+    def __init__(
+        self,
+        name: str,
+        size: tuple[int, int, int],
+        *,
+        backbone: str,
+        backbone_args: Mapping[str, Any] | None,
+        in_chans: int,
+        pretrained: bool | Weights,
+    ) -> None:
+        super().__init__()
+        check_sizes(name, {"slices": size[0], "image_size": size[1]})
+        check_channels(name, in_chans)
+        self.name, self.input_size, self.in_chans = name, size, in_chans
+        self.backbone, self.backbone_info = build_backbone(
+            backbone, stride=STRIDE, image_size=size[1], pretrained=pretrained, args=backbone_args
+        )
+        if in_chans == 1:
+            sum_first_layers(self.backbone)
+
+    def forward_slices(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) -> (B, S, features): the pooled feature map of each slice."""
+        check_volume(x, self.name, self.in_chans, self.input_size)
+        images = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        features = feature_map(self.backbone, self.backbone_info.stage, images).mean((2, 3))
+        return features.unflatten(0, (len(x), -1))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) -> (B, n): one vector a volume."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) float32 -> (B, out_dim) logits."""
+        return self.head(self.forward_features(x))
+
+
+class PooledSlices(SliceModel):
+    """The mean or the maximum over slices; with the mean, the logits are those of the slices on average."""
+
+    def __init__(self, name: str, out_dim: int, size: tuple[int, int, int], pool: str, **options: Any) -> None:
+        super().__init__(name, size, **options)
+        self.pool = pool
+        self.head = nn.Linear(self.backbone_info.channels, out_dim)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return pool_slices(self.forward_slices(x), self.pool)
+
+
+class LRCN(SliceModel):
+    """A GRU reads the slices' features in order; its outputs are pooled over slices."""
+
+    def __init__(
+        self,
+        out_dim: int,
+        size: tuple[int, int, int],
+        *,
+        hidden: int,
+        layers: int,
+        bidirectional: bool,
+        pool: str,
+        **options: Any,
+    ) -> None:
+        super().__init__("lrcn", size, **options)
+        self.pool = pool
+        self.gru = nn.GRU(self.backbone_info.channels, hidden, layers, batch_first=True, bidirectional=bidirectional)
+        self.head = nn.Linear(hidden * (2 if bidirectional else 1), out_dim)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return pool_slices(self.gru(self.forward_slices(x))[0], self.pool)
+
+
+class PositionEncodedSlices(SliceModel):
+    """Slice features with learned positions, integrated by the attention of one learned query, or pooled."""
+
+    def __init__(
+        self, out_dim: int, size: tuple[int, int, int], *, dim: int, heads: int, hidden: int, pool: str, **options: Any
+    ) -> None:
+        super().__init__("position_encoded_slices", size, **options)
+        self.pool = pool
+        self.embed = nn.Linear(self.backbone_info.channels, dim)
+        self.positions = nn.Parameter(torch.randn(size[0], dim) / size[0] ** 0.5)
+        self.position_norm = nn.LayerNorm((size[0], dim))
+        self.attention = QueryAttention(dim, heads) if pool == "attention" else None
+        self.project = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
+        self.head = nn.Linear(hidden, out_dim)
+
+    def embed_slices(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) -> (B, S, dim): slice features with their positions, normalised together."""
+        return self.position_norm(self.embed(self.forward_slices(x)) + self.positions)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        slices = self.embed_slices(x)
+        return self.project(self.attention(slices) if self.attention else pool_slices(slices, self.pool))
+
+    def attention_maps(self, x: Tensor) -> Tensor:
+        """How much each slice counts: (B, heads, S) probabilities.
+
+        Raises:
+            ModelError: a model that pools without attention.
+        """
+        if self.attention is None:
+            raise ModelError(f'position_encoded_slices: pool is "{self.pool}", only "attention" weighs the slices')
+        return self.attention.weights(self.embed_slices(x))
+
+
+class QueryAttention(nn.Module):
+    """Attention pooling: one learned query looks at all slices, (B, S, dim) -> (B, dim)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, dim)))
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.out = nn.Linear(dim, dim)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., heads, dim / heads)."""
+        return x.unflatten(-1, (self.heads, -1))
+
+    def weights(self, slices: Tensor) -> Tensor:
+        """(B, S, dim) -> (B, heads, S) probabilities."""
+        scores = torch.einsum("hd,bshd->bhs", self._split(self.query[0]), self._split(self.key(slices)))
+        return (scores / (slices.shape[-1] / self.heads) ** 0.5).softmax(dim=-1)
+
+    def forward(self, slices: Tensor) -> Tensor:
+        mixed = torch.einsum("bhs,bshd->bhd", self.weights(slices), self._split(self.value(slices)))
+        return self.out(self.norm(mixed.flatten(1)))
+
+
+def pool_slices(features: Tensor, pool: str) -> Tensor:
+    """(B, S, n) -> (B, n): the mean or the maximum over slices."""
+    return features.mean(1) if pool == "mean" else features.amax(1)
+
+
+def _check_pool(name: str, pool: str, allowed: tuple[str, ...] = ("mean", "max")) -> None:
+    if pool not in allowed:
+        raise ModelError(f'{name}: pool is one of {one_of(allowed)}, got "{pool}"')
+
+
+def pooled_slices(
+    name: str,
+    backbone: str,
+    out_dim: int,
+    *,
+    slices: int = 32,
+    image_size: int = 224,
+    pool: Pool = "mean",
+    in_chans: int = 3,
+    pretrained: bool | Weights = False,
+    backbone_args: Mapping[str, Any] | None = None,
+) -> PooledSlices:
+    """A 2D network over each slice, pooled: (B, 3, S, P, P) float32 -> (B, out_dim) logits.
+
+    Args:
+        name: the registered name.
+        backbone: timm's name.
+        out_dim: the number of outputs.
+        slices: S.
+        image_size: P, rows and columns in pixels, a multiple of 32.
+        pool: "mean" or "max" over slices.
+        in_chans: 3, or 1 for grey input with a summed first layer.
+        pretrained: True downloads timm's weights; a path loads a file or folder (see `load_backbone`).
+        backbone_args: further arguments of the timm network.
+
+    Source: Ke et al. 2023, section 3, 2D baselines.
+    """
+    _check_pool(name, pool)
+    return PooledSlices(
+        name,
+        out_dim,
+        (slices, image_size, image_size),
+        pool,
+        backbone=backbone,
+        backbone_args=backbone_args,
+        in_chans=in_chans,
+        pretrained=pretrained,
+    )
+
+
+TINY = {"layers": (1, 1, 1, 1), "channels": (8, 16, 32, 64)}
+COMMON: dict[str, Any] = {
+    "input": "clip",
+    "size": (32, 224, 224),
+    "licence": "Apache-2.0 (definition); BSD 3-Clause (weights)",
+}
+SMALL: dict[str, Any] = {"slices": 3, "image_size": 32, "backbone_args": TINY}
+
+for _name, _backbone in {"resnet18_2d": "resnet18.tv_in1k", "resnext101_2d": "resnext101_32x8d.tv_in1k"}.items():
+    register_model(
+        _name,
+        **COMMON,
+        source="arXiv:2304.00546",
+        weights=WEIGHTS.format(_backbone),
+        small=SMALL if "18" in _name else SMALL | {"backbone_args": TINY | {"cardinality": 2}},
+    )(partial(pooled_slices, _name, _backbone))
+
+
+@register_model(
+    **COMMON,
+    source="arXiv:1411.4389; arXiv:2304.00546",
+    weights=WEIGHTS.format("resnext101_32x8d.tv_in1k"),
+    small=SMALL | {"backbone": "resnet18", "hidden": 8},
+)
+def lrcn(
+    out_dim: int,
+    *,
+    slices: int = 32,
+    image_size: int = 224,
+    backbone: str = "resnext101_32x8d.tv_in1k",
+    hidden: int = 128,
+    layers: int = 1,
+    bidirectional: bool = True,
+    pool: Pool = "mean",
+    in_chans: int = 3,
+    pretrained: bool | Weights = False,
+    backbone_args: Mapping[str, Any] | None = None,
+) -> LRCN:
+    """Long-term recurrent CNN: slice features through a GRU: (B, 3, S, P, P) float32 -> (B, out_dim) logits.
+
+    Args:
+        backbone: a convolutional network of timm.
+        hidden: units of the GRU, in each direction.
+        layers: of the GRU.
+        bidirectional: whether it reads the slices both ways.
+        pool: "mean" or "max" of its outputs over slices.
+        out_dim, slices, image_size, in_chans, pretrained, backbone_args: see `pooled_slices`.
+
+    Source: Donahue et al. 2015, section 4; Ke et al. 2023, section 3 (GRU).
+    """
+    _check_pool("lrcn", pool)
+    check_sizes("lrcn", {"hidden": hidden, "layers": layers})
+    return LRCN(
+        out_dim,
+        (slices, image_size, image_size),
+        hidden=hidden,
+        layers=layers,
+        bidirectional=bidirectional,
+        pool=pool,
+        backbone=backbone,
+        backbone_args=backbone_args,
+        in_chans=in_chans,
+        pretrained=pretrained,
+    )
+
+
+@register_model(
+    **COMMON,
+    source="arXiv:2303.01491",
+    weights=WEIGHTS.format("resnet18.tv_in1k"),
+    small=SMALL | {"dim": 8, "heads": 2, "hidden": 8},
+)
+def position_encoded_slices(
+    out_dim: int,
+    *,
+    slices: int = 32,
+    image_size: int = 224,
+    backbone: str = "resnet18.tv_in1k",
+    dim: int = 32,
+    heads: int = 1,
+    hidden: int = 64,
+    pool: Literal["attention", "mean", "max"] = "attention",
+    in_chans: int = 3,
+    pretrained: bool | Weights = False,
+    backbone_args: Mapping[str, Any] | None = None,
+) -> PositionEncodedSlices:
+    """The slice CNN of Gupta et al.: (B, 3, S, P, P) float32 -> (B, out_dim) logits.
+
+    Args:
+        backbone: a convolutional network of timm.
+        dim: width of a slice's embedding, a multiple of `heads`.
+        heads: of the attention over slices.
+        hidden: units of the layer before the head.
+        pool: "attention", or the "mean" or "max" over slices.
+        out_dim, slices, image_size, in_chans, pretrained, backbone_args: see `pooled_slices`.
+
+    Source: Gupta et al. 2023, section 2 (ResNet-18, positions); Gupta et al. 2021 (arXiv:2102.04438), attention.
+    """
+    _check_pool("position_encoded_slices", pool, ("attention", "mean", "max"))
+    check_sizes("position_encoded_slices", {"dim": dim, "heads": heads, "hidden": hidden})
+    if dim % heads:
+        raise ModelError(f"position_encoded_slices: dim must be a multiple of heads, got {dim} and {heads}")
+    return PositionEncodedSlices(
+        out_dim,
+        (slices, image_size, image_size),
+        dim=dim,
+        heads=heads,
+        hidden=hidden,
+        pool=pool,
+        backbone=backbone,
+        backbone_args=backbone_args,
+        in_chans=in_chans,
+        pretrained=pretrained,
+    )
