@@ -34,7 +34,7 @@ def reference() -> Path:
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 

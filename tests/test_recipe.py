@@ -39,8 +39,8 @@ def test_the_paper_s_experiments_ship():
 
 
 def test_overrides_are_typed(minimal):
-    overrides = ["fit.lr=1e-4", "fit.epochs=5", "data.manifest=other.csv", "model.slices=16",
-                 "augmentation.crop=[0.5, 1.0]", "preprocessing.stretch=false", 'model.backbone="resnet18"', "task.targets=['a']"]  # fmt: skip
+    overrides = ["fit.lr=1e-4", "fit.epochs=5", "data.manifest=other.csv", "model.slices=16", "task.targets=['a']"]
+    overrides += ["augmentation.crop=[0.5, 1.0]", "preprocessing.stretch=false", 'model.backbone="resnet18"']
     recipe = load_recipe("finetune", minimal, overrides)
     assert recipe.fit.lr == 1e-4
     assert recipe.fit.epochs == 5

@@ -161,5 +161,7 @@ def spec_of(model: Any) -> ModelSpec:
     """
     spec = getattr(model, "spec", None)
     if not isinstance(spec, ModelSpec):
-        raise ModelError(f"{type(model).__name__} has no .spec (a slivit.ModelSpec); make models with slivit.create_model")
+        raise ModelError(
+            f"{type(model).__name__} has no .spec (a slivit.ModelSpec); make models with slivit.create_model"
+        )
     return spec

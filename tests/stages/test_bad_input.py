@@ -23,8 +23,8 @@ def told(*args):
 
 
 def finetune(folder, csv, *overrides):
-    values = {"out": str(folder / "run"), "task.kind": "binary", "task.targets": ["y"], "data.manifest": str(csv),
-              "data.workers": 0, "fit.epochs": 1, "fit.lr": 1e-3, **{f"model.{k}": v for k, v in MODEL.items()}}  # fmt: skip
+    values = {"out": str(folder / "run"), "task.kind": "binary", "task.targets": ["y"], "data.manifest": str(csv)}
+    values |= {"data.workers": 0, "fit.epochs": 1, "fit.lr": 1e-3, **{f"model.{k}": v for k, v in MODEL.items()}}
     recipe = folder / "recipe.toml"
     recipe.write_text("\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items()))
     output = told("finetune", recipe, *overrides)
@@ -33,7 +33,7 @@ def finetune(folder, csv, *overrides):
     return output
 
 
-@pytest.fixture()
+@pytest.fixture
 def scans(tmp_path):
     """Twelve NIfTI files and a table of them."""
     generator = np.random.default_rng(0)
@@ -87,7 +87,7 @@ def test_a_4d_nifti_asks_for_a_frame(scans, tmp_path):
     assert "frame" in said
 
 
-@pytest.mark.real_data()
+@pytest.mark.real_data
 def test_two_series_in_one_folder_are_listed(scans, tmp_path, real_data):
     mixed = tmp_path / "mixed"
     mixed.mkdir()
