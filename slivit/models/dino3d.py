@@ -1,0 +1,241 @@
+"""3DINO-ViT: a 3D vision transformer that learned from unlabelled volumes of many organs and modalities.
+
+Paper: Xu et al., A generalizable 3D framework and model for self-supervised learning in medical imaging, npj Digital
+Medicine 2025 (arXiv:2501.11755).
+Origin: written for this project from the paper and from the names and shapes of the released weights.
+Licence: Apache-2.0 for this file; the weights that the authors released are under CC BY-NC-ND 4.0.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slivit.errors import CheckpointError, ModelError
+from slivit.models._dino3d_vit import PATCH, VisionTransformer3d, grid_of, interpolate_positions, patch_map
+from slivit.models._volume import check_sizes
+from slivit.models._weights import State, WeightRules, Weights, start_from
+from slivit.models.registry import register_model
+
+# Names and chunks of blocks that the released code wraps round the backbone's own names.
+PUBLISHED_NAMES = ((r"^module\.", ""), (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."))
+
+
+class Dino3d(nn.Module):
+    """A 3D vision transformer and a linear head over its class token; `dino3d_vit` says what the arguments mean.
+
+    Each channel of the input goes through the same backbone by itself; the features of all are put one behind the
+    other and projected to the length of one channel's.
+
+    Source: Xu et al. 2025, Methods, classification and multi-channel input.
+    """
+
+    def __init__(
+        self,
+        out_dim: int,
+        backbone: VisionTransformer3d,
+        rules: WeightRules,
+        *,
+        size: tuple[int, int, int],
+        in_chans: int,
+        last_layers: int,
+        average_patches: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.backbone_info = backbone, rules
+        self.input_size, self.in_chans = size, in_chans
+        self.last_layers, self.average_patches = last_layers, average_patches
+        features = backbone.dim * (last_layers + average_patches)
+        self.project = nn.Linear(in_chans * features, features) if in_chans > 1 else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(features, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) float32, S, H and W multiples of 16 -> (B, out_dim) logits."""
+        return self.head(self.dropout(self.forward_features(x)))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) -> (B, features), what the head reads."""
+        layers = self.backbone.forward_layers(self._channels(x), self.last_layers)
+        return self.project(pool_tokens(layers, self.average_patches).reshape(len(x), -1))
+
+    def patch_map(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) -> the patch tokens (B, C * dim, S / 16, H / 16, W / 16), channel behind channel."""
+        tokens = self.backbone(self._channels(x))[:, 1:]
+        return patch_map(tokens, grid_of(x)).unflatten(0, (len(x), -1)).flatten(1, 2)
+
+    def attention_maps(self, x: Tensor) -> Tensor:
+        """How much the class token looks at each patch in the last block, channel behind channel.
+
+        Returns:
+            (B, C * heads, S / 16, H / 16, W / 16) probabilities; see `VisionTransformer3d.attention_maps`.
+        """
+        return self.backbone.attention_maps(self._channels(x)).unflatten(0, (len(x), -1)).flatten(1, 2)
+
+    def _channels(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) -> (B * C, 1, S, H, W)."""
+        if x.ndim != 5 or x.shape[1] != self.in_chans or any(side % PATCH for side in x.shape[2:]):
+            raise ModelError(
+                f"{self.backbone_info.architecture} takes (B, {self.in_chans}, S, H, W): channels, slices, rows and "
+                f"columns, the last three multiples of {PATCH}; got {tuple(x.shape)}"
+            )
+        return x.flatten(0, 1)[:, None]
+
+
+def pool_tokens(layers: list[Tensor], average_patches: bool) -> Tensor:
+    """One vector of a volume's tokens.
+
+    Args:
+        layers: (B, 1 + P, dim) each, the class token first, from some of the last blocks, in their order.
+        average_patches: whether the mean of the last block's patch tokens is put behind the class tokens.
+
+    Returns:
+        (B, dim * n), n the number of layers, and one more with `average_patches`.
+
+    Source: Oquab et al. 2023, section 7.1 (linear probing).
+    """
+    parts = [tokens[:, 0] for tokens in layers]
+    return torch.cat([*parts, layers[-1][:, 1:].mean(1)] if average_patches else parts, dim=1)
+
+
+def dino3d_vit(
+    name: str,
+    out_dim: int,
+    *,
+    slices: int = 96,
+    image_size: int = 96,
+    in_chans: int = 1,
+    last_layers: int = 1,
+    average_patches: bool = False,
+    dim: int,
+    depth: int,
+    heads: int,
+    mlp_ratio: float = 4.0,
+    position_size: int = 96,
+    resize_positions: bool = False,
+    layer_scale: float = 1e-5,
+    drop_path: float = 0.0,
+    dropout: float = 0.0,
+    mask_token: bool = False,
+    pretrained: bool | Weights = False,
+) -> Dino3d:
+    """3DINO-ViT: (B, C, S, H, W) float32 volumes -> (B, out_dim) logits.
+
+    Args:
+        name: the registered name.
+        out_dim: the number of outputs.
+        slices: S, to which scans are sampled; the network itself takes any multiples of 16.
+        image_size: P, rows and columns to which slices are resized.
+        in_chans: C, such as the sequences of an MRI. Each goes through the backbone by itself; in the paper the
+            backbone is frozen then.
+        last_layers: the head reads the class tokens of this many last blocks.
+        average_patches: it also reads the mean of the last block's patch tokens.
+        dim: width of a token.
+        depth: number of blocks.
+        heads: attention heads a block.
+        mlp_ratio: hidden width of a block's perceptron, in widths of a token.
+        position_size: side in voxels of the cube over which positions are trained; for inputs of another size they
+            are interpolated. Released weights have 96 or, after the high-resolution stage, 112.
+        resize_positions: interpolate the positions of weights of another `position_size` once, as they are loaded;
+            such weights are refused without it.
+        layer_scale: value from which the scale of each residual branch is trained.
+        drop_path: share of the volumes that skip a residual branch in training (0.3 in the paper's pre-training).
+        dropout: probability of a feature to be dropped before the head in training.
+        mask_token: keep the token that stands for masked patches, which pre-training needs and a classifier does not.
+        pretrained: a path loads weights (see `load_backbone`).
+
+    Raises:
+        ModelError: a value that is not allowed.
+        CheckpointError: weights that do not fit.
+
+    Source: Xu et al. 2025, Methods, "3DINO-ViT".
+    """
+    sizes = {"slices": slices, "image_size": image_size, "position_size": position_size}
+    counts = {"in_chans": in_chans, "last_layers": last_layers, "dim": dim, "depth": depth, "heads": heads}
+    _check(name, sizes, counts, drop_path)
+    backbone = VisionTransformer3d(
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        mlp_ratio=mlp_ratio,
+        position_size=position_size,
+        layer_scale=layer_scale,
+        drop_path=drop_path,
+        mask_token=mask_token,
+    )
+    model = Dino3d(
+        out_dim,
+        backbone,
+        weight_rules(name, mask_token, resize_positions),
+        size=(slices, image_size, image_size),
+        in_chans=in_chans,
+        last_layers=last_layers,
+        average_patches=average_patches,
+        dropout=dropout,
+    )
+    start_from(model, pretrained)
+    return model
+
+
+def weight_rules(name: str, mask_token: bool, resize_positions: bool) -> WeightRules:
+    """How a released 3DINO checkpoint becomes the backbone: the teacher's, without the heads of pre-training."""
+    return WeightRules(
+        architecture=name,
+        parts=("teacher",),
+        rename=PUBLISHED_NAMES,
+        drop=() if mask_token else (r"^mask_token$",),
+        adapt=partial(_fit_positions, resize_positions),
+    )
+
+
+def _fit_positions(resize: bool, state: State, wanted: State) -> State:
+    given, own = state.get("pos_embed"), wanted["pos_embed"]
+    if given is None or given.shape == own.shape or given.ndim != 3 or given.shape[2] != own.shape[2]:
+        return state
+    side, target = (round((tokens.shape[1] - 1) ** (1 / 3)) for tokens in (given, own))
+    if side**3 != given.shape[1] - 1:
+        return state
+    if not resize:
+        raise CheckpointError(
+            f"pos_embed: the weights have positions of a cube of {PATCH * side} voxels, the model has those of "
+            f"{PATCH * target}. Create the model with position_size={PATCH * side} (it takes any input size), or with "
+            "resize_positions=True to interpolate them."
+        )
+    return state | {"pos_embed": interpolate_positions(given, (target, target, target))}
+
+
+def _check(name: str, sizes: dict[str, int], counts: dict[str, int], drop_path: float) -> None:
+    check_sizes(name, sizes | counts)
+    for key, value in sizes.items():
+        if value % PATCH:
+            raise ModelError(f"{name}: {key} must be a multiple of {PATCH}, the side of a patch; got {value}")
+    if counts["dim"] % counts["heads"]:
+        raise ModelError(f"{name}: dim must be a multiple of heads, got dim={counts['dim']}, heads={counts['heads']}")
+    if counts["last_layers"] > counts["depth"]:
+        raise ModelError(f"{name}: last_layers={counts['last_layers']}, but there are {counts['depth']} blocks")
+    if not 0 <= drop_path < 1:
+        raise ModelError(f"{name}: drop_path must be at least 0 and below 1, got {drop_path}")
+
+
+_SIZES: dict[str, dict[str, Any]] = {
+    "dino3d_vit_small": {"dim": 384, "depth": 12, "heads": 6},
+    "dino3d_vit_base": {"dim": 768, "depth": 12, "heads": 12},
+    "dino3d_vit_large": {"dim": 1024, "depth": 24, "heads": 16},
+}
+
+for _name, _size in _SIZES.items():
+    register_model(
+        _name,
+        input="volume",
+        size=(96, 96, 96),
+        mean=(0.5,),
+        std=(0.5,),
+        source="arXiv:2501.11755",
+        licence="Apache-2.0 (definition); CC BY-NC-ND 4.0 (weights released by the authors)",
+        weights="released for dino3d_vit_large alone; docs/dino3d.md" if _name == "dino3d_vit_large" else "",
+        small={"slices": 32, "image_size": 32, "position_size": 32, "dim": 16, "depth": 2, "heads": 2},
+    )(partial(dino3d_vit, _name, **_size))
