@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slivit.data.readers.entries import folder_entries
 from slivit.files import whole_file
+
+_Found = tuple[str, str, os.stat_result]  # name, path, what the file looks like
 
 _BLOCK = 1 << 20
 _RACY = 2_000_000_000  # ns: some file systems keep times this coarsely; younger files may change and keep theirs
@@ -25,7 +26,7 @@ class Files:
     """The files that a scan is read from, and how they were when looked at.
 
     Args:
-        paths: name (relative to a folder, or the file's own) and path of each, in the order in which they are read.
+        paths: name (relative to a folder, or the file's own) and path of each, in order of their names.
         item: the item of a file that holds many, such as "train/17", or "".
         state: size, times and place on disk of all of them, as one hexadecimal number.
         changed: when the youngest of them was written or renamed, in ns since 1970.
@@ -51,21 +52,29 @@ def files_of(path: str) -> Files:
     file, item = path, ""
     if "#" in path and not os.path.exists(path):  # noqa: PTH110 (once a scan and epoch)
         file, _, item = path.rpartition("#")
-    paths = tuple(_paths(Path(file)))
-    stats = [os.stat(p) for _, p in paths]  # noqa: PTH116 (hundreds of files)
+    found = sorted(_walk(file, "")) if os.path.isdir(file) else list(_alone(Path(file)))  # noqa: PTH112
     # The time of the last change of status cannot be set back by hand, so an edit that keeps size and date shows too.
-    told = [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in stats]
-    state = repr([[name for name, _ in paths], told]).encode()
-    changed = max((max(s.st_mtime_ns, s.st_ctime_ns) for s in stats), default=0)
-    return Files(paths, item, xxhash.xxh3_128_hexdigest(state), changed)
+    told = [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, _, s in found]
+    changed = max((max(s.st_mtime_ns, s.st_ctime_ns) for _, _, s in found), default=0)
+    paths = tuple((name, where) for name, where, _ in found)
+    return Files(paths, item, xxhash.xxh3_128_hexdigest(repr(told).encode()), changed)
 
 
-def _paths(file: Path) -> Iterator[tuple[str, str]]:
-    if file.is_dir():
-        yield from ((entry.name, str(entry.path)) for entry in folder_entries(file))
-        return
-    yield file.name, str(file)
-    yield from ((p.name, str(p)) for p in _companions(file))
+def _walk(folder: str, inside: str) -> Iterator[_Found]:
+    """All files below a folder but the hidden ones, which no reader reads either."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry.path, f"{inside}{entry.name}/")
+            elif entry.is_file():
+                yield inside + entry.name, entry.path, entry.stat()
+
+
+def _alone(file: Path) -> Iterator[_Found]:
+    for path in (file, *_companions(file)):
+        yield path.name, str(path), path.stat()
 
 
 def _companions(file: Path) -> list[Path]:
