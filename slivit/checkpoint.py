@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from slivit.data.preprocessing import Preprocessing
+from slivit.decision import Decision
 from slivit.errors import CheckpointError, ModelError, one_of
 from slivit.files import whole_folder, write_json
-from slivit.models.registry import create_model
+from slivit.models.registry import create_model, spec_of
 from slivit.task import Task
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Checkpoint:
         preprocessing: how scans are brought into its input.
         training: how it came about: recipe, seed, counts of scans, the chain of checkpoints it started from.
         path: the folder it was read from.
+        operating_point: how its probabilities become calls, where that was fixed (`store_operating_point`).
     """
 
     model: nn.Module
@@ -42,6 +44,7 @@ class Checkpoint:
     preprocessing: Preprocessing
     training: Mapping[str, Any] = field(default_factory=dict)
     path: Path = Path()
+    operating_point: Decision | None = None
 
 
 def package_versions() -> dict[str, str]:
@@ -79,7 +82,7 @@ def save_checkpoint(
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    spec = model.spec
+    spec = spec_of(model)
     with whole_folder(folder) as partial:
         weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
         save_file(weights, partial / WEIGHTS)
@@ -124,9 +127,28 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
     load_strictly(model, weights, str(folder / WEIGHTS), f"{CONFIG} describes a {config['model']['name']}")
     try:
         task, preprocessing = Task(**config["task"]), Preprocessing(**config["preprocessing"])
+        decision = Decision(**config["operating_point"]) if config.get("operating_point") else None
     except ValidationError as error:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from error
-    return Checkpoint(model.eval(), task, preprocessing, config["training"], folder)
+    return Checkpoint(model.eval(), task, preprocessing, config["training"], folder, decision)
+
+
+def store_operating_point(path: str | Path, decision: Decision) -> Path:
+    """Write how probabilities become calls into a checkpoint's `config.json`; the weights stay as they are.
+
+    Args:
+        path: a checkpoint folder, or a run folder that holds one.
+        decision: fixed on validation data.
+
+    Returns:
+        The checkpoint folder.
+
+    Raises:
+        CheckpointError: no checkpoint there.
+    """
+    folder = checkpoint_folder(path)
+    write_json(folder / CONFIG, {**read_config(folder), "operating_point": decision.model_dump(mode="json")})
+    return folder
 
 
 def checkpoint_folder(path: str | Path) -> Path:

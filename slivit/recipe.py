@@ -5,17 +5,29 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from slivit.data.augmentation import Augmentation
 from slivit.data.manifest import Columns
 from slivit.data.preprocessing import Preprocessing
-from slivit.errors import RecipeError, gather, nearest, one_of
+from slivit.errors import RecipeError, SlivitError, gather, nearest, one_of
 from slivit.task import Task
 
 Stage = Literal["pretrain", "finetune", "evaluate"]
+
+
+def _rule_text(rule: Any) -> Any:
+    """Check the rule of an operating point; TOML may give a threshold as a number."""
+    from slivit.statistics.thresholds import parse_rule
+
+    if isinstance(rule, bool) or not isinstance(rule, str | int | float) or rule == "":
+        return rule
+    try:
+        return str(parse_rule(rule)).removeprefix("fixed=")
+    except SlivitError as error:
+        raise ValueError(str(error)) from None
 
 
 class Section(BaseModel):
@@ -33,7 +45,7 @@ class Data(Section):
         importer: one of `slivit list importers`; for a folder "folders" and for an `.npz` "medmnist" where empty.
         importer_options: what that importer takes.
         test_manifest: a CSV of scans kept for testing, in place of the manifest's own test rows.
-        root: the folder that relative scan paths start from (the CSV's folder by default), or that holds MedMNIST files.
+        root: the folder that relative scan paths start from (the CSV's by default), or that holds MedMNIST files.
         download: let medmnist download a set that is not in `root`.
         columns: the names of the manifest's columns.
         fractions: train, val and test fractions of patients, where the manifest has no split column.
@@ -119,18 +131,35 @@ class Testing(Section):
     """How predictions are made and measured.
 
     Args:
-        level: of the bootstrap intervals.
+        level: of the intervals.
         draws: of the bootstrap.
         by_patient: draw patients instead of scans.
+        stratified: keep the number of scans (or patients) of each class in every draw; binary and multiclass.
         batch_size: scans a batch.
-        flips: average the predictions over these mirror images of each scan: any of "horizontal", "vertical", "slices".
+        operating_point: the rule by which the threshold of a call is chosen on the validation rows: a threshold,
+            "youden", "sensitivity=0.9" or "specificity=0.9". Empty: what the checkpoint holds, else 0.5.
+        temperature: divide the logits by the temperature that fits the validation rows best.
+        subgroups: columns of the manifest by which every metric is given too.
+        bands: the edges that cut a column of numbers into bands, such as {age = [40, 60, 80]}; quarters if absent.
+        reference: for a column, the subgroup that the others are compared with.
+        site: the column that names where a scan comes from, for a view of the sites side by side.
+        readers: a CSV of human readers' calls: the first column names the scan, every other column is a reader.
+        pictures: how many of the most confident errors the page shows with pictures of their slices.
     """
 
     level: float = Field(default=0.9, gt=0, lt=1)
     draws: int = Field(default=1000, ge=1)
     by_patient: bool = False
+    stratified: bool = False
     batch_size: int = Field(default=8, ge=1)
-    flips: tuple[Literal["horizontal", "vertical", "slices"], ...] = ()
+    operating_point: Annotated[str, BeforeValidator(_rule_text)] = ""
+    temperature: bool = False
+    subgroups: tuple[str, ...] = ()
+    bands: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    reference: dict[str, str] = Field(default_factory=dict)
+    site: str = ""
+    readers: str = ""
+    pictures: int = Field(default=10, ge=0)
 
 
 class Logging(Section):
@@ -269,10 +298,11 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
             raise RecipeError(f'"{override}": {section} is a value, not a section')
-    table[last] = _value(text.strip())
+    table[last] = parse_value(text.strip())
 
 
-def _value(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """Read a value as TOML does; what is not TOML is text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

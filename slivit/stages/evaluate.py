@@ -1,4 +1,4 @@
-"""Evaluation: a checkpoint and labelled scans in, predictions and metrics out."""
+"""Evaluation: a checkpoint and labelled scans in; predictions, metrics and a page out."""
 
 from __future__ import annotations
 
@@ -7,16 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slivit.checkpoint import Checkpoint, load_checkpoint
+from slivit.checkpoint import Checkpoint, load_checkpoint, read_config, store_operating_point
 from slivit.data.manifest import Manifest
+from slivit.decision import Decision
 from slivit.errors import ManifestError, RecipeError
 from slivit.files import write_text
-from slivit.recipe import EvaluateRecipe, apply_override, check_recipe, load_recipe, resolved_toml
-from slivit.stages.measure import measure, write_results
-from slivit.stages.runs import RECIPE, SPLIT, logged
+from slivit.recipe import EvaluateRecipe, Testing, apply_override, check_recipe, load_recipe, resolved_toml
+from slivit.stages.caching import cache_of
+from slivit.stages.deciding import chooses, decide, validation_rows
+from slivit.stages.described import describe_data
+from slivit.stages.details import check_subgroups
+from slivit.stages.measure import check_testing, measure, write_results
+from slivit.stages.runs import HISTORY, RECIPE, SPLIT, logged
 from slivit.stages.sources import load_manifest
+from slivit.stages.tables import read_predictions
+from slivit.task import Task
 
 log = logging.getLogger(__name__)
+EVALUATION, REPORT = "evaluation", "report"
 
 
 def recipe_for(target: str, overrides: Sequence[str], manifest: str | None, out: Path | None) -> EvaluateRecipe:
@@ -37,7 +45,7 @@ def recipe_for(target: str, overrides: Sequence[str], manifest: str | None, out:
     split = Path(target) / SPLIT
     if manifest is None and not split.is_file():
         raise RecipeError(f"{target}: holds no {SPLIT}; name the labelled scans with --manifest CSV")
-    values: dict[str, Any] = {"checkpoint": target, "out": str(out or Path(target) / "evaluation")}
+    values: dict[str, Any] = {"checkpoint": target, "out": str(out or Path(target) / EVALUATION)}
     values["data"] = {"manifest": manifest or str(split)}
     for override in overrides:
         apply_override(values, override)
@@ -47,19 +55,25 @@ def recipe_for(target: str, overrides: Sequence[str], manifest: str | None, out:
 def run(recipe: EvaluateRecipe, *, overwrite: bool = False) -> Path:
     """Evaluate a checkpoint; how its model is built and its scans prepared stands in its `config.json`.
 
+    Where the recipe chooses an operating point or a temperature, it is fixed on the validation rows of the
+    checkpoint's own run, and stored in the checkpoint.
+
     Args:
         recipe: from `load_recipe("evaluate", ...)`.
         overwrite: replace an evaluation in the same folder.
 
     Returns:
-        The folder with `predictions.csv` and `metrics.json`.
+        The folder with `predictions.csv`, `metrics.json` and `report/index.html`.
     """
     from slivit.predict import predict_table
 
     checkpoint = load_checkpoint(recipe.checkpoint)
+    check_testing(recipe.testing, checkpoint.task)
+    decision = decision_for(recipe.testing, checkpoint)
+    everything, manifest = evaluation_rows(recipe, checkpoint)
+    check_subgroups(manifest.frame, recipe.testing)
     folder = _open(Path(recipe.out), overwrite)
     with logged(folder):
-        manifest = evaluation_rows(recipe, checkpoint)
         log.info("%r", manifest)
         table = predict_table(
             checkpoint.model,
@@ -69,27 +83,90 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False) -> Path:
             device=recipe.device,
             batch_size=recipe.testing.batch_size,
             workers=recipe.data.workers,
-            flips=recipe.testing.flips,
+            cache=cache_of(recipe.data),
         )
-        write_results(folder, table, checkpoint.task, measure(table, checkpoint.task, recipe.testing))
+        table = decision.apply(table, checkpoint.task) if decision else table
+        data = describe_data(manifest, everything, checkpoint.path, checkpoint.task, recipe.testing)
+        metrics = measure(table, checkpoint.task, recipe.testing, decision=decision, data=data)
+        write_results(folder, table, checkpoint.task, metrics)
         write_text(folder / RECIPE, resolved_toml(recipe))
+        if decision and chooses(recipe.testing):
+            store_operating_point(checkpoint.path, decision)
+        _write_page(folder, metrics, table, checkpoint.path)
     return folder
 
 
-def evaluation_rows(recipe: EvaluateRecipe, checkpoint: Checkpoint) -> Manifest:
-    """The rows to evaluate: those of the recipe's split, or all where the manifest has no split column.
+def run_table(csv: Path, testing: Testing, out: Path | None = None, *, overwrite: bool = False) -> Path:
+    """Evaluate predictions that are there already, whoever made them; what is predicted is read off the columns.
+
+    Args:
+        csv: the predictions; rows of the split "val" are what decisions are made on, if any are there.
+        testing: the options.
+        out: the folder; `evaluation` beside the table if None.
+        overwrite: replace an evaluation in the same folder.
+
+    Returns:
+        The folder with `predictions.csv`, `metrics.json` and `report/index.html`.
+    """
+    checkpoint = csv.parent / "checkpoint"
+    config = read_config(checkpoint) if checkpoint.is_dir() else None
+    table, task = read_predictions(csv, Task(**config["task"]) if config else None)
+    check_testing(testing, task)
+    check_subgroups(table, testing)
+    val = table[table["split"] == "val"]
+    decision = None if task.kind == "regression" else decide(val, task, testing, f"the validation rows of {csv.name}")
+    folder = _open(out or csv.parent / EVALUATION, overwrite)
+    with logged(folder):
+        table = decision.apply(table, task) if decision else table
+        metrics = measure(table, task, testing, decision=decision, data={"source": str(csv), "rows": len(table)})
+        write_results(folder, table, task, metrics)
+        _write_page(folder, metrics, table, checkpoint if config else None)
+    return folder
+
+
+def decision_for(testing: Testing, checkpoint: Checkpoint) -> Decision | None:
+    """How probabilities become calls: what the options choose, else what the checkpoint holds, else a threshold of 0.5.
+
+    Returns:
+        None for a regression task.
+
+    Raises:
+        RecipeError: the options ask for a choice, and there are no validation rows that allow it.
+    """
+    if checkpoint.task.kind == "regression":
+        return None
+    if checkpoint.operating_point and not chooses(testing):
+        return checkpoint.operating_point
+    val, source = validation_rows(checkpoint.path, checkpoint.task)
+    return decide(val, checkpoint.task, testing, source)
+
+
+def evaluation_rows(recipe: EvaluateRecipe, checkpoint: Checkpoint) -> tuple[Manifest, Manifest]:
+    """The table of scans, and the rows of it to evaluate: the recipe's split, or all where there is no split column.
 
     Raises:
         ManifestError: a manifest that does not fit the checkpoint's task, or without rows of that split.
     """
-    manifest = load_manifest(recipe.data, checkpoint.task, need_splits=(), split=False)
+    task = checkpoint.task
+    manifest = load_manifest(recipe.data, task, need_splits=(), split=False)
     if not manifest.has_split:
-        return Manifest.from_frame(manifest.frame.assign(split="test"), checkpoint.task, source=manifest.source, need_splits=())
+        frame = manifest.frame.assign(split="test")
+        manifest = Manifest.from_frame(frame, task, source=manifest.source, need_splits=())
+        return manifest, manifest
     if recipe.split == "all":
-        return manifest
+        return manifest, manifest
     if recipe.split not in manifest.splits:
         raise ManifestError(f'{manifest.source}: no row of split "{recipe.split}"; choose with split=NAME or split=all')
-    return manifest.subset(recipe.split)
+    return manifest, manifest.subset(recipe.split)
+
+
+def _write_page(folder: Path, metrics: dict[str, Any], table: Any, checkpoint: Path | None) -> None:
+    from slivit.report.page import write_report
+
+    history = checkpoint.parent / HISTORY if checkpoint else None
+    config = read_config(checkpoint) if checkpoint else None
+    page = write_report(folder / REPORT, metrics, table, config=config, history=history)
+    log.info("page: %s", page)
 
 
 def _open(folder: Path, overwrite: bool) -> Path:

@@ -3,58 +3,112 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from slivit.cases import Cases, arrays_of, cases_of, counts_of
+from slivit.decision import Decision
+from slivit.errors import RecipeError
 from slivit.files import whole_file, write_json
 from slivit.recipe import Testing
+from slivit.stages.details import details_of
 from slivit.stages.runs import METRICS, PREDICTIONS
 from slivit.task import Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = ["arrays_of", "check_testing", "headline", "measure", "write_results"]
+
 log = logging.getLogger(__name__)
 SCHEMA = {"schema": "slivit.metrics", "version": 1}
+"""See docs/metrics-schema.md."""
 
 
-def arrays_of(table: pd.DataFrame, task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """The known answers and the predictions of a table as arrays for `slivit.statistics`.
+def measure(
+    table: pd.DataFrame,
+    task: Task,
+    testing: Testing,
+    *,
+    decision: Decision | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Every metric of every split of a table of predictions, with intervals, as plain values for JSON.
+
+    Args:
+        table: one row a scan, with its `split`; probabilities as the model gave them, or already under `decision`.
+        task: what is predicted.
+        testing: the recipe's section.
+        decision: how probabilities become calls; a threshold of 0.5 if None.
+        data: where the scans come from, to be kept beside the metrics.
 
     Returns:
-        y and p: (n,) and (n,) for binary; (n,) class indices and (n, C) for multiclass; (n, k) and (n, k) otherwise,
-        with NaN for a missing label.
+        What `docs/metrics-schema.md` describes. The validation rows, on which decisions were made, have metrics only.
     """
-    p = table[list(task.prediction_columns)].to_numpy(float)
-    if task.kind == "multiclass":
-        names = table[task.target_columns[0]]
-        return np.array([int(task.encode({task.targets[0]: n})) for n in names]), p
-    y = table[list(task.target_columns)].to_numpy(float)
-    return (y[:, 0], p[:, 0]) if task.kind == "binary" else (y, p)
+    if task.kind != "regression":
+        decision = decision or Decision()
+        table = decision.apply(table, task)
+    parts = dict(list(table.groupby("split", sort=False)))
+    splits = {}
+    for split, part in parts.items():
+        cases = drawn_cases(part, task, testing, decision)
+        details = details_of(cases, testing) if split != "val" or len(parts) == 1 else {}
+        splits[str(split)] = {**_described(part, task), "metrics": metrics_of(cases, testing), **details}
+    return {
+        **SCHEMA,
+        "task": task.model_dump(mode="json"),
+        "settings": testing.model_dump(mode="json"),
+        "operating_point": decision.model_dump(mode="json") if decision and task.kind != "regression" else None,
+        "data": dict(data or {}),
+        "splits": splits,
+    }
 
 
-def measure(table: pd.DataFrame, task: Task, testing: Testing) -> dict[str, Any]:
-    """Every metric of every split of a table of predictions, with intervals, as plain values for JSON."""
+def drawn_cases(table: pd.DataFrame, task: Task, testing: Testing, decision: Decision | None = None) -> Cases:
+    """The labelled rows of a table, drawn as the recipe says."""
+    options = testing.model_dump(include={"level", "draws", "by_patient", "stratified"})
+    return cases_of(table, task, decision, **options)
+
+
+def metrics_of(cases: Cases, testing: Testing) -> dict[str, Any]:
+    """Every metric of the cases as plain values."""
     from slivit.statistics import summarise
 
-    splits: dict[str, Any] = {}
-    for split, part in table.groupby("split", sort=False):
-        y, p = arrays_of(part, task)
-        names = task.classes if task.kind == "multiclass" else task.targets
-        found = summarise(
-            task.kind,
-            y,
-            p,
-            groups=part["patient"].to_numpy() if testing.by_patient else None,
-            names=list(names) if task.kind != "binary" else None,
-            level=testing.level,
-            draws=testing.draws,
-        )
-        metrics = {name: estimate.to_dict() for name, estimate in found.items()}
-        splits[str(split)] = {"scans": len(part), "patients": part["patient"].nunique(), "metrics": metrics}
-    return {**SCHEMA, "task": task.model_dump(mode="json"), "splits": splits}
+    found = summarise(
+        cases.task.kind,
+        cases.y,
+        cases.p,
+        groups=cases.plan.groups,
+        names=cases.names,
+        level=testing.level,
+        draws=testing.draws,
+        stratified=testing.stratified,
+        threshold=cases.threshold,
+    )
+    return {name: estimate.to_dict() for name, estimate in found.items()}
+
+
+def _described(part: pd.DataFrame, task: Task) -> dict[str, Any]:
+    return {"scans": len(part), "patients": int(part["patient"].nunique()), "counts": counts_of(part, task)}
+
+
+def check_testing(testing: Testing, task: Task) -> None:
+    """Check that the options of a test fit the task, before anything long is run.
+
+    Raises:
+        RecipeError: an option that belongs to another kind of task, or a table of readers that is not there.
+    """
+    if testing.operating_point and task.kind not in ("binary", "multilabel"):
+        how = "calls its most probable class" if task.kind == "multiclass" else "makes no calls"
+        raise RecipeError(f"testing.operating_point is for binary and multilabel tasks; a {task.kind} one {how}")
+    if testing.stratified and task.kind not in ("binary", "multiclass"):
+        raise RecipeError(f"testing.stratified is for binary and multiclass tasks, not for a {task.kind} one")
+    for option in ("temperature", "readers"):
+        if getattr(testing, option) and task.kind == "regression":
+            raise RecipeError(f"testing.{option} is for classification, not for a regression task")
+    if testing.readers and not Path(testing.readers).is_file():
+        raise RecipeError(f"testing.readers: {testing.readers}: there is no such file")
 
 
 def write_results(folder: Path, table: pd.DataFrame, task: Task, metrics: dict[str, Any]) -> None:

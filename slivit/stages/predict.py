@@ -34,7 +34,8 @@ def run(
         workers: processes that read scans.
 
     Returns:
-        One row a scan: `path`, `prob_*` or `pred_*`, `notes`, and `error` ("" where all is well).
+        One row a scan: `path`, `prob_*` or `pred_*`, `call_*` where the checkpoint holds an operating point, `notes`,
+        and `error` ("" where all is well).
 
     Raises:
         ReadError: not one of the scans could be read.
@@ -53,6 +54,8 @@ def run(
         on_error="record",
         progress=True,
     )
+    if loaded.operating_point:
+        table = loaded.operating_point.apply(table, loaded.task)
     if (table["error"] != "").all():
         raise ReadError("no scan could be read:\n" + "\n".join(f"  - {e}" for e in table["error"]))
     if out is not None:

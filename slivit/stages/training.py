@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slivit.checkpoint import save_checkpoint
+from slivit.checkpoint import save_checkpoint, store_operating_point
 from slivit.data.manifest import Manifest
 from slivit.data.preprocessing import Preprocessing
+from slivit.decision import Decision
+from slivit.errors import RecipeError
+from slivit.models.registry import spec_of
 from slivit.recipe import Logging, TrainingRecipe
 from slivit.stages.caching import cache_of
+from slivit.stages.deciding import chooses, decide
+from slivit.stages.described import describe_rows
+from slivit.stages.details import check_subgroups
 from slivit.stages.lineage import describe_start
-from slivit.stages.measure import measure, write_results
+from slivit.stages.measure import check_testing, measure, write_results
 from slivit.stages.runs import HISTORY, PROGRESS, SPLIT, logged, open_run
 from slivit.stages.sources import load_manifest
+from slivit.task import Task
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import nn
 
     from slivit.learner import VolumeLearner
@@ -49,13 +57,15 @@ def train(
     """
     from slivit.callbacks import seed_everything
 
+    check_testing(recipe.testing, recipe.task)
     folder = open_run(recipe, resume=resume, overwrite=overwrite)
     with logged(folder):
         manifest = fitted_manifest(recipe)
+        check_subgroups(manifest.frame, recipe.testing)
         manifest.to_csv(folder / SPLIT)
         seed_everything(recipe.seed)
         model = build(recipe, manifest)
-        settings = recipe.preprocessing.model_copy(update={"size": model.spec.size})
+        settings = recipe.preprocessing.model_copy(update={"size": spec_of(model).size})
         learn = make_learner(recipe, manifest, model, settings, folder)
         best = fit(learn, recipe, folder, resume=resume)
         training = {"stage": stage, **_record(recipe, manifest), **best}
@@ -84,7 +94,7 @@ def make_learner(
 
     dls = volume_dataloaders(
         manifest,
-        model.spec,
+        spec_of(model),
         settings,
         augmentation=recipe.augmentation,
         batch_size=recipe.fit.batch_size,
@@ -131,24 +141,29 @@ def fit(learn: VolumeLearner, recipe: TrainingRecipe, folder: Path, *, resume: b
     ]
     cbs += [callbacks.StopEarly(settings.monitor, settings.patience)] if settings.patience else []
     cbs += [callbacks.AverageWeights(settings.average_weights)] if settings.average_weights else []
-    cbs += wandb_callbacks(recipe.logging, recipe.model_dump(mode="json"), folder)
-    with nullcontext() if sys.stdout.isatty() else learn.no_bar(), learn.no_logging():
+    bars = nullcontext() if sys.stdout.isatty() else learn.no_bar()
+    with tracked(recipe.logging, recipe.model_dump(mode="json"), folder) as tracking, bars, learn.no_logging():
         rates = group_rates(peak, settings.backbone_lr)
         start = progress["epoch"] if progress else 0
-        learn.fit_one_cycle(settings.epochs, rates, pct_start=settings.warmup, cbs=cbs, start_epoch=start)
+        learn.fit_one_cycle(settings.epochs, rates, pct_start=settings.warmup, cbs=cbs + tracking, start_epoch=start)
     log.info("best epoch %d: %s %.4f", best.best_epoch + 1, settings.monitor, best.best)
     return {"lr": peak, "best_epoch": best.best_epoch + 1, settings.monitor: float(best.best)}
 
 
-def wandb_callbacks(settings: Logging, config: dict[str, Any], folder: Path) -> list[Any]:
-    """The Weights & Biases callback where the recipe asks for it."""
+@contextmanager
+def tracked(settings: Logging, config: dict[str, Any], folder: Path) -> Iterator[list[Any]]:
+    """Give the Weights & Biases callback where the recipe asks for it, and end its run with the block."""
     if settings.wandb == "off":
-        return []
-    import wandb
+        yield []
+        return
+    try:
+        import wandb
+    except ImportError as error:
+        raise RecipeError('logging.wandb needs the package wandb: pip install ".[wandb]"') from error
     from fastai.callback.wandb import WandbCallback
 
-    wandb.init(project=settings.project, mode=settings.wandb, config=config, dir=str(folder), name=folder.name)
-    return [WandbCallback(log=None, log_preds=False, log_model=False)]
+    with wandb.init(project=settings.project, mode=settings.wandb, config=config, dir=str(folder), name=folder.name):
+        yield [WandbCallback(log=None, log_preds=False, log_model=False)]
 
 
 def predict_and_measure(
@@ -168,7 +183,24 @@ def predict_and_measure(
         workers=recipe.data.workers,
         cache=cache_of(recipe.data),
     )
-    write_results(folder, table, manifest.task, measure(table, manifest.task, recipe.testing))
+    decision = _decided(recipe, table, manifest.task, folder)
+    parts = {split: describe_rows(part, manifest.task) for split, part in manifest.frame.groupby("split", sort=False)}
+    data = {"source": manifest.source, "external": False, "run": parts}
+    metrics = measure(table, manifest.task, recipe.testing, decision=decision, data=data)
+    write_results(folder, table, manifest.task, metrics)
+
+
+def _decided(recipe: TrainingRecipe, table: pd.DataFrame, task: Task, folder: Path) -> Decision | None:
+    """Fix the operating point that the recipe asks for in the checkpoint; a run does not die of one that cannot be."""
+    if task.kind == "regression" or not chooses(recipe.testing):
+        return None
+    try:
+        decision = decide(table[table["split"] == "val"], task, recipe.testing)
+    except RecipeError as error:
+        log.warning("no operating point is fixed: %s", error)
+        return None
+    store_operating_point(folder, decision)
+    return decision
 
 
 def _record(recipe: TrainingRecipe, manifest: Manifest) -> dict[str, Any]:

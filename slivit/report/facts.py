@@ -1,0 +1,140 @@
+"""What a page can tell of the data and the model, from `metrics.json`, the checkpoint's config and the history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from slivit.report.style import number
+from slivit.task import Task
+
+Table = tuple[list[str], list[list[str]]]
+"""A heading and rows of texts."""
+
+
+def facts_of(metrics: Mapping[str, Any], split: Mapping[str, Any], config: Mapping[str, Any] | None) -> set[str]:
+    """The names of the facts that a page tells; `checklist.toml` says which items they answer."""
+    data = metrics["data"]
+    told = {"counts", "metrics", "intervals", "errors", "readable"}
+    told |= {"output", "diagnostic"} if metrics["operating_point"] else set()
+    told |= {"subgroups"} & set(split) | {"readers"} & set(split)
+    told |= {"site"} if metrics["settings"]["site"] else set()
+    told |= {"temperature"} if metrics["operating_point"] and metrics["operating_point"]["temperature"] else set()
+    told |= {"run"} if data.get("run") else set()
+    if data.get("external") is not None:
+        told.add("external" if data["external"] else "internal")
+    if config:
+        told |= {"model", "preprocessing", "versions"}
+        told |= {"recipe", "split", "disjoint", "start", "best_epoch"} if config["training"].get("recipe") else set()
+    return told
+
+
+def data_table(metrics: Mapping[str, Any], split: Mapping[str, Any], name: str, task: Task) -> Table:
+    """Scans, patients and classes of the evaluated rows beside those of the run."""
+    parts: dict[str, Mapping[str, Any]] = {}
+    run = metrics["data"].get("run") or {}
+    order = [s for s in ("train", "val", "test") if s in run]
+    parts |= {s: run[s] for s in order if not (s == name and metrics["data"].get("external") is False)}
+    parts["evaluated"] = split
+    rows = [["scans", *(f"{p['scans']:,}" for p in parts.values())]]
+    rows.append(["patients", *(f"{p['patients']:,}" for p in parts.values())])
+    for target in task.targets:
+        rows += _target_rows(target, parts, task)
+    return ["", *parts], rows
+
+
+def _target_rows(target: str, parts: Mapping[str, Mapping[str, Any]], task: Task) -> list[list[str]]:
+    counts = [p["counts"][target] for p in parts.values()]
+    if task.kind == "regression":
+        unit = f" ({task.unit})" if task.unit else ""
+        rows = [[f"{target}, mean ± SD{unit}", *(_spread(c) for c in counts)]]
+        rows.append([f"{target}, range", *(f"{number(c.get('min'), 1)} to {number(c.get('max'), 1)}" for c in counts)])
+    else:
+        names = task.classes if task.kind == "multiclass" else ("1", "0")
+        said = {"1": f"with {target}", "0": f"without {target}"} if task.kind != "multiclass" else {}
+        rows = [[said.get(c, f"{target}: {c}"), *(_share(k, c) for k in counts)] for c in names]
+    if any(c["missing"] for c in counts):
+        rows.append([f"{target}: no label", *(f"{c['missing']:,}" for c in counts)])
+    return rows
+
+
+def _share(counts: Mapping[str, Any], name: str) -> str:
+    n = counts["classes"][name]
+    return f"{n:,} ({n / counts['n']:.0%})" if counts["n"] else f"{n:,}"
+
+
+def _spread(counts: Mapping[str, Any]) -> str:
+    if "mean" not in counts:
+        return "none"
+    return f"{number(counts['mean'], 1)} ± {number(counts['std'], 1)}" if "std" in counts else number(counts["mean"], 1)
+
+
+def exclusions(metrics: Mapping[str, Any], split: Mapping[str, Any], notes: int) -> list[str]:
+    """What was left out of the evaluation, and what was odd about the rest, one sentence each."""
+    data = metrics["data"]
+    told = []
+    if "rows" in data and "excluded" in data:
+        told.append(f"The table of scans has {data['rows']:,} rows; {split['scans']:,} of them are evaluated here.")
+    told += [f"{e['scans']:,} rows are left out because they are {e['why']}." for e in data.get("excluded", [])]
+    missing = {t: c["missing"] for t, c in split["counts"].items() if c["missing"]}
+    told += [f"{n:,} scans have no label for {t}; they are left out of its metrics alone." for t, n in missing.items()]
+    told.append(
+        "Every evaluated scan could be read." if not notes else f"The reader noted something on {notes:,} scans."
+    )
+    return told
+
+
+def model_facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The model, its preprocessing and its training as terms and descriptions."""
+    training, recipe = config["training"], config["training"].get("recipe", {})
+    facts = [("Network", config["model"]["name"]), ("Its arguments", _pairs(config["model"]["args"]))]
+    facts.append(("Preprocessing", _pairs(config["preprocessing"])))
+    if "source" in training:
+        facts.append(("Trained on", str(training["source"])))
+    if recipe:
+        facts.append(("Split", _split(recipe["data"])))
+        facts.append(("Training", _pairs(recipe["fit"])))
+        facts.append(("Augmentation", _pairs(recipe.get("augmentation", {})) or "none"))
+        facts.append(("Class weights", str(config["task"].get("class_weights") or "none")))
+    if "best_epoch" in training:
+        facts.append(
+            ("Chosen epoch", f"{training['best_epoch']}, the best by {recipe['fit']['monitor']} on validation")
+        )
+    facts.append(("Started from", _start(training)))
+    facts.append(("Software", _pairs(config.get("versions", {}))))
+    facts.append(("Weights (SHA-256)", config["sha256"]))
+    return [(term, text) for term, text in facts if text]
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} = {_plain(v)}" for k, v in values.items() if v not in (None, "", {}, []))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "(" + ", ".join(_plain(v) for v in value) + ")"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _split(data: Mapping[str, Any]) -> str:
+    shares = " / ".join(f"{f:.0%}" for f in data["fractions"])
+    text = "patients are never in two parts. As the table's split column says; without one, patients are drawn, "
+    text += f"stratified, {shares} for training, validation and test (seed {data['split_seed']})"
+    if data["train_fraction"] < 1:
+        text += f"; {data['train_fraction']:.0%} of the training patients were used"
+    return text
+
+
+def _start(training: Mapping[str, Any]) -> str:
+    """The chain of checkpoints behind the weights."""
+    steps, start = [], training.get("started_from")
+    while start:
+        steps.append(
+            str(start.get("model") or start.get("file")) + (f" ({start['stage']})" if "stage" in start else "")
+        )
+        start = start.get("started_from")
+    if steps:
+        return ", which started from ".join(steps)
+    return "random weights, or those that the network's arguments name" if training.get("recipe") else ""

@@ -1,0 +1,146 @@
+"""The errors that a model is surest of, with pictures of the slices that it saw."""
+
+from __future__ import annotations
+
+import warnings
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slivit.data.preprocessing import Preprocessing, load_slices, resize_slices
+from slivit.errors import ReadError
+from slivit.report.style import number
+from slivit.task import Task, is_missing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SLICES, COLUMNS, SIDE = 8, 4, 96
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A scan that was called wrongly, or whose value was predicted far off.
+
+    Args:
+        path: of the scan.
+        patient: whose it is.
+        target: which of the targets.
+        true: the truth, in words.
+        predicted: what the model said, in words.
+        picture: slices as a data URI; empty where there is none.
+        problem: why there is no picture.
+    """
+
+    path: str
+    patient: str
+    target: str
+    true: str
+    predicted: str
+    picture: str = ""
+    problem: str = ""
+
+    @property
+    def file(self) -> str:
+        """The last part of the path."""
+        return Path(self.path).name
+
+
+def mistakes(table: pd.DataFrame, task: Task, most: int, settings: Preprocessing | None) -> list[Mistake]:
+    """The most confident errors of a table of predictions, the surest first.
+
+    Args:
+        table: with `call_*` columns, where calls are made.
+        task: what is predicted.
+        most: how many.
+        settings: how scans are read; None for no pictures.
+    """
+    found = sorted(_errors(table, task), key=lambda f: -f[0])[:most]
+    return [_mistake(table.loc[row], task, target, settings) for _, row, target in found]
+
+
+def _errors(table: pd.DataFrame, task: Task) -> Iterator[tuple[float, Any, str]]:
+    """How sure the model is of each error, its row, and its target."""
+    for target in task.targets:
+        truth, known = table[f"target_{target}"], ~table[f"target_{target}"].map(is_missing).astype(bool)
+        if task.kind == "regression":
+            off = (table[f"pred_{target}"] - truth).abs() / (float(truth.std()) or 1.0)
+            yield from ((float(v), i, target) for i, v in off[known].items() if np.isfinite(v) and v > 0)
+            continue
+        call = table[f"call_{target}"]
+        sure = _confidence(table, task, target)
+        wrong = known & call.notna() & (call != "") & (call.astype(object) != truth.astype(object))
+        yield from ((float(sure[i]), i, target) for i in table.index[wrong.fillna(False).astype(bool)])
+
+
+def _confidence(table: pd.DataFrame, task: Task, target: str) -> pd.Series:
+    """The probability of what was called."""
+    if task.kind == "multiclass":
+        return table[list(task.prediction_columns)].max(axis=1)
+    p = table[f"prob_{target}"]
+    return p.where(table[f"call_{target}"].eq(1).fillna(False).astype(bool), 1 - p)
+
+
+def _mistake(row: pd.Series, task: Task, target: str, settings: Preprocessing | None) -> Mistake:
+    true, predicted = _words(row, task, target)
+    picture, problem = _picture(str(row["path"]), settings)
+    return Mistake(str(row["path"]), str(row["patient"]), target, true, predicted, picture, problem)
+
+
+def _words(row: pd.Series, task: Task, target: str) -> tuple[str, str]:
+    truth = row[f"target_{target}"]
+    if task.kind == "regression":
+        unit = f" {task.unit}" if task.unit else ""
+        return f"{number(float(truth), 1)}{unit}", f"{number(float(row[f'pred_{target}']), 1)}{unit}"
+    if task.kind == "multiclass":
+        return str(truth), f"{row[f'call_{target}']}, probability {row['prob_' + row[f'call_{target}']]:.3f}"
+    names = {0: f"without {target}", 1: f"with {target}"}
+    return names[int(truth)], f"{names[int(row[f'call_{target}'])]}, probability {row[f'prob_{target}']:.3f}"
+
+
+def _picture(path: str, settings: Preprocessing | None) -> tuple[str, str]:
+    if settings is None:
+        return "", "no picture: the checkpoint's preprocessing is not at hand"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            stack = load_slices(path, settings)
+        except ReadError as error:
+            return "", f"no picture: {error}"
+    return png_uri(contact_sheet(stack)), ""
+
+
+def contact_sheet(stack: npt.NDArray[np.uint8], slices: int = SLICES, side: int = SIDE) -> npt.NDArray[np.uint8]:
+    """Evenly chosen slices of a scan side by side.
+
+    Args:
+        stack: (S, H, W).
+        slices: at most this many are shown, four in a row.
+        side: height and width of a slice in pixels; a single slice is shown at twice that.
+
+    Returns:
+        (rows, columns) of pixels.
+    """
+    chosen = stack[((np.arange(min(slices, len(stack))) + 0.5) * len(stack) / min(slices, len(stack))).astype(int)]
+    if len(chosen) == 1:
+        return resize_slices(chosen, (2 * side, 2 * side))[0]
+    columns = min(COLUMNS, len(chosen))
+    rows = -(-len(chosen) // columns)
+    small = np.zeros((rows * columns, side, side), np.uint8)
+    small[: len(chosen)] = resize_slices(chosen, (side, side))
+    return small.reshape(rows, columns, side, side).swapaxes(1, 2).reshape(rows * side, columns * side)
+
+
+def png_uri(picture: npt.NDArray[np.uint8]) -> str:
+    """A grey picture as a PNG data URI."""
+    import cv2
+
+    done, data = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    if not done:
+        raise RuntimeError("OpenCV could not write a PNG")
+    return f"data:image/png;base64,{b64encode(data.tobytes()).decode()}"

@@ -1,0 +1,226 @@
+"""The page of an evaluation: one HTML file that needs nothing else, and its figures as SVG and PDF."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slivit import __version__
+from slivit.cases import Cases, cases_of
+from slivit.data.preprocessing import Preprocessing
+from slivit.decision import Decision
+from slivit.files import whole_file
+from slivit.report import facts, summary, tables
+from slivit.report.checklist import checklists
+from slivit.report.draw import Plot, save_files, styled, svg_text
+from slivit.report.mistakes import mistakes
+from slivit.report.plots_groups import output_plot, subgroup_plots
+from slivit.report.plots_probability import probability_plots
+from slivit.report.plots_ranking import ranking_plots
+from slivit.report.plots_regression import regression_plots
+from slivit.report.plots_training import history_plot
+from slivit.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+PAGE, FIGURES = "index.html", "figures"
+
+
+def write_report(
+    out: Path | str,
+    metrics: Mapping[str, Any],
+    table: pd.DataFrame,
+    *,
+    config: Mapping[str, Any] | None = None,
+    history: Path | None = None,
+    split: str | None = None,
+) -> Path:
+    """Write the page of an evaluation and its figures.
+
+    Args:
+        out: the folder: `index.html`, and `figures/` with every figure as SVG and PDF.
+        metrics: what `slivit.stages.measure.measure` returned, or `metrics.json` holds.
+        table: the predictions that it was measured on, under the same decision.
+        config: the checkpoint's `config.json`; without it, the page tells nothing of the model and shows no scans.
+        history: the run's `history.csv`.
+        split: the split to show; "test" where there is one, else the first.
+
+    Returns:
+        The page.
+    """
+    out = Path(out)
+    task = Task(**metrics["task"])
+    name = split or shown_split(metrics)
+    found = metrics["splits"][name]
+    rows = table[table["split"] == name] if "split" in table else table
+    with styled():
+        plots = _plots(found, metrics, rows, task, config, history)
+        context = _context(found, metrics, rows, task, config, name)
+        return render("report.html.j2", context, plots, out)
+
+
+def shown_split(metrics: Mapping[str, Any]) -> str:
+    """The split that a page is about: "test" where there is one, else the first."""
+    return "test" if "test" in metrics["splits"] else next(iter(metrics["splits"]))
+
+
+def render(template: str, context: Mapping[str, Any], plots: Mapping[str, Iterable[Plot]], out: Path) -> Path:
+    """Write a page from a template, and its figures as files beside it.
+
+    Args:
+        template: its name.
+        context: what it prints.
+        plots: the figures of each section.
+        out: the folder.
+    """
+    from markupsafe import Markup
+
+    drawn: dict[str, list[dict[str, Any]]] = {}
+    for section, found in plots.items():
+        drawn[section] = []
+        for plot in found:
+            save_files(plot, out / FIGURES)
+            words = {key: getattr(plot, key) for key in ("name", "title", "caption")}
+            drawn[section].append({**words, "svg": Markup(svg_text(plot))})
+    text = environment().get_template(template).render(**context, plots=drawn, version=__version__, today=date.today())
+    with whole_file(out / PAGE) as partial:
+        partial.write_text(text, "utf-8")
+    return out / PAGE
+
+
+def environment() -> Any:
+    """The templates; a name that a template does not know is an error, and all text is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("slivit.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _plots(
+    found: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    rows: pd.DataFrame,
+    task: Task,
+    config: Mapping[str, Any] | None,
+    history: Path | None,
+) -> dict[str, list[Plot]]:
+    """The figures of every section that has some."""
+    decision = Decision(**metrics["operating_point"]) if metrics["operating_point"] else None
+    cases = cases_of(rows, task, decision)
+    plots: dict[str, list[Plot]] = {}
+    if task.kind == "regression":
+        plots["agreement"] = list(regression_plots(found, _quantities(cases), task.unit))
+    else:
+        plots["ranking"] = list(ranking_plots(found))
+        thresholds = dict(zip(task.targets, cases.thresholds, strict=False))
+        plots["calibration"] = list(probability_plots(found, _scores(cases), thresholds))
+    names = task.classes if task.kind == "multiclass" else task.targets
+    if len(names) > 1:
+        plots["performance"] = [output_plot(found, names, task.kind)]
+    if "subgroups" in found:
+        plots["subgroups"] = list(subgroup_plots(found, task.kind, task.unit))
+    course = history_plot(history, (config or {}).get("training", {}).get("best_epoch"))
+    plots["model"] = [course] if course else []
+    return plots
+
+
+def _scores(cases: Cases) -> dict[str, tuple[Any, Any]]:
+    known = {c.name: ~np.isnan(c.y) for c in cases.columns()}
+    return {c.name: (c.y[known[c.name]], c.p[known[c.name]]) for c in cases.columns()}
+
+
+def _quantities(cases: Cases) -> dict[str, tuple[Any, Any]]:
+    columns = zip(cases.task.targets, cases.y.T, cases.p.T, strict=True)
+    return {name: (y[~np.isnan(y)], p[~np.isnan(y)]) for name, y, p in columns}
+
+
+def _context(
+    found: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    rows: pd.DataFrame,
+    task: Task,
+    config: Mapping[str, Any] | None,
+    name: str,
+) -> dict[str, Any]:
+    """All that the template prints beside the figures."""
+    settings = metrics["settings"]
+    preprocessing = Preprocessing(**config["preprocessing"]) if config else None
+    notes = int((rows["notes"].fillna("") != "").sum()) if "notes" in rows else 0
+    told = facts.facts_of(metrics, found, config)
+    return {
+        "title": f"Evaluation: {named_targets(task)}",
+        "model": config["model"]["name"] if config else "",
+        "source": metrics["data"].get("source", ""),
+        "split": name,
+        "task": task,
+        "settings": settings,
+        "headlines": tables.headline_cells(found, task),
+        "sentences": list(summary.sentences(found, task, metrics, name)),
+        "cautions": list(summary.cautions(found, task, metrics, name)),
+        "lines": tables.performance(found, task),
+        "grids": [g for g in (tables.outputs(found, task), tables.thresholds(metrics, task)) if g],
+        "readers": [tables.reader_grid(n, r) for n, r in found.get("readers", {}).items()],
+        "temperature": temperature_text(metrics),
+        "subgroups": tables.subgroup_grids(found, task) if "subgroups" in found else [],
+        "sites": tables.site_grid(found, metrics, task),
+        "mistakes": mistakes(rows, task, settings["pictures"], preprocessing),
+        "data": facts.data_table(metrics, found, name, task),
+        "exclusions": facts.exclusions(metrics, found, notes),
+        "facts": facts.model_facts(config) if config else [],
+        "recipe": recipe_text(config),
+        "checklists": checklists(told, set(_sections(found, metrics, config))),
+    }
+
+
+def named_targets(task: Task) -> str:
+    """The targets, at most three by name."""
+    more = len(task.targets) - 3
+    return ", ".join(task.targets[:3]) + (f" and {more} more" if more > 0 else "")
+
+
+def _sections(found: Mapping[str, Any], metrics: Mapping[str, Any], config: Any) -> Iterator[str]:
+    yield from ("performance", "errors", "data")
+    yield from ("agreement",) if metrics["operating_point"] is None else ("ranking", "calibration")
+    yield from ("subgroups",) if "subgroups" in found else ()
+    yield from ("sites",) if metrics["settings"]["site"] else ()
+    yield from ("model",) if config else ()
+
+
+def temperature_text(metrics: Mapping[str, Any]) -> str:
+    """What a temperature does to the probabilities, or would do, in words; empty where none was looked for."""
+    point = metrics["operating_point"] or {}
+    fitted = point.get("fitted_temperature")
+    if not fitted:
+        return ""
+    if fitted["value"] is None:
+        return f"No temperature fits the validation scans: {fitted['why']}."
+    loss = f"{fitted['before']:.3f} to {fitted['after']:.3f}"
+    text = f"On {fitted['n']:,} validation labels, a temperature of {fitted['value']:.2f} fits best"
+    text += f" (mean negative log-likelihood from {loss}). "
+    if point["temperature"] is not None:
+        return text + f"All probabilities on this page are scaled by {point['temperature']:.2f}."
+    return text + "It is not applied here; testing.temperature = true applies it and keeps it in the checkpoint."
+
+
+def recipe_text(config: Mapping[str, Any] | None) -> str:
+    """The recipe of training as TOML; empty where it is not known."""
+    import tomli_w
+
+    recipe = (config or {}).get("training", {}).get("recipe")
+    return tomli_w.dumps(_without_none(recipe)) if recipe else ""
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _without_none(v) if isinstance(v, Mapping) else v for k, v in values.items() if v is not None}

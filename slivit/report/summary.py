@@ -1,0 +1,236 @@
+"""A page's findings in plain words, and what to handle with care."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from slivit.report.style import WORDS, amount, count, inside, interval, metric_name, number, spoken, told
+from slivit.task import Task
+
+FEW = 10
+"""With fewer scans of a class than these, no interval can be trusted."""
+
+Split = Mapping[str, Any]
+
+
+def sentences(split: Split, task: Task, metrics: Mapping[str, Any], where: str) -> Iterator[str]:
+    """The findings, one short paragraph each.
+
+    Args:
+        split: the split that the page shows.
+        task: what is predicted.
+        metrics: all of `metrics.json`.
+        where: what the scans are called, as "test".
+    """
+    yield _scans(split, task, where)
+    tell = {"binary": _binary, "multiclass": _multiclass, "multilabel": _multilabel, "regression": _regression}
+    yield from tell[task.kind](split, task, metrics)
+    if "subgroups" in split:
+        yield from _gap(split, task)
+    yield from _readers(split)
+
+
+def _scans(split: Split, task: Task, where: str) -> str:
+    patients = count(split["patients"], "patient")
+    text = f"The model was evaluated on {count(split['scans'], where + ' scan')} of {patients}"
+    if task.kind == "binary":
+        classes = split["counts"][task.targets[0]]["classes"]
+        return f"{text}: {classes['1']:,} with {task.targets[0]}, {classes['0']:,} without."
+    if task.kind == "multiclass":
+        classes = split["counts"][task.targets[0]]["classes"]
+        return f"{text}: " + ", ".join(f"{n:,} {c}" for c, n in classes.items()) + "."
+    if task.kind == "multilabel":
+        return f"{text}, on {len(task.targets)} labels: {', '.join(task.targets)}."
+    return f"{text}."
+
+
+def _binary(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
+    found, target = split["metrics"], task.targets[0]
+    yield _ranking(found["roc_auc"], f"a scan with {target} above one without")
+    yield _calls(split, task, metrics)
+    yield _calibration(found)
+    points = split["referral"][target]
+    first, last = points[0]["roc_auc"]["value"], points[-1]["roc_auc"]["value"]
+    if first is not None and last is not None:
+        yield (
+            f"If an expert answered the {points[-1]['percent']:.0f}% of scans that the model is least sure of, the ROC "
+            f"AUC of both together would be {number(last)} instead of {number(first)}."
+        )
+
+
+def _ranking(auc: Mapping[str, Any], pair: str) -> str:
+    if auc["value"] is None:
+        return f"How well it ranks scans is not defined: {auc['why']}."
+    return f"It ranks {pair} in {100 * auc['value']:.0f} of 100 pairs: ROC AUC {told(auc)}."
+
+
+def _calls(split: Split, task: Task, metrics: Mapping[str, Any]) -> str:
+    target, found = task.targets[0], split["metrics"]
+    matrix = split["confusion"][target]["counts"]
+    threshold = metrics["operating_point"]["thresholds"].get(target, {}).get("value", 0.5)
+    start = f"Called positive from a probability of {number(threshold)} upwards, {_rule(metrics)}"
+    if matrix is None:
+        return f"{start}, calls are not defined: {split['confusion'][target]['why']}."
+    (tn, fp), (fn, tp) = matrix
+    parts = []
+    if tp + fn:
+        parts.append(f"it finds {tp:,} of {tp + fn:,} scans with {target} (sensitivity {inside(found['sensitivity'])})")
+    if tn + fp:
+        alarm = f"raises a false alarm in {fp:,} of {tn + fp:,} without (specificity {inside(found['specificity'])})"
+        parts.append(alarm if parts else f"it {alarm}")
+    return f"{start}, " + " and ".join(parts) + "."
+
+
+def _rule(metrics: Mapping[str, Any]) -> str:
+    """How the threshold came about, in words."""
+    point = metrics["operating_point"]
+    if point["rule"].replace(".", "").isdigit():
+        return "a threshold that was set, not chosen on data"
+    return f"a threshold chosen by the rule {point['rule']} on {point['chosen_on'] or 'validation data'}"
+
+
+def _calibration(found: Mapping[str, Any]) -> str:
+    slope, shift = found["calibration_slope"], found["calibration_intercept"]
+    if slope["value"] is None or slope["low"] is None:
+        return f"Whether its probabilities mean what they say is not defined: {slope['why']}."
+    faults = []
+    if slope["high"] < 1:
+        faults.append(f"too extreme (calibration slope {inside(slope)}; 1 is best)")
+    elif slope["low"] > 1:
+        faults.append(f"too cautious (calibration slope {inside(slope)}; 1 is best)")
+    if shift["low"] is not None and (shift["high"] < 0 or shift["low"] > 0):
+        side = "high" if shift["high"] < 0 else "low"
+        faults.append(f"too {side} on the whole (calibration intercept {inside(shift)}; 0 is best)")
+    if faults:
+        return "Its probabilities are " + ", and ".join(faults) + "."
+    return f"Nothing shows that its probabilities are off: calibration slope {told(slope)}; 1 is best."
+
+
+def _multiclass(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
+    found = split["metrics"]
+    yield f"It calls the right one of {len(task.classes)} classes in a share of {told(found['accuracy'])} of all scans."
+    yield _ranking(found["roc_auc"], "a scan of a class above one of another, on average over the classes,")
+    yield from _best_and_worst(found, task.classes, "sensitivity", "class")
+
+
+def _multilabel(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
+    found = split["metrics"]
+    yield _ranking(found["roc_auc"], "a positive scan above a negative one, on average over the labels,")
+    yield from _best_and_worst(found, task.targets, "roc_auc", "label")
+    subset = found["subset_accuracy"]
+    if subset["value"] is not None:
+        yield f"Every label of a scan is called correctly in a share of {told(subset)} of the scans."
+
+
+def _best_and_worst(found: Mapping[str, Any], names: tuple[str, ...], metric: str, what: str) -> Iterator[str]:
+    known = {n: found[f"{metric}/{n}"] for n in names if found[f"{metric}/{n}"]["value"] is not None}
+    if len(known) > 1:
+        best = max(known, key=lambda n: known[n]["value"])
+        worst = min(known, key=lambda n: known[n]["value"])
+        name = metric_name(metric)
+        ends = f"{best}, {told(known[best])}, and lowest for {worst}, {told(known[worst])}"
+        yield f"{name} is highest for the {what} {ends}."
+
+
+def _regression(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
+    for name in task.targets:
+        found = {m: split["metrics"][f"{m}/{name}"] for m in ("mae", "r2", "bias", "limit_low", "limit_high")}
+        if found["mae"]["value"] is None:
+            yield f"How far predictions of {name} are off is not defined: {found['mae']['why']}."
+            continue
+        off = told(found["mae"], task.unit, 2)
+        yield f"On average, predictions of {name} are off by {off}. R² is {told(found['r2'])}."
+        yield _bias(found["bias"], task.unit)
+        limits = interval(found["limit_low"]["value"], found["limit_high"]["value"], 2)
+        if limits:
+            yield f"95% of single errors are expected between the limits of agreement, {amount(limits, task.unit)}."
+
+
+def _bias(bias: Mapping[str, Any], unit: str) -> str:
+    if bias["low"] is None or bias["low"] <= 0 <= bias["high"]:
+        return (
+            f"Nothing shows that predictions are too high or too low on the whole: the bias is {told(bias, unit, 2)}."
+        )
+    return f"On the whole they are too {'high' if bias['value'] > 0 else 'low'}: the bias is {told(bias, unit, 2)}."
+
+
+def _gap(split: Split, task: Task) -> Iterator[str]:
+    metric = "mae" if task.kind == "regression" else "roc_auc"
+    gap = split["subgroups"]["largest"].get(metric)
+    if gap is None:
+        return
+    groups = split["subgroups"]["columns"][gap["column"]]
+    high, low = (groups[gap[side]]["metrics"][metric] for side in ("highest", "lowest"))
+    digits, unit = (2, task.unit) if WORDS[metric].in_unit else (3, "")
+    ends = [f"{amount(number(e['value'], digits), unit)} for {gap[s]}" for e, s in ((high, "highest"), (low, "lowest"))]
+    yield (
+        f"Of the subgroups examined, {spoken(metric)} differs most by {gap['column']}: {', '.join(ends)}, a gap of "
+        f"{told(gap['difference'], unit, digits)}. The two were picked for their difference, so a new sample would "
+        "show a smaller one."
+    )
+
+
+def _readers(split: Split) -> Iterator[str]:
+    for name, readers in split.get("readers", {}).items():
+        average = readers["average"]
+        yield (
+            f"{count(len(readers['points']), 'human reader')} of {name} reach on average a sensitivity of "
+            f"{told(average['sensitivity'])} and a specificity of {told(average['specificity'])}."
+        )
+
+
+def cautions(split: Split, task: Task, metrics: Mapping[str, Any], name: str) -> Iterator[str]:
+    """What could make the findings misleading.
+
+    Args:
+        split: the split that the page shows.
+        task: what is predicted.
+        metrics: all of `metrics.json`.
+        name: of the split.
+    """
+    data, settings = metrics["data"], metrics["settings"]
+    if data.get("shared_patients"):
+        shared = count(data["shared_patients"], "patient")
+        yield f"{shared} of these scans were in training or validation: the results flatter the model."
+    if name in ("train", "val"):
+        yield f"These are the {name} rows, on which the model was fitted or chosen: the results flatter it."
+    if split["scans"] > split["patients"] and not settings["by_patient"]:
+        yield (
+            f"{split['scans']:,} scans are of {count(split['patients'], 'patient')}, but scans were drawn one by one, "
+            "so the intervals are too narrow: set testing.by_patient = true."
+        )
+    yield from _sparse(split, task)
+    yield from _decisions(task, metrics)
+    if data.get("external") is False:
+        yield "The scans are of the same source as those of training; on scans of another source, results can be worse."
+    lost = [m for m in WORDS if m in split["metrics"] and split["metrics"][m]["value"] is None]
+    if lost:
+        yield "Not defined on these scans: " + ", ".join(spoken(m) for m in lost) + "."
+
+
+def _sparse(split: Split, task: Task) -> Iterator[str]:
+    missing = [f"{target} {c['missing']:,}" for target, c in split["counts"].items() if c["missing"]]
+    if missing:
+        yield f"Scans without a label, left out: {', '.join(missing)}."
+    for target, counts in split["counts"].items():
+        if "classes" not in counts and counts["n"] < FEW:
+            yield f"{target}: only {count(counts['n'], 'scan')}."
+        for c, n in counts.get("classes", {}).items():
+            if n < FEW:
+                kind = {"1": "positive", "0": "negative"}[c] if task.kind != "multiclass" else f'"{c}"'
+                yield f"{target}: only {count(n, kind + ' scan')}, so little can be said about them."
+
+
+def _decisions(task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
+    point = metrics["operating_point"]
+    if point is None or task.kind == "multiclass":
+        return
+    if point["rule"] == "0.5":
+        yield (
+            "The threshold 0.5 is a default, not a decision: fix one on validation data, as with "
+            "--operating-point sensitivity=0.9."
+        )
+    for target, threshold in point["thresholds"].items():
+        if threshold["why"] and not point["rule"].replace(".", "").isdigit():
+            yield f"{target}: the rule {point['rule']} gave no threshold ({threshold['why']}); 0.5 is used."

@@ -1,0 +1,201 @@
+"""Tables of metrics, as rows that the templates print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from slivit.report.style import HEADLINES, WORDS, interval, metric_name, number
+from slivit.task import Task
+
+Split = Mapping[str, Any]
+Cell = tuple[str, str]
+"""A value and, below it, its interval or a note."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table with a heading a column and a name a row.
+
+    Args:
+        title: above it.
+        columns: the heading of each column; a second line may follow as a note.
+        rows: a name, and a cell a column.
+        note: below it.
+    """
+
+    title: str
+    columns: tuple[Cell, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric in the table of performance.
+
+    Args:
+        name: in words.
+        value: as text.
+        interval: as text; empty where there is none.
+        meaning: what it says.
+        why: why there is no value or interval, or what to know of them.
+    """
+
+    name: str
+    value: str
+    interval: str
+    meaning: str
+    why: str = ""
+
+
+def cell(estimate: Mapping[str, Any] | None, metric: str = "") -> Cell:
+    """A value with its interval below it; what is in the unit of the target has fewer decimals."""
+    if estimate is None:
+        return "", ""
+    digits = 2 if metric in WORDS and WORDS[metric].in_unit else 3
+    return number(estimate["value"], digits), interval(estimate["low"], estimate["high"], digits)
+
+
+def performance(split: Split, task: Task) -> list[Line]:
+    """Every overall metric of a split, one a line."""
+    lines = [_line(name, split["metrics"][name], task) for name in WORDS if name in split["metrics"]]
+    delong = split.get("delong", {}).get(task.targets[0]) if task.kind == "binary" else None
+    if delong:
+        meaning = "The same AUC with DeLong's interval, which takes scans as independent."
+        lines.insert(1, Line("ROC AUC, DeLong", *cell(delong), meaning, delong["why"] or ""))
+    return lines
+
+
+def _line(name: str, estimate: Mapping[str, Any], task: Task) -> Line:
+    word = WORDS[name]
+    unit = f" ({task.unit})" if task.unit and word.in_unit else ""
+    meaning = word.meaning
+    if task.kind == "multiclass" and name in AGAINST_REST:
+        meaning = "Each class against the rest; mean over classes. " + meaning
+    elif task.kind == "multilabel" and name != "subset_accuracy":
+        meaning = "Mean over labels. " + meaning
+    return Line(word.name + unit, *cell(estimate, name), meaning, estimate["why"] or "")
+
+
+def headline_cells(split: Split, task: Task) -> list[tuple[str, str, str]]:
+    """The first figures of a page: name, value, interval."""
+    found = [(m, split["metrics"][m]) for m in HEADLINES[task.kind]]
+    return [(_named(m, task), *cell(e, m)) for m, e in found]
+
+
+def _named(metric: str, task: Task) -> str:
+    return WORDS[metric].name + (f" ({task.unit})" if task.unit and WORDS[metric].in_unit else "")
+
+
+AGAINST_REST = ("roc_auc", "average_precision", "sensitivity", "specificity", "ppv", "npv", "f1", "false_negative_rate")
+
+BY_OUTPUT: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "multiclass": AGAINST_REST[:-1],
+        "multilabel": (*AGAINST_REST[:-1], "brier", "calibration_slope"),
+        "regression": ("r2", "mae", "rmse", "pearson", "concordance", "bias"),
+    }
+)
+
+
+def outputs(split: Split, task: Task) -> Grid | None:
+    """The main metrics of every class, label or quantity; None where there is one only."""
+    names = task.classes if task.kind == "multiclass" else task.targets
+    if len(names) < 2:
+        return None
+    metrics = BY_OUTPUT[task.kind]
+    rows = tuple((n, tuple(cell(split["metrics"].get(f"{m}/{n}"), m) for m in metrics)) for n in names)
+    what = {"multiclass": "class", "multilabel": "label"}.get(task.kind, "quantity")
+    return Grid(f"By {what}", tuple((_named(m, task), "") for m in metrics), rows)
+
+
+def thresholds(metrics: Mapping[str, Any], task: Task) -> Grid | None:
+    """The threshold of every target, with what it did on validation data; None where there are none."""
+    point = metrics["operating_point"]
+    if not point or not point["thresholds"]:
+        return None
+    columns = ("threshold", "sensitivity there", "specificity there", "scans", "positive")
+    rows = tuple((target, _threshold_cells(point["thresholds"][target])) for target in task.targets)
+    chosen = f"Chosen on {point['chosen_on']}." if point["chosen_on"] else "Not chosen on data."
+    return Grid("Thresholds", tuple((c, "") for c in columns), rows, f"Rule: {point['rule']}. {chosen}")
+
+
+def _threshold_cells(threshold: Mapping[str, Any]) -> tuple[Cell, ...]:
+    texts = [number(threshold["value"])]
+    if threshold["n"]:
+        texts += [number(threshold["sensitivity"]), number(threshold["specificity"])]
+        texts += [f"{threshold['n']:,}", f"{threshold['positives']:,}"]
+    return tuple((text, "") for text in [*texts, *[""] * (5 - len(texts))])
+
+
+def subgroup_grids(split: Split, task: Task) -> list[Grid]:
+    """The main metrics of every subgroup, one table a column."""
+    metrics = HEADLINES[task.kind]
+    heads = (("scans", ""), *((_named(m, task), "") for m in metrics))
+    grids = []
+    for column, groups in split["subgroups"]["columns"].items():
+        cells = {v: (_sizes(g), *(cell(g["metrics"].get(m), m) for m in metrics)) for v, g in groups.items()}
+        grids.append(Grid(column, heads, tuple(cells.items()), _gap_note(split, column, task)))
+    return grids
+
+
+def _sizes(group: Mapping[str, Any]) -> Cell:
+    patients = group["patients"]
+    return f"{group['n']:,}", f"{patients:,} patients" if patients is not None else ""
+
+
+def _gap_note(split: Split, column: str, task: Task) -> str:
+    main = "mae" if task.kind == "regression" else "roc_auc"
+    for gap in split["subgroups"]["gaps"]:
+        if gap["column"] == column and gap["metric"] == main:
+            value, span = cell(gap["difference"], main)
+            return (
+                f"Largest gap of {metric_name(main)}: {value}"
+                + (f" ({span})" if span else "")
+                + f", {gap['highest']} less {gap['lowest']}."
+            )
+    return ""
+
+
+def site_grid(split: Split, metrics: Mapping[str, Any], task: Task) -> Grid | None:
+    """The sites side by side: seen in training or not; None where no column of sites is named."""
+    column = metrics["settings"]["site"]
+    if not column or column not in split.get("subgroups", {}).get("columns", {}):
+        return None
+    groups = split["subgroups"]["columns"][column]
+    trained = metrics["data"].get("trained_on", {}).get(column)
+    heads = tuple((site, _seen(site, trained)) for site in groups)
+    rows: list[tuple[str, tuple[Cell, ...]]] = [("scans", tuple(_sizes(g) for g in groups.values()))]
+    for metric in (m for m in WORDS if m in split["metrics"]):
+        rows.append((_named(metric, task), tuple(cell(g["metrics"].get(metric), metric) for g in groups.values())))
+    reference = metrics["settings"]["reference"].get(column)
+    rows += _difference_rows(groups, reference, task) if reference else []
+    return Grid("Sites side by side", heads, tuple(rows))
+
+
+def _seen(site: str, trained: Sequence[str] | None) -> str:
+    if trained is None:
+        return ""
+    return "in training" if site in trained else "not in training"
+
+
+def _difference_rows(groups: Mapping[str, Any], reference: str, task: Task) -> list[tuple[str, tuple[Cell, ...]]]:
+    return [
+        (
+            f"{_named(m, task)}, less {reference}",
+            tuple(cell(g["differences"][m], m) if g["differences"] else ("reference", "") for g in groups.values()),
+        )
+        for m in HEADLINES[task.kind]
+    ]
+
+
+def reader_grid(name: str, readers: Mapping[str, Any]) -> Grid:
+    """Human readers and their average."""
+    columns = (("scans read", ""), ("Sensitivity", ""), ("Specificity", ""), ("PPV", ""))
+    rates = ("sensitivity", "specificity", "ppv")
+    points = [*readers["points"], readers["average"]]
+    rows = tuple((p["name"], ((f"{p['n']:,}", ""), *(cell(p[rate]) for rate in rates))) for p in points)
+    return Grid(f"Human readers: {name}", columns, rows)
