@@ -1,0 +1,120 @@
+"""3D ResNet-18 over grey volumes, to be trained from scratch.
+
+Paper: Hara et al. 2018 (arXiv:1711.09577), after He et al. 2016. Origin: written for this project; the parameters have
+the names that torchvision gave those of the 2D ResNet, as the authors' have. Licence: Apache-2.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slivit.errors import ModelError
+from slivit.models._volume import VolumeModel, check_sizes
+from slivit.models._weights import WeightRules, Weights
+from slivit.models.registry import register_model
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 x 3 convolutions beside a shortcut, which is a convolution where shapes change."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(channels, out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm3d(out)
+        self.conv2 = nn.Conv3d(out, out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm3d(out)
+        changes = stride != 1 or channels != out
+        self.downsample = (
+            nn.Sequential(nn.Conv3d(channels, out, 1, stride, bias=False), nn.BatchNorm3d(out)) if changes else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.downsample(x) if self.downsample else x
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
+
+
+class ResNet3d(nn.Module):
+    """(B, 1, S, H, W) -> (B, features): a 7 x 7 x 7 stem, four stages, global average pooling."""
+
+    def __init__(self, depths: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(1, width, 7, (1, 2, 2), 3, bias=False)
+        self.bn1 = nn.BatchNorm3d(width)
+        self.maxpool = nn.MaxPool3d(3, 2, 1)
+        self.features = width
+        for stage, depth in enumerate(depths):
+            self.add_module(f"layer{stage + 1}", self._stage(width * 2**stage, depth, 1 if stage == 0 else 2))
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def _stage(self, out: int, depth: int, stride: int) -> nn.Sequential:
+        first = BasicBlock(self.features, out, stride)
+        self.features = out
+        return nn.Sequential(first, *(BasicBlock(out, out, 1) for _ in range(depth - 1)))
+
+    def forward_map(self, x: Tensor) -> Tensor:
+        """(B, 1, S, H, W) -> the last stage's map (B, features, S / 16, H / 32, W / 32), rounded up."""
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
+        for stage in range(1, 5):
+            x = self.get_submodule(f"layer{stage}")(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_map(x).mean((2, 3, 4))
+
+
+@register_model(
+    input="volume",
+    size=(28, 256, 256),
+    mean=(0.5,),
+    std=(0.5,),
+    source="arXiv:1711.09577",
+    licence="Apache-2.0 (definition)",
+    small={"slices": 8, "image_size": 32, "depths": (1, 1, 1, 1), "width": 8},
+)
+def resnet3d_18(
+    out_dim: int,
+    *,
+    slices: int = 28,
+    image_size: int = 256,
+    depths: Sequence[int] = (2, 2, 2, 2),
+    width: int = 64,
+    dropout: float = 0.0,
+    pretrained: bool | Weights = False,
+) -> VolumeModel:
+    """3D ResNet-18: (B, 1, S, P, P) float32 volumes -> (B, out_dim) logits.
+
+    Args:
+        out_dim: the number of outputs.
+        slices: S.
+        image_size: P, rows and columns in pixels.
+        depths: residual blocks of the four stages.
+        width: channels of the stem and of the first stage; each further stage has twice as many.
+        dropout: of the pooled features.
+        pretrained: the path of weights with these names; those over three channels have their first layer summed.
+
+    Raises:
+        ModelError: a value that is not allowed.
+        CheckpointError: weights that cannot be had, or that do not fit.
+
+    Source: Hara et al. 2018, section 3.2 and Table 1 (shortcuts of type B).
+    """
+    check_sizes("resnet3d_18", {"slices": slices, "image_size": image_size, "depths": tuple(depths), "width": width})
+    if len(depths) != 4:
+        raise ModelError(f"resnet3d_18: depths has one number for each of the four stages, got {tuple(depths)}")
+    network = ResNet3d(depths, width)
+    return VolumeModel(
+        network,
+        WeightRules(architecture="resnet3d_18", first=("conv1.weight",)),
+        out_dim,
+        features=network.features,
+        size=(slices, image_size, image_size),
+        in_chans=1,
+        dropout=dropout,
+        pretrained=pretrained,
+    )
