@@ -2,28 +2,25 @@
 
 Paper: Xu et al., A generalizable 3D framework and model for self-supervised learning in medical imaging, npj Digital
 Medicine 2025 (arXiv:2501.11755), after DINOv2 (Oquab et al. 2023, arXiv:2304.07193).
-Origin: written for this project from the papers and from the names and shapes of the released weights; attention,
-perceptron and LayerScale are timm's. Licence: Apache-2.0.
+Origin: written for this project from the papers and from the names and shapes of the released weights.
+Licence: Apache-2.0.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import cast
 
 import torch
-from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slivit.errors import ModelError
+from slivit.models._dino3d_block import EPSILON, Block
 
 Grid = tuple[int, int, int]
 
 PATCH = 16
-EPSILON = 1e-6
 # The released network scales its grid of positions by (n + 0.1) / m, so that rounding never loses a patch. The scale
 # itself, not the ratio of the sizes, places the samples: weights trained with it expect that small shift.
 SCALE_OFFSET = 0.1
@@ -74,8 +71,6 @@ class VisionTransformer3d(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=EPSILON)
         nn.init.normal_(self.cls_token, std=1e-6)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        for block in self.blocks:
-            block.apply(_initialise)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """All tokens after the last norm.
@@ -154,48 +149,6 @@ class PatchEmbed3d(nn.Module):
         return patches.transpose(2, 4).flatten(2).transpose(1, 2)
 
 
-class Block(TimmBlock):
-    """timm's pre-norm block with LayerScale, whose stochastic depth computes only what is not skipped.
-
-    Args:
-        dim: width of a token.
-        heads: attention heads.
-        mlp_ratio: hidden width of the perceptron, in widths of a token.
-        layer_scale: value from which the scale of each residual branch is trained.
-        drop_path: share of the volumes that skip a residual branch in training.
-    """
-
-    def __init__(self, dim: int, heads: int, mlp_ratio: float, layer_scale: float, drop_path: float) -> None:
-        norm: Any = partial(nn.LayerNorm, eps=EPSILON)
-        super().__init__(dim, heads, mlp_ratio, qkv_bias=True, init_values=layer_scale, norm_layer=norm)
-        self.skipped = drop_path
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(B, N, dim) -> (B, N, dim)."""
-        x = self._add(x, lambda tokens: self.ls1(self.attn(self.norm1(tokens))))
-        return self._add(x, lambda tokens: self.ls2(self.mlp(self.norm2(tokens))))
-
-    def class_attention(self, x: Tensor) -> Tensor:
-        """How the class token's attention is shared out: (B, N, dim) -> (B, heads, N) probabilities."""
-        attention: Any = self.attn
-        qkv = attention.qkv(self.norm1(x)).unflatten(-1, (3, attention.num_heads, -1))
-        query, key, _ = qkv.permute(2, 0, 3, 1, 4)
-        scores = query[:, :, :1] @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
-        return scores.softmax(dim=-1)[:, :, 0]
-
-    def _add(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
-        """Add a residual branch; in training to a random part of the batch, scaled up to the same expectation."""
-        if not self.training or not self.skipped:
-            return x + branch(x)
-        kept = 1 - self.skipped
-        # Rounded up or down at random, so that the expectation holds for batches of any size.
-        count = math.floor(len(x) * kept + float(torch.rand(())))
-        chosen = torch.randperm(len(x), device=x.device)[: max(count, 1)]
-        # One volume runs with weight 0 where none was drawn: every parameter has its gradient in every step.
-        scale = min(count, 1) / kept
-        return x.index_add(0, chosen, branch(x[chosen]).to(x.dtype), alpha=scale)
-
-
 def interpolate_positions(positions: Tensor, grid: Grid) -> Tensor:
     """Positions for another grid, trilinear between the patches of the trained one.
 
@@ -232,9 +185,3 @@ def patch_map(tokens: Tensor, grid: Grid) -> Tensor:
         (B, C, *grid).
     """
     return tokens.unflatten(1, grid[::-1]).permute(0, 4, 3, 2, 1)
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
