@@ -19,6 +19,7 @@ Array = npt.NDArray[Any]
 Load = Callable[[Sequence[int]], Array]
 Affine = npt.NDArray[np.float64]
 
+_GREY_TYPES = (np.uint8, np.uint16, np.float32)  # those that OpenCV converts
 _LARGE = 1 << 30  # bytes; smaller scans are never suspected of a forged header
 _DENSEST = 1100  # gzip's best ratio is 1032 to 1: a larger one is not a scan but a broken or hostile header
 
@@ -115,11 +116,16 @@ def to_grey(colour: Array) -> Array:
     import cv2
 
     rgb = colour[..., :3]
-    if rgb.dtype not in (np.uint8, np.uint16, np.float32):
+    if rgb.dtype not in _GREY_TYPES:
         weights = np.array([0.299, 0.587, 0.114])
         return (rgb.astype(np.float64) @ weights).astype(np.float32)
     flat = np.ascontiguousarray(rgb).reshape(-1, rgb.shape[-2], 3)
     return cv2.cvtColor(flat, cv2.COLOR_RGB2GRAY).reshape(rgb.shape[:-1])
+
+
+def grey_type(colour: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type of `to_grey` of an array of the type `colour`."""
+    return colour if colour in _GREY_TYPES else np.dtype(np.float32)
 
 
 COLOUR_NOTE = "colour converted to grey by luminance"

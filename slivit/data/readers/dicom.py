@@ -96,13 +96,17 @@ def _collect(entries: Sequence[Entry], source: str) -> tuple[list[Frame], tuple[
 
 
 def _decode_all(chosen: Sequence[Frame], whole: Sequence[Frame], source: str) -> Array:
-    """Decode frames file by file into one (N, rows, columns) array."""
-    kind = value_type(whole)
-    slices: list[Array] = []
+    """Decode frames file by file into one (N, rows, columns) array, of the type that suits the whole series."""
+    stack = np.empty((len(chosen), *whole[0].shape), value_type(whole))
+    place = 0
     for _, same_file in groupby(chosen, key=lambda f: id(f.entry)):
         group = list(same_file)
-        name = source if group[0].entry.name in source else f"{source}/{group[0].entry.name}"
+        entry = group[0].entry.name
+        name = source if source.endswith(entry) else f"{source}/{entry}"
         with decoding(name, "DICOM"):
-            slices += decode(group, name)
-    result = np.result_type(kind, *{s.dtype for s in slices})
-    return np.stack([s.astype(result, copy=False) for s in slices])
+            for pixels in decode(group, name):
+                if not np.can_cast(pixels.dtype, stack.dtype):
+                    stack = stack.astype(np.result_type(pixels, stack))  # rescaled values that need more bits
+                stack[place] = pixels
+                place += 1
+    return stack

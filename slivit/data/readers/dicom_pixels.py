@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from slivit.data.readers.base import Array, rescale, to_grey
+from slivit.data.readers.base import Array, grey_type, rescale, to_grey
 from slivit.data.readers.dicom_headers import Frame, read_dataset
 from slivit.errors import ReadError
 
@@ -36,20 +36,21 @@ def value_type(frames: Sequence[Frame]) -> np.dtype[Any]:
 
 def _grey_type(colour: bool, has_lut: bool, stored: np.dtype[Any], slope: float, intercept: float) -> np.dtype[Any]:
     if colour:
-        return to_grey(np.zeros((1, 1, 3), stored)).dtype
+        return grey_type(stored)
     return np.dtype(np.uint16) if has_lut else rescale(np.zeros(1, stored), slope, intercept).dtype
 
 
-def decode(frames: Sequence[Frame], source: str) -> list[Array]:
-    """Return the (rows, columns) grey values of frames that lie in one file."""
+def decode(frames: Sequence[Frame], source: str) -> Iterator[Array]:
+    """Yield the (rows, columns) grey values of frames that lie in one file."""
     if all(frame.pixels_at is not None for frame in frames):
         with frames[0].entry.open() as stream:
-            return [_finished(_native(frame, stream), frame) for frame in frames]
+            yield from (_finished(_native(frame, stream), frame) for frame in frames)
+        return
     dataset = read_dataset(frames[0].entry, source, pixels=True)
     if dataset is None:
         raise ReadError(f"{source}: is no longer a DICOM file. Copy it again.")
     _name_syntax(dataset)
-    return [_grey(frame, dataset) for frame in frames]
+    yield from (_grey(frame, dataset) for frame in frames)
 
 
 def _native(frame: Frame, stream: BinaryIO) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -27,8 +27,7 @@ def open_image(entry: Entry, source: str) -> Scan:
 
     def load(indices: Sequence[int]) -> Array:
         with decoding(source, "image"), entry.open() as stream:
-            pages = list(read_pages(stream, indices))
-        return _stack(pages, [f"page {i + 1}" for i in indices], header, source)
+            return _stack(read_pages(stream, indices), [f"page {i + 1}" for i in indices], header, source)
 
     return _scan("image", header.pages, header, source, (), load)
 
@@ -51,7 +50,7 @@ def open_frames(entries: Sequence[Entry], source: str) -> Scan:
 
     def load(indices: Sequence[int]) -> Array:
         chosen = [frames[i] for i in indices]
-        return _stack([_read_frame(e, source) for e in chosen], [e.name for e in chosen], header, source)
+        return _stack((_read_frame(e, source) for e in chosen), [e.name for e in chosen], header, source)
 
     return _scan("frames", len(frames), header, source, notes, load)
 
@@ -74,12 +73,17 @@ def _scan(kind: str, depth: int, header: ImageHeader, source: str, notes: tuple[
     return Scan(ScanInfo(kind, (depth, *header.shape), str(header.dtype), None, source, notes=notes), load)
 
 
-def _stack(slices: Sequence[Array], names: Sequence[str], header: ImageHeader, source: str) -> Array:
-    """Return slices as (D, H, W), or raise where one differs in shape or type from the first of the scan."""
-    for pixels, name in zip(slices, names, strict=True):
+def _stack(slices: Iterable[Array], names: Sequence[str], header: ImageHeader, source: str) -> Array:
+    """Return slices as (D, H, W), or raise where one differs in shape or type from the first of the scan.
+
+    The stack is filled slice by slice, so that only one slice is held beside it.
+    """
+    stack = np.empty((len(names), *header.shape), header.dtype)
+    for place, pixels in enumerate(slices):
         if pixels.shape != header.shape or pixels.dtype != header.dtype:
             raise ReadError(
-                f"{source}: {name} is {pixels.shape} {pixels.dtype}, but the first slice is {header.shape} "
+                f"{source}: {names[place]} is {pixels.shape} {pixels.dtype}, but the first slice is {header.shape} "
                 f"{header.dtype}; the slices of a scan must be alike. Remove or resize the odd one."
             )
-    return np.stack(slices)
+        stack[place] = pixels
+    return stack

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from slivit.data.readers.base import Array, to_grey
+from slivit.data.readers import tiff
+from slivit.data.readers.base import Array, grey_type, to_grey
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from tifffile import TiffPage
 
-_ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _SAMPLE_FORMAT = 274, 258, 262, 277, 284, 339
 _DTYPES = {"I": np.int32, "F": np.float32}
 
 
@@ -38,26 +37,62 @@ class ImageHeader:
 
 def read_header(stream: BinaryIO) -> ImageHeader:
     """Return the header of an image without decoding it."""
-    if _needs_tifffile(stream):
-        return _tifffile_header(stream)
+    pages = _tiff_pages(stream)
+    plain = _plain(stream, pages[:1])
+    if plain:
+        grey = np.dtype(plain[0].stored.newbyteorder("="))
+        colour = len(plain[0].shape) == 3
+        height, width = plain[0].shape[:2]
+        return ImageHeader(len(pages), (height, width), grey_type(grey) if colour else grey, colour)
+    stream.seek(0)
+    if pages and not _pillow_keeps(pages[0]):
+        return _tifffile_header(stream, len(pages))
+    return _pillow_header(stream, len(pages))
+
+
+def read_pages(stream: BinaryIO, indices: Sequence[int]) -> Iterator[Array]:
+    """Yield the chosen pages as grey (H, W) arrays in their stored precision."""
+    pages = _tiff_pages(stream)
+    chosen = [pages[i] for i in indices] if pages else []
+    plain = _plain(stream, chosen)
+    if plain:
+        yield from (page.read(stream) for page in plain)
+        return
+    stream.seek(0)
+    if not all(_pillow_keeps(tags) for tags in chosen):
+        yield from _tifffile_pages(stream, indices)
+    else:
+        yield from _pillow_pages(stream, indices)
+
+
+def _tiff_pages(stream: BinaryIO) -> list[tiff.Tags]:
+    """Return the tags of the pages of a TIFF; none for other images."""
+    stream.seek(0)
+    return tiff.directories(stream) if stream.read(4) in tiff.MAGIC else []
+
+
+def _plain(stream: BinaryIO, pages: Sequence[tiff.Tags]) -> list[tiff.PlainPage]:
+    """Return where pages lie in the file as they are; nothing where any does not."""
+    stream.seek(0)
+    order = "<" if stream.read(2) == b"II" else ">"
+    found = [page for tags in pages if (page := tiff.plain_page(tags, order)) is not None]
+    return found if len(found) == len(pages) else []
+
+
+def _pillow_header(stream: BinaryIO, pages: int) -> ImageHeader:
     from PIL import Image
 
     with Image.open(stream) as image:
         width, height = image.size
         deep = image.mode.startswith("I;16") or _is_deep_colour(image)  # asked first: later the tiles are gone
-        if image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= 5:
+        if image.format != "TIFF" and image.getexif().get(tiff.ORIENTATION, 1) >= 5:
             width, height = height, width
-        pages = count_pages(stream) if image.format == "TIFF" else 1
         colour = image.mode not in ("1", "L", "LA", "I", "F") and not image.mode.startswith("I;16")
         dtype = np.dtype(np.uint16 if deep else _DTYPES.get(image.mode, np.uint8))
-    return ImageHeader(pages, (height, width), dtype, colour)
+    return ImageHeader(pages or 1, (height, width), dtype, colour)
 
 
-def read_pages(stream: BinaryIO, indices: Sequence[int]) -> Iterator[Array]:
-    """Yield the chosen pages as grey (H, W) arrays in their stored precision."""
-    if _needs_tifffile(stream):
-        yield from _tifffile_pages(stream, indices)
-        return
+def _pillow_pages(stream: BinaryIO, indices: Sequence[int]) -> Iterator[Array]:
     from PIL import Image
 
     with Image.open(stream) as image:
@@ -67,33 +102,6 @@ def read_pages(stream: BinaryIO, indices: Sequence[int]) -> Iterator[Array]:
             yield _grey_page(image, stream)
 
 
-def count_pages(stream: BinaryIO) -> int:
-    """Return the number of pages of a TIFF by following its chain of directories.
-
-    Libraries take a chain that leads out of the file for its end, and so read a file cut short as a shorter one.
-    """
-    size = stream.seek(0, os.SEEK_END)
-    stream.seek(0)
-    head = stream.read(16)
-    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
-    big = 43 in head[2:4]
-    width, count_width, entry_width = (8, 8, 20) if big else (4, 2, 12)
-    at = int.from_bytes(head[8:16] if big else head[4:8], order)
-    pages: set[int] = set()
-    while at:
-        if at in pages or at + count_width + width > size:
-            raise ValueError(f"the chain of pages breaks off after page {len(pages)}")
-        pages.add(at)
-        stream.seek(at)
-        entries = int.from_bytes(stream.read(count_width), order)
-        stream.seek(at + count_width + entry_width * entries)
-        link = stream.read(width)
-        if len(link) < width:
-            raise ValueError(f"page {len(pages)} is cut short")
-        at = int.from_bytes(link, order)
-    return len(pages)
-
-
 def _grey_page(image: Image, stream: BinaryIO) -> Array:
     from PIL import ImageOps
 
@@ -101,7 +109,7 @@ def _grey_page(image: Image, stream: BinaryIO) -> Array:
         return _deep_colour(stream)
     if image.format == "JPEG" and image.mode == "RGB":
         image.draft("L", image.size)  # the file's own luminance channel, without the detour through colour
-    if image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) != 1:
+    if image.format != "TIFF" and image.getexif().get(tiff.ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "1":
         image = image.convert("L")
@@ -132,56 +140,34 @@ def _deep_colour(stream: BinaryIO) -> Array:
     return to_grey(decoded[..., 2::-1]) if decoded.ndim == 3 else decoded
 
 
-def _needs_tifffile(stream: BinaryIO) -> bool:
-    """True for a TIFF whose values Pillow would change: signed, wide, 16-bit colour, planar, 16-bit with white as 0."""
-    from PIL import Image, UnidentifiedImageError
-
-    stream.seek(0)
-    is_tiff = stream.read(4)[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-    stream.seek(0)
-    if not is_tiff:
-        return False
-    try:
-        with Image.open(stream) as image:
-            tags = image.tag_v2  # type: ignore[attr-defined]
-            return not _pillow_keeps(dict(tags))
-    except UnidentifiedImageError:
-        return True
-    finally:
-        stream.seek(0)
-
-
-def _pillow_keeps(tags: dict[int, Any]) -> bool:
-    bits = set(np.atleast_1d(tags.get(_BITS, 1)).tolist())
-    formats = set(np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1)).tolist())
-    samples, planar = tags.get(_SAMPLES, 1), tags.get(_PLANAR, 1)
+def _pillow_keeps(tags: tiff.Tags) -> bool:
+    """True where Pillow keeps the values of a TIFF page: not where they are signed, wide, planar or deep colour."""
+    bits, formats = set(tags.get(tiff.BITS, (1,))), set(tags.get(tiff.SAMPLE_FORMAT, (1,)))
+    samples, planar = tags.get(tiff.SAMPLES, (1,)), tags.get(tiff.PLANAR, (1,))
     if max(bits) <= 8:
-        return formats == {1} and (samples == 1 or planar == 1)
-    if samples != 1 or tags.get(_PHOTOMETRIC) != 1:
+        return formats == {1} and (samples == (1,) or planar == (1,))
+    if samples != (1,) or tags.get(tiff.PHOTOMETRIC) != (1,):
         return False
     return (bits, formats) in (({16}, {1}), ({32}, {3}))
 
 
-def _tifffile_header(stream: BinaryIO) -> ImageHeader:
+def _tifffile_header(stream: BinaryIO, pages: int) -> ImageHeader:
     import tifffile
 
-    pages = count_pages(stream)
-    stream.seek(0)
-    with tifffile.TiffFile(stream) as tiff:
-        page = tiff.pages.first
-        height, width = page.imagelength, page.imagewidth
+    with tifffile.TiffFile(stream) as file:
+        page = file.pages.first
         dtype = np.dtype(page.dtype) if page.dtype is not None else np.dtype(np.uint8)
-        if page.samplesperpixel >= 3 and dtype not in (np.uint8, np.uint16):
-            dtype = np.dtype(np.float32)
-        return ImageHeader(pages, (height, width), dtype, page.samplesperpixel >= 3)
+        colour = page.samplesperpixel >= 3
+        shape = page.imagelength, page.imagewidth
+        return ImageHeader(pages, shape, grey_type(dtype) if colour else dtype, colour)
 
 
 def _tifffile_pages(stream: BinaryIO, indices: Sequence[int]) -> Iterator[Array]:
     import tifffile
 
-    with tifffile.TiffFile(stream) as tiff:
+    with tifffile.TiffFile(stream) as file:
         for index in indices:
-            page: TiffPage = tiff.pages[index]  # type: ignore[assignment]
+            page: TiffPage = file.pages[index]  # type: ignore[assignment]
             yield _tifffile_grey(page, index)
 
 

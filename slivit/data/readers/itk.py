@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 
 from slivit.data.readers import geometry
-from slivit.data.readers.base import COLOUR_NOTE, Affine, Array, Scan, ScanInfo, check_size, decoding, needed, to_grey
+from slivit.data.readers.base import (
+    COLOUR_NOTE,
+    Affine,
+    Array,
+    Scan,
+    ScanInfo,
+    check_size,
+    decoding,
+    grey_type,
+    needed,
+    to_grey,
+)
 from slivit.data.readers.nifti import frame_index
 from slivit.errors import ReadError
 
@@ -55,7 +66,7 @@ def open_itk(path: Path, source: str, *, axis: str = "axial", frame: int | None 
         offset = grid[across] - stop if backwards else start
         return np.ascontiguousarray(turned[[i - offset for i in indices]])
 
-    dtype = str(kind if channels == 1 else to_grey(np.zeros((1, 1, 3), kind)).dtype)
+    dtype = str(kind if channels == 1 else grey_type(kind))
     notes = (COLOUR_NOTE,) if channels > 1 else ()
     return Scan(ScanInfo("itk", seen.shape, dtype, seen.spacing, source, seen.affine, notes), load)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
 SUFFIXES = (".avi", ".mp4", ".mpeg", ".mpg", ".mov", ".m4v", ".mkv", ".webm", ".wmv")
 
 
+@dataclass(frozen=True)
+class Stream:
+    """What the container says, and what counting its packets found.
+
+    Args:
+        promised: frames by the header.
+        packets: frames by the packets.
+        still: (H, W) where each packet is a JPEG image of its own (Motion JPEG) and the first decodes; else None.
+    """
+
+    promised: int
+    packets: int
+    still: tuple[int, int] | None
+
+
 def open_video(path: Path, source: str) -> Scan:
     """Open a clip: each frame is a slice, as stored; a variable frame rate is not evened out.
 
@@ -33,16 +49,18 @@ def open_video(path: Path, source: str) -> Scan:
         source: its name for messages.
     """
     is_mp4 = _check_complete(path, source)
-    promised, packets = _count_packets(path, source)
-    sure = packets == promised and (not is_mp4 or mp4.shows_all_frames(path))
-    depth = packets if sure else _count_frames(path, source)
-    return _scan(path, source, depth)
+    stream = _count_packets(path, source)
+    whole = not is_mp4 or mp4.shows_all_frames(path)
+    if stream.still is not None and whole:
+        return _scan(path, source, (stream.packets, *stream.still), _load_stills)
+    sure = whole and stream.packets == stream.promised
+    depth = stream.packets if sure else _count_frames(path, source)
+    return _scan(path, source, (depth, *_frame_size(path, source)), _load)
 
 
-def _scan(path: Path, source: str, depth: int) -> Scan:
-    height, width = _frame_size(path, source)
-    info = ScanInfo("video", (depth, height, width), "uint8", None, source, notes=(COLOUR_NOTE,))
-    return Scan(info, partial(_load, path, info))
+def _scan(path: Path, source: str, shape: tuple[int, int, int], load: Callable[..., Array]) -> Scan:
+    info = ScanInfo("video", shape, "uint8", None, source, notes=(COLOUR_NOTE,))
+    return Scan(info, partial(load, path, info))
 
 
 @contextmanager
@@ -66,16 +84,29 @@ def _capture(path: Path, source: str, *settings: int) -> Iterator[cv2.VideoCaptu
         cv2_logging.setLogLevel(level)
 
 
-def _count_packets(path: Path, source: str) -> tuple[int, int]:
-    """Return the frame counts by the header and by the packets, decoding nothing."""
+def _count_packets(path: Path, source: str) -> Stream:
+    """Walk through the packets without decoding them."""
     import cv2
 
     with _capture(path, source, cv2.CAP_PROP_FORMAT, -1) as capture:
         promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        packets = 0
+        shape = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+        codec = (int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF).to_bytes(4, "little").upper()
+        if not capture.grab():
+            raise ReadError(f"{source}: the video holds no frame; it is damaged or cut short. Copy it again.")
+        first = _still(capture) if codec in (b"MJPG", b"JPEG") else None
+        packets = 1
         while capture.grab():
             packets += 1
-    return promised, packets
+    return Stream(promised, packets, shape if first is not None and first.shape == shape else None)
+
+
+def _still(capture: cv2.VideoCapture) -> Array | None:
+    """Return the luminance of the packet at hand, decoded as a JPEG image, or None."""
+    import cv2
+
+    ok, packet = capture.retrieve()
+    return cv2.imdecode(packet, cv2.IMREAD_GRAYSCALE) if ok and packet is not None and packet.size else None
 
 
 def _count_frames(path: Path, source: str) -> int:
@@ -90,11 +121,26 @@ def _count_frames(path: Path, source: str) -> int:
 
 
 def _frame_size(path: Path, source: str) -> tuple[int, int]:
+    """Return (H, W) of the first frame as it decodes: headers can be wrong."""
     with _capture(path, source) as capture:
         ok, frame = capture.read()
     if not ok:
         raise ReadError(f"{source}: the first frame of the video cannot be decoded. Copy or convert the file again.")
     return int(frame.shape[0]), int(frame.shape[1])
+
+
+def _load_stills(path: Path, info: ScanInfo, indices: Sequence[int]) -> Array:
+    """Decode the chosen frames alone, of a clip whose packets are images of their own."""
+    import cv2
+
+    stack = np.empty((len(indices), *info.shape[1:]), np.uint8)
+    wanted = {index: place for place, index in enumerate(indices)}
+    with _capture(path, info.source, cv2.CAP_PROP_FORMAT, -1) as capture:
+        for index in range(indices[-1] + 1):
+            still = _still(capture) if capture.grab() and index in wanted else None
+            if index in wanted:
+                stack[wanted[index]] = _checked(still, index, info)
+    return stack
 
 
 def _load(path: Path, info: ScanInfo, indices: Sequence[int]) -> Array:
@@ -104,24 +150,28 @@ def _load(path: Path, info: ScanInfo, indices: Sequence[int]) -> Array:
     """
     import cv2
 
-    _, height, width = info.shape
-    stack = np.empty((len(indices), height, width), np.uint8)
+    stack = np.empty((len(indices), *info.shape[1:]), np.uint8)
     wanted = {index: place for place, index in enumerate(indices)}
+    frame: Array | None = None
     with _capture(path, info.source) as capture:
         for index in range(indices[-1] + 1):
             if not capture.grab():
                 break
             if index in wanted:
-                ok, frame = capture.retrieve()
-                if not ok or frame.shape[:2] != (height, width):
-                    raise ReadError(
-                        f"{info.source}: frame {index} is damaged or changes the picture size. Convert it again."
-                    )
-                stack[wanted[index]] = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+                _, frame = capture.retrieve(frame)
+                stack[wanted[index]] = cv2.cvtColor(_checked(frame, index, info), cv2.COLOR_BGR2GRAY)
         else:
             return stack
-    # Fewer frames than packets, as in clips trimmed by an edit list: the caller chooses anew among those that decode.
-    raise Recounted(_scan(path, info.source, _count_frames(path, info.source)))
+    # Fewer frames than counted: the caller chooses anew among those that decode.
+    raise Recounted(_scan(path, info.source, (_count_frames(path, info.source), *info.shape[1:]), _load))
+
+
+def _checked(frame: Array | None, index: int, info: ScanInfo) -> Array:
+    if frame is None or frame.shape[:2] != info.shape[1:]:
+        raise ReadError(
+            f"{info.source}: frame {index} is damaged, or of another size than the first. Convert the clip again."
+        )
+    return frame
 
 
 def _check_complete(path: Path, source: str) -> bool:
