@@ -252,6 +252,25 @@ class Autocast(MixedPrecision):
             self.learn.scaler = torch.amp.GradScaler(device, enabled=False)
 
 
+class TrackEpochs(Callback):
+    """The losses, the metrics and the learning rate of every finished epoch to a Weights & Biases run.
+
+    fastai's own callback also describes every object that the Learner holds, and fails on those without attributes.
+
+    Args:
+        run: from `wandb.init`.
+    """
+
+    order = 51  # behind fastai's Recorder, which gathers the values
+
+    def __init__(self, run: Any) -> None:
+        self.tracked = run
+
+    def after_epoch(self) -> None:
+        values = zip(self.recorder.metric_names[1:-1], self.recorder.log[1:], strict=False)
+        self.tracked.log({**dict(values), "epoch": self.epoch + 1, "lr": float(self.opt.hypers[-1]["lr"])})
+
+
 class LogEpochs(Callback):
     """One line a finished epoch to the log: the epoch, the losses, the metrics, the time."""
 
