@@ -42,6 +42,7 @@ _TAG_TEXT = f"{_SIGNATURE}\n# Slices that slivit has preprocessed. This folder m
 _PAUSE = 300.0  # seconds without trying to store after the disk refused
 _TOUCH = 60.0  # seconds: an entry used again within them is not marked again
 _DAY = 86400.0
+_LATER = {"flips"}  # settings of what happens to slices after they were loaded
 
 
 class CacheError(SlivitError):
@@ -299,7 +300,8 @@ def _mark_used(entry: Path) -> None:
 
 def _text_of(settings: Preprocessing) -> str:
     """Everything beside the scan itself that its slices depend on."""
-    return json.dumps({"code": code_version(), "settings": settings.model_dump(mode="json")}, sort_keys=True)
+    values = settings.model_dump(mode="json", exclude=_LATER)
+    return json.dumps({"code": code_version(), "settings": values}, sort_keys=True)
 
 
 def _settings_name(settings: Preprocessing) -> str:

@@ -62,7 +62,13 @@ CHANGES = [
 
 
 def test_every_setting_is_part_of_the_key():
-    assert {next(iter(change)) for change in CHANGES} == set(Preprocessing.model_fields)
+    assert {next(iter(change)) for change in CHANGES} == set(Preprocessing.model_fields) - cache_module._LATER
+
+
+def test_what_happens_to_slices_later_is_no_part_of_the_key(cache, scan, reads):
+    for flips in ((), ("horizontal",)):
+        cache.load(scan, SETTINGS.model_copy(update={"flips": flips}))
+    assert len(reads) == 1
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
