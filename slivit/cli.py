@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from slivit import __version__
+from slivit import __version__, cli_data, cli_manifests
+from slivit.cli_common import told_errors
 from slivit.errors import SlivitError
 
 app = typer.Typer(
@@ -33,19 +33,6 @@ Resume = Annotated[
 ]
 
 
-@contextmanager
-def told_errors() -> Iterator[None]:
-    """Show a user's mistake without a traceback, and end with status 2; a bug keeps its traceback."""
-    try:
-        yield
-    except SlivitError as error:
-        typer.secho(f"slivit: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.secho("slivit: stopped", err=True)
-        raise typer.Exit(130) from None
-
-
 def _version(show: bool) -> None:
     if show:
         typer.echo(__version__)
@@ -54,12 +41,16 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and end.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and end.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
 ) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of torch to timm: nothing to do here
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("slivit").setLevel(logging.WARNING if quiet else logging.INFO)
+    shown = logging.StreamHandler(sys.stderr)
+    shown.setLevel(logging.WARNING if quiet else logging.INFO)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[shown])
+    logging.getLogger("slivit").setLevel(logging.INFO)
 
 
 @app.command()
@@ -104,7 +95,9 @@ def _train(
 
 @app.command()
 def evaluate(
-    target: Annotated[str, typer.Argument(metavar="CHECKPOINT|RECIPE", help="A run or checkpoint folder, or a recipe.")],
+    target: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT|RECIPE", help="A run or checkpoint folder, or a recipe.")
+    ],
     overrides: Overrides = None,
     manifest: Annotated[str | None, typer.Option(help="The labelled scans; the run's own test rows if absent.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where results go; CHECKPOINT/evaluation if absent.")] = None,
@@ -131,8 +124,8 @@ def predict(
     from slivit.stages.predict import run
 
     with told_errors():
-        options = {"device": device, "batch_size": batch_size, "workers": workers}
-        table = run(checkpoint, [str(s) for s in scans], out, **options)
+        paths = [str(s) for s in scans]
+        table = run(checkpoint, paths, out, device=device, batch_size=batch_size, workers=workers)
         if out is None:
             table.to_csv(sys.stdout, index=False)
         if failed := int((table["error"] != "").sum()):
@@ -172,13 +165,17 @@ def demo(
 
 
 @app.command("list")
-def list_things(what: Annotated[str, typer.Argument(help="models, recipes, formats or phantoms.")]) -> None:
+def list_things(what: Annotated[str, typer.Argument(help="models, recipes, formats, importers or phantoms.")]) -> None:
     """List what there is to choose from."""
     from slivit.stages.listing import lines
 
     with told_errors():
         for line in lines(what):
             typer.echo(line)
+
+
+for module in (cli_manifests, cli_data):
+    module.add_commands(app)
 
 
 def main() -> None:
