@@ -1,0 +1,1 @@
+"""Self-supervised pre-training: views, losses and heads, one idea a file."""
