@@ -130,12 +130,12 @@ def test_missing_repeated_and_uneven_slices_are_reported_and_never_filled(tmp_pa
     gap = read_volume(dicom_series(tmp_path / "gap", voxels, positions=[0, 2, 4, 10, 12]))
     assert gap.shape == (5, 6, 7)
     assert gap.spacing[0] == pytest.approx(2)
-    assert "2 slices are missing at 1 gaps" in gap.notes[0]
+    assert "2 missing slices in 1 gap of the series" in gap.notes[0]
     uneven = read_volume(dicom_series(tmp_path / "uneven", voxels, positions=[0, 2, 4.7, 6, 8.9]))
     assert "unevenly spaced, 1.3 to 2.9 mm" in uneven.notes[0]
     repeated = dicom_series(tmp_path / "repeated", voxels)
     shutil.copy(repeated / "001.dcm", repeated / "copy.dcm")
-    assert "1 slices are repeated" in read_volume(repeated).notes[0]
+    assert "1 repeated slice" in read_volume(repeated).notes[0]
     assert read_volume(repeated).shape == (6, 6, 7)
 
 
@@ -198,7 +198,7 @@ def test_other_files_in_the_folder_are_ignored_and_said(tmp_path, dicom_series, 
     (folder / ".DS_Store").write_bytes(b"\0" * 200)
     scan = read_volume(folder)
     np.testing.assert_array_equal(scan.array, voxels)
-    assert scan.notes == ("1 files that are no DICOM were ignored",)
+    assert scan.notes == ("1 file beside the DICOM files ignored",)
 
 
 def test_describe_agrees_with_reading(tmp_path, dicom_series, voxels):
@@ -207,3 +207,16 @@ def test_describe_agrees_with_reading(tmp_path, dicom_series, voxels):
     assert (info.format, info.shape, info.dtype) == ("dicom", scan.shape, str(scan.array.dtype))
     assert info.spacing == scan.spacing
     np.testing.assert_array_equal(info.affine, scan.affine)
+
+
+@pytest.mark.parametrize("name", ["{}.img".format, "IM{}".format, "1.2.3.{}".format])
+def test_dicom_files_may_have_any_name(tmp_path, dicom_series, voxels, name):
+    np.testing.assert_array_equal(read_volume(dicom_series(tmp_path, voxels, name=name)).array, voxels)
+
+
+def test_datasets_without_preamble_are_read(tmp_path, dicom_series, dicom_file, voxels):
+    """As old archives wrote them: no preamble, no file meta header."""
+    for file in dicom_series(tmp_path, voxels, name="IM{}".format).iterdir():
+        content = file.read_bytes()
+        file.write_bytes(content[content.index(b"\x08\x00\x16\x00UI") :])
+    np.testing.assert_array_equal(read_volume(tmp_path).array, voxels)

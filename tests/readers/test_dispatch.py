@@ -60,6 +60,12 @@ def test_options_are_checked(png):
     read_volume(png, series=None)
 
 
+def test_options_of_the_wrong_kind_are_refused(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"any")
+    with pytest.raises(ReadError, match=r"frame must be int\. Got '1'"):
+        read_volume(tmp_path / "a.nii", frame="1")
+
+
 @pytest.mark.parametrize("indices", [[1], [-1], []])
 def test_a_selection_outside_the_scan_is_refused(png, indices):
     with pytest.raises(ReadError, match="slices 0 to 0"):

@@ -98,6 +98,11 @@ def check_size(source: str | Path, shape: Sequence[int], itemsize: int, stored: 
         )
 
 
+def counted(number: int, noun: str) -> str:
+    """Return "1 slice" or "3 slices"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Return a sorting key under which "slice10" follows "slice9"."""
     parts = re.findall(r"\d+|\D+", name.casefold())

@@ -8,7 +8,7 @@ from itertools import groupby
 import numpy as np
 
 from slivit.data.readers import geometry
-from slivit.data.readers.base import COLOUR_NOTE, Array, Scan, ScanInfo, decoding
+from slivit.data.readers.base import COLOUR_NOTE, Array, Scan, ScanInfo, counted, decoding
 from slivit.data.readers.dicom_headers import Frame, read_frames, require_frames
 from slivit.data.readers.dicom_pixels import INVERTED_NOTE, decode, is_colour, is_inverted, value_type
 from slivit.data.readers.dicom_series import Stack, choose_series, stack_frames
@@ -55,7 +55,8 @@ def open_dicom(
 
     def load(indices: Sequence[int]) -> Array:
         if not seen.keeps_slices:
-            return seen.turn(_decode_all(stack.frames, stack.frames, source))[list(indices)]
+            whole = seen.turn(_decode_all(stack.frames, stack.frames, source))
+            return np.ascontiguousarray(whole[list(indices)])
         chosen = [stack.frames[seen.stored_index(i)] for i in indices]
         return np.ascontiguousarray(seen.turn_slices(_decode_all(chosen, stack.frames, source)))
 
@@ -90,7 +91,7 @@ def _collect(entries: Sequence[Entry], source: str) -> tuple[list[Frame], tuple[
             others += 1
     if not frames:
         raise ReadError(f"{source}: no DICOM image was found ({', '.join(sorted(kinds)) or 'no DICOM file'}).")
-    notes = [f"{others} files that are no DICOM were ignored"] if others else []
+    notes = [f"{counted(others, 'file')} beside the DICOM files ignored"] if others else []
     notes += [f"DICOM files without images were ignored ({', '.join(sorted(kinds))})"] if kinds else []
     return frames, tuple(notes)
 

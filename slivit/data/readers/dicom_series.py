@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from slivit.data.readers.base import Affine, Array, natural_key
+from slivit.data.readers.base import Affine, Array, counted, natural_key
 from slivit.data.readers.dicom_headers import Frame, Vector, normal
 from slivit.data.readers.geometry import LPS_TO_RAS
 from slivit.errors import ReadError, nearest
@@ -113,9 +113,8 @@ def _listing(groups: dict[str, list[Frame]], limit: int = 40) -> str:
     for label, frames in list(groups.items())[:limit]:
         series, (rows, columns) = frames[0].series, frames[0].shape
         name = f' "{series.description}"' if series.description else ""
-        lines.append(
-            f"  - {label}: {series.modality}{name}, {len(frames)} slices of {rows} x {columns}, UID {series.uid}"
-        )
+        size = f"{counted(len(frames), 'slice')} of {rows} x {columns}"
+        lines.append(f"  - {label}: {series.modality}{name}, {size}, UID {series.uid}")
     if len(groups) > limit:
         lines.append(f"  ... and {len(groups) - limit} more")
     return "\n".join(lines)
@@ -196,7 +195,7 @@ def _shared_places(frames: list[Frame], counts: Counter[int], most: int, fewest:
         return ()
     copies = len(frames) - len({(f.uid, f.index) for f in frames}) if all(f.uid for f in frames) else 0
     if copies:
-        return (f"{copies} slices are repeated (the same SOPInstanceUID in several files); all were kept",)
+        return (f"{counted(copies, 'repeated slice')} (the same SOPInstanceUID in several files); all were kept",)
     if most == fewest:
         return (
             f"each of {len(counts)} places holds {most} slices (time points or echoes?), read in order of place, then "
@@ -242,7 +241,8 @@ def _step(places: Array, thickness: float | None) -> tuple[float | None, tuple[s
         return float(gaps.mean()), ()
     missing = np.round(odd / step) - 1
     if (missing >= 1).all() and (np.abs(odd / step - missing - 1) < 0.05).all():
-        return step, (f"{int(missing.sum())} slices are missing at {len(odd)} gaps; they were not filled in",)
+        number = counted(int(missing.sum()), "missing slice")
+        return step, (f"{number} in {counted(len(odd), 'gap')} of the series; nothing was filled in",)
     return step, (
         f"the slices are unevenly spaced, {gaps.min():.3g} to {gaps.max():.3g} mm apart; taken as {step:.3g} mm",
     )

@@ -18,6 +18,8 @@ from slivit.data.readers.sniff import Found
 from slivit.errors import ReadError, nearest, one_of
 from slivit.volume import Volume
 
+_OPTION_KINDS = {"axis": (str,), "frame": (int,), "series": (str, int), "item": (str,), "check_md5": (bool,)}
+
 Select = Callable[[int], Sequence[int]]
 
 
@@ -100,9 +102,10 @@ def read_volume(path: str | os.PathLike[str], *, select: Select | None = None, *
         select: gets the number of slices in the scan and returns the indices wanted, in any order and perhaps
             repeated; only these are decoded where the format allows it. None for all slices.
         **options: `axis` ("axial", "coronal" or "sagittal": the axis across slices; DICOM defaults to the plane of
-            acquisition, NIfTI to axial), `frame` (which volume of a 4D series, from 0), `series` (UID, number or
-            description of one of several DICOM series), `check_md5` (False accepts a changed file under an official
-            MedMNIST name). An option that is None counts as not given.
+            acquisition, other formats to axial), `frame` (which volume of a 4D series, from 0), `series` (UID, number
+            or description of one of several series), `item` ("SPLIT/INDEX" of a MedMNIST file, where the path does not
+            say it), `check_md5` (False accepts a changed file under an official MedMNIST name). An option that is None
+            counts as not given.
 
     Returns:
         The volume, in the view described in `slivit.data.readers.geometry`. `indices` and `depth` record the selection;
@@ -135,19 +138,22 @@ def open_scan(path: str | os.PathLike[str], **options: Any) -> Scan:
         file, item = npz.split_item(source)
     if item:
         given["item"] = item
-    found = sniff.recognise(file, source, {r.name: r.suffixes for r in READERS.values()})
-    reader = READERS[found.format]
-    _check_options(given, reader, source)
     try:
+        found = sniff.recognise(file, source, {r.name: r.suffixes for r in READERS.values()})
+        reader = READERS[found.format]
+        _check_options(given, reader, source)
         return reader.open(found, source, **given)
     except OSError as error:
         raise ReadError(f"{source}: cannot be opened ({error.strerror or error}).") from error
 
 
 def _check_options(given: dict[str, Any], reader: Reader, source: str) -> None:
-    for name in given:
-        if name in reader.options:
+    for name, value in given.items():
+        kinds = _OPTION_KINDS.get(name, ())
+        if name in reader.options and type(value) in kinds:
             continue
+        if name in reader.options:
+            raise ReadError(f"{source}: {name} must be {' or '.join(k.__name__ for k in kinds)}. Got {value!r}.")
         takers = [r.name for r in READERS.values() if name in r.options]
         if takers:
             raise ReadError(f"{source}: is read as {reader.what}, which has no option {name!r}; {one_of(takers)} have.")

@@ -84,12 +84,16 @@ def folder_entries(folder: Path) -> list[Entry]:
 
 
 def _walk(folder: Path) -> Iterator[FileEntry]:
-    for parent, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder, onerror=_raise):
         inside = Path(parent).relative_to(folder).as_posix()
         for name in names:
             relative = name if inside == "." else f"{inside}/{name}"
             if not _is_clutter(relative) and os.path.isfile(f"{parent}/{name}"):  # noqa: PTH113 (hundreds of files)
                 yield FileEntry(Path(parent, name), relative)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def zip_entries(path: Path, source: str) -> list[Entry]:

@@ -8,7 +8,17 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from slivit.data.readers.base import COLOUR_NOTE, Array, Load, Scan, ScanInfo, check_size, decoding, natural_key
+from slivit.data.readers.base import (
+    COLOUR_NOTE,
+    Array,
+    Load,
+    Scan,
+    ScanInfo,
+    check_size,
+    counted,
+    decoding,
+    natural_key,
+)
 from slivit.data.readers.entries import Entry
 from slivit.data.readers.images import ImageHeader, read_header, read_pages
 from slivit.errors import ReadError
@@ -46,7 +56,7 @@ def open_frames(entries: Sequence[Entry], source: str) -> Scan:
             "Give the path of the file itself."
         )
     others = len(entries) - len(frames)
-    notes = (f"{others} files beside the frames were ignored",) if others else ()
+    notes = (f"{counted(others, 'file')} beside the frames ignored",) if others else ()
 
     def load(indices: Sequence[int]) -> Array:
         chosen = [frames[i] for i in indices]

@@ -53,7 +53,7 @@ def open_nifti(entry: Entry, source: str, *, axis: str = "axial", frame: int | N
         with decoding(source, "NIfTI"):
             raw: Array = np.asanyarray(image.dataobj.get_unscaled())
             # The turned grid is a view: on a memory-mapped file only the chosen slices are read from disk.
-            picked = np.array(seen.turn(raw[pick].reshape(grid))[list(indices)])
+            picked = np.array(seen.turn(raw[pick].reshape(grid))[list(indices)], order="C")
             return _scaled(picked, image)
 
     return Scan(ScanInfo("nifti", seen.shape, dtype, seen.spacing, source, seen.affine, notes), load)

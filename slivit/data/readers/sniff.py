@@ -26,6 +26,8 @@ _STARTS = {
     b"HSF-OCT-": "heidelberg",
     b"CMDb": "heidelberg",
 }
+# A dataset without preamble starts with an element of group 8: its length, character set, image type or class.
+_BARE_DICOM = (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\x16\0")
 _IN_MEMORY = ("dicom", "image", "nifti")  # what can be read from inside a zip
 
 Suffixes = Mapping[str, Sequence[str]]
@@ -83,7 +85,7 @@ def recognise_file(entry: Entry, source: str, suffixes: Suffixes) -> str:
 
 def by_content(head: bytes, name: str) -> str | None:
     """Return the format that the first 512 bytes of a file prove, or None."""
-    if head[128:132] == b"DICM":
+    if head[128:132] == b"DICM" or head[:4] in _BARE_DICOM:
         return "dicom"
     if head[:4] == b"PK\x03\x04" and name.casefold().endswith(".npz"):
         return "npz"
@@ -105,7 +107,8 @@ def _recognise_many(entries: Sequence[Entry], source: str, place: str, suffixes:
     if not entries:
         raise ReadError(f"{source}: the {place} is empty.")
     names = [by_name(entry.name, suffixes) for entry in entries]
-    if "dicom" in names or any(_is_dicom(e) for e, kind in zip(entries, names, strict=True) if kind is None):
+    unsure = (entry for entry, kind in zip(entries, names, strict=True) if kind != "image")  # DICOM has any name
+    if "dicom" in names or any(map(_is_dicom, unsure)):
         return "dicom"
     if "image" in names:
         return "frames"
