@@ -13,7 +13,7 @@ ROOT = Path(slivit.__file__).parent
 LAYERS = [
     {"errors", "files", "volume", "task"},
     {"data", "models", "statistics", "phantoms"},
-    {"recipe", "ssl", "objective"},
+    {"recipe", "ssl", "objective", "decision", "cases"},
     {"callbacks", "learner", "checkpoint", "predict"},
     {"report"},
     {"stages"},
