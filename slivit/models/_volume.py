@@ -47,9 +47,13 @@ class VolumeModel(nn.Module):
         self.head = nn.Linear(features, out_dim)
         start_from(self, pretrained)
 
+    def check(self, x: Tensor) -> None:
+        """Raise ModelError where `x` is not of the shape that this model takes."""
+        check_volume(x, self.backbone_info.architecture, self.in_chans, self.input_size)
+
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) float32 -> (B, features)."""
-        check_volume(x, self.backbone_info.architecture, self.in_chans, self.input_size)
+        self.check(x)
         return self.backbone(x)
 
     def forward(self, x: Tensor) -> Tensor:

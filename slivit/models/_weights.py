@@ -65,6 +65,7 @@ class WeightRules:
         first: names of the first convolutions' weights, whose three input channels are summed for grey input.
         adapt: changes renamed tensors so that they fit `wanted`, such as positions of another grid.
         parts: keys under which a checkpoint keeps the weights, beside the usual ones.
+        prefixes: of the backbone's names in a checkpoint, looked for before the usual ones.
         hub: fetches what an identifier stands for that is no file here, or raises CheckpointError (see `_hub`).
         default: the identifier that `pretrained=True` stands for; empty where there is none.
     """
@@ -76,6 +77,7 @@ class WeightRules:
     first: tuple[str, ...] = ()
     adapt: Callable[[State, State], State] | None = None
     parts: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
     hub: Callable[[str], Mapping[str, Any]] | None = None
     default: str = ""
 
@@ -87,7 +89,7 @@ class WeightRules:
 
     def own_name(self, key: str, state: Collection[str], wanted: Collection[str]) -> str | None:
         """The backbone's name of an entry, or None where the entry is left out by design."""
-        name = backbone_name(key, state)
+        name = backbone_name(key, state, self.prefixes)
         if name is None or name in wanted:
             return name
         for pattern, replacement in self.rename:
@@ -191,9 +193,10 @@ def sum_first_layers(network: nn.Module) -> None:
         layer.in_channels = 1
 
 
-def backbone_name(key: str, state: Collection[str]) -> str | None:
+def backbone_name(key: str, state: Collection[str], prefixes: Collection[str] = ()) -> str | None:
     """The name that timm gives to an entry of a state dict, or None where the entry is no part of a backbone."""
-    prefix = next((p for p in BACKBONE_PREFIXES if any(k.startswith(p) for k in state)), "")
+    known = (*prefixes, *BACKBONE_PREFIXES)
+    prefix = next((p for p in known if any(k.startswith(p) for k in state)), "")
     if not key.startswith(prefix):
         return None
     name = key.removeprefix(prefix)
