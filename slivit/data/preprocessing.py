@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
 
-from slivit.data.slices import BLANK, Sampling, Short, intensity_range, sample_slices, to_uint8
+from slivit.data.slices import BLANK, Sampling, Short, intensity_range, resample_positions, sample_slices, to_uint8
 from slivit.errors import ReadError
 from slivit.volume import Volume
 
@@ -71,6 +71,11 @@ class Preprocessing(BaseModel):
         """The indices of the slices to read of a scan of `depth` slices, without blanks."""
         return [int(i) for i in self._indices(depth) if i != BLANK]
 
+    def resamples(self, depth: int) -> bool:
+        """Whether slices are interpolated between those of a scan of `depth` slices."""
+        padded = self.short == "pad" and depth < self._size()[0]
+        return self.sampling == "resample" and not padded
+
     def _indices(self, depth: int) -> npt.NDArray[np.intp]:
         return sample_slices(depth, self._size()[0], self.sampling, self.short)
 
@@ -114,7 +119,7 @@ def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
     """
     indices = settings._indices(volume.depth)
     used = indices[indices != BLANK]
-    _tell_short(volume, len(indices), settings.short)
+    _tell_short(volume, settings, len(indices))
     stack = volume.array if volume.indices is not None else volume.array[used]
     if len(stack) != len(used):
         raise ReadError(f"{volume.source}: expected the {len(used)} sampled slices, got {len(stack)}")
@@ -123,12 +128,40 @@ def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
     # Slice by slice, so that what one step leaves is still in the processor's cache for the next.
     for source, target in zip(stack, out, strict=False):
         _resize(to_uint8(source, low, high), target)
+    if settings.resamples(volume.depth):
+        return interpolate_slices(out, indices, volume.depth, settings._size()[0])
     return out
 
 
-def _tell_short(volume: Volume, slices: int, short: Short) -> None:
-    if volume.depth < slices:
-        how = "repeated evenly" if short == "repeat" else "blank ones are put behind them"
+def interpolate_slices(
+    stack: npt.NDArray[np.uint8], indices: npt.NDArray[np.intp], depth: int, slices: int
+) -> npt.NDArray[np.uint8]:
+    """Interpolate linearly between slices, so that S of them are spread evenly over a volume.
+
+    Args:
+        stack: (n, H, W), the slices that `sample_slices` chose for "resample".
+        indices: (n,) their numbers in the volume.
+        depth: the number of slices D of the volume.
+        slices: S.
+
+    Returns:
+        (S, H, W).
+    """
+    import cv2
+
+    out = np.empty((slices, *stack.shape[1:]), np.uint8)
+    lower, weights = resample_positions(depth, slices)
+    for target, place, weight in zip(out, np.searchsorted(indices, lower), weights, strict=True):
+        if weight:
+            cv2.addWeighted(stack[place], 1 - weight, stack[place + 1], weight, 0, dst=target)
+        else:
+            target[...] = stack[place]
+    return out
+
+
+def _tell_short(volume: Volume, settings: Preprocessing, slices: int) -> None:
+    if volume.depth < slices and not settings.resamples(volume.depth):
+        how = "repeated evenly" if settings.short == "repeat" else "blank ones are put behind them"
         told = f"{volume.source}: has {volume.depth} slices, {slices} are used: {how}"
         warnings.warn(told, stacklevel=3)
 

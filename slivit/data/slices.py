@@ -10,7 +10,7 @@ import numpy.typing as npt
 from slivit.data.percentiles import percentiles
 from slivit.errors import ReadError
 
-Sampling = Literal["even", "middle", "all"]
+Sampling = Literal["even", "middle", "all", "resample"]
 Short = Literal["repeat", "pad", "error"]
 BLANK = -1
 """The index that stands for an empty slice where a short volume is padded."""
@@ -25,12 +25,13 @@ def sample_slices(
         depth: the number of slices D of the volume.
         slices: the number S of slices wanted; ignored by "all".
         sampling: "even" takes the centres of S equal parts of the volume (with S = D, every slice once), "middle" the
-            S slices round the centre, "all" every slice.
-        short: for D < S: "repeat" spreads the D slices evenly over S places, "pad" puts blank slices (index -1)
-            behind them, "error" raises.
+            S slices round the centre, "all" every slice, "resample" those between which S slices are interpolated (see
+            `resample_positions`).
+        short: for D < S: "repeat" spreads the D slices evenly over S places ("resample" interpolates instead), "pad"
+            puts blank slices (index -1) behind them, "error" raises.
 
     Returns:
-        (S,) indices in ascending order, blanks last.
+        (S,) indices in ascending order, blanks last; D of them for "all", each once and up to 2 S for "resample".
 
     Raises:
         ReadError: an empty volume, or too few slices where `short` is "error".
@@ -47,9 +48,32 @@ def sample_slices(
         raise ReadError(f"the volume has {depth} slices, {slices} are asked for; allow it with short = repeat or pad")
     if depth < slices and short == "pad":
         return np.concatenate([np.arange(depth), np.full(slices - depth, BLANK)])
+    if sampling == "resample":
+        lower, weight = resample_positions(depth, slices)
+        return np.union1d(lower, lower[weight > 0] + 1)
     if depth < slices or sampling == "even":
         return ((np.arange(slices) + 0.5) * depth / slices).astype(np.intp)
     return np.arange(slices) + (depth - slices) // 2
+
+
+def resample_positions(depth: int, slices: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Where S slices lie that are spread evenly over the D of a volume: at the centres of S equal parts.
+
+    Args:
+        depth: the number of slices D of the volume.
+        slices: the number S of slices wanted.
+
+    Returns:
+        (S,) the slice below each, and (S,) the weight from 0 to 1 of the slice above that one; the first and the last
+        slice are continued outwards.
+
+    Example:
+        >>> resample_positions(2, 4)
+        (array([0, 0, 0, 1]), array([0.  , 0.25, 0.75, 0.  ]))
+    """
+    positions = np.clip((np.arange(slices) + 0.5) * depth / slices - 0.5, 0, depth - 1)
+    lower = positions.astype(np.intp)
+    return lower, positions - lower
 
 
 def window_intensity(array: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.float32]:

@@ -1,6 +1,10 @@
+import warnings
+
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
+from torch.nn import functional
 
 from slivit.data.preprocessing import Preprocessing, load_slices, preprocess
 from slivit.errors import ReadError
@@ -58,6 +62,32 @@ def test_a_short_volume_is_repeated_or_padded_and_told(rng):
         preprocess(volume(array), Preprocessing(size=(4, 8, 8), short="error"))
 
 
+@pytest.mark.parametrize(("depth", "slices"), [(40, 12), (5, 12), (12, 12), (1, 3)])
+def test_resampling_interpolates_linearly_between_slices(rng, depth, slices):
+    array = rng.integers(0, 256, (depth, 6, 7)).astype(np.uint8)
+    settings = Preprocessing(size=(slices, 6, 7), stretch=None, sampling="resample")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stack = preprocess(volume(array), settings)
+    grid = torch.from_numpy(array).float()[None, None]
+    expected = functional.interpolate(grid, (slices, 6, 7), mode="trilinear", align_corners=False)[0, 0].numpy()
+    np.testing.assert_allclose(stack, expected, atol=0.51)
+    indices = settings.select(depth)
+    part = volume(array[indices], indices=tuple(indices), depth=depth)
+    np.testing.assert_array_equal(preprocess(part, settings), stack)
+
+
+def test_resampling_pads_or_refuses_short_volumes_where_asked(rng):
+    array = rng.integers(0, 256, (2, 8, 8)).astype(np.uint8)
+    settings = Preprocessing(size=(4, 8, 8), stretch=None, sampling="resample", short="pad")
+    with pytest.warns(UserWarning, match="blank ones"):
+        padded = preprocess(volume(array), settings)
+    np.testing.assert_array_equal(padded[:2], array)
+    assert not padded[2:].any()
+    with pytest.raises(ReadError, match="has 2 slices, 4 are asked for"):
+        preprocess(volume(array), settings.model_copy(update={"short": "error"}))
+
+
 def test_settings_survive_json():
     settings = Preprocessing(size=(4, 8, 8), stretch=None, window=(-1000, 400), reader={"axis": "coronal"})
     assert Preprocessing(**settings.model_dump(mode="json")) == settings
@@ -75,7 +105,7 @@ def test_size_must_be_set(tmp_path):
         preprocess(volume(np.zeros((2, 4, 4))), Preprocessing())
 
 
-@pytest.mark.real_data()
+@pytest.mark.real_data
 def test_a_real_ct(real_data):
     settings = Preprocessing(size=(8, 64, 64), window=(-1000, 400))
     folder = real_data / "ibsi_sts_008"

@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slivit.data.slices import BLANK, intensity_range, sample_slices, to_uint8, window_intensity
+from slivit.data.slices import (
+    BLANK,
+    intensity_range,
+    resample_positions,
+    sample_slices,
+    to_uint8,
+    window_intensity,
+)
 from slivit.errors import ReadError
 
 
@@ -22,8 +29,21 @@ def test_even_sampling_is_ascending_inside_and_symmetric(depth, slices):
 
 @given(depth=st.integers(1, 64))
 def test_as_many_slices_as_there_are_takes_each_once(depth):
-    for sampling in ("even", "middle", "all"):
+    for sampling in ("even", "middle", "all", "resample"):
         assert sample_slices(depth, depth, sampling).tolist() == list(range(depth))
+
+
+@given(depth=st.integers(1, 300), slices=st.integers(1, 64))
+def test_resampled_slices_lie_evenly_between_those_that_are_read(depth, slices):
+    lower, weight = resample_positions(depth, slices)
+    assert ((weight >= 0) & (weight < 1)).all()
+    read = set(sample_slices(depth, slices, "resample").tolist())
+    assert read == set(lower.tolist()) | {i + 1 for i, w in zip(lower.tolist(), weight, strict=True) if w}
+    assert max(read) < depth
+    positions = lower + weight
+    np.testing.assert_allclose(positions, (depth - 1 - positions)[::-1], atol=1e-9)
+    inside = positions[(positions > 0) & (positions < depth - 1)]
+    np.testing.assert_allclose(np.diff(inside), depth / slices)
 
 
 def test_middle_is_centred():
