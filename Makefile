@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow notebooks lint format bench clean
 
 help:
 	@echo "make demo       set everything up and run the main job on made-up scans (about 5 minutes)"
 	@echo "make test       set everything up and run the ordinary tests"
 	@echo "make test-slow  the tests marked slow"
+	@echo "make notebooks  run every notebook"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the benchmarks (long; see benchmarks/RESULTS.md)"
 
@@ -32,6 +33,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "slow and not network"
+
+notebooks: $(READY)
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
 
 lint: $(READY)
 	$(BIN)/ruff check .
