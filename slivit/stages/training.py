@@ -160,10 +160,11 @@ def tracked(settings: Logging, config: dict[str, Any], folder: Path) -> Iterator
         import wandb
     except ImportError as error:
         raise RecipeError('logging.wandb needs the package wandb: pip install ".[wandb]"') from error
-    from fastai.callback.wandb import WandbCallback
+    from slivit.callbacks import TrackEpochs
 
-    with wandb.init(project=settings.project, mode=settings.wandb, config=config, dir=str(folder), name=folder.name):
-        yield [WandbCallback(log=None, log_preds=False, log_model=False)]
+    options: dict[str, Any] = {"project": settings.project, "mode": settings.wandb, "name": folder.name}
+    with wandb.init(config=config, dir=str(folder), **options) as run:
+        yield [TrackEpochs(run)]
 
 
 def predict_and_measure(
