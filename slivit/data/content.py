@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from slivit.files import whole_file
 _Found = tuple[str, str, os.stat_result]  # name, path, what the file looks like
 
 _BLOCK = 1 << 20
+_MASK = (1 << 64) - 1
 _RACY = 2_000_000_000  # ns: some file systems keep times this coarsely; younger files may change and keep theirs
 _PAIRS = {".hdr": ".img", ".img": ".hdr"}
 _DETACHED = (".mhd", ".nhdr")
@@ -54,10 +56,11 @@ def files_of(path: str) -> Files:
         file, _, item = path.rpartition("#")
     found = sorted(_walk(file, "")) if os.path.isdir(file) else list(_alone(Path(file)))  # noqa: PTH112
     # The time of the last change of status cannot be set back by hand, so an edit that keeps size and date shows too.
-    told = [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, _, s in found]
+    told = [n & _MASK for _, _, s in found for n in (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)]
+    state = xxhash.xxh3_128(struct.pack(f"{len(told)}Q", *told))
+    state.update("\0".join([name for name, _, _ in found]).encode("utf-8", "surrogateescape"))
     changed = max((max(s.st_mtime_ns, s.st_ctime_ns) for _, _, s in found), default=0)
-    paths = tuple((name, where) for name, where, _ in found)
-    return Files(paths, item, xxhash.xxh3_128_hexdigest(repr(told).encode()), changed)
+    return Files(tuple((name, where) for name, where, _ in found), item, state.hexdigest(), changed)
 
 
 def _walk(folder: str, inside: str) -> Iterator[_Found]:
