@@ -40,16 +40,10 @@ def open_dicom(
     """
     frames, notes = _collect(entries, source)
     stack = stack_frames(choose_series(frames, series, source), source, frame)
-    notes += stack.notes
-    first = stack.frames[0]
-    if is_colour(first):
-        notes += (COLOUR_NOTE,)
-    if is_inverted(first):
-        notes += (INVERTED_NOTE,)
-    notes = tuple(note for note in notes if note)
+    notes = (*notes, *stack.notes, *_value_notes(stack.frames[0]))
     if stack.affine is None:
         return _unoriented(stack, source, axis, notes)
-    seen = geometry.view((len(stack.frames), *first.shape), stack.affine, source, axis)
+    seen = geometry.view((len(stack.frames), *stack.frames[0].shape), stack.affine, source, axis)
     dtype = str(value_type(stack.frames))
     info = ScanInfo("dicom", seen.shape, dtype, seen.spacing, source, seen.affine, notes)
 
@@ -61,6 +55,11 @@ def open_dicom(
         return np.ascontiguousarray(seen.turn_slices(_decode_all(chosen, stack.frames, source)))
 
     return Scan(info, load)
+
+
+def _value_notes(frame: Frame) -> tuple[str, ...]:
+    """Return what was done to the values, besides scaling."""
+    return (COLOUR_NOTE,) * is_colour(frame) + (INVERTED_NOTE,) * is_inverted(frame)
 
 
 def _unoriented(stack: Stack, source: str, axis: str | None, notes: tuple[str, ...]) -> Scan:

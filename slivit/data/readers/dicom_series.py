@@ -210,11 +210,11 @@ def _affine(frames: list[Frame], places: Array) -> tuple[Affine | None, tuple[st
     first, last = frames[0], frames[-1]
     orientation, origin = np.array(first.orientation), np.array(first.position)
     step, notes = _step(places, first.thickness)
-    if first.pixel_spacing is None or step is None:
-        return None, (*notes, "the header has no pixel spacing" if first.pixel_spacing is None else "")
+    if first.pixel_spacing is None:
+        return None, (*notes, "the header has no pixel spacing")
     across = normal(first.orientation or ())
     across = across / np.linalg.norm(across) * step
-    if step and places[-1] - places[0] > _SAME_PLACE:
+    if places[-1] - places[0] > _SAME_PLACE:
         sideways = (np.array(last.position) - origin) * (step / (places[-1] - places[0])) - across
         if np.linalg.norm(sideways) > 0.02 * step:
             notes += ("the slices are shifted sideways (a tilted gantry?)",)
@@ -227,7 +227,7 @@ def _affine(frames: list[Frame], places: Array) -> tuple[Affine | None, tuple[st
     return LPS_TO_RAS @ affine, notes
 
 
-def _step(places: Array, thickness: float | None) -> tuple[float | None, tuple[str, ...]]:
+def _step(places: Array, thickness: float | None) -> tuple[float, tuple[str, ...]]:
     """Return the distance between neighbouring slices in mm, and notes where it varies or is not measured."""
     gaps = np.diff(places)
     gaps = gaps[gaps > _SAME_PLACE]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,24 +52,32 @@ def open_itk(path: Path, source: str, *, axis: str = "axial", frame: int | None 
         affine = _affine(header)
     grid = tuple(shape[:3]) + (1,) * (3 - len(shape))
     seen = geometry.view(grid, affine, source, axis)
-    across = int(np.flatnonzero(seen.transform[:, 0] == 0)[0])  # the stored axis that runs across slices
-    backwards = seen.transform[across, 1] < 0
-
-    def load(indices: Sequence[int]) -> Array:
-        stored = [grid[across] - 1 - i if backwards else i for i in indices]
-        start, stop = min(stored), max(stored) + 1
-        with decoding(source, "MetaImage or NRRD"):
-            slab = _read_slab(path, shape, pick, across, start, stop)
-        values = np.asarray(to_grey(slab) if channels > 1 else slab).reshape(
-            tuple(stop - start if a == across else n for a, n in enumerate(grid))
-        )
-        turned = seen.turn(values)
-        offset = grid[across] - stop if backwards else start
-        return np.ascontiguousarray(turned[[i - offset for i in indices]])
-
+    load = partial(_load, path, source, seen, shape, grid, pick)
     dtype = str(kind if channels == 1 else grey_type(kind))
     notes = (COLOUR_NOTE,) if channels > 1 else ()
     return Scan(ScanInfo("itk", seen.shape, dtype, seen.spacing, source, seen.affine, notes), load)
+
+
+def _load(
+    path: Path,
+    source: str,
+    seen: geometry.View,
+    shape: tuple[int, ...],
+    grid: tuple[int, ...],
+    pick: tuple[Any, ...],
+    indices: Sequence[int],
+) -> Array:
+    """Read the slab of the stored grid that spans the chosen slices, and turn it."""
+    across = int(np.flatnonzero(seen.transform[:, 0] == 0)[0])  # the stored axis that runs across slices
+    backwards = seen.transform[across, 1] < 0
+    stored = [grid[across] - 1 - i if backwards else i for i in indices]
+    start, stop = min(stored), max(stored) + 1
+    with decoding(source, "MetaImage or NRRD"):
+        slab = _read_slab(path, shape, pick, across, start, stop)
+        grey = to_grey(slab) if slab.ndim > min(3, len(shape)) else slab
+        values = grey.reshape([stop - start if axis == across else size for axis, size in enumerate(grid)])
+    offset = grid[across] - stop if backwards else start
+    return np.ascontiguousarray(seen.turn(values)[[i - offset for i in indices]])
 
 
 def _header(path: Path, source: str) -> Any:
