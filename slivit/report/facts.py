@@ -69,10 +69,20 @@ def _spread(counts: Mapping[str, Any]) -> str:
     return f"{number(counts['mean'], 1)} ± {number(counts['std'], 1)}" if "std" in counts else number(counts["mean"], 1)
 
 
-def exclusions(metrics: Mapping[str, Any], split: Mapping[str, Any], notes: int) -> list[str]:
-    """What was left out of the evaluation, and what was odd about the rest, one sentence each."""
+def data_sentences(
+    metrics: Mapping[str, Any], split: Mapping[str, Any], config: Mapping[str, Any] | None, notes: int
+) -> list[str]:
+    """How scans were split, what was left out, and what was odd about the rest, one sentence each.
+
+    Args:
+        metrics: all of `metrics.json`.
+        split: the split that the page shows.
+        config: the checkpoint's `config.json`.
+        notes: on how many of its scans the reader noted something.
+    """
     data = metrics["data"]
-    told = []
+    recipe = ((config or {}).get("training") or {}).get("recipe")
+    told = [_split(recipe["data"])] if recipe else []
     if "rows" in data and "excluded" in data:
         told.append(f"The table of scans has {data['rows']:,} rows; {split['scans']:,} of them are evaluated here.")
     told += [f"{e['scans']:,} rows are left out because they are {e['why']}." for e in data.get("excluded", [])]
@@ -92,7 +102,6 @@ def model_facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "source" in training:
         facts.append(("Trained on", str(training["source"])))
     if recipe:
-        facts.append(("Split", _split(recipe["data"])))
         facts.append(("Training", _pairs(recipe["fit"])))
         facts.append(("Augmentation", _pairs(recipe.get("augmentation", {})) or "none"))
         facts.append(("Class weights", str(config["task"].get("class_weights") or "none")))
@@ -120,10 +129,11 @@ def _plain(value: Any) -> str:
 
 def _split(data: Mapping[str, Any]) -> str:
     shares = " / ".join(f"{f:.0%}" for f in data["fractions"])
-    text = "patients are never in two parts. As the table's split column says; without one, patients are drawn, "
-    text += f"stratified, {shares} for training, validation and test (seed {data['split_seed']})"
+    text = "No patient is in two parts. Scans are in the part that the split column of their table names; where it has "
+    text += f"none, patients were drawn, stratified, {shares} for training, validation and test "
+    text += f"(seed {data['split_seed']})."
     if data["train_fraction"] < 1:
-        text += f"; {data['train_fraction']:.0%} of the training patients were used"
+        text += f" {data['train_fraction']:.0%} of the training patients were used."
     return text
 
 

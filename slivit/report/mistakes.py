@@ -20,7 +20,7 @@ from slivit.task import Task, is_missing
 if TYPE_CHECKING:
     import pandas as pd
 
-SLICES, COLUMNS, SIDE = 8, 4, 96
+SLICES, COLUMNS, SIDE, GAP = 8, 4, 96, 2
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,11 @@ def contact_sheet(stack: npt.NDArray[np.uint8], slices: int = SLICES, side: int 
         return resize_slices(chosen, (2 * side, 2 * side))[0]
     columns = min(COLUMNS, len(chosen))
     rows = -(-len(chosen) // columns)
-    small = np.zeros((rows * columns, side, side), np.uint8)
-    small[: len(chosen)] = resize_slices(chosen, (side, side))
-    return small.reshape(rows, columns, side, side).swapaxes(1, 2).reshape(rows * side, columns * side)
+    step = side + GAP
+    tiles = np.full((rows * columns, step, step), 255, np.uint8)
+    tiles[: len(chosen), :side, :side] = resize_slices(chosen, (side, side))
+    sheet = tiles.reshape(rows, columns, step, step).swapaxes(1, 2).reshape(rows * step, columns * step)
+    return sheet[:-GAP, :-GAP]
 
 
 def png_uri(picture: npt.NDArray[np.uint8]) -> str:

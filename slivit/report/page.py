@@ -14,7 +14,7 @@ from slivit import __version__
 from slivit.cases import Cases, cases_of
 from slivit.data.preprocessing import Preprocessing
 from slivit.decision import Decision
-from slivit.files import whole_file
+from slivit.files import write_text
 from slivit.report import facts, summary, tables
 from slivit.report.checklist import checklists
 from slivit.report.draw import Plot, save_files, styled, svg_text
@@ -71,7 +71,15 @@ def shown_split(metrics: Mapping[str, Any]) -> str:
     return "test" if "test" in metrics["splits"] else next(iter(metrics["splits"]))
 
 
-def render(template: str, context: Mapping[str, Any], plots: Mapping[str, Iterable[Plot]], out: Path) -> Path:
+def render(
+    template: str,
+    context: Mapping[str, Any],
+    plots: Mapping[str, Iterable[Plot]],
+    out: Path,
+    *,
+    page: str = PAGE,
+    figures: str = FIGURES,
+) -> Path:
     """Write a page from a template, and its figures as files beside it.
 
     Args:
@@ -79,6 +87,11 @@ def render(template: str, context: Mapping[str, Any], plots: Mapping[str, Iterab
         context: what it prints.
         plots: the figures of each section.
         out: the folder.
+        page: the name of the page in it.
+        figures: the folder of the files in it; "." for the folder itself.
+
+    Returns:
+        The page.
     """
     from markupsafe import Markup
 
@@ -86,13 +99,13 @@ def render(template: str, context: Mapping[str, Any], plots: Mapping[str, Iterab
     for section, found in plots.items():
         drawn[section] = []
         for plot in found:
-            save_files(plot, out / FIGURES)
+            save_files(plot, out / figures)
             words = {key: getattr(plot, key) for key in ("name", "title", "caption")}
+            words["file"] = plot.name if figures == "." else f"{figures}/{plot.name}"
             drawn[section].append({**words, "svg": Markup(svg_text(plot))})
     text = environment().get_template(template).render(**context, plots=drawn, version=__version__, today=date.today())
-    with whole_file(out / PAGE) as partial:
-        partial.write_text(text, "utf-8")
-    return out / PAGE
+    write_text(out / page, text)
+    return out / page
 
 
 def environment() -> Any:
@@ -177,7 +190,7 @@ def _context(
         "sites": tables.site_grid(found, metrics, task),
         "mistakes": mistakes(rows, task, settings["pictures"], preprocessing),
         "data": facts.data_table(metrics, found, name, task),
-        "exclusions": facts.exclusions(metrics, found, notes),
+        "exclusions": facts.data_sentences(metrics, found, config, notes),
         "facts": facts.model_facts(config) if config else [],
         "recipe": recipe_text(config),
         "checklists": checklists(told, set(_sections(found, metrics, config))),

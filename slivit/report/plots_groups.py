@@ -33,6 +33,8 @@ def forest(rows: Sequence[Row], label: str, *, line: float | None = None, line_t
         line: a value to mark, as that of all scans.
         line_text: what it is.
     """
+    from matplotlib.ticker import MaxNLocator
+
     rows = list(rows)[:MOST_ROWS]
     figure, ax = new_figure(0.9 + 0.27 * len(rows))
     for place, (_, estimate) in enumerate(rows):
@@ -47,6 +49,7 @@ def forest(rows: Sequence[Row], label: str, *, line: float | None = None, line_t
         text.set_fontweight("bold" if estimate is None else "normal")
     ax.set(ylim=(len(rows) - 0.4, -0.7), xlabel=label)
     ax.tick_params(axis="y", length=0)
+    ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.spines["left"].set_visible(False)
     ax.grid(True, axis="x")
     ax.margins(x=0.08)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from slivit.report.draw import Plot, new_figure
-from slivit.report.style import PALETTE, colour, dash, marker
+from slivit.report.style import PALETTE, colour, dash, marker, metric_name, with_unit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def history_plot(history: Path | None, best_epoch: int | None = None) -> Plot | None:
@@ -36,3 +41,45 @@ def history_plot(history: Path | None, best_epoch: int | None = None) -> Plot | 
     ax.legend()
     caption = "Loss on training and validation scans by epoch; dotted: the epoch whose weights were kept."
     return Plot("history", "Training", caption, figure, caption)
+
+
+def curve_plot(found: Mapping[str, Any], metric: str, name: str) -> Plot:
+    """A metric by the number of training scans: the mean over seeds with its interval, and every run.
+
+    Args:
+        found: `curve.json`.
+        metric: what to draw.
+        name: of the files.
+    """
+    figure, ax = new_figure(4.0)
+    points = [p for p in found["points"] if p["metrics"][metric]["value"] is not None]
+    x = [p["train_scans"] for p in points]
+    ax.plot(
+        x, [p["metrics"][metric]["value"] for p in points], "o-", color=colour(0), label="mean over seeds", zorder=3
+    )
+    if all(p["metrics"][metric]["low"] is not None for p in points):
+        low, high = ([p["metrics"][metric][side] for p in points] for side in ("low", "high"))
+        ax.fill_between(x, low, high, color=colour(0), alpha=0.18, linewidth=0, label="interval over test scans")
+    singles = [(p["train_scans"], r["metrics"][metric]) for p in found["points"] for r in p["runs"]]
+    singles = [(n, value) for n, value in singles if value is not None]
+    if len(found["settings"]["seeds"]) > 1 and singles:
+        ax.plot(*zip(*singles, strict=True), "x", color=colour(1), ms=5, mew=1.3, label="single runs", zorder=4)
+    _scan_axis(ax, [p["train_scans"] for p in found["points"]])
+    ax.set_ylabel(with_unit(metric, found["task"]["unit"]))
+    ax.grid(True)
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(loc="best")
+    caption = "Logarithmic axis of training scans. The band tells how far other test scans would move the mean; the "
+    caption += "crosses, how far the seed of the training moves it."
+    alt = f"{metric_name(metric)} by training scans: " + ", ".join(f"{n}" for n in x)
+    return Plot(name, f"{with_unit(metric, found['task']['unit'])} by number of labels", caption, figure, alt)
+
+
+def _scan_axis(ax: Axes, counts: Sequence[int]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    if len(set(counts)) > 1:
+        ax.set_xscale("log")
+    ax.set_xticks(sorted(set(counts)), [f"{n:,}" for n in sorted(set(counts))])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel("Training scans")

@@ -106,6 +106,12 @@ def metric_name(metric: str) -> str:
     return f"{name}, {part}" if part else name
 
 
+def with_unit(metric: str, unit: str) -> str:
+    """What a metric is called, with the unit of the target where it has it: "Bias (mm)"."""
+    base = metric.partition("/")[0]
+    return metric_name(metric) + (f" ({unit})" if unit and base in WORDS and WORDS[base].in_unit else "")
+
+
 def spoken(metric: str) -> str:
     """What a metric is called within a sentence."""
     name = metric_name(metric)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from slivit.report.style import HEADLINES, WORDS, interval, metric_name, number
+from slivit.report.style import HEADLINES, WORDS, interval, metric_name, number, with_unit
 from slivit.task import Task
 
 Split = Mapping[str, Any]
@@ -83,11 +83,7 @@ def _line(name: str, estimate: Mapping[str, Any], task: Task) -> Line:
 def headline_cells(split: Split, task: Task) -> list[tuple[str, str, str]]:
     """The first figures of a page: name, value, interval."""
     found = [(m, split["metrics"][m]) for m in HEADLINES[task.kind]]
-    return [(_named(m, task), *cell(e, m)) for m, e in found]
-
-
-def _named(metric: str, task: Task) -> str:
-    return WORDS[metric].name + (f" ({task.unit})" if task.unit and WORDS[metric].in_unit else "")
+    return [(with_unit(m, task.unit), *cell(e, m)) for m, e in found]
 
 
 AGAINST_REST = ("roc_auc", "average_precision", "sensitivity", "specificity", "ppv", "npv", "f1", "false_negative_rate")
@@ -109,7 +105,7 @@ def outputs(split: Split, task: Task) -> Grid | None:
     metrics = BY_OUTPUT[task.kind]
     rows = tuple((n, tuple(cell(split["metrics"].get(f"{m}/{n}"), m) for m in metrics)) for n in names)
     what = {"multiclass": "class", "multilabel": "label"}.get(task.kind, "quantity")
-    return Grid(f"By {what}", tuple((_named(m, task), "") for m in metrics), rows)
+    return Grid(f"By {what}", tuple((with_unit(m, task.unit), "") for m in metrics), rows)
 
 
 def thresholds(metrics: Mapping[str, Any], task: Task) -> Grid | None:
@@ -134,7 +130,7 @@ def _threshold_cells(threshold: Mapping[str, Any]) -> tuple[Cell, ...]:
 def subgroup_grids(split: Split, task: Task) -> list[Grid]:
     """The main metrics of every subgroup, one table a column."""
     metrics = HEADLINES[task.kind]
-    heads = (("scans", ""), *((_named(m, task), "") for m in metrics))
+    heads = (("scans", ""), *((with_unit(m, task.unit), "") for m in metrics))
     grids = []
     for column, groups in split["subgroups"]["columns"].items():
         cells = {v: (_sizes(g), *(cell(g["metrics"].get(m), m) for m in metrics)) for v, g in groups.items()}
@@ -170,7 +166,9 @@ def site_grid(split: Split, metrics: Mapping[str, Any], task: Task) -> Grid | No
     heads = tuple((site, _seen(site, trained)) for site in groups)
     rows: list[tuple[str, tuple[Cell, ...]]] = [("scans", tuple(_sizes(g) for g in groups.values()))]
     for metric in (m for m in WORDS if m in split["metrics"]):
-        rows.append((_named(metric, task), tuple(cell(g["metrics"].get(metric), metric) for g in groups.values())))
+        rows.append(
+            (with_unit(metric, task.unit), tuple(cell(g["metrics"].get(metric), metric) for g in groups.values()))
+        )
     reference = metrics["settings"]["reference"].get(column)
     rows += _difference_rows(groups, reference, task) if reference else []
     return Grid("Sites side by side", heads, tuple(rows))
@@ -185,7 +183,7 @@ def _seen(site: str, trained: Sequence[str] | None) -> str:
 def _difference_rows(groups: Mapping[str, Any], reference: str, task: Task) -> list[tuple[str, tuple[Cell, ...]]]:
     return [
         (
-            f"{_named(m, task)}, less {reference}",
+            f"{with_unit(m, task.unit)}, less {reference}",
             tuple(cell(g["differences"][m], m) if g["differences"] else ("reference", "") for g in groups.values()),
         )
         for m in HEADLINES[task.kind]

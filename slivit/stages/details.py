@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from slivit.recipe import Testing
+    from slivit.statistics import Plan
 
 CURVE_POINTS = 250
 """More points of a curve than these no figure shows."""
@@ -50,10 +51,21 @@ def _delong(column: Column, cases: Cases) -> dict[str, Any]:
 
 
 def _curves(column: Column, cases: Cases) -> dict[str, Any]:
+    return curves_of(column.y, column.p, cases.plan)
+
+
+def curves_of(y: Any, p: Any, plan: Plan) -> dict[str, Any]:
+    """The ROC and the precision-recall curve of two classes with their bands, as a file of metrics keeps them.
+
+    Args:
+        y: (n,) 0, 1 or NaN.
+        p: (n,) probability of 1.
+        plan: how to draw for the bands.
+    """
     from slivit.statistics import precision_recall_curve, roc_curve
 
-    curves = {"roc": roc_curve, "precision_recall": precision_recall_curve}
-    return {name: _thinned(curve(column.y, column.p, plan=cases.plan).to_dict()) for name, curve in curves.items()}
+    curves = {"roc": roc_curve(y, p, plan=plan), "precision_recall": precision_recall_curve(y, p, plan=plan)}
+    return {name: _thinned(curve.to_dict()) for name, curve in curves.items()}
 
 
 def _reliability(column: Column, cases: Cases) -> dict[str, Any]:

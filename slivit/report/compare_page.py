@@ -1,0 +1,191 @@
+"""The page of a comparison: the same plain style as an evaluation's, for several models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from slivit.report.draw import styled
+from slivit.report.page import named_targets, render
+from slivit.report.plots_compare import comparison_plots
+from slivit.report.style import (
+    HEADLINES,
+    WORDS,
+    amount,
+    count,
+    interval,
+    metric_name,
+    number,
+    p_text,
+    spoken,
+    told,
+    with_unit,
+)
+from slivit.report.tables import Cell, Grid, cell
+from slivit.task import Task
+
+KINDS = {"single": "one run", "seeds": "runs with different seeds", "folds": "folds, put together"}
+
+T_TEST = "SLIViT t-test on bootstrap differences"
+MEANINGS = {
+    "paired bootstrap": "On the same draws of the same scans; the test to rely on.",
+    T_TEST: (
+        "As in the SLIViT paper. Its p-values are too small, because draws of a bootstrap are no independent "
+        "observations: do not rest a finding on it."
+    ),
+    "DeLong": "Of the ROC AUC; takes scans as independent.",
+    "McNemar, exact": "Of the calls: the share that is right.",
+    "Welch": "Between the runs of two methods; speaks of other runs on these scans.",
+    "Wilcoxon": "Between the runs of two methods, paired by seed or fold.",
+}
+
+
+def write_comparison(out: Path | str, found: Mapping[str, Any]) -> Path:
+    """Write the page of a comparison and its figures.
+
+    Args:
+        out: the folder: `index.html`, and `figures/` with every figure as SVG and PDF.
+        found: `comparison.json`.
+
+    Returns:
+        The page.
+    """
+    task = Task(**found["task"])
+    context = {
+        "title": f"Comparison: {named_targets(task)}",
+        "task": task,
+        "settings": found["settings"],
+        "sentences": list(sentences(found, task)),
+        "cautions": list(cautions(found)),
+        "metrics": metrics_grid(found, task),
+        "tests": list(test_grids(found, task)),
+        "spreads": list(spread_grids(found, task)),
+        "by_output": output_grid(found, task),
+        "methods": [(name, KINDS[m["kind"]], m["runs"]) for name, m in found["methods"].items()],
+    }
+    with styled():
+        return render("compare.html.j2", context, {"all": comparison_plots(found, task.unit)}, Path(out))
+
+
+def sentences(found: Mapping[str, Any], task: Task) -> Iterator[str]:
+    """The outcome in plain words."""
+    methods = found["methods"]
+    scans = f"{count(found['scans'], 'test scan')} of {count(found['patients'], 'patient')}"
+    yield f"{count(len(methods), 'method')} were tested on the same {scans}."
+    metric = found["settings"]["metrics"][0]
+    known = {name: m["metrics"][metric] for name, m in methods.items() if m["metrics"][metric]["value"] is not None}
+    if not known:
+        yield f"{metric_name(metric)} is not defined for any of them."
+        return
+    higher = WORDS[metric.partition("/")[0]].in_unit is False
+    best = (max if higher else min)(known, key=lambda n: known[n]["value"])
+    unit = "" if higher else task.unit
+    yield f"The best {spoken(metric)} is that of {best}: {told(known[best], unit)}."
+    tests = [t for t in _main_tests(found, metric) if best in t["names"]]
+    for test in tests:
+        yield _told_test(test, best, metric, unit)
+
+
+def _main_tests(found: Mapping[str, Any], metric: str) -> list[Mapping[str, Any]]:
+    return [t for t in found["comparisons"] if t["method"] == "paired bootstrap" and t["metric"] == metric]
+
+
+def _told_test(test: Mapping[str, Any], best: str, metric: str, unit: str) -> str:
+    first, second = test["names"]
+    if test["difference"] is None:
+        return f"{first} and {second} cannot be compared: {test['why']}."
+    span = interval(test["low"], test["high"])
+    size = amount(number(test["difference"]), unit) + (f" ({test['level']:.0%} interval {span})" if span else "")
+    text = f"{first} less {second}: {size}"
+    if test["p_value"] is None:
+        return f"{text}; no p-value: {test['why']}."
+    clear = (
+        "a difference that chance hardly explains" if test["holm"] < 1 - test["level"] else "which chance can explain"
+    )
+    return f"{text}, p {p_text(test['p_value'])}, {p_text(test['holm'])} after Holm's correction: {clear}."
+
+
+def cautions(found: Mapping[str, Any]) -> Iterator[str]:
+    """What could make the comparison misleading."""
+    if found["scans"] > found["patients"] and not found["settings"]["by_patient"]:
+        yield (
+            f"{found['scans']:,} scans are of {count(found['patients'], 'patient')}, but scans were drawn one by one: "
+            "the intervals are too narrow and the p-values too small. Use --by-patient."
+        )
+    single = [name for name, m in found["methods"].items() if m["kind"] == "single"]
+    if single:
+        yield (
+            f"One run each of {', '.join(single)}: the tests say whether these very models differ on other scans, not "
+            "whether the methods would, trained again with another seed."
+        )
+    if any(m["kind"] == "folds" for m in found["methods"].values()):
+        yield (
+            "Folds put together mix the probabilities of several models; where they fall short of the single folds, "
+            "the models are calibrated differently."
+        )
+    if found["scans"] < 100:
+        yield f"With {count(found['scans'], 'scan')}, only large differences can be found: none found is not none."
+
+
+def metrics_grid(found: Mapping[str, Any], task: Task) -> Grid:
+    """The main metrics of every method."""
+    metrics = list(dict.fromkeys([*found["settings"]["metrics"], *HEADLINES[task.kind]]))
+    rows = tuple((name, tuple(cell(m["metrics"].get(k), k) for k in metrics)) for name, m in found["methods"].items())
+    return Grid(
+        "Main metrics",
+        tuple((with_unit(m, task.unit), "") for m in metrics),
+        rows,
+        "All metrics are in comparison.json.",
+    )
+
+
+def output_grid(found: Mapping[str, Any], task: Task) -> Grid | None:
+    """The main metric of every class, label or quantity, by method; None where there is one only."""
+    names = task.classes if task.kind == "multiclass" else task.targets
+    if len(names) < 2:
+        return None
+    metric = "r2" if task.kind == "regression" else "roc_auc"
+    rows = tuple((n, tuple(cell(m["metrics"][f"{metric}/{n}"]) for m in found["methods"].values())) for n in names)
+    what = {"multiclass": "class", "multilabel": "label"}.get(task.kind, "quantity")
+    return Grid(f"{metric_name(metric)} by {what}", tuple((name, "") for name in found["methods"]), rows)
+
+
+def test_grids(found: Mapping[str, Any], task: Task) -> Iterator[Grid]:
+    """One table for each test and metric, with differences, intervals and corrected p-values."""
+    heads = ("first", "second", "difference", "p", "Holm", "Bonferroni")
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for test in found["comparisons"]:
+        groups.setdefault((test["method"], test["metric"]), []).append(test)
+    for (method, metric), tests in groups.items():
+        rows = tuple((f"{t['names'][0]} − {t['names'][1]}", _test_cells(t)) for t in tests)
+        notes = dict.fromkeys(t["why"] for t in tests if t["why"] and method != T_TEST)
+        note = " ".join([MEANINGS.get(method, ""), *(f"{n[0].upper()}{n[1:]}." for n in notes)]).strip()
+        title = f"{method[0].upper()}{method[1:]}: {with_unit(metric, task.unit)}"
+        yield Grid(title, tuple((h, "") for h in heads), rows, note)
+
+
+def _test_cells(test: Mapping[str, Any]) -> tuple[Cell, ...]:
+    values = [(number(test[k]), "") for k in ("first", "second")]
+    difference = (number(test["difference"]), interval(test["low"], test["high"]))
+    return (*values, difference, *((p_text(test[k]), "") for k in ("p_value", "holm", "bonferroni")))
+
+
+def spread_grids(found: Mapping[str, Any], task: Task) -> Iterator[Grid]:
+    """Mean and standard deviation over seeds or folds, and every run, of methods with several."""
+    metrics = list(dict.fromkeys([*found["settings"]["metrics"], *HEADLINES[task.kind]]))
+    for name, method in found["methods"].items():
+        if "spread" not in method:
+            continue
+        rows: list[tuple[str, tuple[Cell, ...]]] = []
+        for run, values in zip(method["runs"], method["per_run"], strict=True):
+            rows.append((_run_name(run), tuple((number(values[m]), "") for m in metrics)))
+        rows.append(("mean", tuple((number(method["spread"][m]["mean"]), "") for m in metrics)))
+        rows.append(("standard deviation", tuple((number(method["spread"][m]["sd"]), "") for m in metrics)))
+        if method["kind"] == "folds":
+            rows.append(("folds put together", tuple(cell(method["metrics"][m], m) for m in metrics)))
+        yield Grid(f"Runs of {name}", tuple((with_unit(m, task.unit), "") for m in metrics), tuple(rows))
+
+
+def _run_name(run: Mapping[str, Any]) -> str:
+    return Path(run["folder"]).name + (f", seed {run['seed']}" if run["seed"] is not None else "")
