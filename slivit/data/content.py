@@ -108,18 +108,18 @@ def digest_of(files: Files) -> str:
     """
     import xxhash
 
-    whole = xxhash.xxh3_128()
+    whole, block = xxhash.xxh3_128(), bytearray(_BLOCK)
     alone = len(files.paths) == 1
     for name, path in files.paths:
-        own = _file_digest(path)
+        own = _file_digest(path, block)
         whole.update(own if alone else own + os.fsencode(name) + b"\0")
     return whole.hexdigest()
 
 
-def _file_digest(path: str) -> bytes:
+def _file_digest(path: str, block: bytearray) -> bytes:
     import xxhash
 
-    digest, block = xxhash.xxh3_128(), bytearray(_BLOCK)
+    digest = xxhash.xxh3_128()
     view = memoryview(block)
     with Path(path).open("rb", buffering=0) as stream:
         while size := stream.readinto(block):

@@ -126,7 +126,7 @@ def test_a_young_file_is_hashed_until_its_times_can_be_trusted(tmp_path, scan):
 def test_the_content_is_not_hashed_again_while_the_file_looks_the_same(cache, scan, monkeypatch):
     cache.load(scan, SETTINGS)
     hashed = []
-    monkeypatch.setattr(content, "_file_digest", lambda path: hashed.append(path) or b"other")
+    monkeypatch.setattr(content, "_file_digest", lambda path, block: hashed.append(path) or b"other")
     cache.load(scan, SETTINGS)
     assert not hashed
     cache.verify = True
@@ -167,7 +167,7 @@ def test_items_of_one_file_are_entries_of_their_own(cache, tmp_path, rng, monkey
     np.savez(path, train_images=rng.integers(0, 255, (3, 8, 8, 8)).astype(np.uint8))
     hashed = []
     digest = content._file_digest
-    monkeypatch.setattr(content, "_file_digest", lambda p: hashed.append(p) or digest(p))
+    monkeypatch.setattr(content, "_file_digest", lambda p, block: hashed.append(p) or digest(p, block))
     for i in range(3):
         item = f"{path}#train/{i}"
         np.testing.assert_array_equal(cache.load(item, SETTINGS), load_slices(item, SETTINGS))
