@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slivit import __version__, cli_data, cli_manifests
+from slivit import __version__, cli_data, cli_manifests, cli_report
 from slivit.cli_common import told_errors
 from slivit.errors import SlivitError
 
@@ -94,24 +94,6 @@ def _train(
 
 
 @app.command()
-def evaluate(
-    target: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT|RECIPE", help="A run or checkpoint folder, or a recipe.")
-    ],
-    overrides: Overrides = None,
-    manifest: Annotated[str | None, typer.Option(help="The labelled scans; the run's own test rows if absent.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where results go; CHECKPOINT/evaluation if absent.")] = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Evaluate a checkpoint on labelled scans."""
-    from slivit.stages import evaluate as stage
-
-    with told_errors():
-        recipe = stage.recipe_for(target, overrides or (), manifest, out)
-        typer.echo(stage.run(recipe, overwrite=overwrite))
-
-
-@app.command()
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="A run or checkpoint folder.")],
     scans: Annotated[list[Path], typer.Argument(help="Scans: files or folders, in any format that can be read.")],
@@ -174,7 +156,7 @@ def list_things(what: Annotated[str, typer.Argument(help="models, recipes, forma
             typer.echo(line)
 
 
-for module in (cli_manifests, cli_data):
+for module in (cli_report, cli_manifests, cli_data):
     module.add_commands(app)
 
 

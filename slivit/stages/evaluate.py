@@ -52,6 +52,26 @@ def recipe_for(target: str, overrides: Sequence[str], manifest: str | None, out:
     return check_recipe(EvaluateRecipe, values, f"evaluation of {target}")
 
 
+def testing_for(overrides: Sequence[str], where: str) -> Testing:
+    """The options of the evaluation of a table of predictions.
+
+    Args:
+        overrides: "testing.key=value".
+        where: the table, for messages.
+
+    Raises:
+        RecipeError: every problem at once, also an override that is not about testing.
+    """
+    values: dict[str, Any] = {}
+    for override in overrides:
+        apply_override(values, override)
+    if other := [key for key in values if key != "testing"]:
+        raise RecipeError(
+            f"evaluation of {where}: a table of predictions takes testing.* options alone, not {other[0]}"
+        )
+    return check_recipe(Testing, values.get("testing", {}), f"evaluation of {where}")
+
+
 def run(recipe: EvaluateRecipe, *, overwrite: bool = False) -> Path:
     """Evaluate a checkpoint; how its model is built and its scans prepared stands in its `config.json`.
 
