@@ -72,14 +72,17 @@ def cache_clear(
 ) -> None:
     """Remove preprocessed slices; they are made again when they are needed."""
     from slivit.data.cache import open_cache
+    from slivit.stages.caching import size_text
 
     with told_errors():
-        typer.echo(f"{open_cache(folder).clear(unused_days) / 1e9:.2f} GB freed")
+        typer.echo(f"{size_text(open_cache(folder).clear(unused_days))} freed")
 
 
 def _lines(info: CacheInfo) -> list[str]:
-    total = f"{info.folder}: {info.scans} scans, {info.bytes / 1e9:.2f} GB"
-    partial = [f"  {info.partial_bytes / 1e9:.2f} GB half written"] if info.partial_bytes else []
+    from slivit.stages.caching import size_text
+
+    total = f"{info.folder}: {info.scans} scans, {size_text(info.bytes)}"
+    partial = [f"  {size_text(info.partial_bytes)} half written"] if info.partial_bytes else []
     return [total, *(f"  {_told(group)}" for group in info.groups), *partial]
 
 
@@ -88,6 +91,7 @@ def _told(group: Group) -> str:
     from datetime import datetime
 
     from slivit.data.preprocessing import Preprocessing
+    from slivit.stages.caching import size_text
 
     used = f"{datetime.fromtimestamp(group.used):%Y-%m-%d %H:%M}"
     size = " x ".join(str(n) for n in group.settings.get("size") or ())
@@ -95,4 +99,4 @@ def _told(group: Group) -> str:
     changed = {k: v for k, v in group.settings.items() if k != "size" and v != plain.get(k)}
     settings = ", ".join([size, *(f"{k} {v}" for k, v in changed.items())])
     old = "" if group.current else "; made by another version of slivit, and no longer used"
-    return f"{group.scans} scans, {group.bytes / 1e9:.2f} GB, last used {used}: {settings}{old}"
+    return f"{group.scans} scans, {size_text(group.bytes)}, last used {used}: {settings}{old}"

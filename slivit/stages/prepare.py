@@ -12,7 +12,7 @@ from slivit.data.manifest import inspect_manifest
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import RecipeError
 from slivit.recipe import Data, Model, Section, Stage, TrainingRecipe, apply_override, check_recipe, load_recipe
-from slivit.stages.caching import GB, cache_of
+from slivit.stages.caching import cache_of, size_text
 from slivit.stages.sources import load_manifest
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def run(recipe: TrainingRecipe | PrepareRecipe, *, progress: bool = True) -> Pre
     told = prepare(rows, settings, cache, workers=recipe.data.workers, progress=progress)
     log.info("%d scans prepared, %d were there, %d cannot be read", told.built, told.found, len(told.failed))
     held = cache.info()
-    log.info("%s: %d scans, %.2f GB", cache.folder, held.scans, held.bytes / GB)
+    log.info("%s: %d scans, %s", cache.folder, held.scans, size_text(held.bytes))
     for _, reason in told.failed[:_SHOWN]:
         log.warning("%s", reason)
     if len(told.failed) > _SHOWN:

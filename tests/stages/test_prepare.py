@@ -12,7 +12,7 @@ from slivit.data.cache import SliceCache
 from slivit.data.preprocessing import Preprocessing, load_slices
 from slivit.errors import RecipeError
 from slivit.recipe import Data, load_recipe
-from slivit.stages.caching import cache_of
+from slivit.stages.caching import cache_of, size_text
 from slivit.stages.prepare import recipe_for, run
 
 MODEL = {"backbone": "resnet10t", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
@@ -80,7 +80,7 @@ def test_commands(recipe, tmp_path):
     assert "4 x 32 x 32, sampling middle" in told
     command("cache", "clear", folder, "--unused-days", 1)
     assert SliceCache(folder).info().scans == 40
-    assert "GB freed" in command("cache", "clear", folder)
+    assert "kB freed" in command("cache", "clear", folder)
     assert SliceCache(folder).info().scans == 0
 
 
@@ -101,6 +101,11 @@ def test_mistakes(recipe, tmp_path):
     assert 'unknown key "fit"' in command("prepare", tmp_path / "my.csv", "fit.epochs=3", expect=2)
     with pytest.raises(RecipeError, match="cache_gb"):
         recipe_for(recipe, ["data.cache_gb=-1"])
+
+
+def test_sizes_as_people_read_them():
+    sizes = [size_text(n) for n in (0, 999, 1000, 12_345_678, 5 * 10**13)]
+    assert sizes == ["0 B", "999 B", "1.0 kB", "12.3 MB", "50.0 TB"]
 
 
 def test_the_limit_of_a_recipe_in_bytes(tmp_path):
