@@ -227,6 +227,12 @@ _SIZES: dict[str, dict[str, Any]] = {
     "dino3d_vit_large": {"dim": 1024, "depth": 24, "heads": 16},
 }
 
+_PARAMETERS = {
+    "dino3d_vit_small": 22_960_897,
+    "dino3d_vit_base": 88_389_121,
+    "dino3d_vit_large": 306_780_161,
+}
+
 for _name, _size in _SIZES.items():
     register_model(
         _name,
@@ -234,6 +240,7 @@ for _name, _size in _SIZES.items():
         size=(96, 96, 96),
         mean=(0.5,),
         std=(0.5,),
+        parameters=_PARAMETERS[_name],
         source="arXiv:2501.11755",
         licence="Apache-2.0 (definition); CC BY-NC-ND 4.0 (weights released by the authors)",
         weights="released for dino3d_vit_large alone; docs/dino3d.md" if _name == "dino3d_vit_large" else "",

@@ -155,6 +155,7 @@ class EchoNet(VolumeModel):
     std=(0.5,),
     source="doi:10.1038/s41746-019-0216-8",
     licence="Apache-2.0 (definition)",
+    parameters=20_964_545,
     small={"slices": 2, "image_size": SMALLEST, "depths": (1, 1, 1), "width": 4},
 )
 def echonet(

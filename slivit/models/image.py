@@ -48,6 +48,7 @@ class ImageClassifier(nn.Module):
     size=(1, 256, 256),
     source="doi:10.1038/s41551-024-01257-9, Methods, pre-training",
     licence="Apache-2.0 (definition); weights as their backbone's",
+    parameters=27_820_897,
     weights="timm downloads ImageNet weights with pretrained = true",
     small={"backbone": "convnext_atto", "image_size": 64},
 )

@@ -84,9 +84,10 @@ def _kept_stages(name: str, depths: Sequence[int]) -> int:
     return kept
 
 
-for _name in ("r3d_18", "mc3_18", "r2plus1d_18"):
+for _name, _parameters in (("r3d_18", 33_166_785), ("mc3_18", 11_490_753), ("r2plus1d_18", 31_300_638)):
     register_model(
         _name,
+        parameters=_parameters,
         **COMMON,
         **KINETICS,
         size=(16, 112, 112),
@@ -100,7 +101,8 @@ for _name in ("r3d_18", "mc3_18", "r2plus1d_18"):
     **KINETICS,
     size=(16, 224, 224),
     source="arXiv:1712.04851",
-    small={"slices": 6, "image_size": 17},
+    parameters=7_911_073,
+    small={"slices": 8, "image_size": 17},
 )
 def s3d(
     out_dim: int,
@@ -116,7 +118,7 @@ def s3d(
     The published pooling window of (2, 7, 7) shrinks to the feature map where the input is smaller than 16 x 224 x 224.
 
     Args:
-        slices: S, at least 6 (with 5, the gradient of the first convolution corrupts memory in oneDNN).
+        slices: S, at least 8: with 5 to 7, oneDNN's gradient of the first convolution is wrong.
         image_size: P, at least 17.
         out_dim, in_chans, dropout, pretrained: see `video_resnet`.
 
@@ -124,8 +126,8 @@ def s3d(
     """
     from torchvision.models.video import S3D
 
-    if slices < 6 or image_size < 17:
-        raise ModelError(f"s3d: slices must be at least 6 and image_size at least 17, got {slices} and {image_size}")
+    if slices < 8 or image_size < 17:
+        raise ModelError(f"s3d: slices must be at least 8 and image_size at least 17, got {slices} and {image_size}")
     network: Any = S3D()
     along, across = -(-slices // 4) // 2, -(-image_size // 16) // 2
     network.avgpool = nn.AvgPool3d((min(2, along), min(7, across), min(7, across)), stride=1)
@@ -172,9 +174,13 @@ def mvit(
     return _model(name, network, out_dim, features, size, in_chans, dropout, pretrained, adapt=resize_positions)
 
 
-for _name, _source in (("mvit_v1_b", "arXiv:2104.11227"), ("mvit_v2_s", "arXiv:2112.01526")):
+for _name, _parameters, _source in (
+    ("mvit_v1_b", 36_303_841, "arXiv:2104.11227"),
+    ("mvit_v2_s", 34_230_913, "arXiv:2112.01526"),
+):
     register_model(
         _name,
+        parameters=_parameters,
         **COMMON,
         mean=(0.45,) * 3,
         std=(0.225,) * 3,
@@ -233,16 +239,17 @@ def swin3d(
     return _model(name, network, out_dim, network.num_features, size, in_chans, dropout, pretrained)
 
 
-SWIN_SIZES: dict[str, dict[str, Any]] = {
-    "swin3d_t": {"depths": (2, 2, 6, 2)},
-    "swin3d_s": {},
-    "swin3d_b": {"embed_dim": 128, "num_heads": (4, 8, 16, 32)},
-}
-for _name, _sizes in SWIN_SIZES.items():
-    _more = {"weights": f"{HUB_NAME} or KINETICS400_IMAGENET22K_V1, which torchvision downloads"}
+SWIN_B = {"weights": f"{HUB_NAME} or KINETICS400_IMAGENET22K_V1, which torchvision downloads"}
+SWIN_SIZES: tuple[tuple[str, int, dict[str, Any], dict[str, Any]], ...] = (
+    ("swin3d_t", 27_851_239, {"depths": (2, 2, 6, 2)}, {}),
+    ("swin3d_s", 49_509_847, {}, {}),
+    ("swin3d_b", 87_640_009, {"embed_dim": 128, "num_heads": (4, 8, 16, 32)}, SWIN_B),
+)
+for _name, _parameters, _sizes, _more in SWIN_SIZES:
     register_model(
         _name,
-        **(COMMON | _more if _name == "swin3d_b" else COMMON),
+        **(COMMON | _more),
+        parameters=_parameters,
         size=(32, 224, 224),
         source="arXiv:2106.13230",
         small={"slices": 4, "image_size": 32, "embed_dim": 12, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 4)},

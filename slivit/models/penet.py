@@ -134,6 +134,7 @@ def _initialise(module: nn.Module) -> None:
     source="doi:10.1038/s41746-020-0266-y",
     licence="Apache-2.0 (definition); the released weights state none",
     weights="a .pth.tar checkpoint, linked in the README of https://github.com/marshuang80/penet",
+    parameters=28_398_705,
     small={
         "slices": 4,
         "image_size": 32,

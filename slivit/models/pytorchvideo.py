@@ -190,13 +190,14 @@ def pytorchvideo(
     )
 
 
-def _register(name: str, slices: int, source: str, small: dict[str, Any], **args: Any) -> None:
+def _register(name: str, slices: int, parameters: int, source: str, small: dict[str, Any], **args: Any) -> None:
     register_model(
         name,
         input="clip",
         size=(slices, 224, 224),
         mean=(0.45,) * 3,
         std=(0.225,) * 3,
+        parameters=parameters,
         source=source,
         licence="Apache-2.0",
         weights=f"{HUB_NAME}: {URL}/{MEMBERS[name].file}",
@@ -204,7 +205,7 @@ def _register(name: str, slices: int, source: str, small: dict[str, Any], **args
     )(partial(pytorchvideo, name, slices=slices, **args))
 
 
-_register("slow_r50", 8, "arXiv:1812.03982", {"slices": 4, "width": 8})
-_register("slowfast_r50", 32, "arXiv:1812.03982", {"slices": 8, "width": 16})
-_register("r2plus1d_r50", 16, "arXiv:1711.11248", {"slices": 4, "width": 8})
-_register("csn_r101", 32, "arXiv:1904.02811", {"slices": 8, "width": 8}, depths=(3, 4, 23, 3))
+_register("slow_r50", 8, 31_636_545, "arXiv:1812.03982", {"slices": 4, "width": 8})
+_register("slowfast_r50", 32, 33_646_793, "arXiv:1812.03982", {"slices": 8, "width": 16})
+_register("r2plus1d_r50", 16, 27_290_049, "arXiv:1711.11248", {"slices": 4, "width": 8})
+_register("csn_r101", 32, 21_396_225, "arXiv:1904.02811", {"slices": 8, "width": 8}, depths=(3, 4, 23, 3))

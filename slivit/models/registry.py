@@ -35,6 +35,7 @@ class ModelSpec:
         source: the paper or page that defines the network.
         licence: the licence of the published weights, or of the definition where there are none.
         weights: what a user must download to start from published weights; empty where there are none.
+        parameters: of the network at its default size with one output.
         small: arguments that make the smallest sensible instance, for tests.
         args: the arguments with which this instance was created.
     """
@@ -47,6 +48,7 @@ class ModelSpec:
     source: str = ""
     licence: str = ""
     weights: str = ""
+    parameters: int = 0
     small: Mapping[str, Any] = field(default_factory=dict)
     args: Mapping[str, Any] = field(default_factory=dict)
 

@@ -75,6 +75,7 @@ class ResNet3d(nn.Module):
     std=(0.5,),
     source="arXiv:1711.09577",
     licence="Apache-2.0 (definition)",
+    parameters=33_160_513,
     small={"slices": 8, "image_size": 32, "depths": (1, 1, 1, 1), "width": 8},
 )
 def resnet3d_18(

@@ -228,10 +228,14 @@ COMMON: dict[str, Any] = {
 }
 SMALL: dict[str, Any] = {"slices": 3, "image_size": 32, "backbone_args": TINY}
 
-for _name, _backbone in {"resnet18_2d": "resnet18.tv_in1k", "resnext101_2d": "resnext101_32x8d.tv_in1k"}.items():
+for _name, _backbone, _parameters in (
+    ("resnet18_2d", "resnet18.tv_in1k", 11_177_025),
+    ("resnext101_2d", "resnext101_32x8d.tv_in1k", 86_744_385),
+):
     register_model(
         _name,
         **COMMON,
+        parameters=_parameters,
         source="arXiv:2304.00546",
         weights=WEIGHTS.format(_backbone),
         small=SMALL if "18" in _name else SMALL | {"backbone_args": TINY | {"cardinality": 2}},
@@ -242,6 +246,7 @@ for _name, _backbone in {"resnet18_2d": "resnet18.tv_in1k", "resnext101_2d": "re
     **COMMON,
     source="arXiv:1411.4389; arXiv:2304.00546",
     weights=WEIGHTS.format("resnext101_32x8d.tv_in1k"),
+    parameters=88_415_297,
     small=SMALL | {"backbone": "resnet18", "hidden": 8},
 )
 def lrcn(
@@ -290,6 +295,7 @@ def lrcn(
     **COMMON,
     source="arXiv:2303.01491",
     weights=WEIGHTS.format("resnet18.tv_in1k"),
+    parameters=11_201_441,
     small=SMALL | {"dim": 8, "heads": 2, "hidden": 8},
 )
 def position_encoded_slices(

@@ -88,6 +88,7 @@ def _convolutions(widths: list[int]) -> nn.Sequential:
     source="doi:10.1038/s41746-021-00411-w",
     licence="Apache-2.0 (definition); weights as their backbone's",
     weights="resnet18.tv_in1k (ImageNet-1k), which timm downloads with pretrained = true; none for OCT is published",
+    parameters=11_228_065,
     small={
         "slices": 5,
         "image_size": 32,

@@ -138,6 +138,7 @@ def published_tokens(features: Tensor, slices: int) -> Tensor:
     size=(28, 256, 256),
     source="doi:10.1038/s41551-024-01257-9",
     licence="Apache-2.0 (definition); CC BY-NC-ND 4.0 (weights released by the authors)",
+    parameters=48_383_585,
     weights="feature_extractor.pth or slivit.pth, released at https://github.com/cozygene/SLIViT",
     small={
         "backbone": "test_convnext",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -260,10 +259,13 @@ def unimiss(
 
 
 REPOSITORY = "https://github.com/YtongXie/UniMiSS-code"
-SIZES: dict[str, dict[str, Any]] = {"unimiss_tiny": {"depths": (1, 1, 1, 1)}, "unimiss_small": {}}
-for _name, _sizes in SIZES.items():
+for _name, _parameters, _depths in (
+    ("unimiss_tiny", 11_375_841, (1, 1, 1, 1)),
+    ("unimiss_small", 24_645_601, (2, 3, 4, 3)),
+):
     register_model(
         _name,
+        parameters=_parameters,
         input="volume",
         size=PUBLISHED,
         mean=(0.5,),
@@ -278,4 +280,4 @@ for _name, _sizes in SIZES.items():
             "depths": (1, 1, 1, 1),
             "num_heads": (1, 1, 2, 2),
         },
-    )(partial(unimiss, _name, **_sizes))
+    )(partial(unimiss, _name, depths=_depths))

@@ -258,6 +258,7 @@ _register(
     (0.5,) * 3,
     (0.5,) * 3,
     source="arXiv:2103.15691",
+    parameters=88_647_169,
     licence="Apache-2.0 (definition); MIT (weights)",
 )
 _register(
@@ -266,6 +267,7 @@ _register(
     IMAGENET_MEAN,
     IMAGENET_STD,
     source="arXiv:2203.12602",
+    parameters=86_227_969,
     licence="Apache-2.0 (definition); CC BY-NC 4.0 (weights)",
 )
 _register(
@@ -274,5 +276,6 @@ _register(
     (0.45,) * 3,
     (0.225,) * 3,
     source="arXiv:2102.05095",
+    parameters=121_259_521,
     licence="Apache-2.0 (definition); CC BY-NC 4.0 (weights)",
 )

@@ -72,6 +72,7 @@ class FactorisedEncoder(nn.Module):
     std=(0.5,),
     source="arXiv:2103.15691",
     licence="Apache-2.0 (definition)",
+    parameters=21_583_873,
     small={
         "slices": 4,
         "image_size": 32,

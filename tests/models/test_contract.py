@@ -79,6 +79,15 @@ def test_names_where_it_comes_from(model: nn.Module) -> None:
     assert model.spec.licence
 
 
+@pytest.mark.parametrize("name", list_models())
+def test_states_its_size(name: str) -> None:
+    spec = model_spec(name)
+    with torch.device("meta"):
+        model = create_model(name, 1)
+    assert spec.parameters == sum(p.numel() for p in model.parameters()), "register_model(parameters=...) is wrong"
+    assert model.spec.size == spec.size
+
+
 def test_an_unknown_name_or_argument_is_told() -> None:
     with pytest.raises(ModelError, match="slivit"):
         create_model("slivitt", 1)

@@ -149,7 +149,7 @@ def test_grey_input_by_copy_and_by_the_sum_of_the_first_layer(name: str) -> None
         ("r3d_18", {"depths": (2, 0, 2, 2)}),
         ("r3d_18", {"depths": (0, 0, 0, 0)}),
         ("r3d_18", {"in_chans": 4}),
-        ("s3d", {"slices": 4}),
+        ("s3d", {"slices": 7}),
         ("mvit_v2_s", {"image_size": 48}),
         ("swin3d_t", {"num_heads": (1, 2)}),
         ("swin3d_t", {"num_heads": (5, 5, 5, 5)}),
