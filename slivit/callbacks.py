@@ -25,6 +25,11 @@ def better(monitor: str) -> np.ufunc:
     return np.less if any(part in monitor for part in falls) else np.greater
 
 
+def _trains(learn: Any) -> bool:
+    """Whether a learner trains, and neither looks for a rate nor predicts."""
+    return not hasattr(learn, "lr_finder") and not hasattr(learn, "gather_preds")
+
+
 class KeepBest(TrackerCallback):
     """Keep the weights of the best epoch in memory, and restore them when the fit ends."""
 
@@ -82,7 +87,7 @@ class SeedEpochs(Callback):
         self.seed = seed
 
     def before_train(self) -> None:
-        if hasattr(self.learn, "lr_finder") or hasattr(self.learn, "gather_preds"):
+        if not _trains(self.learn):
             return
         digest = hashlib.sha256(f"{self.seed}/{self.epoch}".encode()).digest()
         seed = int.from_bytes(digest[:4], "big")
@@ -115,9 +120,9 @@ class AverageWeights(Callback):
         self._live: dict[str, torch.Tensor] | None = None
 
     def before_fit(self) -> None:
-        from timm.utils import ModelEmaV3
+        from timm.utils.model_ema import ModelEmaV3
 
-        self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
+        self.run = _trains(self.learn)
         if self.run and self.ema is None:
             self.ema = ModelEmaV3(self.model, decay=self.decay, use_warmup=True)
 
@@ -167,23 +172,20 @@ class SaveProgress(Callback):
     Args:
         folder: the run's folder.
         lr_max: the peak of the schedule, which a resumed run must not look for again.
-        fingerprint: what must be the same when the run goes on (the resolved recipe).
     """
 
     order = StopEarly.order + 1  # its restore must come after the others have reset themselves
 
-    def __init__(self, folder: Path, lr_max: float, fingerprint: str = "") -> None:
-        self.path = Path(folder) / "progress.pt"
-        self.lr_max, self.fingerprint = lr_max, fingerprint
+    def __init__(self, folder: Path, lr_max: float) -> None:
+        self.path, self.lr_max = Path(folder) / "progress.pt", lr_max
 
     def before_fit(self) -> None:
-        self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
-        if self.run and getattr(self.learn, "first_epoch", 0):
+        self.run = _trains(self.learn)
+        if self.run and getattr(self.learn, "first_epoch", False):
             self._restore()
 
     def after_epoch(self) -> None:
         state = {
-            "fingerprint": self.fingerprint,
             "epoch": self.epoch + 1,
             "n_epoch": self.n_epoch,
             "lr_max": self.lr_max,
@@ -277,7 +279,7 @@ class LogEpochs(Callback):
     order = 51  # behind fastai's Recorder, which gathers the values
 
     def after_epoch(self) -> None:
-        if hasattr(self.learn, "lr_finder") or hasattr(self.learn, "gather_preds"):
+        if not _trains(self.learn):
             return
         names, values = self.recorder.metric_names[1:], self.recorder.log[1:]
         shown = [f"{n} {v:.4f}" if isinstance(v, float) else f"{n} {v}" for n, v in zip(names, values, strict=False)]

@@ -287,7 +287,7 @@ def _grid(ctxs: Any, count: int, figsize: Any) -> Any:
 
 
 @dispatch
-def show_batch(  # noqa: F811 (one more case of fastai's function)
+def show_batch(  # type: ignore[no-redef]  # noqa: F811 (one more case of fastai's function)
     x: TensorSlices, y: Any, samples: Any, ctxs: Any = None, max_n: int = 9, figsize: Any = None, **kwargs: Any
 ) -> Any:
     """Draw a contact sheet of the slices of each volume, titled by its targets."""
@@ -299,7 +299,7 @@ def show_batch(  # noqa: F811 (one more case of fastai's function)
 
 
 @dispatch
-def show_results(  # noqa: F811 (one more case of fastai's function)
+def show_results(  # type: ignore[no-redef]  # noqa: F811 (one more case of fastai's function)
     x: TensorSlices,
     y: Any,
     samples: Any,
