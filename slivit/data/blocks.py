@@ -286,8 +286,8 @@ def _grid(ctxs: Any, count: int, figsize: Any) -> Any:
     return get_grid(count, figsize=figsize or (4 * min(count, 3), 4 * -(-count // 3)), ncols=min(count, 3))
 
 
-@dispatch
-def show_batch(  # type: ignore[no-redef]  # noqa: F811 (one more case of fastai's function)
+@dispatch  # type: ignore[no-redef]
+def show_batch(  # noqa: F811 (one more case of fastai's function)
     x: TensorSlices, y: Any, samples: Any, ctxs: Any = None, max_n: int = 9, figsize: Any = None, **kwargs: Any
 ) -> Any:
     """Draw a contact sheet of the slices of each volume, titled by its targets."""
@@ -298,8 +298,8 @@ def show_batch(  # type: ignore[no-redef]  # noqa: F811 (one more case of fastai
     return ctxs
 
 
-@dispatch
-def show_results(  # type: ignore[no-redef]  # noqa: F811 (one more case of fastai's function)
+@dispatch  # type: ignore[no-redef]
+def show_results(  # noqa: F811 (one more case of fastai's function)
     x: TensorSlices,
     y: Any,
     samples: Any,
