@@ -54,23 +54,10 @@ def video_resnet(
 
     Source: Tran et al. 2018, section 3.
     """
-    from torchvision.models.video import resnet
+    from slivit.models._torchvision import ShortenedResNet
 
-    class Shortened(resnet.VideoResNet):
-        """A stage without blocks is left out."""
-
-        def _make_layer(self, block: Any, conv_builder: Any, planes: int, blocks: int, stride: int = 1) -> Any:
-            return super()._make_layer(block, conv_builder, planes, blocks, stride) if blocks else nn.Identity()
-
-    parts: dict[str, tuple[Any, list[Any]]] = {
-        "r3d_18": (resnet.BasicStem, [resnet.Conv3DSimple] * STAGES),
-        "mc3_18": (resnet.BasicStem, [resnet.Conv3DSimple] + [resnet.Conv3DNoTemporal] * (STAGES - 1)),
-        "r2plus1d_18": (resnet.R2Plus1dStem, [resnet.Conv2Plus1D] * STAGES),
-    }
-    stem, convolutions = parts[name]
     kept = _kept_stages(name, depths)
-    network: Any = Shortened(resnet.BasicBlock, convolutions, list(depths), stem)
-    network.fc = nn.Identity()
+    network = ShortenedResNet(name, depths)
     drop = tuple(rf"^layer{stage + 1}\." for stage in range(kept, STAGES))
     size = (slices, image_size, image_size)
     return _model(name, network, out_dim, network.inplanes, size, in_chans, dropout, pretrained, drop=drop)

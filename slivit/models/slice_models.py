@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from slivit.errors import ModelError, one_of
 from slivit.models._backbones import build_backbone, feature_map
 from slivit.models._volume import check_channels, check_sizes, check_volume
-from slivit.models._weights import Weights, sum_first_layers
+from slivit.models._weights import Weights, start_from, sum_first_layers
 from slivit.models.registry import register_model
 
 Pool = Literal["mean", "max"]
@@ -34,7 +34,7 @@ class SliceModel(nn.Module):
         backbone: a convolutional network of timm.
         backbone_args: its further arguments.
         in_chans: 3, or 1 for grey input with a summed first layer.
-        pretrained: see `build_backbone`.
+        pretrained: True downloads timm's weights; see `start_from`.
     """
 
     head: nn.Linear
@@ -54,10 +54,12 @@ class SliceModel(nn.Module):
         check_channels(name, in_chans)
         self.name, self.input_size, self.in_chans = name, size, in_chans
         self.backbone, self.backbone_info = build_backbone(
-            backbone, stride=STRIDE, image_size=size[1], pretrained=pretrained, args=backbone_args
+            backbone, stride=STRIDE, image_size=size[1], pretrained=pretrained is True, args=backbone_args
         )
         if in_chans == 1:
             sum_first_layers(self.backbone)
+        if pretrained is not True:
+            start_from(self, pretrained)
 
     def forward_slices(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) -> (B, S, features): the pooled feature map of each slice."""
