@@ -96,8 +96,11 @@ def nothing(ax: Axes, why: str) -> None:
     """Say in place of a drawing why there is none."""
     from textwrap import fill
 
+    small = len(ax.figure.axes) > 1
+    words, size = fill(f"Not defined: {why}", 22 if small else 44), 6 if small else 9.5
     ax.set_axis_off()
-    ax.text(0.5, 0.5, fill(f"Not defined: {why}", 44), ha="center", va="center", color=QUIET, transform=ax.transAxes)
+    text = ax.text(0.5, 0.5, words, ha="center", va="center", color=QUIET, fontsize=size, transform=ax.transAxes)
+    text.set_in_layout(False)  # a long reason must not squeeze the axes
 
 
 def svg_text(plot: Plot) -> str:

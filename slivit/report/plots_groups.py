@@ -33,7 +33,7 @@ def forest(rows: Sequence[Row], label: str, *, line: float | None = None, line_t
         line: a value to mark, as that of all scans.
         line_text: what it is.
     """
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MaxNLocator, NullLocator
 
     rows = list(rows)[:MOST_ROWS]
     figure, ax = new_figure(0.9 + 0.27 * len(rows))
@@ -49,7 +49,8 @@ def forest(rows: Sequence[Row], label: str, *, line: float | None = None, line_t
         text.set_fontweight("bold" if estimate is None else "normal")
     ax.set(ylim=(len(rows) - 0.4, -0.7), xlabel=label)
     ax.tick_params(axis="y", length=0)
-    ax.xaxis.set_major_locator(MaxNLocator(6))
+    defined = any(estimate is not None and estimate["value"] is not None for _, estimate in rows)
+    ax.xaxis.set_major_locator(MaxNLocator(6) if defined else NullLocator())
     ax.spines["left"].set_visible(False)
     ax.grid(True, axis="x")
     ax.margins(x=0.08)

@@ -40,7 +40,8 @@ def reliability_plot(split: Split) -> Plot:
         figure, ax = new_figure(4.7)
         unit_square(ax, x, y)
         _draw_reliability(ax, split["reliability"][names[0]]["mass"], 6)
-        _note_calibration(ax, split["metrics"])
+        if split["metrics"]["brier"]["value"] is not None:
+            _note_calibration(ax, split["metrics"])
     else:
 
         def draw(ax: Axes, name: str) -> None:

@@ -41,7 +41,7 @@ def curve_plot(kind: str, split: Split, names: Sequence[str]) -> Plot:
         unit_square(ax, *AXES[kind])
         for i, name in enumerate(names):
             _draw_curve(ax, kind, split, name, i, len(names) > 1)
-        if len(names) == 1:
+        if len(names) == 1 and split["curves"][names[0]][kind]["y"]:
             _chance(ax, kind, split, names[0])
         _legend(ax, kind)
     else:
@@ -56,11 +56,11 @@ def _legend(ax: Axes, kind: str) -> None:
 
 def _draw_panel(ax: Axes, kind: str, split: Split, name: str) -> None:
     unit_square(ax, "", "")
-    _chance(ax, kind, split, name)
     curve = split["curves"][name][kind]
     if curve["y"] is None:
         nothing(ax, curve["why"])
         return
+    _chance(ax, kind, split, name)
     _draw_curve(ax, kind, split, name, 0, False, label=False)
     value = number(_metric(split, AREAS[kind], name)["value"], 2)
     place = (0.96, 0.06, "right") if kind == "roc" else (0.04, 0.06, "left")

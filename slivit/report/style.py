@@ -115,7 +115,8 @@ def with_unit(metric: str, unit: str) -> str:
 def spoken(metric: str) -> str:
     """What a metric is called within a sentence."""
     name = metric_name(metric)
-    return name if name[1:2].isupper() or name[1:2] in "²1 " else name[0].lower() + name[1:]
+    proper = name[1:2].isupper() or name[1:2] in "²1 " or name.split()[0] in ("Brier", "Pearson", "Spearman")
+    return name if proper else name[0].lower() + name[1:]
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from slivit.report.style import WORDS, amount, count, inside, interval, metric_name, number, spoken, told
+from slivit.report.tables import is_set
 from slivit.task import Task
 
 FEW = 10
@@ -85,7 +86,7 @@ def _calls(split: Split, task: Task, metrics: Mapping[str, Any]) -> str:
 def _rule(metrics: Mapping[str, Any]) -> str:
     """How the threshold came about, in words."""
     point = metrics["operating_point"]
-    if point["rule"].replace(".", "").isdigit():
+    if is_set(point["rule"]):
         return "a threshold that was set, not chosen on data"
     return f"a threshold chosen by the rule {point['rule']} on {point['chosen_on'] or 'validation data'}"
 
@@ -219,7 +220,7 @@ def _sparse(split: Split, task: Task) -> Iterator[str]:
         for c, n in counts.get("classes", {}).items():
             if n < FEW:
                 kind = {"1": "positive", "0": "negative"}[c] if task.kind != "multiclass" else f'"{c}"'
-                yield f"{target}: only {count(n, kind + ' scan')}, so little can be said about them."
+                yield f"{target}: {f'only {n}' if n else 'no'} {kind} scan{'' if n == 1 else 's'}."
 
 
 def _decisions(task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -232,5 +233,5 @@ def _decisions(task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
             "--operating-point sensitivity=0.9."
         )
     for target, threshold in point["thresholds"].items():
-        if threshold["why"] and not point["rule"].replace(".", "").isdigit():
+        if threshold["why"] and not is_set(point["rule"]):
             yield f"{target}: the rule {point['rule']} gave no threshold ({threshold['why']}); 0.5 is used."

@@ -115,8 +115,16 @@ def thresholds(metrics: Mapping[str, Any], task: Task) -> Grid | None:
         return None
     columns = ("threshold", "sensitivity there", "specificity there", "scans", "positive")
     rows = tuple((target, _threshold_cells(point["thresholds"][target])) for target in task.targets)
-    chosen = f"Chosen on {point['chosen_on']}." if point["chosen_on"] else "Not chosen on data."
-    return Grid("Thresholds", tuple((c, "") for c in columns), rows, f"Rule: {point['rule']}. {chosen}")
+    where = point["chosen_on"]
+    note = f"Chosen by the rule {point['rule']} on {where}." if where else "Set, not chosen on data."
+    if is_set(point["rule"]) and where:
+        note = f"Set, not chosen on data; the rates are those on {where}."
+    return Grid("Thresholds", tuple((c, "") for c in columns), rows, note)
+
+
+def is_set(rule: str) -> bool:
+    """Whether the rule of an operating point is a threshold itself, not a choice by data."""
+    return rule.replace(".", "").isdigit()
 
 
 def _threshold_cells(threshold: Mapping[str, Any]) -> tuple[Cell, ...]:
