@@ -1,4 +1,4 @@
-"""torchvision's video ResNets with stages left out; imported where a network is made, as torchvision is slow to load."""
+"""torchvision's video ResNets with stages left out; imported where a network is made, as torchvision loads slowly."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,17 @@ def test_a_wrong_shape_is_told(model: nn.Module) -> None:
 def test_names_where_it_comes_from(model: nn.Module) -> None:
     assert model.spec.source
     assert model.spec.licence
+
+
+def test_can_be_described_in_json_and_sent_to_another_process(model: nn.Module) -> None:
+    args = json.loads(json.dumps(dict(model.spec.args)))
+    copy = create_model(model.spec.name, OUT_DIM, **args)
+    copy.load_state_dict(model.state_dict())
+    sent = pickle.loads(pickle.dumps(model))
+    with torch.no_grad():
+        expected = model.eval()(batch(model))
+        torch.testing.assert_close(copy.eval()(batch(model)), expected)
+        torch.testing.assert_close(sent.eval()(batch(model)), expected)
 
 
 @pytest.mark.parametrize("name", list_models())
