@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait as wait_for
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -54,7 +57,7 @@ def _run(
     queue = iter(chunks)
     running: dict[Future[list[Result]], range] = {}
     dead: Chunks = []
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
     try:
         while not dead:
             for chunk in islice(queue, ahead - len(running)):
@@ -72,6 +75,19 @@ def _run(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return dead + list(running.values()), list(queue)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone: a parent that was killed cannot send it home."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait_for([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _call(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:

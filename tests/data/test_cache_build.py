@@ -1,6 +1,11 @@
 """Filling the cache, and training from it."""
 
 import errno
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +14,7 @@ from slivit.data import cache_entry
 from slivit.data.augmentation import Augmentation
 from slivit.data.cache import CacheError
 from slivit.data.cache_build import prepare
+from slivit.data.check_pool import spread
 from slivit.data.preprocessing import Preprocessing, load_slices
 
 SETTINGS = Preprocessing(size=(4, 16, 12))
@@ -68,3 +74,39 @@ def test_predictions_are_the_same_with_a_cache(cache, make_scan):
     for _ in range(2):
         assert cached[0].stack.equal(plain[0].stack)
         assert cached[0].notes == plain[0].notes != ()
+
+
+def note_and_sleep(folder):
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(600)
+
+
+def sleep_in_workers(folder):
+    list(spread(note_and_sleep, [folder] * 16, 2, died=str))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_processes_end_with_the_one_that_was_killed(tmp_path):
+    parent = multiprocessing.get_context("spawn").Process(target=sleep_in_workers, args=(str(tmp_path),))
+    parent.start()
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+    children = [p.name for p in tmp_path.iterdir()]
+    assert all(runs(child) for child in children)
+    parent.kill()
+    parent.join(60)
+    wait_until(lambda: not any(runs(child) for child in children))
+
+
+def runs(process):
+    try:
+        state = Path("/proc", process, "stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # ended, but not yet collected by its new parent
+
+
+def wait_until(true, seconds=60):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
