@@ -48,24 +48,35 @@ def fetch_torchvision(name: str, identifier: str) -> dict[str, Any]:
 
 
 def fetch_hugging_face(name: str, identifier: str) -> dict[str, Any]:
-    """Download weights from Hugging Face's hub by `owner/name`; what is in its cache needs no network.
+    """Weights from Hugging Face's hub by `owner/name`: from its cache on this machine, or else downloaded.
 
     Raises:
         CheckpointError: no such repository, no weights in it, or no network.
     """
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
-    problem: Exception | None = None
+    try:
+        return dict(read_weights(_cached_or_downloaded(identifier))[1])
+    except (EntryNotFoundError, HFValidationError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f'{name}: there is no such weight file or folder "{identifier}", and Hugging Face\'s hub gives no weights '
+            f"for it ({str(error).splitlines()[0]}). {WAY_OUT}"
+        ) from error
+
+
+def _cached_or_downloaded(identifier: str) -> Path:
+    """The first of the usual files, in the cache or, where it holds none of them, on the hub."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
     for file in HUB_FILES:
         try:
-            return dict(read_weights(Path(hf_hub_download(identifier, file)))[1])
-        except EntryNotFoundError as error:
-            problem = error
-        except (HFValidationError, OSError, ValueError) as error:
-            problem = error
-            break
-    raise CheckpointError(
-        f'{name}: there is no such weight file or folder "{identifier}", and Hugging Face\'s hub gives no weights for '
-        f"it ({str(problem).splitlines()[0]}). {WAY_OUT}"
-    )
+            return Path(hf_hub_download(identifier, file, local_files_only=True))
+        except LocalEntryNotFoundError:
+            continue
+    try:
+        return Path(hf_hub_download(identifier, HUB_FILES[0]))
+    except LocalEntryNotFoundError:
+        raise
+    except EntryNotFoundError:
+        return Path(hf_hub_download(identifier, HUB_FILES[1]))

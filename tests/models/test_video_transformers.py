@@ -91,7 +91,7 @@ def test_a_folder_and_the_hub(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     theirs.save_pretrained(tmp_path)
     same(small(name, pretrained=str(tmp_path)), theirs)
 
-    def download(identifier: str, file: str) -> str:
+    def download(identifier: str, file: str, **_: Any) -> str:
         asked.append((identifier, file))
         return str(tmp_path / file)
 
@@ -100,13 +100,40 @@ def test_a_folder_and_the_hub(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert asked == [(model_spec(name).weights.split(",")[0], "model.safetensors")]
 
 
-def test_a_hub_that_gives_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(identifier: str, file: str) -> str:
-        raise OSError("no network here")
+class FakeHub:
+    """A hub with one repository and a cache, either of which may hold files."""
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    with pytest.raises(CheckpointError, match=r'"someone/something".*no network here.*give its path'):
+    def __init__(self, cached: dict[str, str], there: dict[str, str], offline: bool = False) -> None:
+        self.cached, self.there, self.offline = cached, there, offline
+
+    def __call__(self, identifier: str, file: str, local_files_only: bool = False) -> str:
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        if file in self.cached:
+            return self.cached[file]
+        if local_files_only or self.offline:
+            raise LocalEntryNotFoundError("no network here")
+        if file not in self.there:
+            raise EntryNotFoundError("no such file there")
+        return self.there[file]
+
+
+def test_what_is_cached_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(library("vivit").state_dict(), tmp_path / "pytorch_model.bin")
+    files = {"pytorch_model.bin": str(tmp_path / "pytorch_model.bin")}
+    for hub in (FakeHub(files, {}, offline=True), FakeHub({}, files)):
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", hub)
+        same(small("vivit", pretrained="someone/something"), library("vivit"))
+
+
+@pytest.mark.parametrize(("offline", "told"), [(True, "no network here"), (False, "no such file there")])
+def test_a_hub_that_gives_nothing_is_told(monkeypatch: pytest.MonkeyPatch, offline: bool, told: str) -> None:
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", FakeHub({}, {}, offline))
+    with pytest.raises(CheckpointError, match=rf'"someone/something".*{told}.*give its path'):
         small("vivit", pretrained="someone/something")
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=r'no such weight file or folder "a/b/c\.pth"'):
+        small("vivit", pretrained="a/b/c.pth")
 
 
 def test_a_videomae_that_was_only_pretrained() -> None:
