@@ -29,8 +29,8 @@ def run(recipe: FinetuneRecipe, *, resume: bool = False, overwrite: bool = False
 
 def build_model(recipe: TrainingRecipe, manifest: Manifest) -> nn.Module:
     """The recipe's model, with its backbone loaded where the recipe names weights."""
-    from slivit.models.registry import create_model
     from slivit.models._weights import load_backbone
+    from slivit.models.registry import create_model
 
     model = create_model(recipe.model.name, manifest.task.out_dim, **recipe.model.args)
     if recipe.model.weights:

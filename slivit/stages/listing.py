@@ -13,7 +13,7 @@ def lines(what: str) -> Iterator[str]:
     """The lines of one list.
 
     Args:
-        what: "models", "recipes", "formats" or "phantoms".
+        what: "models", "recipes", "formats", "importers" or "phantoms".
 
     Raises:
         SlivitError: no such list.
@@ -22,6 +22,7 @@ def lines(what: str) -> Iterator[str]:
         "models": _models,
         "recipes": _recipes,
         "formats": _formats,
+        "importers": _importers,
         "phantoms": _phantoms,
     }
     if what not in lists:
@@ -54,6 +55,13 @@ def _formats() -> Iterator[str]:
 
     for name, description in supported_formats().items():
         yield f"{name:12} {description}"
+
+
+def _importers() -> Iterator[str]:
+    from slivit.data.importers import list_importers
+
+    for spec in list_importers():
+        yield f"{spec.name:16} {spec.description}"
 
 
 def _phantoms() -> Iterator[str]:
