@@ -36,9 +36,10 @@ def _models() -> Iterator[str]:
     for name in list_models():
         spec = model_spec(name)
         size = " x ".join(str(n) for n in spec.size)
-        yield f"{name:24} {spec.input:7} {size:16} {spec.licence}; {spec.source}"
+        millions = f"{spec.parameters / 1e6:.1f} M" if spec.parameters else ""
+        yield f"{name:26} {spec.input:7} {size:14} {millions:>8}  {spec.licence}; {spec.source}"
         if spec.weights:
-            yield f"{'':24} weights: {spec.weights}"
+            yield f"{'':26} weights: {spec.weights}"
 
 
 def _recipes() -> Iterator[str]:
