@@ -22,7 +22,7 @@ from slivit.stages import finetune, pretrain
 
 def backbone(data: Path, out: Path, seed: int) -> Path:
     """A backbone pre-trained on PneumoniaMNIST, by the shipped recipe."""
-    folder = out / f"pneumonia-{seed}"
+    folder = out / f"backbone-{seed}"
     if not (folder / "metrics.json").is_file():
         manifest = data / "pneumoniamnist" / "pneumoniamnist_rebuilt.npz"
         overrides = [f"out={folder}", f"data.manifest={manifest}", f"seed={seed}"]

@@ -38,10 +38,19 @@ def open_run(recipe: TrainingRecipe, *, resume: bool = False, overwrite: bool = 
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         way_out = "go on with --resume, replace it with --overwrite, or choose another folder with out=FOLDER"
         raise RecipeError(f"{folder}: is not empty; {way_out}")
+    _check_inputs_survive(recipe, folder)
     _clear(folder)
     write_text(folder / RECIPE, text)
     write_json(folder / "versions.json", package_versions() | {"python": sys.version.split()[0]})
     return folder
+
+
+def _check_inputs_survive(recipe: TrainingRecipe, folder: Path) -> None:
+    """Refuse to replace a run by one that starts from its files."""
+    inputs = {"model.weights": recipe.model.weights, "data.manifest": recipe.data.manifest}
+    for key, value in inputs.items():
+        if value and Path(value).exists() and Path(value).resolve().is_relative_to(folder.resolve()):
+            raise RecipeError(f"{folder}: {key} lies in it ({value}), and would be replaced; choose another out")
 
 
 def _check_same(folder: Path, text: str) -> None:

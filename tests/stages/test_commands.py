@@ -202,6 +202,12 @@ def test_a_run_is_not_overwritten_by_accident(finetuned, blob_scans, tmp_path):
     assert (finetuned / "metrics.json").read_text() == before
 
 
+def test_a_run_does_not_replace_what_it_starts_from(finetuned, blob_scans, tmp_path):
+    path = recipe(tmp_path, blob_scans, **{"out": str(finetuned), "model.weights": str(finetuned)})
+    assert "model.weights lies in it" in told("finetune", path, "--overwrite")
+    assert (finetuned / "checkpoint" / "model.safetensors").is_file()
+
+
 def test_a_changed_or_foreign_checkpoint_is_refused(finetuned, blob_scans, tmp_path):
     import shutil
 
