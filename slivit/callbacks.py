@@ -15,6 +15,7 @@ from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
 
 from slivit.errors import CheckpointError, SlivitError
+from slivit.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -252,6 +253,25 @@ class Autocast(MixedPrecision):
             dtype = torch.bfloat16 if self.amp_mode == AMPMode.BF16 else torch.float16
             self.autocast = torch.autocast(device, dtype=dtype)
             self.learn.scaler = torch.amp.GradScaler(device, enabled=False)
+
+
+class WriteHistory(Callback):
+    """The losses and metrics of all epochs as a CSV, written anew after each; a resumed run has one header and no gap.
+
+    Args:
+        path: of the CSV.
+    """
+
+    order = 52  # behind fastai's Recorder, which gathers the values
+
+    def __init__(self, path: Path) -> None:
+        self.csv = Path(path)
+
+    def after_epoch(self) -> None:
+        names = ["epoch", *self.recorder.metric_names[1:-1]]
+        rows = [[str(i), *(str(float(v)) for v in row)] for i, row in enumerate(self.recorder.values)]
+        with whole_file(self.csv) as partial:
+            partial.write_text("".join(",".join(row) + "\n" for row in [names, *rows]), "utf-8")
 
 
 class TrackEpochs(Callback):

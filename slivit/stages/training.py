@@ -120,8 +120,6 @@ def fit(learn: VolumeLearner, recipe: TrainingRecipe, folder: Path, *, resume: b
     Returns:
         What `config.json` keeps of it: the peak rate, the best epoch, the monitored value there.
     """
-    from fastai.callback.progress import CSVLogger
-
     from slivit import callbacks
     from slivit.learner import find_lr, group_rates
 
@@ -137,7 +135,7 @@ def fit(learn: VolumeLearner, recipe: TrainingRecipe, folder: Path, *, resume: b
         callbacks.LogEpochs(),
         best,
         callbacks.SaveProgress(folder, peak),
-        CSVLogger(fname=HISTORY, append=resume),
+        callbacks.WriteHistory(folder / HISTORY),
     ]
     cbs += [callbacks.StopEarly(settings.monitor, settings.patience)] if settings.patience else []
     cbs += [callbacks.AverageWeights(settings.average_weights)] if settings.average_weights else []

@@ -161,7 +161,7 @@ def test_a_killed_run_goes_on(blob_scans, tmp_path):
     assert (tmp_path / "run" / "progress.pt").is_file()
     assert not (tmp_path / "run" / "metrics.json").exists()
     run("finetune", "--resume", tmp_path / "run")
-    own, resumed = (pd.read_csv(tmp_path / n / "history.csv").drop(columns="time") for n in ("whole", "run"))
+    own, resumed = (pd.read_csv(tmp_path / n / "history.csv") for n in ("whole", "run"))
     np.testing.assert_allclose(resumed.to_numpy(), own.to_numpy(), rtol=1e-4)
     first, second = (pd.read_csv(tmp_path / n / "predictions.csv")["prob_bright"] for n in ("whole", "run"))
     np.testing.assert_allclose(first, second, atol=1e-5)
