@@ -63,3 +63,43 @@ def blob_scans(tmp_path_factory) -> Path:
     frame["both"] = (frame["size"] > 3).astype(int)
     frame.to_csv(folder / "scans.csv", index=False)
     return folder / "scans.csv"
+
+
+@pytest.fixture(scope="session")
+def made_up_predictions():
+    """A function (kind, n, seed) -> (table, task): predictions beside answers, with splits, sites, sexes and ages."""
+    import pandas as pd
+
+    from slivit.task import Task
+
+    def make(kind, n=120, seed=0):
+        rng = np.random.default_rng(seed)
+        noise = rng.normal(size=(n, 4))
+        table = pd.DataFrame({"path": [f"/scans/s{i:04d}.nii" for i in range(n)],
+                              "patient": [f"P{i // 2:04d}" for i in range(n)],
+                              "split": np.where(np.arange(n) < n // 3, "val", "test"),
+                              "site": rng.choice(["Haifa", "London"], n), "sex": rng.choice(["F", "M"], n),
+                              "age": rng.integers(30, 90, n), "notes": ""})  # fmt: skip
+        sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
+        if kind == "regression":
+            y = rng.normal(58, 10, n)
+            answers = {"target_LVEF": y, "pred_LVEF": 58 + 0.7 * (y - 58) + 4 * noise[:, 0]}
+            return table.assign(**answers), Task(kind=kind, targets=("LVEF",), unit="%", center=(58.0,), spread=(10.0,))
+        if kind == "multiclass":
+            classes = ("CNV", "DME", "drusen", "normal")
+            y = rng.integers(0, 4, n)
+            p = np.exp(noise + 2 * np.eye(4)[y])
+            p /= p.sum(axis=1, keepdims=True)
+            table["target_label"] = [classes[i] for i in y]
+            return table.assign(**dict(zip([f"prob_{c}" for c in classes], p.T, strict=True))), Task(
+                kind=kind, targets=("label",), classes=classes
+            )
+        names = ("drusen",) if kind == "binary" else ("DRV", "SHRF", "HRF", "hDC", "GA")
+        y = (rng.random((n, len(names))) < 0.4).astype(float)
+        p = sigmoid(np.resize(noise, (n, len(names))) + 1.8 * y - 1)
+        if kind == "multilabel":
+            y[rng.random(y.shape) < 0.1] = np.nan
+        answers = {f"target_{t}": y[:, i] for i, t in enumerate(names)} | {f"prob_{t}": p[:, i] for i, t in enumerate(names)}
+        return table.assign(**answers), Task(kind=kind, targets=names)
+
+    return make

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slivit.files import whole_file
+from slivit.files import whole_file, write_text
 from slivit.report.style import INK, LINE, QUIET
 
 if TYPE_CHECKING:
@@ -103,15 +103,30 @@ def nothing(ax: Axes, why: str) -> None:
     text.set_in_layout(False)  # a long reason must not squeeze the axes
 
 
-def svg_text(plot: Plot) -> str:
-    """A figure as SVG to stand in an HTML page: it scales with the page, and shares no id with another figure."""
+def draw_files(plot: Plot, folder: Path) -> str:
+    """Write a figure as SVG and as PDF, with nothing in them that changes from one run to the next.
+
+    Args:
+        plot: the figure.
+        folder: where the files go, under the figure's name.
+
+    Returns:
+        The figure as SVG to stand in an HTML page: it scales with the page, and shares no id with another figure.
+    """
     from matplotlib import rc_context
 
     buffer = io.StringIO()
     with rc_context({"svg.hashsalt": plot.name}):
         plot.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].strip()
+        plot.figure.set_layout_engine("none")  # the axes are in place now; what follows draws them once more
+        with whole_file(folder / f"{plot.name}.pdf") as partial:
+            plot.figure.savefig(partial, format="pdf", metadata={"CreationDate": None})
+    write_text(folder / f"{plot.name}.svg", buffer.getvalue())
+    return _for_page(buffer.getvalue(), plot)
+
+
+def _for_page(svg: str, plot: Plot) -> str:
+    text = svg[svg.index("<svg") :].strip()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', _opening(plot), text, count=1)
     return _own_ids(text, plot.name)
@@ -138,14 +153,3 @@ def _own_ids(text: str, prefix: str) -> str:
     text = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
     return re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', text)
-
-
-def save_files(plot: Plot, folder: Path) -> None:
-    """Write a figure as SVG and as PDF, with nothing in it that changes from one run to the next."""
-    from matplotlib import rc_context
-
-    metadata: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    with rc_context({"svg.hashsalt": plot.name}):
-        for suffix, values in metadata.items():
-            with whole_file(folder / f"{plot.name}.{suffix}") as partial:
-                plot.figure.savefig(partial, format=suffix, metadata=values)

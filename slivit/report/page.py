@@ -17,7 +17,7 @@ from slivit.decision import Decision
 from slivit.files import write_text
 from slivit.report import facts, summary, tables
 from slivit.report.checklist import checklists
-from slivit.report.draw import Plot, save_files, styled, svg_text
+from slivit.report.draw import Plot, draw_files, styled
 from slivit.report.mistakes import mistakes
 from slivit.report.plots_groups import output_plot, subgroup_plots
 from slivit.report.plots_probability import probability_plots
@@ -99,10 +99,9 @@ def render(
     for section, found in plots.items():
         drawn[section] = []
         for plot in found:
-            save_files(plot, out / figures)
             words = {key: getattr(plot, key) for key in ("name", "title", "caption")}
             words["file"] = plot.name if figures == "." else f"{figures}/{plot.name}"
-            drawn[section].append({**words, "svg": Markup(svg_text(plot))})
+            drawn[section].append({**words, "svg": Markup(draw_files(plot, out / figures))})
     text = environment().get_template(template).render(**context, plots=drawn, version=__version__, today=date.today())
     write_text(out / page, text)
     return out / page
