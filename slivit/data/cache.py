@@ -332,10 +332,14 @@ def code_version() -> str:
     """A number that stands for all code between a file and its slices: another release never reads stale slices."""
     import xxhash
 
-    here = Path(__file__).parent
-    sources = [*sorted((here / "readers").glob("*.py")), here.parent / "volume.py"]
-    sources += [here / f"{name}.py" for name in ("preprocessing", "slices", "percentiles")]
     digest = xxhash.xxh3_64()
-    for source in sources:
+    for source in code_files():
         digest.update(source.name.encode() + source.read_bytes())
     return digest.hexdigest()
+
+
+def code_files() -> list[Path]:
+    """The source files between a scan's file and its slices."""
+    here = Path(__file__).parent
+    own = [here / f"{name}.py" for name in ("preprocessing", "slices", "percentiles")]
+    return [*sorted((here / "readers").glob("*.py")), here.parent / "volume.py", *own]

@@ -1,5 +1,6 @@
 """What the cache finds, and what it takes for changed."""
 
+import ast
 import json
 import os
 import warnings
@@ -95,6 +96,20 @@ def test_other_code_finds_nothing_of_before(cache, scan, reads, monkeypatch):
     cache.load(scan, SETTINGS)
     assert len(reads) == 2
     assert [g.current for g in cache.info().groups] == [True, False]
+
+
+def test_all_code_that_makes_slices_is_part_of_the_key():
+    """Whatever those files import of slivit, at the top or inside a function, must be among them too."""
+    counted = set(cache_module.code_files())
+    assert all(file.is_file() for file in counted)
+    root = Path(cache_module.__file__).parents[2]
+    harmless = {"slivit.errors"}
+    for file in counted:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("slivit."):
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                modules = {root / f"{name.replace('.', '/')}.py" for name in names if name not in harmless}
+                assert {m for m in modules if m.is_file()} <= counted, f"{file} imports {node.module}"
 
 
 def test_a_changed_file_is_read_anew(cache, scan, reads, make_scan):
