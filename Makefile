@@ -8,7 +8,7 @@ JOBS ?= 2
 .PHONY: help setup demo test test-slow notebooks lint format bench clean
 
 help:
-	@echo "make demo       set everything up and run the main job on made-up scans (about 5 minutes)"
+	@echo "make demo       set everything up and run the main job on made-up scans (about 2 minutes)"
 	@echo "make test       set everything up and run the ordinary tests"
 	@echo "make test-slow  the tests marked slow"
 	@echo "make notebooks  run every notebook"
