@@ -99,7 +99,8 @@ def made_up_predictions():
         p = sigmoid(np.resize(noise, (n, len(names))) + 1.8 * y - 1)
         if kind == "multilabel":
             y[rng.random(y.shape) < 0.1] = np.nan
-        answers = {f"target_{t}": y[:, i] for i, t in enumerate(names)} | {f"prob_{t}": p[:, i] for i, t in enumerate(names)}
+        answers = {f"target_{t}": y[:, i] for i, t in enumerate(names)}
+        answers |= {f"prob_{t}": p[:, i] for i, t in enumerate(names)}
         return table.assign(**answers), Task(kind=kind, targets=names)
 
     return make

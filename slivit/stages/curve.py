@@ -21,7 +21,7 @@ FRACTIONS, SEEDS = (0.1, 0.25, 0.5, 1.0), (0, 1, 2)
 RUNS, CURVE = "runs", "curve"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """One run of the curve.
 

@@ -180,6 +180,10 @@ def check_subgroups(table: pd.DataFrame, testing: Testing) -> None:
 
 
 def _blank_to_none(column: pd.Series) -> np.ndarray:
-    if column.dtype == object:
-        return column.map(lambda v: None if v is None or v == "" or v != v else v).to_numpy(object)
-    return column.to_numpy()
+    """The values of a column with None, or NaN among numbers, where it is empty."""
+    import pandas as pd
+
+    if pd.api.types.is_numeric_dtype(column):
+        return column.to_numpy(float, na_value=np.nan) if column.isna().any() else column.to_numpy()
+    values = [None if pd.isna(value) or value == "" else str(value) for value in column]
+    return np.array(values, dtype=object)

@@ -104,9 +104,9 @@ def find_methods(given: Sequence[str]) -> list[Method]:
         RecipeError: fewer than two methods and no repeated runs, or names that are given to some runs alone.
         ManifestError: tables that cannot be read, or were made on different scans, tasks or answers.
     """
-    runs = [read_run(text) for text in given]
-    if len(runs) < 2:
+    if len(given) < 2:
         raise RecipeError("give two runs at least: slivit compare RUN RUN ..., each a folder or a table of predictions")
+    runs = [read_run(text) for text in given]
     labelled = [r.label for r in runs if r.label]
     if labelled and len(labelled) < len(runs):
         raise RecipeError("name all runs or none: slivit compare NAME=RUN NAME=RUN ...")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from slivit.errors import ManifestError, one_of
+import pandas as pd
+
+from slivit.data.table import as_numbers, missing_columns, read_table, with_numbers
+from slivit.decision import RAW
+from slivit.errors import ManifestError, gather, one_of
 from slivit.task import Task, class_name
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TEXT = ("path", "patient", "split", "notes", "error")
 
@@ -30,26 +30,26 @@ def read_predictions(path: str | Path, task: Task | None = None) -> tuple[pd.Dat
     Raises:
         ManifestError: no such file, no table, or columns that are missing.
     """
-    import pandas as pd
-
     path = Path(path)
-    try:
-        header = list(pd.read_csv(path, nrows=0).columns)
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ManifestError(f"{path}: no table of predictions: {error}") from None
-    task = task or task_of(header, str(path))
-    needed = [*task.target_columns, *task.prediction_columns]
-    if missing := [c for c in needed if c not in header]:
-        raise ManifestError(f"{path}: lacks {one_of(missing)}; its columns are {one_of(header)}")
-    verbatim = [*TEXT, *(task.target_columns if task.kind == "multiclass" else ())]
-    text = {c: str for c in verbatim if c in header}
-    table = pd.read_csv(path, converters=text, float_precision="round_trip")
-    return _completed(table, path), task
+    raw = read_table(path)
+    task = task or task_of(list(raw.columns), str(path))
+    gather(missing_columns(raw, [*task.target_columns, *task.prediction_columns]), str(path), ManifestError)
+    text = {*TEXT, *(task.target_columns if task.kind == "multiclass" else ())}
+    numbers = {*task.target_columns, *task.prediction_columns, *(RAW + c for c in task.prediction_columns)} - text
+    columns = {
+        c: raw[c] if c in text else _numbers(raw[c], path) if c in numbers else with_numbers(raw[c]) for c in raw
+    }
+    return _completed(pd.DataFrame(columns).reset_index(drop=True)), task
 
 
-def _completed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    if table.empty:
-        raise ManifestError(f"{path}: there is a header and no row below it")
+def _numbers(column: pd.Series, path: Path) -> pd.Series:
+    values, bad = as_numbers(column)
+    problems = [f'row {row}: {column.name} is "{column[row]}", which is not a number' for row in column.index[bad]]
+    gather(problems, str(path), ManifestError)
+    return values
+
+
+def _completed(table: pd.DataFrame) -> pd.DataFrame:
     rows = [str(i) for i in range(len(table))]
     defaults = {"path": rows, "patient": rows, "split": "test"}
     return table.assign(**{c: v for c, v in defaults.items() if c not in table})
