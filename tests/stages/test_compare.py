@@ -161,7 +161,7 @@ def test_what_cannot_be_compared_is_told(write, tmp_path):
         compare.run([a, str(tmp_path / "nowhere")], tmp_path / "out")
     with pytest.raises(SlivitError, match=r'no metric "roc_auk"\. Did you mean "roc_auc"'):
         compare.run([a, b], tmp_path / "out", metrics=["roc_auk"])
-    with pytest.raises(ManifestError, match='has the scan "/scans/s0089.nii" twice'):
+    with pytest.raises(ManifestError, match=r'has the scan "/scans/s0089\.nii" twice'):
         compare.run([a, write("c", change=lambda t: pd.concat([t, t.iloc[-1:]]))], tmp_path / "out")
 
 

@@ -36,7 +36,7 @@ def trained(monkeypatch, made_up_predictions):
         folder = Path(recipe.out)
         made.append((folder.name, resume, overwrite))
         write_text(folder / "recipe.toml", resolved_toml(recipe))
-        table, task = made_up_predictions("binary", n=90)
+        table, _ = made_up_predictions("binary", n=90)
         noise = np.random.default_rng(recipe.seed).normal(size=90) * 0.4 * (1 - recipe.data.train_fraction)
         table.assign(prob_drusen=np.clip(table["prob_drusen"] + noise, 0, 1)).to_csv(
             folder / "predictions.csv", index=False
