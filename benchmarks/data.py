@@ -37,6 +37,7 @@ COLD, BUILD = "slivit, cold", "slivit, cold, and kept in the cache"
 KEPT, INPUT, FOLDED = "slivit cache: grey bytes", "slivit cache: model's input", "slivit cache: model's input, folded"
 MONAI_COLD, MONAI_KEPT, MONAI = "MONAI, cold, and kept", "MONAI cache: grey float32", "MONAI cache: model's input"
 MONAI_BYTES, MONAI_BYTES_INPUT = "MONAI cache of bytes: grey bytes", "MONAI cache of bytes: model's input"
+WRITING = (BUILD, MONAI_COLD)
 MEASURED_FOR_MEMORY = (PLAIN, COLD, INPUT, MONAI)
 
 Method = Callable[[int], Any]
@@ -148,13 +149,14 @@ def measure(setting: Setting, rounds: int) -> dict[str, tuple[list[float], list[
     for number in range(rounds):
         with tempfile.TemporaryDirectory(dir=setting.work) as fresh:
             found = methods(setting, Path(fresh))
-            names = list(found) if number % 2 == 0 else list(found)[::-1]
-            for name in names:
+            reading = [name for name in found if name not in WRITING]
+            for name in [*(reading if number % 2 == 0 else reversed(reading)), *WRITING]:
                 wall, processor = _pass(found[name], len(setting.paths))
                 kept = times.setdefault(name, ([], []))
                 kept[0].append(wall)
                 kept[1].append(processor)
-    return times
+            os.sync()  # so that nothing is written to disk while the next round is measured
+    return {name: times[name] for name in found}
 
 
 def _pass(method: Method, count: int) -> tuple[float, float]:
@@ -177,12 +179,12 @@ def peak_memory(setting: Setting, name: str, count: int) -> float:
 
 def memory_of(setting: Setting, name: str, count: int) -> float:
     """Load volumes by one method, and return this process's peak memory in MB."""
-    import resource
-
     method = methods(setting, setting.work / "check", [name])[name]
     for index in range(count):
         method(index)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not `resource.getrusage`: its peak is handed down from the process that started this one.
+    told = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(told["VmHWM"].split()[0]) / 1024
 
 
 def prepare_scans(kind: Kind, folder: Path, count: int) -> Setting:
