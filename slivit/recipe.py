@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ class Data(Section):
         val_from_train: where the manifest has train rows but no val rows, move this fraction of the training patients
             to val; 0 makes that an error for a CSV and takes a tenth for an importer.
         train_fraction: keep this fraction of the training patients (label efficiency); nested for one seed.
-        workers: processes that read scans; 0 reads in the training process.
+        workers: processes that read scans, at most as many as there are cores; 0 reads in the training process.
         cache: folder of preprocessed slices; read anew each epoch where empty.
         cache_gb: the largest size of that folder, in GB; what was used longest ago makes room. 0 sets no limit.
     """
@@ -72,6 +73,11 @@ class Data(Section):
     workers: int = Field(default=2, ge=0)
     cache: str = ""
     cache_gb: float = Field(default=0.0, ge=0)
+
+    @property
+    def processes(self) -> int:
+        """`workers`, but no more than there are cores: beyond that they only slow each other down."""
+        return min(self.workers, os.cpu_count() or 1)
 
 
 class Model(BaseModel):

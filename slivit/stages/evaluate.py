@@ -102,7 +102,7 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False) -> Path:
             checkpoint.preprocessing,
             device=recipe.device,
             batch_size=recipe.testing.batch_size,
-            workers=recipe.data.workers,
+            workers=recipe.data.processes,
             cache=cache_of(recipe.data),
         )
         table = decision.apply(table, checkpoint.task) if decision else table

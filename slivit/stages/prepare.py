@@ -66,7 +66,7 @@ def run(recipe: TrainingRecipe | PrepareRecipe, *, progress: bool = True) -> Pre
         raise RecipeError("data.cache is empty, so there is nowhere to keep slices; set it with data.cache=FOLDER")
     settings = recipe.preprocessing.model_copy(update={"size": _size(recipe.model)})
     rows = _rows(recipe)
-    told = prepare(rows, settings, cache, workers=recipe.data.workers, progress=progress)
+    told = prepare(rows, settings, cache, workers=recipe.data.processes, progress=progress)
     log.info("%d scans prepared, %d were there, %d cannot be read", told.built, told.found, len(told.failed))
     held = cache.info()
     log.info("%s: %d scans, %s", cache.folder, held.scans, size_text(held.bytes))

@@ -98,7 +98,7 @@ def make_learner(
         settings,
         augmentation=recipe.augmentation,
         batch_size=recipe.fit.batch_size,
-        workers=recipe.data.workers,
+        workers=recipe.data.processes,
         cache=cache_of(recipe.data),
         device=choose_device(recipe.fit.device),
     )
@@ -179,7 +179,7 @@ def predict_and_measure(
         settings,
         device=recipe.fit.device,
         batch_size=recipe.testing.batch_size,
-        workers=recipe.data.workers,
+        workers=recipe.data.processes,
         cache=cache_of(recipe.data),
     )
     decision = _decided(recipe, table, manifest.task, folder)
