@@ -52,10 +52,24 @@ def framed(chromium, folder, pages):
     return json.loads(re.search(r"<title>(.*?)</title>", dom)[1].replace("&quot;", '"')), console
 
 
-def test_pages_fit_a_phone_and_say_nothing_on_the_console(chromium, pages, tmp_path):
-    found, console = framed(chromium, tmp_path, pages)
+@pytest.fixture(scope="module")
+def comparison(made_up_predictions, tmp_path_factory):
+    """The page of a comparison of methods with long names."""
+    from slivit.stages import compare
+
+    folder = tmp_path_factory.mktemp("comparison")
+    table, _ = made_up_predictions("binary", n=60)
+    names = [f"a_network_with_a_name_that_no_phone_can_show_in_one_line_{i}" for i in range(3)]
+    for i, name in enumerate(names):
+        table.assign(prob_drusen=table["prob_drusen"] ** (i + 1) / (i + 1)).to_csv(folder / f"{name}.csv", index=False)
+    out = compare.run([str(folder / f"{name}.csv") for name in names], folder / "out", draws=10, t_test=True)
+    return out / "index.html"
+
+
+def test_pages_fit_a_phone_and_say_nothing_on_the_console(chromium, pages, comparison, tmp_path):
+    found, console = framed(chromium, tmp_path, {**pages, "comparison": comparison})
     assert console == []
-    assert len(found) == 8
+    assert len(found) == 10
     for name, (needed, there, texts) in found.items():
         assert needed <= there, f"{name} scrolls to the side: {needed} > {there}"
         assert texts > 50, name
