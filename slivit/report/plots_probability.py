@@ -91,7 +91,7 @@ def histogram_plot(scores: Scores, thresholds: Mapping[str, float]) -> Plot:
     if len(names) == 1:
         figure, ax = new_figure(3.7)
         _draw_histogram(ax, *scores[names[0]], thresholds.get(names[0]), 30)
-        ax.set(xlabel="Predicted probability", ylabel="Scans (negatives below the line)")
+        ax.set(xlabel="Predicted probability", ylabel="Share of the class (negatives below)")
         if ax.get_legend_handles_labels()[1]:
             ax.legend(loc="best")
     else:
@@ -99,11 +99,12 @@ def histogram_plot(scores: Scores, thresholds: Mapping[str, float]) -> Plot:
             shown(names),
             lambda ax, name: _draw_histogram(ax, *scores[name], thresholds.get(name), 15),
             "Predicted probability",
-            "Scans (negatives below the line)",
+            "Share of the class (negatives below)",
             height=1.4,
         )
     dashed = " Dashed line: the threshold." if any(n in thresholds for n in names) else ""
-    caption = f"Positive scans above the line (orange), negative ones below it (blue).{dashed}" + left_out(names)
+    caption = "Share of the positive scans above the line (orange), of the negative ones below it (blue)."
+    caption += dashed + left_out(names)
     return Plot("scores", "Predicted probabilities by class", caption, figure, caption)
 
 
@@ -116,15 +117,15 @@ def _draw_histogram(ax: Axes, y: Any, p: Any, threshold: float | None, bins: int
         return
     y, p = y[finite], p[finite]
     edges = np.linspace(0, 1, bins + 1)
-    above, below = np.histogram(p[y == 1], edges)[0], np.histogram(p[y == 0], edges)[0]
+    above, below = (np.histogram(p[y == c], edges)[0] / max((y == c).sum(), 1) for c in (1, 0))
     ax.bar(edges[:-1], above, np.diff(edges), align="edge", color=POSITIVE, ec="white", lw=0.4, label="positive")
     ax.bar(edges[:-1], -below, np.diff(edges), align="edge", color=NEGATIVE, ec="white", lw=0.4, label="negative")
     ax.axhline(0, color=INK, linewidth=0.8)
     if threshold is not None and 0 <= threshold <= 1:
         ax.axvline(threshold, color=INK, linewidth=1, linestyle="--")
     ax.set_xlim(0, 1)
-    ax.yaxis.set_major_formatter(lambda v, _: f"{abs(v):g}")
-    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.yaxis.set_major_formatter(lambda v, _: f"{abs(v):.0%}")
+    ax.yaxis.set_major_locator(MaxNLocator(5))
 
 
 def confusion_plot(confusion: Mapping[str, Any]) -> Plot:

@@ -37,6 +37,13 @@ def describe_data(
     return found | (_against(evaluated.frame, run.frame, task, testing) if run else {"external": None})
 
 
+def describe_table(table: pd.DataFrame, source: str, checkpoint: Path, task: Task, testing: Testing) -> dict[str, Any]:
+    """The same for a table of predictions, beside the run that it may lie in; rows of validation are not evaluated."""
+    run = run_manifest(checkpoint, task)
+    tested = table[table["split"] != "val"]
+    return {"source": source, "rows": len(table)} | (_against(tested, run.frame, task, testing) if run else {})
+
+
 def run_manifest(checkpoint: Path, task: Task) -> Manifest | None:
     """The scans of the run that a checkpoint came out of, in their splits; None where they are not beside it."""
     file = checkpoint.parent / SPLIT

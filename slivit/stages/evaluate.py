@@ -15,7 +15,7 @@ from slivit.files import write_text
 from slivit.recipe import EvaluateRecipe, Testing, apply_override, check_recipe, load_recipe, resolved_toml
 from slivit.stages.caching import cache_of
 from slivit.stages.deciding import chooses, decide, validation_rows
-from slivit.stages.described import describe_data
+from slivit.stages.described import describe_data, describe_table
 from slivit.stages.details import check_subgroups
 from slivit.stages.measure import check_testing, measure, write_results
 from slivit.stages.runs import HISTORY, RECIPE, SPLIT, logged
@@ -138,7 +138,8 @@ def run_table(csv: Path, testing: Testing, out: Path | None = None, *, overwrite
     folder = _open(out or csv.parent / EVALUATION, overwrite)
     with logged(folder):
         table = decision.apply(table, task) if decision else table
-        metrics = measure(table, task, testing, decision=decision, data={"source": str(csv), "rows": len(table)})
+        data = describe_table(table, str(csv), checkpoint, task, testing)
+        metrics = measure(table, task, testing, decision=decision, data=data)
         write_results(folder, table, task, metrics)
         _write_page(folder, metrics, table, checkpoint if config else None)
     return folder
