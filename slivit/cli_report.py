@@ -16,6 +16,21 @@ Overrides = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results in the same folder.")]
 ByPatient = Annotated[bool, typer.Option("--by-patient", help="Draw patients instead of scans for intervals.")]
+Target = Annotated[
+    str,
+    typer.Argument(metavar="CHECKPOINT|RECIPE|CSV", help="A run or checkpoint, a recipe, or a table of predictions."),
+]
+OperatingPoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RULE",
+        help="Fix the threshold on validation rows and keep it in the checkpoint: a number, youden, sensitivity=0.9 "
+        "or specificity=0.9.",
+    ),
+]
+Temperature = Annotated[
+    bool, typer.Option("--temperature", help="Calibrate on validation rows, and keep that in the checkpoint.")
+]
 Stratified = Annotated[bool, typer.Option("--stratified", help="Keep the class counts in every draw.")]
 
 
@@ -26,26 +41,12 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def evaluate(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="CHECKPOINT|RECIPE|CSV", help="A run or checkpoint folder, a recipe, or a table of predictions."
-        ),
-    ],
+    target: Target,
     overrides: Overrides = None,
     manifest: Annotated[str | None, typer.Option(help="The labelled scans; the run's own test rows if absent.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where results go; CHECKPOINT/evaluation if absent.")] = None,
-    operating_point: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RULE",
-            help="Fix the threshold on validation rows and keep it in the checkpoint: a number, youden, "
-            "sensitivity=0.9 or specificity=0.9.",
-        ),
-    ] = None,
-    temperature: Annotated[
-        bool, typer.Option("--temperature", help="Calibrate on validation rows, and keep that in the checkpoint.")
-    ] = False,
+    operating_point: OperatingPoint = None,
+    temperature: Temperature = False,
     subgroup: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Metrics by it too; repeatable.")] = None,
     site: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of sites, side by side.")] = None,
     readers: Annotated[Path | None, typer.Option(help="A CSV of human readers' calls.")] = None,

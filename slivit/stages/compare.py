@@ -53,20 +53,22 @@ def run(
     Raises:
         SlivitError: runs that cannot be compared.
     """
-    from slivit.report.compare_page import write_comparison
-
     out = Path(out)
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise RecipeError(f"{out}: is not empty; replace it with --overwrite, or choose another folder with --out")
-    methods = find_methods(given)
     options = {"level": level, "draws": draws, "by_patient": by_patient, "stratified": stratified}
-    found = compare(methods, metrics, options, t_test)
+    _write(out, compare(find_methods(given), metrics, options, t_test))
+    return out
+
+
+def _write(out: Path, found: dict[str, Any]) -> None:
+    from slivit.report.compare_page import write_comparison
+
     write_json(out / COMPARISON, found)
     page = write_comparison(out, found)
     for line in headlines(found):
         log.info("%s", line)
     log.info("page: %s", page)
-    return out
 
 
 def compare(

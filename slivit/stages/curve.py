@@ -67,8 +67,6 @@ def run(
     Raises:
         RecipeError: fractions or seeds that cannot be used, or a folder with runs of another recipe.
     """
-    from slivit.report.curve_page import write_curve
-
     out = Path(out)
     steps = plan(recipe, out, fractions, seeds)
     states = {step: state(step, overwrite=overwrite) for step in steps}
@@ -77,13 +75,18 @@ def run(
         if states[step] != "done":
             log.info("run %d of %d: %.4g of the labels, seed %d", number, len(steps), step.fraction, step.seed)
             train(step, states[step])
-    found = measure_curve(recipe, steps)
+    _write(out, measure_curve(recipe, steps))
+    return out
+
+
+def _write(out: Path, found: dict[str, Any]) -> None:
+    from slivit.report.curve_page import write_curve
+
     write_json(out / f"{CURVE}.json", found)
     write_csv(out / f"{CURVE}.csv", found)
     for line in lines(found):
         log.info("%s", line)
     log.info("page: %s", write_curve(out, found))
-    return out
 
 
 def plan(recipe: FinetuneRecipe, out: Path, fractions: Sequence[float], seeds: Sequence[int]) -> list[Step]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import Checkpoint, load_checkpoint, read_config, store_operating_point
 from slivit.data.manifest import Manifest
@@ -22,6 +22,9 @@ from slivit.stages.runs import HISTORY, RECIPE, SPLIT, logged
 from slivit.stages.sources import load_manifest
 from slivit.stages.tables import read_predictions
 from slivit.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 EVALUATION, REPORT = "evaluation", "report"
@@ -85,8 +88,6 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False) -> Path:
     Returns:
         The folder with `predictions.csv`, `metrics.json` and `report/index.html`.
     """
-    from slivit.predict import predict_table
-
     checkpoint = load_checkpoint(recipe.checkpoint)
     check_testing(recipe.testing, checkpoint.task)
     decision = decision_for(recipe.testing, checkpoint)
@@ -95,17 +96,7 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False) -> Path:
     folder = _open(Path(recipe.out), overwrite)
     with logged(folder):
         log.info("%r", manifest)
-        table = predict_table(
-            checkpoint.model,
-            manifest.rows(),
-            checkpoint.task,
-            checkpoint.preprocessing,
-            device=recipe.device,
-            batch_size=recipe.testing.batch_size,
-            workers=recipe.data.processes,
-            cache=cache_of(recipe.data),
-        )
-        table = decision.apply(table, checkpoint.task) if decision else table
+        table = _predicted(recipe, checkpoint, manifest, decision)
         data = describe_data(manifest, everything, checkpoint.path, checkpoint.task, recipe.testing)
         metrics = measure(table, checkpoint.task, recipe.testing, decision=decision, data=data)
         write_results(folder, table, checkpoint.task, metrics)
@@ -114,6 +105,25 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False) -> Path:
             store_operating_point(checkpoint.path, decision)
         _write_page(folder, metrics, table, checkpoint.path)
     return folder
+
+
+def _predicted(
+    recipe: EvaluateRecipe, checkpoint: Checkpoint, manifest: Manifest, decision: Decision | None
+) -> pd.DataFrame:
+    """Predictions of every row, under the decision."""
+    from slivit.predict import predict_table
+
+    table = predict_table(
+        checkpoint.model,
+        manifest.rows(),
+        checkpoint.task,
+        checkpoint.preprocessing,
+        device=recipe.device,
+        batch_size=recipe.testing.batch_size,
+        workers=recipe.data.processes,
+        cache=cache_of(recipe.data),
+    )
+    return decision.apply(table, checkpoint.task) if decision else table
 
 
 def run_table(csv: Path, testing: Testing, out: Path | None = None, *, overwrite: bool = False) -> Path:
@@ -181,7 +191,7 @@ def evaluation_rows(recipe: EvaluateRecipe, checkpoint: Checkpoint) -> tuple[Man
     return manifest, manifest.subset(recipe.split)
 
 
-def _write_page(folder: Path, metrics: dict[str, Any], table: Any, checkpoint: Path | None) -> None:
+def _write_page(folder: Path, metrics: dict[str, Any], table: pd.DataFrame, checkpoint: Path | None) -> None:
     from slivit.report.page import write_report
 
     history = checkpoint.parent / HISTORY if checkpoint else None
