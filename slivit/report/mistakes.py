@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,13 @@ class Mistake:
         return Path(self.path).name
 
 
-def mistakes(table: pd.DataFrame, task: Task, most: int, settings: Preprocessing | None) -> list[Mistake]:
+def mistakes(
+    table: pd.DataFrame,
+    task: Task,
+    most: int,
+    settings: Preprocessing | None,
+    thresholds: Mapping[str, float] | None = None,
+) -> list[Mistake]:
     """The most confident errors of a table of predictions, the surest first.
 
     Args:
@@ -59,12 +65,13 @@ def mistakes(table: pd.DataFrame, task: Task, most: int, settings: Preprocessing
         task: what is predicted.
         most: how many.
         settings: how scans are read; None for no pictures.
+        thresholds: by target, from which the calls were made; 0.5 where None.
     """
-    found = sorted(_errors(table, task), key=lambda f: -f[0])[:most]
+    found = sorted(_errors(table, task, thresholds or {}), key=lambda f: -f[0])[:most]
     return [_mistake(table.loc[row], task, target, settings) for _, row, target in found]
 
 
-def _errors(table: pd.DataFrame, task: Task) -> Iterator[tuple[float, Any, str]]:
+def _errors(table: pd.DataFrame, task: Task, thresholds: Mapping[str, float]) -> Iterator[tuple[float, Any, str]]:
     """How sure the model is of each error, its row, and its target."""
     for target in task.targets:
         truth, known = table[f"target_{target}"], ~table[f"target_{target}"].map(is_missing).astype(bool)
@@ -73,17 +80,18 @@ def _errors(table: pd.DataFrame, task: Task) -> Iterator[tuple[float, Any, str]]
             yield from ((float(v), i, target) for i, v in off[known].items() if np.isfinite(v) and v > 0)
             continue
         call = table[f"call_{target}"]
-        sure = _confidence(table, task, target)
+        sure = _confidence(table, task, target, thresholds.get(target, 0.5))
         wrong = known & call.notna() & (call != "") & (call.astype(object) != truth.astype(object))
         yield from ((float(sure[i]), i, target) for i in table.index[wrong.fillna(False).astype(bool)])
 
 
-def _confidence(table: pd.DataFrame, task: Task, target: str) -> pd.Series:
-    """The probability of what was called."""
+def _confidence(table: pd.DataFrame, task: Task, target: str, threshold: float) -> pd.Series:
+    """The probability of the called class; with a threshold, how far beyond it the probability lies, from 0 to 1."""
     if task.kind == "multiclass":
         return table[list(task.prediction_columns)].max(axis=1)
     p = table[f"prob_{target}"]
-    return p.where(table[f"call_{target}"].eq(1).fillna(False).astype(bool), 1 - p)
+    above, below = (p - threshold) / max(1 - threshold, 1e-9), (threshold - p) / max(threshold, 1e-9)
+    return above.where(p >= threshold, below)
 
 
 def _mistake(row: pd.Series, task: Task, target: str, settings: Preprocessing | None) -> Mistake:

@@ -187,7 +187,7 @@ def _context(
         "temperature": temperature_text(metrics),
         "subgroups": tables.subgroup_grids(found, task) if "subgroups" in found else [],
         "sites": tables.site_grid(found, metrics, task),
-        "mistakes": mistakes(rows, task, settings["pictures"], preprocessing),
+        "mistakes": mistakes(rows, task, settings["pictures"], preprocessing, _thresholds(metrics)),
         "data": facts.data_table(metrics, found, name, task),
         "exclusions": facts.data_sentences(metrics, found, config, notes),
         "facts": facts.model_facts(config) if config else [],
@@ -200,6 +200,11 @@ def named_targets(task: Task) -> str:
     """The targets, at most three by name."""
     more = len(task.targets) - 3
     return ", ".join(task.targets[:3]) + (f" and {more} more" if more > 0 else "")
+
+
+def _thresholds(metrics: Mapping[str, Any]) -> dict[str, float]:
+    point = metrics["operating_point"] or {"thresholds": {}}
+    return {target: threshold["value"] for target, threshold in point["thresholds"].items()}
 
 
 def _sections(found: Mapping[str, Any], metrics: Mapping[str, Any], config: Any) -> Iterator[str]:

@@ -122,7 +122,10 @@ def test_the_surest_errors_come_first():
     assert found[0].predicted == "with x, probability 0.990"
     assert "preprocessing" in found[0].problem
     low = Decision(thresholds={"x": Threshold(value=0.35)})
-    assert [m.path for m in mistakes(low.apply(binary_table(), task), task, 10, None)] == ["c", "b"]
+    assert [m.path for m in mistakes(low.apply(binary_table(), task), task, 10, None, {"x": 0.35})] == ["c", "b"]
+    high = Decision(thresholds={"x": Threshold(value=0.95)})
+    found = mistakes(high.apply(binary_table(), task), task, 10, None, {"x": 0.95})
+    assert [m.path for m in found] == ["b", "c", "e", "a"], "0.05 lies further below 0.95 than 0.99 lies above"
 
 
 def test_errors_of_classes_labels_and_quantities(made_up_predictions):
