@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slivit.data.cache import SliceCache
-from slivit.recipe import Data
+from slivit.recipe_sections import Data
 
 GB = 1e9
 

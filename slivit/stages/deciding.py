@@ -16,7 +16,7 @@ from slivit.task import Task
 if TYPE_CHECKING:
     import pandas as pd
 
-    from slivit.recipe import Testing
+    from slivit.recipe_sections import Testing
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from slivit.task import Task
 if TYPE_CHECKING:
     import pandas as pd
 
-    from slivit.recipe import Testing
+    from slivit.recipe_sections import Testing
 
 
 def describe_data(

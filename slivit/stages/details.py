@@ -13,7 +13,7 @@ from slivit.errors import RecipeError, nearest, one_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from slivit.recipe import Testing
+    from slivit.recipe_sections import Testing
     from slivit.statistics import Plan
 
 CURVE_POINTS = 250

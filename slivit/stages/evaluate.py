@@ -12,7 +12,8 @@ from slivit.data.manifest import Manifest
 from slivit.decision import Decision
 from slivit.errors import ManifestError, RecipeError
 from slivit.files import write_text
-from slivit.recipe import EvaluateRecipe, Testing, apply_override, check_recipe, load_recipe, resolved_toml
+from slivit.recipe import EvaluateRecipe, apply_override, check_recipe, load_recipe, resolved_toml
+from slivit.recipe_sections import Testing
 from slivit.stages.caching import cache_of
 from slivit.stages.deciding import chooses, decide, validation_rows
 from slivit.stages.described import describe_data, describe_table

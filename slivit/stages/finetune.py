@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slivit.data.manifest import Manifest
-from slivit.recipe import FinetuneRecipe, TrainingRecipe
+from slivit.recipe import FinetuneRecipe
+from slivit.recipe_sections import TrainingRecipe
 from slivit.stages.training import train
 
 if TYPE_CHECKING:

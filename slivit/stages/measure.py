@@ -11,7 +11,7 @@ from slivit.cases import Cases, arrays_of, cases_of, counts_of
 from slivit.decision import Decision
 from slivit.errors import RecipeError
 from slivit.files import whole_file, write_json
-from slivit.recipe import Testing
+from slivit.recipe_sections import Testing
 from slivit.stages.details import details_of
 from slivit.stages.runs import METRICS, PREDICTIONS
 from slivit.task import Task

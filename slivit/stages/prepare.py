@@ -11,7 +11,8 @@ from slivit.data.cache_build import Prepared, prepare
 from slivit.data.manifest import inspect_manifest
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import RecipeError
-from slivit.recipe import Data, Model, Section, Stage, TrainingRecipe, apply_override, check_recipe, load_recipe
+from slivit.recipe import Stage, apply_override, check_recipe, load_recipe
+from slivit.recipe_sections import Data, Model, Section, TrainingRecipe
 from slivit.stages.caching import cache_of, size_text
 from slivit.stages.sources import load_manifest
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from slivit.checkpoint import package_versions
 from slivit.errors import RecipeError
 from slivit.files import write_json, write_text
-from slivit.recipe import TrainingRecipe, resolved_toml
+from slivit.recipe import resolved_toml
+from slivit.recipe_sections import TrainingRecipe
 
 RECIPE, LOG, PROGRESS, SPLIT = "recipe.toml", "log.txt", "progress.pt", "split.csv"
 HISTORY, PREDICTIONS, METRICS = "history.csv", "predictions.csv", "metrics.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 from slivit.data.importers import make_manifest
 from slivit.data.manifest import Manifest, read_manifest
 from slivit.errors import ManifestError
-from slivit.recipe import Data
+from slivit.recipe_sections import Data
 from slivit.task import Task
 
 log = logging.getLogger(__name__)

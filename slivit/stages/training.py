@@ -15,7 +15,7 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.decision import Decision
 from slivit.errors import RecipeError
 from slivit.models.registry import spec_of
-from slivit.recipe import Logging, TrainingRecipe
+from slivit.recipe_sections import Logging, TrainingRecipe
 from slivit.stages.caching import cache_of
 from slivit.stages.deciding import chooses, decide
 from slivit.stages.described import describe_rows

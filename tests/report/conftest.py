@@ -2,7 +2,7 @@
 
 import pytest
 
-from slivit.recipe import Testing as Options
+from slivit.recipe_sections import Testing as Options
 from slivit.report.page import write_report
 from slivit.stages.deciding import decide
 from slivit.stages.measure import measure

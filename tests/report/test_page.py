@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from slivit.cases import cases_of
-from slivit.recipe import Testing as Options
+from slivit.recipe_sections import Testing as Options
 from slivit.report.page import write_report
 from slivit.stages.deciding import decide
 from slivit.stages.measure import measure

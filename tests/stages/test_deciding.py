@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from slivit.errors import RecipeError
-from slivit.recipe import Testing as Options
 from slivit.recipe import check_recipe
+from slivit.recipe_sections import Testing as Options
 from slivit.stages.deciding import decide
 from slivit.stages.measure import check_testing, measure
 from slivit.statistics import apply_temperature, choose_threshold

@@ -8,7 +8,7 @@ import pytest
 
 from slivit import statistics as st
 from slivit.errors import ManifestError, RecipeError
-from slivit.recipe import Testing as Options
+from slivit.recipe_sections import Testing as Options
 from slivit.stages.measure import measure
 
 KINDS = ("binary", "multiclass", "multilabel", "regression")

@@ -11,7 +11,8 @@ from slivit.data import content
 from slivit.data.cache import SliceCache
 from slivit.data.preprocessing import Preprocessing, load_slices
 from slivit.errors import RecipeError
-from slivit.recipe import Data, load_recipe
+from slivit.recipe import load_recipe
+from slivit.recipe_sections import Data
 from slivit.stages.caching import cache_of, size_text
 from slivit.stages.prepare import recipe_for, run
 

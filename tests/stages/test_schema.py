@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from slivit.recipe import Testing as Options
+from slivit.recipe_sections import Testing as Options
 from slivit.stages.measure import SCHEMA, measure
 
 DOC = (Path(__file__).resolve().parents[2] / "docs" / "metrics-schema.md").read_text("utf-8")

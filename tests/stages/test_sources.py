@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from slivit.errors import ManifestError
-from slivit.recipe import Data
+from slivit.recipe_sections import Data
 from slivit.stages.sources import fetch_medmnist, load_manifest
 from slivit.task import Task
 
