@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -275,22 +276,23 @@ class WriteHistory(Callback):
 
 
 class TrackEpochs(Callback):
-    """The losses, the metrics and the learning rate of every finished epoch to a Weights & Biases run.
-
-    fastai's own callback also describes every object that the Learner holds, and fails on those without attributes.
+    """The losses, the metrics and the learning rate of every finished epoch to whoever follows the run.
 
     Args:
-        run: from `wandb.init`.
+        send: takes the values by name, and the number of the epoch, counted from 1.
     """
 
     order = 51  # behind fastai's Recorder, which gathers the values
 
-    def __init__(self, run: Any) -> None:
-        self.tracked = run
+    def __init__(self, send: Callable[[dict[str, float], int], None]) -> None:
+        self.send = send
 
     def after_epoch(self) -> None:
-        values = zip(self.recorder.metric_names[1:-1], self.recorder.log[1:], strict=False)
-        self.tracked.log({**dict(values), "epoch": self.epoch + 1, "lr": float(self.opt.hypers[-1]["lr"])})
+        if not _trains(self.learn):
+            return
+        pairs = zip(self.recorder.metric_names[1:-1], self.recorder.log[1:], strict=False)
+        values = {name: float(value) for name, value in pairs if value is not None}
+        self.send({**values, "lr": float(self.opt.hypers[-1]["lr"])}, self.epoch + 1)
 
 
 class LogEpochs(Callback):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from slivit.data.augmentation import Augmentation
 from slivit.data.manifest import Columns
@@ -167,12 +167,27 @@ class Logging(Section):
     """Where a run is followed beside its own files.
 
     Args:
-        wandb: Weights & Biases: "off", "online" or "offline".
-        project: its project.
+        tracker: "off", "wandb" (Weights & Biases) or "mlflow".
+        project: its project or experiment.
+        offline: Weights & Biases only: keep everything in the run's folder, for `wandb sync`.
+        store: MLflow only: its tracking URI, such as "sqlite:///mlflow.db" or a server's address; MLflow's own default
+            where empty.
+        checkpoint: send the checkpoint as an artefact too.
     """
 
-    wandb: Literal["off", "online", "offline"] = "off"
-    project: str = "slivit"
+    tracker: Literal["off", "wandb", "mlflow"] = "off"
+    project: str = Field(default="slivit", min_length=1)
+    offline: bool = False
+    store: str = ""
+    checkpoint: bool = True
+
+    @model_validator(mode="after")
+    def _fits_the_tracker(self) -> Self:
+        if self.offline and self.tracker == "mlflow":
+            raise ValueError('offline is for wandb; give mlflow a local store, such as store = "sqlite:///mlflow.db"')
+        if self.store and self.tracker != "mlflow":
+            raise ValueError('store is for tracker = "mlflow"')
+        return self
 
 
 class TrainingRecipe(Section):

@@ -66,6 +66,21 @@ def write_report(
         return render("report.html.j2", context, plots, out)
 
 
+def plots_of(
+    metrics: Mapping[str, Any],
+    table: pd.DataFrame,
+    *,
+    config: Mapping[str, Any] | None = None,
+    history: Path | None = None,
+    split: str | None = None,
+) -> list[Plot]:
+    """The figures of the page alone, for use elsewhere; draw and save them within `styled()`. See `write_report`."""
+    name = split or shown_split(metrics)
+    rows = table[table["split"] == name] if "split" in table else table
+    sections = _plots(metrics["splits"][name], metrics, rows, Task(**metrics["task"]), config, history)
+    return [plot for plots in sections.values() for plot in plots]
+
+
 def shown_split(metrics: Mapping[str, Any]) -> str:
     """The split that a page is about: "test" where there is one, else the first."""
     return "test" if "test" in metrics["splits"] else next(iter(metrics["splits"]))

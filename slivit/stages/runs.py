@@ -12,13 +12,16 @@ from slivit.checkpoint import package_versions
 from slivit.errors import RecipeError
 from slivit.files import write_json, write_text
 from slivit.recipe import resolved_toml
+from slivit.recipe_pretrain import SelfSupervisedRecipe
 from slivit.recipe_sections import TrainingRecipe
 
+RunRecipe = TrainingRecipe | SelfSupervisedRecipe
+
 RECIPE, LOG, PROGRESS, SPLIT = "recipe.toml", "log.txt", "progress.pt", "split.csv"
-HISTORY, PREDICTIONS, METRICS = "history.csv", "predictions.csv", "metrics.json"
+HISTORY, PREDICTIONS, METRICS, TRACKING = "history.csv", "predictions.csv", "metrics.json", "tracking.json"
 
 
-def open_run(recipe: TrainingRecipe, *, resume: bool = False, overwrite: bool = False) -> Path:
+def open_run(recipe: RunRecipe, *, resume: bool = False, overwrite: bool = False) -> Path:
     """Make the folder of a run and write the resolved recipe and the versions into it.
 
     Args:
@@ -46,7 +49,7 @@ def open_run(recipe: TrainingRecipe, *, resume: bool = False, overwrite: bool = 
     return folder
 
 
-def _check_inputs_survive(recipe: TrainingRecipe, folder: Path) -> None:
+def _check_inputs_survive(recipe: RunRecipe, folder: Path) -> None:
     """Refuse to replace a run by one that starts from its files."""
     inputs = {"model.weights": recipe.model.weights, "data.manifest": recipe.data.manifest}
     for key, value in inputs.items():
@@ -64,7 +67,7 @@ def _clear(folder: Path) -> None:
     """Remove what an earlier run left, so that its files are never taken for this run's."""
     import shutil
 
-    for name in (RECIPE, LOG, PROGRESS, SPLIT, HISTORY, PREDICTIONS, METRICS):
+    for name in (RECIPE, LOG, PROGRESS, SPLIT, HISTORY, PREDICTIONS, METRICS, TRACKING):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.decision import Decision
 from slivit.errors import RecipeError
 from slivit.models.registry import spec_of
-from slivit.recipe_sections import Logging, TrainingRecipe
+from slivit.recipe_sections import TrainingRecipe
 from slivit.stages.caching import cache_of
 from slivit.stages.deciding import chooses, decide
 from slivit.stages.described import describe_rows
@@ -24,10 +24,12 @@ from slivit.stages.lineage import describe_start
 from slivit.stages.measure import check_testing, measure, write_results
 from slivit.stages.runs import HISTORY, PROGRESS, SPLIT, logged, open_run
 from slivit.stages.sources import load_manifest
+from slivit.stages.tracking import check_logging, tracked
 from slivit.task import Task
 
 if TYPE_CHECKING:
     import pandas as pd
+    from fastai.callback.core import Callback
     from torch import nn
 
     from slivit.learner import VolumeLearner
@@ -58,8 +60,9 @@ def train(
     from slivit.callbacks import seed_everything
 
     check_testing(recipe.testing, recipe.task)
+    check_logging(recipe.logging)
     folder = open_run(recipe, resume=resume, overwrite=overwrite)
-    with logged(folder):
+    with logged(folder), tracked(recipe.logging, recipe.model_dump(mode="json"), folder) as tracking:
         manifest = fitted_manifest(recipe)
         check_subgroups(manifest.frame, recipe.testing)
         manifest.to_csv(folder / SPLIT)
@@ -67,7 +70,7 @@ def train(
         model = build(recipe, manifest)
         settings = recipe.preprocessing.model_copy(update={"size": spec_of(model).size})
         learn = make_learner(recipe, manifest, model, settings, folder)
-        best = fit(learn, recipe, folder, resume=resume)
+        best = fit(learn, recipe, folder, resume=resume, cbs=tracking)
         training = {"stage": stage, **_record(recipe, manifest), **best}
         save_checkpoint(folder / "checkpoint", learn.model, manifest.task, settings, training)
         predict_and_measure(recipe, manifest, learn.model, settings, folder)
@@ -114,8 +117,17 @@ def make_learner(
     )
 
 
-def fit(learn: VolumeLearner, recipe: TrainingRecipe, folder: Path, *, resume: bool = False) -> dict[str, Any]:
+def fit(
+    learn: VolumeLearner, recipe: TrainingRecipe, folder: Path, *, resume: bool = False, cbs: Sequence[Callback] = ()
+) -> dict[str, Any]:
     """Find the rate where asked, then fit one cycle with early stopping; the best weights stay in the learner.
+
+    Args:
+        learn: the learner.
+        recipe: what to do.
+        folder: of the run.
+        resume: go on with a fit that died.
+        cbs: further callbacks.
 
     Returns:
         What `config.json` keeps of it: the peak rate, the best epoch, the monitored value there.
@@ -130,6 +142,7 @@ def fit(learn: VolumeLearner, recipe: TrainingRecipe, folder: Path, *, resume: b
         peak = find_lr(learn)
     best = callbacks.KeepBest(settings.monitor)
     cbs = [
+        *cbs,
         callbacks.SeedEpochs(recipe.seed),
         callbacks.StopOnNaN(),
         callbacks.LogEpochs(),
@@ -140,29 +153,12 @@ def fit(learn: VolumeLearner, recipe: TrainingRecipe, folder: Path, *, resume: b
     cbs += [callbacks.StopEarly(settings.monitor, settings.patience)] if settings.patience else []
     cbs += [callbacks.AverageWeights(settings.average_weights)] if settings.average_weights else []
     bars = nullcontext() if sys.stdout.isatty() else learn.no_bar()
-    with tracked(recipe.logging, recipe.model_dump(mode="json"), folder) as tracking, bars, learn.no_logging():
+    with bars, learn.no_logging():
         rates = group_rates(peak, settings.backbone_lr)
         start = progress["epoch"] if progress else 0
-        learn.fit_one_cycle(settings.epochs, rates, pct_start=settings.warmup, cbs=cbs + tracking, start_epoch=start)
+        learn.fit_one_cycle(settings.epochs, rates, pct_start=settings.warmup, cbs=cbs, start_epoch=start)
     log.info("best epoch %d: %s %.4f", best.best_epoch + 1, settings.monitor, best.best)
     return {"lr": peak, "best_epoch": best.best_epoch + 1, settings.monitor: float(best.best)}
-
-
-@contextmanager
-def tracked(settings: Logging, config: dict[str, Any], folder: Path) -> Iterator[list[Any]]:
-    """Give the Weights & Biases callback where the recipe asks for it, and end its run with the block."""
-    if settings.wandb == "off":
-        yield []
-        return
-    try:
-        import wandb
-    except ImportError as error:
-        raise RecipeError('logging.wandb needs the package wandb: pip install ".[wandb]"') from error
-    from slivit.callbacks import TrackEpochs
-
-    options: dict[str, Any] = {"project": settings.project, "mode": settings.wandb, "name": folder.name}
-    with wandb.init(config=config, dir=str(folder), **options) as run:
-        yield [TrackEpochs(run)]
 
 
 def predict_and_measure(

@@ -167,13 +167,6 @@ def test_a_killed_run_goes_on(blob_scans, tmp_path):
     np.testing.assert_allclose(first, second, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_wandb_offline(blob_scans, tmp_path):
-    pytest.importorskip("wandb")
-    run("finetune", recipe(tmp_path, blob_scans, **{"fit.epochs": 1, "logging.wandb": "offline"}))
-    assert list((tmp_path / "run").rglob("*.wandb"))
-
-
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
