@@ -102,7 +102,7 @@ class VisionTransformer3d(nn.Module):
         tokens = self.patch_embed(x)
         if mask is not None:
             tokens = self._masked(tokens, mask)
-        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens + interpolate_positions(self.pos_embed, grid_of(x)).to(tokens.dtype)
 
     def attention_maps(self, x: Tensor) -> Tensor:

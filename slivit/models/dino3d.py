@@ -61,12 +61,12 @@ class Dino3d(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) -> (B, features), what the head reads."""
         layers = self.backbone.forward_layers(self._channels(x), self.last_layers)
-        return self.project(pool_tokens(layers, self.average_patches).reshape(len(x), -1))
+        return self.project(pool_tokens(layers, self.average_patches).reshape(x.shape[0], -1))
 
     def patch_map(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) -> the patch tokens (B, C * dim, S / 16, H / 16, W / 16), channel behind channel."""
         tokens = self.backbone(self._channels(x))[:, 1:]
-        return patch_map(tokens, grid_of(x)).unflatten(0, (len(x), -1)).flatten(1, 2)
+        return patch_map(tokens, grid_of(x)).unflatten(0, (x.shape[0], -1)).flatten(1, 2)
 
     def attention_maps(self, x: Tensor) -> Tensor:
         """How much the class token looks at each patch in the last block, channel behind channel.
@@ -74,7 +74,7 @@ class Dino3d(nn.Module):
         Returns:
             (B, C * heads, S / 16, H / 16, W / 16) probabilities; see `VisionTransformer3d.attention_maps`.
         """
-        return self.backbone.attention_maps(self._channels(x)).unflatten(0, (len(x), -1)).flatten(1, 2)
+        return self.backbone.attention_maps(self._channels(x)).unflatten(0, (x.shape[0], -1)).flatten(1, 2)
 
     def _channels(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) -> (B * C, 1, S, H, W)."""

@@ -142,7 +142,7 @@ class EchoNet(VolumeModel):
     def forward_frames(self, x: Tensor) -> Tensor:
         """(B, 1, S, H, W) -> (B, S, features) of each frame by itself."""
         self.check(x)
-        return self.backbone(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), -1))
+        return self.backbone(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (x.shape[0], -1))
 
     def forward_features(self, x: Tensor) -> Tensor:
         return self.forward_frames(x).mean(1)

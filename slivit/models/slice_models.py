@@ -66,7 +66,7 @@ class SliceModel(nn.Module):
         check_volume(x, self.name, self.in_chans, self.input_size)
         images = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         features = feature_map(self.backbone, self.backbone_info.stage, images).mean((2, 3))
-        return features.unflatten(0, (len(x), -1))
+        return features.unflatten(0, (x.shape[0], -1))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) -> (B, n): one vector a volume."""

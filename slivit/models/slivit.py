@@ -96,7 +96,7 @@ class SLIViT(nn.Module):
         """(B, C, S*h, h) -> (B, 1 + S, vit_dim): the tokens as they enter the transformer, with their positions."""
         cut = published_tokens if self.token_layout == "published" else slice_tokens
         tokens = self.embed(cut(features, self.input_size[0]))
-        tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return self.embedding_dropout(tokens + self.positions)
 
     def attention_maps(self, x: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ def slice_tokens(features: Tensor, slices: int) -> Tensor:
 
     Source: Avram et al. 2024, Methods, "SLIViT's framework".
     """
-    return features.permute(0, 2, 3, 1).reshape(len(features), slices, -1)
+    return features.permute(0, 2, 3, 1).reshape(features.shape[0], slices, -1)
 
 
 def published_tokens(features: Tensor, slices: int) -> Tensor:
@@ -130,7 +130,7 @@ def published_tokens(features: Tensor, slices: int) -> Tensor:
 
     This is what the released code computes, and what weights trained with it need; no token belongs to one slice.
     """
-    return features.contiguous().reshape(len(features), slices, -1)
+    return features.contiguous().reshape(features.shape[0], slices, -1)
 
 
 @register_model(

@@ -140,7 +140,7 @@ class MiT(nn.Module):
                 nn.init.trunc_normal_(parameter, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, token = self.patch_embed3D0(x), self.cls_tokens1.expand(len(x), -1, -1)
+        x, token = self.patch_embed3D0(x), self.cls_tokens1.expand(x.shape[0], -1, -1)
         for i, grid in enumerate(self.grids):
             tokens = self._stage(i + 1, x, token, grid)
             if i + 1 < len(self.grids):
