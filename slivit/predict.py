@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from slivit.data.blocks import to_input
 from slivit.data.preprocessing import Preprocessing, load_slices
+from slivit.data.windows import Windows
 from slivit.errors import ReadError, SlivitError
 from slivit.models.registry import spec_of
 from slivit.objective import TaskLoss
@@ -89,9 +90,10 @@ def predict_table(
         rows: with `path`; other columns are carried over, and targets where they are there are put beside the
             predictions as `target_<name>`.
         task: the fitted task.
-        settings: the preprocessing, with its size set; predictions are averaged over its `flips`.
+        settings: the preprocessing, with its size set; predictions are averaged over its `flips`, and those of its
+            `windows` become one for each scan, which is read once.
         device: "auto", "cpu", "cuda", ...
-        batch_size: scans a batch.
+        batch_size: scans a batch; windows a batch where scans are cut into windows.
         workers: processes that read scans.
         on_error: "raise" where a scan cannot be read, or "record" it in the column `error` and go on.
         cache: where preprocessed slices are kept.
@@ -106,8 +108,9 @@ def predict_table(
     """
     where = choose_device(device)
     dataset = ScanDataset([str(r["path"]) for r in rows], settings, cache)
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=list)
-    run = _Runner(model.to(where).eval(), TaskLoss(task).to(where), where, settings.flips)
+    scans = 1 if settings.windows else batch_size
+    loader = DataLoader(dataset, batch_size=scans, num_workers=workers, collate_fn=list)
+    run = Runner(model.to(where).eval(), TaskLoss(task).to(where), where, settings.flips, settings.windows, batch_size)
     found: dict[int, list[float]] = {}
     items: dict[int, Item] = {}
     for batch in _shown(loader, progress):
@@ -125,13 +128,22 @@ def mirror_axes(flips: Sequence[str]) -> list[tuple[int, ...]]:
 
 
 @dataclass(frozen=True)
-class _Runner:
-    """Batches of items to predictions by index."""
+class Runner:
+    """Batches of items to predictions by index: probabilities, or values in the unit of the target.
+
+    Args:
+        model: in evaluation mode, on `device`.
+        loss: whose activation makes predictions of outputs.
+        device: where it computes.
+        flips: the mirrorings over which predictions are averaged.
+    """
 
     model: nn.Module
     loss: TaskLoss
     device: torch.device
     flips: tuple[str, ...]
+    windows: Windows | None
+    at_once: int
 
     def __call__(self, batch: Sequence[Item]) -> dict[int, list[float]]:
         readable = [i for i in batch if i.stack is not None]
@@ -139,9 +151,19 @@ class _Runner:
             return {}
         stacks = torch.stack([i.stack for i in readable]).to(self.device)  # type: ignore[misc]
         with torch.inference_mode():
-            views = [self._view(stacks.flip(axes)) for axes in mirror_axes(self.flips)]
-            predicted = torch.stack(views).mean(0).reshape(len(readable), -1).cpu()
-        return {i.index: p for i, p in zip(readable, predicted.tolist(), strict=True)}
+            predicted = self._scans(stacks, self.windows) if self.windows else self._views(stacks)
+        return {i.index: p for i, p in zip(readable, predicted.cpu().tolist(), strict=True)}
+
+    def _scans(self, stacks: Tensor, windows: Windows) -> Tensor:
+        """(B, D, H, W) scans to (B, outputs), from the predictions of all windows of each."""
+        slices = spec_of(self.model).size[0]
+        batches = ([self._views(part) for part in windows.cut(scan, slices, self.at_once)] for scan in stacks)
+        return torch.stack([windows.aggregate(torch.cat(parts)) for parts in batches])
+
+    def _views(self, stacks: Tensor) -> Tensor:
+        """(B, S, H, W) to (B, outputs), the mean over all mirror images."""
+        views = [self._view(stacks.flip(axes)) for axes in mirror_axes(self.flips)]
+        return torch.stack(views).mean(0).reshape(len(stacks), -1)
 
     def _view(self, stacks: Tensor) -> Tensor:
         spec = spec_of(self.model)
