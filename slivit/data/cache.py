@@ -30,7 +30,7 @@ import numpy.typing as npt
 from slivit.data.cache_entry import Damaged, Stack, encode_stack, read_stack, write_stack
 from slivit.data.cache_limit import Kept, Limit, abandoned, kept_files, remove
 from slivit.data.content import Digests, Files, files_of
-from slivit.data.preprocessing import Preprocessing, load_slices
+from slivit.data.preprocessing import Preprocessing, crop_slices, load_slices
 from slivit.errors import SlivitError
 from slivit.files import whole_file
 
@@ -147,6 +147,10 @@ class SliceCache:
         Raises:
             ReadError: the scan cannot be read.
         """
+        whole = self._load(path, settings.stored)
+        return crop_slices(whole, settings.size[1:]) if settings.size else whole
+
+    def _load(self, path: str, settings: Preprocessing) -> npt.NDArray[np.uint8]:
         place = self._place(path, settings)
         stack = self._read(place.entry) if place else None
         if stack is None:
@@ -164,6 +168,7 @@ class SliceCache:
             ReadError: the scan cannot be read.
             CacheError: the slices cannot be stored.
         """
+        settings = settings.stored
         place = self._place(path, settings)
         if place and self._read(place.entry) is not None:
             return False
@@ -341,5 +346,5 @@ def code_version() -> str:
 def code_files() -> list[Path]:
     """The source files between a scan's file and its slices."""
     here = Path(__file__).parent
-    own = [here / f"{name}.py" for name in ("preprocessing", "slices", "percentiles")]
+    own = [here / f"{name}.py" for name in ("preprocessing", "slices", "percentiles", "windows")]
     return [*sorted((here / "readers").glob("*.py")), here.parent / "volume.py", *own]

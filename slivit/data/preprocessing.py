@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from slivit.data.slices import BLANK, Sampling, Short, intensity_range, resample_positions, sample_slices, to_uint8
+from slivit.data.windows import Windows
 from slivit.errors import ReadError
 from slivit.volume import Volume
+
+Stack = TypeVar("Stack", bound=Any)
+_OPTIONAL = ("window", "stretch", "resize", "windows")
 
 
 class Preprocessing(BaseModel):
@@ -22,13 +26,18 @@ class Preprocessing(BaseModel):
         size: (S, H, W): slices, rows and columns that the model takes; a stage fills it in from the model.
         sampling: which slices; see `slivit.data.slices.sample_slices`.
         short: what to do with a volume of fewer than S slices.
-        window: (low, high) intensities mapped to black and white (HU for CT), or None.
+        window: (low, high) intensities mapped to black and white (HU for CT), or None; radiology's level and width are
+            given as {"level": 400, "width": 1000}, which is (-100, 900).
         stretch: (low, high) percentiles of the sampled slices mapped to black and white, or None. Applied inside
             the window where both are given. With neither, 8-bit scans are left alone and others are scaled from
             their minimum to their maximum.
         flips: predictions are averaged over every combination of these mirrorings: "horizontal", "vertical",
             "slices". One makes two views of a scan, all three make eight.
         reader: options for `read_volume`, such as {"axis": "coronal"}.
+        resize: (rows, columns) to which slices are resized before the model's rows and columns are cut out of them: at
+            random in training, from the middle otherwise. None resizes to what the model takes.
+        windows: cut a scan into windows of S consecutive slices, each of which the model sees by itself, instead of
+            sampling S slices; see `slivit.data.windows.Windows`.
 
     Source: Avram et al. 2024, Methods, "Data preprocessing" (256 x 256 pixels, contrast stretched between the 2nd and
     the 98th percentile).
@@ -43,14 +52,26 @@ class Preprocessing(BaseModel):
     stretch: tuple[float, float] | None = Field(default=(2.0, 98.0))
     flips: tuple[Literal["horizontal", "vertical", "slices"], ...] = ()
     reader: dict[str, Any] = Field(default_factory=dict)
+    resize: tuple[int, int] | None = None
+    windows: Windows | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _off(cls, data: Any) -> Any:
         """TOML has no null: `stretch = false` switches it off."""
         if isinstance(data, dict):
-            return {k: None if k in ("window", "stretch") and v is False else v for k, v in data.items()}
+            return {k: None if k in _OPTIONAL and v is False else v for k, v in data.items()}
         return data
+
+    @field_validator("window", mode="before")
+    @classmethod
+    def _level_and_width(cls, window: Any) -> Any:
+        """Bring the way in which radiology names a window, by its middle and its width, to its two ends."""
+        if not isinstance(window, dict):
+            return window
+        if set(window) != {"level", "width"} or not all(isinstance(v, int | float) for v in window.values()):
+            raise ValueError("is [low, high] or { level = ..., width = ... }")
+        return window["level"] - window["width"] / 2, window["level"] + window["width"] / 2
 
     @field_serializer("stretch", when_used="json")
     def _explicit(self, stretch: tuple[float, float] | None) -> list[float] | Literal[False]:
@@ -65,7 +86,30 @@ class Preprocessing(BaseModel):
                 raise ValueError(f"{name} must be (low, high) with low < high, got {pair}")
         if self.stretch and not (self.stretch[0] >= 0 and self.stretch[1] <= 100):
             raise ValueError(f"stretch is in percent, from 0 to 100, got {self.stretch}")
+        if self.resize and min(self.resize) < 1:
+            raise ValueError(f"resize is (rows, columns), each at least 1, got {self.resize}")
+        if self.windows and self.sampling != "even":
+            raise ValueError(f'windows take every slice; leave out sampling = "{self.sampling}"')
         return self
+
+    @property
+    def stored(self) -> Preprocessing:
+        """These settings up to what is the same for every crop and every window: what is read once, and cached.
+
+        Raises:
+            ReadError: no size is set, or one that `resize` is too small for.
+        """
+        slices, *size = self._size()
+        resize = self.resize or size
+        if any(r < s for r, s in zip(resize, size, strict=True)):
+            raise ReadError(f"preprocessing.resize is {resize}, smaller than the model's {tuple(size)}; enlarge it")
+        windows = Windows() if self.windows else None
+        return self.model_copy(update={"size": (slices, *resize), "resize": None, "windows": windows})
+
+    @property
+    def fixed_range(self) -> bool:
+        """Whether black and white are the same for all scans, so that a part of one needs nothing of the rest."""
+        return self.window is not None and self.stretch is None
 
     def select(self, depth: int) -> list[int]:
         """The indices of the slices to read of a scan of `depth` slices, without blanks."""
@@ -77,6 +121,8 @@ class Preprocessing(BaseModel):
         return self.sampling == "resample" and not padded
 
     def _indices(self, depth: int) -> npt.NDArray[np.intp]:
+        if self.windows and depth >= self._size()[0]:
+            return np.arange(depth)
         return sample_slices(depth, self._size()[0], self.sampling, self.short)
 
     def _size(self) -> tuple[int, int, int]:
@@ -93,7 +139,7 @@ def load_slices(path: str, settings: Preprocessing) -> npt.NDArray[np.uint8]:
         settings: the preprocessing, with its size set.
 
     Returns:
-        (S, H, W) uint8.
+        (S, H, W) uint8; with `windows`, all slices of the scan, and at least S.
 
     Raises:
         ReadError: the scan cannot be read or sampled.
@@ -104,6 +150,30 @@ def load_slices(path: str, settings: Preprocessing) -> npt.NDArray[np.uint8]:
     return preprocess(volume, settings)
 
 
+def load_window(path: str, settings: Preprocessing, start: int, depth: int) -> npt.NDArray[np.uint8]:
+    """Read one window of a scan, decoding no more than its slices where the settings allow it.
+
+    Args:
+        path: anything that `read_volume` takes.
+        settings: the preprocessing, with its size and its windows set.
+        start: the first slice.
+        depth: the number of slices of the scan.
+
+    Returns:
+        (S, H, W) uint8, the same as `load_slices(path, settings)[start : start + S]`.
+
+    Raises:
+        ReadError: the scan cannot be read.
+    """
+    from slivit.data.readers import read_volume
+
+    slices = settings._size()[0]
+    if depth <= slices or not settings.fixed_range:
+        return load_slices(path, settings)[start : start + slices]
+    volume = read_volume(path, select=lambda _: range(start, start + slices), **settings.reader)
+    return crop_slices(_resized(volume.array, settings, slices, volume.source), settings._size()[1:])
+
+
 def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]:
     """Sample, window, stretch and resize a volume.
 
@@ -112,7 +182,7 @@ def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
         settings: the preprocessing, with its size set.
 
     Returns:
-        (S, H, W) uint8; a blank slice is 0 throughout.
+        (S, H, W) uint8; a blank slice is 0 throughout. With `windows`, all slices of the scan, and at least S.
 
     Raises:
         ReadError: no finite value, or too few slices where `short` is "error".
@@ -123,14 +193,36 @@ def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
     stack = volume.array if volume.indices is not None else volume.array[used]
     if len(stack) != len(used):
         raise ReadError(f"{volume.source}: expected the {len(used)} sampled slices, got {len(stack)}")
-    low, high = _limits(stack, settings, volume.source)
-    out = np.zeros((len(indices), *settings._size()[1:]), np.uint8)
-    # Slice by slice, so that what one step leaves is still in the processor's cache for the next.
-    for source, target in zip(stack, out, strict=False):
-        _resize(to_uint8(source, low, high), target)
+    out = _resized(stack, settings, len(indices), volume.source)
     if settings.resamples(volume.depth):
-        return interpolate_slices(out, indices, volume.depth, settings._size()[0])
+        out = interpolate_slices(out, indices, volume.depth, settings._size()[0])
+    return crop_slices(out, settings._size()[1:])
+
+
+def _resized(
+    stack: npt.NDArray[np.generic], settings: Preprocessing, slices: int, source: str
+) -> npt.NDArray[np.uint8]:
+    """The slices in 8 bits and of one size, with blank ones behind them up to `slices`."""
+    low, high = _limits(stack, settings, source)
+    out = np.zeros((slices, *settings.stored._size()[1:]), np.uint8)
+    # Slice by slice, so that what one step leaves is still in the processor's cache for the next.
+    for image, target in zip(stack, out, strict=False):
+        _resize(to_uint8(image, low, high), target)
     return out
+
+
+def crop_slices(stack: Stack, size: Sequence[int]) -> Stack:
+    """The middle of every slice.
+
+    Args:
+        stack: (..., h, w), an array or a tensor.
+        size: (H, W), at most (h, w).
+
+    Returns:
+        (..., H, W), a view.
+    """
+    top, left = (stack.shape[-2] - size[0]) // 2, (stack.shape[-1] - size[1]) // 2
+    return stack[..., top : top + size[0], left : left + size[1]]
 
 
 def interpolate_slices(

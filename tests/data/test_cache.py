@@ -14,6 +14,7 @@ from slivit.data import cache as cache_module
 from slivit.data import cache_entry, content
 from slivit.data.cache import CacheError, SliceCache, open_cache
 from slivit.data.preprocessing import Preprocessing, load_slices
+from slivit.data.windows import Windows
 from slivit.errors import ReadError, SlivitError
 
 SETTINGS = Preprocessing(size=(4, 16, 12))
@@ -59,6 +60,8 @@ CHANGES = [
     {"stretch": None},
     {"stretch": (1.0, 99.0)},
     {"reader": {"frame": 0}},
+    {"resize": (20, 18)},
+    {"windows": Windows()},
 ]
 
 
@@ -69,6 +72,16 @@ def test_every_setting_is_part_of_the_key():
 def test_what_happens_to_slices_later_is_no_part_of_the_key(cache, scan, reads):
     for flips in ((), ("horizontal",)):
         cache.load(scan, SETTINGS.model_copy(update={"flips": flips}))
+    assert len(reads) == 1
+
+
+def test_one_entry_serves_every_crop_and_every_cut_into_windows(cache, scan, reads):
+    whole = SETTINGS.model_copy(update={"size": (4, 20, 18), "windows": Windows()})
+    stack = cache.load(scan, whole)
+    for windows in (Windows(stride=1), Windows(stride=2, score="mean")):
+        change = {"size": (4, 10, 12), "resize": (20, 18), "windows": windows}
+        cropped = cache.load(scan, SETTINGS.model_copy(update=change))
+        np.testing.assert_array_equal(cropped, stack[:, 5:15, 3:15])
     assert len(reads) == 1
 
 
