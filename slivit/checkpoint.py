@@ -47,6 +47,23 @@ class Checkpoint:
     operating_point: Decision | None = None
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """A model for its backbone: the head is random where the checkpoint holds a backbone alone.
+
+    Args:
+        model: the network, in evaluation mode.
+        preprocessing: how scans are brought into its input.
+        training: how it came about.
+        path: the folder it was read from.
+    """
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    training: Mapping[str, Any] = field(default_factory=dict)
+    path: Path = Path()
+
+
 def package_versions() -> dict[str, str]:
     """The versions of the packages that a result depends on."""
     names = ("slivit", "torch", "torchvision", "fastai", "timm", "transformers", "numpy", "scikit-learn", "pydicom")
@@ -99,6 +116,72 @@ def save_checkpoint(
     return folder
 
 
+def save_backbone(
+    folder: str | Path,
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    training: Mapping[str, Any] | None = None,
+    extra: Mapping[str, nn.Module] | None = None,
+) -> Path:
+    """Write a checkpoint that holds a pre-trained backbone and no trained head, whole or not at all.
+
+    Args:
+        folder: where to; what lies there is replaced.
+        model: from `create_model`; its `.backbone` is kept.
+        preprocessing: with its size set.
+        training: plain values to keep in `config.json` under "training".
+        extra: further modules, each kept as `NAME.safetensors`, such as the decoder of a masked autoencoder.
+
+    Returns:
+        The folder; give it as `model.weights` to a recipe, or to `load_backbone`.
+    """
+    from safetensors.torch import save_file
+
+    folder, spec = Path(folder), spec_of(model)
+    with whole_folder(folder) as partial:
+        save_file(_tensors(model.get_submodule("backbone"), "backbone."), partial / WEIGHTS)
+        for name, module in (extra or {}).items():
+            save_file(_tensors(module), partial / f"{name}.safetensors")
+        config = {
+            "format": FORMAT,
+            "model": {"name": spec.name, "out_dim": 1, "args": dict(spec.args)},
+            "task": None,
+            "preprocessing": preprocessing.model_dump(mode="json"),
+            "training": dict(training or {}),
+            "versions": package_versions(),
+            "sha256": _sha256(partial / WEIGHTS),
+        }
+        write_json(partial / CONFIG, config)
+    return folder
+
+
+def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
+    """Read a checkpoint for its backbone alone: one of a trained model, or one that holds nothing else.
+
+    Args:
+        path: a checkpoint folder, or a run folder that holds one in `checkpoint/`.
+        device: where the weights go.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
+    from slivit.models._weights import load_backbone
+
+    folder = checkpoint_folder(path)
+    config = read_config(folder)
+    if config["task"] is not None:
+        whole = load_checkpoint(folder, device)
+        return Encoder(whole.model, whole.preprocessing, whole.training, folder)
+    _check_sum(folder, config)
+    model = _build(config, folder)
+    load_backbone(model, folder)
+    return Encoder(model.to(device).eval(), Preprocessing(**config["preprocessing"]), config["training"], folder)
+
+
+def _tensors(module: nn.Module, prefix: str = "") -> dict[str, Any]:
+    return {prefix + k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
+
+
 def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
     """Read a checkpoint; nothing but its folder is needed.
 
@@ -117,8 +200,12 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
 
     folder = checkpoint_folder(path)
     config = read_config(folder)
-    if _sha256(folder / WEIGHTS) != config["sha256"]:
-        raise CheckpointError(f"{folder / WEIGHTS}: its checksum is not the one in {CONFIG}; the file was changed")
+    if config["task"] is None:
+        raise CheckpointError(
+            f"{folder}: holds a pre-trained backbone and no head, so it predicts nothing yet; fine-tune a model that "
+            "starts from it (model.weights in a recipe)"
+        )
+    _check_sum(folder, config)
     try:
         weights = load_file(folder / WEIGHTS, device=device)
     except SafetensorError as error:
@@ -184,6 +271,11 @@ def _build(config: Mapping[str, Any], folder: Path) -> nn.Module:
         return create_model(described["name"], described["out_dim"], **args)
     except ModelError as error:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from error
+
+
+def _check_sum(folder: Path, config: Mapping[str, Any]) -> None:
+    if _sha256(folder / WEIGHTS) != config["sha256"]:
+        raise CheckpointError(f"{folder / WEIGHTS}: its checksum is not the one in {CONFIG}; the file was changed")
 
 
 def _sha256(path: Path) -> str:

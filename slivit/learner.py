@@ -110,14 +110,19 @@ def volume_learner(
         opt_func=opt_func,
         wd=weight_decay,
         path=Path(path),
-        cbs=[*_precision(precision, dls), *([ChannelsLast()] if channels_last else []), *cbs],
+        cbs=[*precision_callbacks(precision, dls), *([ChannelsLast()] if channels_last else []), *cbs],
     )
     if freeze_backbone:
         learn.freeze_to(1)
     return learn
 
 
-def _precision(precision: Precision, dls: DataLoaders) -> list[Callback]:
+def precision_callbacks(precision: Precision, dls: DataLoaders) -> list[Callback]:
+    """What a Learner needs for a precision: nothing, or automatic mixed precision.
+
+    Raises:
+        SlivitError: float16 on a CPU.
+    """
     if precision == "float32":
         return []
     if precision == "float16" and torch.device(dls.device or "cpu").type == "cpu":

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, Field, ValidationError
 
 from slivit.errors import RecipeError, gather, nearest, one_of
+from slivit.recipe_pretrain import SelfSupervisedRecipe
 from slivit.recipe_sections import Data, Section, Testing, TrainingRecipe
 
 Stage = Literal["pretrain", "finetune", "evaluate"]
@@ -81,7 +82,8 @@ def load_recipe(stage: Stage, name: str | Path, overrides: Sequence[str] = ()) -
         overrides: "key=value" with dotted keys, such as "fit.epochs=5"; values as in TOML, bare words are text.
 
     Returns:
-        A `PretrainRecipe`, `FinetuneRecipe` or `EvaluateRecipe`.
+        The recipe of that stage, such as a `FinetuneRecipe`; for pre-training a `SelfSupervisedRecipe` where `method`
+        is not "supervised".
 
     Raises:
         RecipeError: every problem of the recipe at once.
@@ -93,7 +95,14 @@ def load_recipe(stage: Stage, name: str | Path, overrides: Sequence[str] = ()) -
         raise RecipeError(f"{path}: not a TOML file: {error}") from error
     for override in overrides:
         apply_override(values, override)
-    return check_recipe(RECIPES[stage], values, str(path))
+    return check_recipe(recipe_kind(stage, values), values, str(path))
+
+
+def recipe_kind(stage: Stage, values: Mapping[str, Any]) -> type[Section]:
+    """The kind of recipe that plain values are meant for: pre-training is of two kinds, by its `method`."""
+    if stage == "pretrain" and values.get("method", "supervised") != "supervised":
+        return SelfSupervisedRecipe
+    return RECIPES[stage]
 
 
 def check_recipe(kind: type[Recipe], values: Mapping[str, Any], where: str) -> Recipe:

@@ -13,9 +13,12 @@ ROOT = Path(slivit.__file__).parent
 LAYERS = [
     {"errors", "files", "volume", "task"},
     {"data", "models", "statistics", "phantoms"},
-    {"recipe", "ssl", "objective", "decision", "cases"},  # and every recipe_*
+    {"recipe", "objective", "decision", "cases"},  # and every recipe_*
     {"callbacks", "learner", "checkpoint", "predict"},
+    {"ssl"},
     {"report"},
+    {"explanation"},
+    {"viewer"},
     {"stages"},
     {"cli", "__main__"},  # and every cli_*
 ]

@@ -1,16 +1,18 @@
-"""Pre-training: 2D images in, a backbone out that every model of its kind can start from."""
+"""Pre-training: images or volumes in, a backbone out that every model of its kind can start from."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from slivit.recipe import PretrainRecipe
+from slivit.recipe_pretrain import SelfSupervisedRecipe
+from slivit.stages import selfsupervised
 from slivit.stages.finetune import build_model
 from slivit.stages.training import train
 
 
-def run(recipe: PretrainRecipe, *, resume: bool = False, overwrite: bool = False) -> Path:
-    """Pre-train a backbone on labelled 2D images, each a volume of one slice.
+def run(recipe: PretrainRecipe | SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Pre-train a backbone, on labelled 2D images (each a volume of one slice) or without labels.
 
     Args:
         recipe: from `load_recipe("pretrain", ...)`.
@@ -20,4 +22,6 @@ def run(recipe: PretrainRecipe, *, resume: bool = False, overwrite: bool = False
     Returns:
         The run's folder; give it as `model.weights` to a fine-tuning recipe.
     """
+    if isinstance(recipe, SelfSupervisedRecipe):
+        return selfsupervised.run(recipe, resume=resume, overwrite=overwrite)
     return train(recipe, "pretrain", build_model, resume=resume, overwrite=overwrite)

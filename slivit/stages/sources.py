@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slivit.data.importers import make_manifest
 from slivit.data.manifest import Manifest, read_manifest
 from slivit.errors import ManifestError
 from slivit.recipe_sections import Data
 from slivit.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 MEDMNIST = "medmnist:"
@@ -74,26 +78,34 @@ def _fractions(data: Data) -> tuple[float, float, float]:
     return (train + test, val, 0.0) if data.test_manifest else data.fractions
 
 
-def _read(name: str, data: Data, task: Task, need_splits: tuple[str, ...]) -> Manifest:
+def named_source(data: Data, name: str = "") -> tuple[Path, str]:
+    """The file or folder of a data section, and the importer that lists it; "" where it is a table itself."""
+    name = name or data.manifest
     if name.startswith(MEDMNIST):
         name = str(fetch_medmnist(name.removeprefix(MEDMNIST), Path(data.root or "."), data.download))
     path = Path(name).expanduser()
-    importer = data.importer or _importer_of(path)
-    if importer and path.suffix != ".csv":
-        return _imported(importer, path, data, task, need_splits)
+    return path, "" if path.suffix == ".csv" else data.importer or _importer_of(path)
+
+
+def imported_frame(importer: str, path: Path, data: Data) -> pd.DataFrame:
+    """The table that an importer makes of a data set."""
+    options = {"val": data.val_from_train or 0.1, "seed": data.split_seed, **data.importer_options}
+    imported = make_manifest(importer, path, **options)
+    for note in imported.notes:
+        log.info("%s: %s", path, note)
+    return imported.frame
+
+
+def _read(name: str, data: Data, task: Task, need_splits: tuple[str, ...]) -> Manifest:
+    path, importer = named_source(data, name)
+    if importer:
+        frame = imported_frame(importer, path, data)
+        return Manifest.from_frame(frame, task, source=str(path), need_splits=need_splits)
     return read_manifest(path, task, columns=data.columns, root=data.root or None, need_splits=need_splits)
 
 
 def _importer_of(path: Path) -> str:
     return "medmnist" if path.suffix == ".npz" else "folders" if path.is_dir() else ""
-
-
-def _imported(importer: str, path: Path, data: Data, task: Task, need_splits: tuple[str, ...]) -> Manifest:
-    options = {"val": data.val_from_train or 0.1, "seed": data.split_seed, **data.importer_options}
-    imported = make_manifest(importer, path, **options)
-    for note in imported.notes:
-        log.info("%s: %s", path, note)
-    return Manifest.from_frame(imported.frame, task, source=str(path), need_splits=need_splits)
 
 
 def fetch_medmnist(name: str, root: Path, download: bool = False) -> Path:

@@ -1,0 +1,147 @@
+"""A fastai Learner for a self-supervised method, its optimiser and its schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.training import GradientAccumulation, GradientClip
+from fastai.data.core import DataLoaders
+from fastai.learner import AvgMetric
+from fastai.optimizer import SGD, Adam, OptimWrapper
+
+from slivit.callbacks import seed_everything
+from slivit.learner import Precision, VolumeLearner, precision_callbacks
+from slivit.ssl.pretext import MakeViews, Pretext
+from slivit.ssl.schedules import layered_groups, scheduler
+
+Optimiser = Literal["adamw", "sgd", "lars"]
+SGD_MOMENTUM = 0.9
+
+
+class PretextLearner(VolumeLearner):
+    """A fastai Learner of a `Pretext`; `rates` are its groups' rates as fractions of the peak."""
+
+    pretext: Pretext
+    rates: np.ndarray
+
+
+def pretext_learner(
+    dls: DataLoaders,
+    pretext: Pretext,
+    *,
+    optimiser: Optimiser = "adamw",
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.05,
+    layer_decay: float = 1.0,
+    patch_lr: float = 1.0,
+    clip: float = 0.0,
+    accumulate: int = 1,
+    precision: Precision = "float32",
+    path: str | Path = ".",
+    seed: int | None = None,
+    cbs: Sequence[Callback] = (),
+) -> PretextLearner:
+    """An ordinary fastai Learner that pre-trains the encoder of a pretext.
+
+    Args:
+        dls: from `slivit.data.images.unlabelled_dataloaders`, or any that give what the pretext's views take.
+        pretext: from `slivit.ssl.create_pretext`.
+        optimiser: "adamw", "sgd" (momentum 0.9) or "lars".
+        betas: of AdamW.
+        weight_decay: decoupled, as in AdamW; biases and norms have none.
+        layer_decay: see `layered_groups`; 1 gives every parameter the same rate.
+        patch_lr: see `layered_groups`.
+        clip: the largest norm of the gradient; 0 for none.
+        accumulate: steps whose gradients are added up.
+        precision: "bfloat16" and "float16" switch on automatic mixed precision.
+        path: the folder in which fastai keeps its files.
+        seed: seeds Python, NumPy and torch.
+        cbs: further callbacks.
+
+    Returns:
+        A Learner: `fit_one_cycle(...)`, or `fit_pretext(learn, ...)` with the schedule of the papers.
+    """
+    if seed is not None:
+        seed_everything(seed)
+    splitter, rates = _groups(pretext, layer_decay, patch_lr)
+    limits: list[Callback] = [GradientAccumulation(accumulate * dls.train.bs)] if accumulate > 1 else []
+    limits += [GradientClip(clip)] if clip else []
+    learn = PretextLearner(
+        dls,
+        pretext.model,
+        loss_func=pretext.loss,
+        metrics=[],
+        splitter=splitter,
+        opt_func=_optimiser(optimiser, betas),
+        wd=weight_decay,
+        path=Path(path),
+        cbs=[MakeViews(pretext.views), *precision_callbacks(precision, dls), *limits, *pretext.callbacks, *cbs],
+    )
+    learn.pretext, learn.rates = pretext, rates
+    return learn
+
+
+def fit_pretext(
+    learn: PretextLearner,
+    epochs: int,
+    lr: float,
+    *,
+    schedule: Literal["cosine", "one_cycle"] = "cosine",
+    warmup: float = 10.0,
+    lr_end: float = 1e-6,
+    weight_decay_end: float | None = None,
+    cbs: Sequence[Callback] = (),
+    start_epoch: int = 0,
+) -> None:
+    """Train under the schedule of the papers, or under fastai's one cycle.
+
+    Args:
+        learn: from `pretext_learner`.
+        epochs: passes over the items.
+        lr: the peak rate.
+        schedule: "cosine" or "one_cycle".
+        warmup: epochs in which the rate rises; at most half of them all.
+        lr_end: where the cosine ends.
+        weight_decay_end: where the weight decay ends; constant where None.
+        cbs: further callbacks.
+        start_epoch: the first epoch, of a resumed run.
+    """
+    peak = lr * learn.rates if len(learn.rates) > 1 else lr
+    rising = min(warmup / epochs, 0.5)
+    if schedule == "one_cycle":
+        learn.fit_one_cycle(epochs, peak, pct_start=max(rising, 0.01), cbs=list(cbs), start_epoch=start_epoch)
+        return
+    plan = scheduler(peak, end=lr_end, warmup=rising, weight_decay=learn.wd, weight_decay_end=weight_decay_end)
+    learn.fit(epochs, lr=peak, cbs=[plan, *cbs], start_epoch=start_epoch)
+
+
+def _groups(pretext: Pretext, decay: float, patch: float) -> tuple[Callable[..., Any], np.ndarray]:
+    if (decay == 1 and patch == 1) or pretext.depth_of is None:
+        return (lambda model: [[p for p in model.parameters() if p.requires_grad]]), np.ones(1)
+    return layered_groups(pretext.model, pretext.depth_of, decay, patch)
+
+
+def _optimiser(name: Optimiser, betas: tuple[float, float]) -> Callable[..., Any]:
+    if name == "sgd":
+        return partial(SGD, mom=SGD_MOMENTUM)
+    if name == "lars":
+        from timm.optim.lars import Lars
+
+        return partial(OptimWrapper, opt=partial(Lars, momentum=SGD_MOMENTUM))
+    return partial(Adam, mom=betas[0], sqr_mom=betas[1], eps=1e-8)
+
+
+def part_metrics(pretext: Pretext, names: Sequence[str]) -> list[AvgMetric]:
+    """Metrics that show named parts of the loss, or other scalars that a method keeps, in the table of epochs."""
+    metrics = []
+    for name in names:
+        metric = AvgMetric(lambda *_, key=name: torch.tensor(pretext.parts.get(key, float("nan"))))
+        metric.func.__name__ = name
+        metrics.append(metric)
+    return metrics

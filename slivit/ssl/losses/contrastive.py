@@ -1,0 +1,62 @@
+"""NT-Xent, the contrastive loss of SimCLR, over the images of all processes.
+
+Origin: written for this project after Chen et al. 2020 (arXiv:2002.05709). Licence: Apache-2.0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from slivit.errors import ModelError
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
+    """Each image is to be found by its other view among the views of all other images.
+
+    Args:
+        first: (B, D) projections of one view.
+        second: (B, D) projections of the other, in the same order.
+        temperature: divides the cosine similarities.
+
+    Returns:
+        A scalar. With several processes the images of all of them are compared, and the mean over processes of this
+        scalar, and of its gradients, is that of one process with all images.
+
+    Raises:
+        ModelError: shapes that differ.
+
+    Source: Chen et al. 2020, section 2.1, equation 1.
+    """
+    if first.shape != second.shape or first.ndim != 2:
+        raise ModelError(f"nt_xent takes two (B, D) tensors; got {tuple(first.shape)} and {tuple(second.shape)}")
+    with torch.autocast(first.device.type, enabled=False):
+        views = [F.normalize(view.float(), dim=1) for view in (first, second)]
+        everyone = [gather_rows(view) for view in views]
+        here = torch.arange(len(first), device=first.device) + _rank() * len(first)
+        count = len(everyone[0])
+        losses = []
+        for own, other in ((0, 1), (1, 0)):
+            same = views[own] @ everyone[own].T / temperature
+            same = same.masked_fill(F.one_hot(here, count).bool(), float("-inf"))
+            across = views[own] @ everyone[other].T / temperature
+            losses.append(F.cross_entropy(torch.cat([across, same], 1), here))
+    return (losses[0] + losses[1]) / 2
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """The rows of all processes, in the order of their ranks, with gradients; the tensor itself in a single one."""
+    if not _distributed():
+        return tensor
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(tensor))
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if _distributed() else 0

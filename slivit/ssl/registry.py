@@ -1,0 +1,71 @@
+"""The register of self-supervised methods: a name, and the function that makes its pretext for a model."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ConfigDict, ValidationError, validate_call
+
+from slivit.errors import ModelError, gather, nearest, one_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from slivit.ssl.pretext import Pretext
+
+Factory = TypeVar("Factory", bound=Callable[..., Any])
+_FACTORIES: dict[str, Callable[..., Any]] = {}
+
+
+def register_pretext(factory: Factory) -> Factory:
+    """Register a factory `(model, **settings) -> Pretext` under its own name; settings are keywords with defaults."""
+    if factory.__name__ in _FACTORIES:
+        raise ValueError(f"pretext {factory.__name__!r} is registered twice")
+    _FACTORIES[factory.__name__] = factory
+    return factory
+
+
+def _load_methods() -> None:
+    package = importlib.import_module("slivit.ssl")
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.name.startswith("_") and not module.ispkg:
+            importlib.import_module(f"slivit.ssl.{module.name}")
+
+
+def list_pretexts() -> list[str]:
+    """The names of all self-supervised methods, sorted."""
+    _load_methods()
+    return sorted(_FACTORIES)
+
+
+def create_pretext(name: str, model: nn.Module, **settings: Any) -> Pretext:
+    """Make the pretext of a method for a model whose backbone it is to pre-train.
+
+    Args:
+        name: one of `list_pretexts()`.
+        model: from `slivit.create_model`; the method says which kinds of backbone it takes.
+        **settings: the method's own settings.
+
+    Raises:
+        ModelError: an unknown method or setting, a value that is not allowed, or a model that does not fit.
+    """
+    _load_methods()
+    if name not in _FACTORIES:
+        raise ModelError(
+            f'there is no pre-training method "{name}".{nearest(name, _FACTORIES)} There are {one_of(_FACTORIES)}.'
+        )
+    factory = _FACTORIES[name]
+    allowed = [p for p in inspect.signature(factory).parameters if p != "model"]
+    for key in settings:
+        if key not in allowed:
+            raise ModelError(f'{name} has no setting "{key}".{nearest(key, allowed)} It has {one_of(allowed)}.')
+    try:
+        return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(factory)(model, **settings)
+    except ValidationError as error:
+        told = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors()]
+        gather(told, f"settings of {name}", ModelError)
+        raise

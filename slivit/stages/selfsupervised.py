@@ -1,0 +1,174 @@
+"""Self-supervised pre-training: scans without labels in, a backbone out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slivit.checkpoint import save_backbone
+from slivit.data.preprocessing import Preprocessing
+from slivit.errors import ManifestError
+from slivit.models.registry import spec_of
+from slivit.recipe_pretrain import SelfSupervisedRecipe
+from slivit.stages.lineage import describe_start
+from slivit.stages.runs import HISTORY, PROGRESS, SPLIT, logged, open_run
+from slivit.stages.tracking import tracked
+from slivit.stages.unlabelled import scan_depths, unlabelled_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from fastai.callback.core import Callback
+    from torch import nn
+
+    from slivit.ssl.learner import PretextLearner
+    from slivit.ssl.pretext import Pretext
+
+log = logging.getLogger(__name__)
+
+
+def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Pre-train a backbone without labels.
+
+    Args:
+        recipe: from `load_recipe("pretrain", ...)`.
+        resume: go on with a run that died.
+        overwrite: replace a run in the same folder.
+
+    Returns:
+        The run's folder: recipe, split, history, checkpoint, versions, log.
+    """
+    from slivit.callbacks import seed_everything
+    from slivit.ssl.registry import create_pretext
+
+    folder = open_run(recipe, resume=resume, overwrite=overwrite)
+    with logged(folder):
+        frame = usable_scans(recipe)
+        frame.to_csv(folder / SPLIT, index=False)
+        seed_everything(recipe.seed)
+        model = build_encoder(recipe)
+        settings = recipe.preprocessing.model_copy(update={"size": spec_of(model).size})
+        pretext = create_pretext(recipe.method, model, **recipe.pretext.args)
+        learn = make_learner(recipe, frame, pretext, settings, folder)
+        with tracked(recipe.logging, recipe.model_dump(mode="json"), folder) as tracking:
+            fit(learn, recipe, folder, resume=resume, cbs=tracking)
+            save_backbone(folder / "checkpoint", pretext.encoder, settings, _record(recipe, frame), pretext.extra)
+        (folder / PROGRESS).unlink(missing_ok=True)
+        log.info("done: %s", folder)
+    return folder
+
+
+def usable_scans(recipe: SelfSupervisedRecipe) -> pd.DataFrame:
+    """The scans of a recipe, with the number of slices where it is needed, and none that is too short."""
+    frame = unlabelled_frame(recipe.data, recipe.images, recipe.seed)
+    images = recipe.images
+    if images.slices != "all" and images.min_slices == 1:
+        return frame
+    frame = frame.assign(slices=scan_depths(frame, recipe.preprocessing.reader, recipe.data.processes))
+    long = frame["slices"] >= images.min_slices
+    if not long.all():
+        log.info("%d scans have fewer than %d slices and are left out", (~long).sum(), images.min_slices)
+    if not (frame[long]["split"] == "train").any():
+        raise ManifestError(f"{recipe.data.manifest}: no training scan has {images.min_slices} slices")
+    return frame[long].reset_index(drop=True)
+
+
+def build_encoder(recipe: SelfSupervisedRecipe) -> nn.Module:
+    """The recipe's model, with its backbone loaded where the recipe names weights; its head is not trained."""
+    from slivit.models._weights import load_backbone
+    from slivit.models.registry import create_model
+
+    model = create_model(recipe.model.name, 1, **recipe.model.args)
+    if recipe.model.weights:
+        load_backbone(model, recipe.model.weights)
+    return model
+
+
+def make_learner(
+    recipe: SelfSupervisedRecipe, frame: pd.DataFrame, pretext: Pretext, settings: Preprocessing, folder: Path
+) -> PretextLearner:
+    """The fastai Learner of a recipe."""
+    from slivit.data.images import LoadImage, LoadItem, slice_items, unlabelled_dataloaders
+    from slivit.predict import choose_device
+    from slivit.ssl.learner import pretext_learner
+
+    rows = [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+    if pretext.load is None:
+        depths = dict(zip(frame["path"], frame["slices"], strict=True)) if "slices" in frame else None
+        rows, load = slice_items(rows, recipe.images.slices, depths), LoadImage(settings)
+    else:
+        load = LoadItem(pretext.load)
+    options = recipe.fit
+    device = choose_device(options.device)
+    dls = unlabelled_dataloaders(
+        rows,
+        load,
+        batch_size=options.batch_size,
+        workers=recipe.data.processes,
+        device=device,
+        collate=pretext.collate,
+    )
+    return pretext_learner(
+        dls,
+        pretext,
+        optimiser=options.optimiser,
+        betas=options.betas,
+        weight_decay=options.weight_decay,
+        layer_decay=options.layer_decay,
+        patch_lr=options.patch_lr,
+        clip=options.clip,
+        accumulate=options.accumulate,
+        precision=options.precision,
+        path=folder,
+    )
+
+
+def fit(
+    learn: PretextLearner,
+    recipe: SelfSupervisedRecipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    cbs: Sequence[Callback] = (),
+) -> None:
+    """Train under the recipe's schedule; the last weights are kept."""
+    from slivit import callbacks
+    from slivit.ssl.learner import fit_pretext
+
+    options = recipe.fit
+    start = callbacks.read_progress(folder / PROGRESS)["epoch"] if resume else 0
+    own = [
+        callbacks.SeedEpochs(recipe.seed),
+        callbacks.StopOnNaN(),
+        callbacks.LogEpochs(),
+        callbacks.SaveProgress(folder, options.lr),
+        callbacks.WriteHistory(folder / HISTORY),
+    ]
+    bars = nullcontext() if sys.stdout.isatty() else learn.no_bar()
+    with bars, learn.no_logging():
+        fit_pretext(
+            learn,
+            options.epochs,
+            options.lr,
+            schedule=options.schedule,
+            warmup=options.warmup,
+            lr_end=options.lr_end,
+            weight_decay_end=options.weight_decay_end if options.weight_decay_end >= 0 else None,
+            cbs=[*own, *cbs],
+            start_epoch=start,
+        )
+
+
+def _record(recipe: SelfSupervisedRecipe, frame: pd.DataFrame) -> dict[str, Any]:
+    """How a checkpoint came about, as plain values."""
+    record = {
+        "stage": "pretrain",
+        "method": recipe.method,
+        "recipe": recipe.model_dump(mode="json"),
+        "scans": {str(k): int(v) for k, v in frame["split"].value_counts().items()},
+        "source": recipe.data.manifest,
+    }
+    return record | ({"started_from": describe_start(recipe.model.weights)} if recipe.model.weights else {})

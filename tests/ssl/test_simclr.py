@@ -1,0 +1,60 @@
+"""SimCLR, and with it the Pretext's main path: loss, views, training, resuming, and a backbone that loads elsewhere."""
+
+import lightly.loss
+import pytest
+import torch
+
+from slivit.errors import ModelError
+from slivit.models.registry import create_model
+from slivit.ssl import create_pretext, list_pretexts
+from slivit.ssl.losses.contrastive import nt_xent
+
+
+def encoder(size=32):
+    return create_model("image_classifier", 1, backbone="convnext_atto", image_size=size)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_nt_xent_is_that_of_lightly(temperature):
+    first, second = torch.randn(6, 8), torch.randn(6, 8)
+    wanted = lightly.loss.NTXentLoss(temperature)(first, second)
+    torch.testing.assert_close(nt_xent(first, second, temperature), wanted)
+
+
+def test_views_are_two_different_normalised_images_of_each():
+    pretext = create_pretext("simclr", encoder())
+    inputs, _ = pretext.views(torch.randint(0, 255, (3, 1, 32, 32), dtype=torch.uint8))
+    assert inputs.shape == (6, 3, 32, 32)
+    assert not torch.equal(inputs[0], inputs[3])
+
+
+def test_gradients_reach_the_backbone_and_leave_the_head():
+    model = encoder()
+    pretext = create_pretext("simclr", model, hidden=16, projection=8)
+    inputs, targets = pretext.views(torch.randint(0, 255, (4, 1, 32, 32), dtype=torch.uint8))
+    pretext.loss(pretext.model(inputs), targets).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.backbone.parameters())
+    assert all(p.grad is None for p in model.head.parameters())
+
+
+def test_unknown_settings_and_methods_name_the_nearest():
+    with pytest.raises(ModelError, match=r'no setting "temprature".*temperature'):
+        create_pretext("simclr", encoder(), temprature=0.1)
+    with pytest.raises(ModelError, match=r'no pre-training method "simclear".*simclr'):
+        create_pretext("simclear", encoder())
+    with pytest.raises(ModelError, match=r"temperature: .*greater than 0"):
+        create_pretext("simclr", encoder(), temperature=-1)
+
+
+def test_models_of_several_slices_are_refused():
+    model = create_model("slivit", 1, backbone="convnext_atto", image_size=64, slices=2)
+    with pytest.raises(ModelError, match="single square images"):
+        create_pretext("simclr", model)
+
+
+def test_the_recipe_knows_every_method():
+    from typing import get_args
+
+    from slivit.recipe_pretrain import Method
+
+    assert set(list_pretexts()) <= set(get_args(Method))
