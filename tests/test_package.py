@@ -13,7 +13,7 @@ ROOT = Path(slivit.__file__).parent
 LAYERS = [
     {"errors", "files", "volume", "task"},
     {"data", "models", "statistics", "phantoms"},
-    {"recipe", "objective", "decision", "cases"},  # and every recipe_*
+    {"recipe", "objective", "probing", "decision", "cases"},  # and every recipe_*
     {"callbacks", "learner", "checkpoint", "predict"},
     {"ssl"},
     {"report"},
