@@ -13,8 +13,8 @@ ROOT = Path(slivit.__file__).parent
 LAYERS = [
     {"errors", "files", "volume", "task"},
     {"data", "models", "statistics", "phantoms"},
-    {"recipe", "objective", "probing", "decision", "cases"},  # and every recipe_*
-    {"callbacks", "learner", "checkpoint", "predict"},
+    {"recipe", "objective", "mixture", "decision", "cases"},  # and every recipe_*
+    {"callbacks", "learner", "checkpoint", "predict", "probing"},
     {"ssl"},
     {"report"},
     {"explanation"},

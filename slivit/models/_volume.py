@@ -56,6 +56,10 @@ class VolumeModel(nn.Module):
         self.check(x)
         return self.backbone(x)
 
+    def head_args(self, features: str) -> dict[str, Any]:
+        """The arguments of a model whose head reads the pooled features that a probe reads: these are what it reads."""
+        return {}
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) float32 -> (B, out_dim) logits."""
         return self.head(self.dropout(self.forward_features(x)))

@@ -23,6 +23,8 @@ from slivit.models.registry import register_model
 # Names and chunks of blocks that the released code wraps round the backbone's own names.
 PUBLISHED_NAMES = ((r"^module\.", ""), (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."))
 
+PROBED_LAYERS = 4  # the most layers whose class tokens a linear probe reads
+
 
 class Dino3d(nn.Module):
     """A 3D vision transformer and a linear head over its class token; `dino3d_vit` says what the arguments mean.
@@ -63,6 +65,33 @@ class Dino3d(nn.Module):
         layers = self.backbone.forward_layers(self._channels(x), self.last_layers)
         return self.project(pool_tokens(layers, self.average_patches).reshape(x.shape[0], -1))
 
+    def layer_features(self, x: Tensor) -> dict[str, Tensor]:
+        """What a linear probe chooses among: class tokens of the last layers, and the mean of the last patch tokens.
+
+        Returns:
+            (B, C * dim) each, channel behind channel: "class_4" to "class_1" of up to four blocks, the last one last,
+            and "patches".
+
+        Source: Oquab et al. 2023, section 7.1; Xu et al. 2025, Methods, linear probing.
+        """
+        layers = self.backbone.forward_layers(self._channels(x), len(_class_names(self.backbone)))
+        parts = dict(zip(_class_names(self.backbone), (tokens[:, 0] for tokens in layers), strict=True))
+        parts["patches"] = layers[-1][:, 1:].mean(1)
+        return {name: part.reshape(len(x), -1) for name, part in parts.items()}
+
+    def feature_sets(self) -> dict[str, tuple[str, ...]]:
+        """What a probe's heads read, see `slivit.probing.features`: the last or the last four layers, with patches."""
+        names = _class_names(self.backbone)
+        layers = {f"last{count}": names[-count:] for count in (1, len(names))}
+        return layers | {f"{name}+patches": (*parts, "patches") for name, parts in layers.items()}
+
+    def head_args(self, features: str) -> dict[str, int | bool] | None:
+        """The arguments of a model whose head reads one of the `feature_sets`; None with several channels."""
+        if self.in_chans > 1:
+            return None
+        last_layers = len(self.feature_sets()[features.removesuffix("+patches")])
+        return {"last_layers": last_layers, "average_patches": features.endswith("+patches")}
+
     def patch_map(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) -> the patch tokens (B, C * dim, S / 16, H / 16, W / 16), channel behind channel."""
         tokens = self.backbone(self._channels(x))[:, 1:]
@@ -84,6 +113,11 @@ class Dino3d(nn.Module):
                 f"columns, the last three multiples of {PATCH}; got {tuple(x.shape)}"
             )
         return x.flatten(0, 1)[:, None]
+
+
+def _class_names(backbone: VisionTransformer3d) -> tuple[str, ...]:
+    """The names of the class tokens of the last layers, four where there are as many, the last one last."""
+    return tuple(f"class_{count}" for count in range(min(PROBED_LAYERS, len(backbone.blocks)), 0, -1))
 
 
 def pool_tokens(layers: list[Tensor], average_patches: bool) -> Tensor:

@@ -35,6 +35,10 @@ class ImageClassifier(nn.Module):
         """(B, 3, P, P) -> (B, C) pooled and normalised features."""
         return self.norm(feature_map(self.backbone, self.backbone_info.stage, images).mean((2, 3)))
 
+    def pooled_features(self, images: Tensor) -> Tensor:
+        """(B, 3, P, P) -> (B, C): the backbone's features before the norm that is trained with the head."""
+        return feature_map(self.backbone, self.backbone_info.stage, images).mean((2, 3))
+
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, P, P) float32 -> (B, out_dim) logits."""
         expected = (3, *self.input_size[1:])

@@ -68,6 +68,10 @@ class SliceModel(nn.Module):
         features = feature_map(self.backbone, self.backbone_info.stage, images).mean((2, 3))
         return features.unflatten(0, (x.shape[0], -1))
 
+    def pooled_features(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) -> (B, features): the backbone's features of each slice, averaged over slices."""
+        return self.forward_slices(x).mean(1)
+
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) -> (B, n): one vector a volume."""
         raise NotImplementedError

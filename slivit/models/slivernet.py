@@ -63,6 +63,10 @@ class SliverNet(nn.Module):
         cells = features.unflatten(2, (slices, -1)).transpose(3, 4).flatten(3)
         return torch.cat([cells.amax(3), cells.mean(3)], dim=1)
 
+    def pooled_features(self, x: Tensor) -> Tensor:
+        """(B, 3, S*P, P) -> (B, 2C): the backbone's features of each slice, averaged over slices."""
+        return self.forward_slices(x).mean(2)
+
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, 3, S*P, P) -> (B, hidden): what the convolutions find most of along the slices."""
         found = self.near(self.forward_slices(x))

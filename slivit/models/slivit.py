@@ -81,6 +81,10 @@ class SLIViT(nn.Module):
         # Convolutions run fastest with the channels last, and tokens are then cut from the map without a copy.
         return feature_map(self.backbone, self.backbone_info.stage, x.contiguous(memory_format=torch.channels_last))
 
+    def pooled_features(self, x: Tensor) -> Tensor:
+        """(B, 3, S*P, P) -> (B, C): the backbone's features, averaged over all slices."""
+        return self.forward_features(x).mean((2, 3))
+
     def forward_tokens(self, features: Tensor) -> Tensor:
         """(B, C, S*h, h) -> (B, 1 + S, vit_dim): the class token and one token a slice, integrated and normed."""
         tokens = self.embed_slices(features)

@@ -184,6 +184,21 @@ class UniMiSS(nn.Module):
         tokens = self.norm(self.backbone(x))
         return (tokens[:, 0] + tokens[:, 1:].mean(1)) / 2
 
+    def layer_features(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 1, S, H, W) -> the backbone's class token and the mean of its other tokens, (B, dim) each."""
+        check_volume(x, self.name, 1, self.input_size)
+        tokens = self.backbone(x)
+        return {"class": tokens[:, 0], "patches": tokens[:, 1:].mean(1)}
+
+    def feature_sets(self) -> dict[str, tuple[str, ...]]:
+        """What a probe's heads read, see `slivit.probing.features`."""
+        return {"class": ("class",), "class+patches": ("class", "patches")}
+
+    def patch_map(self, x: Tensor) -> Tensor:
+        """(B, 1, S, H, W) -> the backbone's tokens in their places (B, dim, S / 16, H / 32, W / 32)."""
+        check_volume(x, self.name, 1, self.input_size)
+        return self.backbone(x)[:, 1:].mT.unflatten(2, stage_grids(self.input_size)[-1])
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1, S, H, W) float32 -> (B, out_dim) logits."""
         return self.head(self.forward_features(x))
