@@ -118,7 +118,7 @@ def predict_table(
             raise ReadError(bad[0].error)
         found |= run(batch)
         items |= {i.index: Item(i.index, None, i.notes, i.error) for i in batch}
-    return _table(rows, task, found, items, on_error == "record")
+    return prediction_table(rows, task, found, items, with_errors=on_error == "record")
 
 
 def mirror_axes(flips: Sequence[str]) -> list[tuple[int, ...]]:
@@ -176,21 +176,32 @@ def _shown(loader: Iterable[list[Item]], progress: bool) -> Iterator[list[Item]]
     return iter(tqdm(loader, desc="predict", unit="batch", disable=not progress, leave=False))
 
 
-def _table(
+def prediction_table(
     rows: Sequence[Mapping[str, Any]],
     task: Task,
     found: Mapping[int, Sequence[float]],
-    items: Mapping[int, Item],
-    with_errors: bool,
+    items: Mapping[int, Item] | None = None,
+    *,
+    with_errors: bool = False,
 ) -> pd.DataFrame:
+    """Put predictions beside what is known of each scan, as `predict_table` does.
+
+    Args:
+        rows: of a manifest.
+        task: the fitted task.
+        found: predictions by the number of the row; empty cells where there are none.
+        items: what reading told of each row: notes and errors.
+        with_errors: give the column `error`.
+    """
     missing = [float("nan")] * task.out_dim
     records = []
     for index, row in enumerate(rows):
         record = {k: v for k, v in row.items() if k not in task.targets}
         record |= {f"target_{t}": row[t] for t in task.targets if t in row}
         record |= dict(zip(task.prediction_columns, found.get(index, missing), strict=True))
-        record["notes"] = "; ".join(items[index].notes)
+        item = (items or {}).get(index, Item(index, None))
+        record["notes"] = "; ".join(item.notes)
         if with_errors:
-            record["error"] = items[index].error
+            record["error"] = item.error
         records.append(record)
     return pd.DataFrame(records)

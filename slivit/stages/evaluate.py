@@ -94,7 +94,7 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False) -> Path:
     decision = decision_for(recipe.testing, checkpoint)
     everything, manifest = evaluation_rows(recipe, checkpoint)
     check_subgroups(manifest.frame, recipe.testing)
-    folder = _open(Path(recipe.out), overwrite)
+    folder = open_results(Path(recipe.out), overwrite)
     with logged(folder):
         log.info("%r", manifest)
         table = _predicted(recipe, checkpoint, manifest, decision)
@@ -146,7 +146,7 @@ def run_table(csv: Path, testing: Testing, out: Path | None = None, *, overwrite
     check_subgroups(table, testing)
     val = table[table["split"] == "val"]
     decision = None if task.kind == "regression" else decide(val, task, testing, f"the validation rows of {csv.name}")
-    folder = _open(out or csv.parent / EVALUATION, overwrite)
+    folder = open_results(out or csv.parent / EVALUATION, overwrite)
     with logged(folder):
         table = decision.apply(table, task) if decision else table
         data = describe_table(table, str(csv), checkpoint, task, testing)
@@ -201,7 +201,12 @@ def _write_page(folder: Path, metrics: dict[str, Any], table: pd.DataFrame, chec
     log.info("page: %s", page)
 
 
-def _open(folder: Path, overwrite: bool) -> Path:
+def open_results(folder: Path, overwrite: bool) -> Path:
+    """Make a folder for results.
+
+    Raises:
+        RecipeError: it holds something, which is not to be replaced.
+    """
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise RecipeError(f"{folder}: is not empty; replace it with --overwrite, or choose another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
