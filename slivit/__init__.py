@@ -25,6 +25,7 @@ _HOMES = {
     "Volume": "slivit.volume",
     "VolumeBlock": "slivit.data.blocks",
     "create_model": "slivit.models.registry",
+    "explain": "slivit.explanation",
     "find_lr": "slivit.learner",
     "list_models": "slivit.models.registry",
     "load_backbone": "slivit.models._weights",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from slivit.data.tiling import tile_slices as tile_slices
     from slivit.data.tiling import untile_slices as untile_slices
     from slivit.errors import SlivitError as SlivitError
+    from slivit.explanation import explain as explain
     from slivit.learner import find_lr as find_lr
     from slivit.learner import volume_learner as volume_learner
     from slivit.models.registry import create_model as create_model

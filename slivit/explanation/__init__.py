@@ -1,0 +1,18 @@
+"""Why a model predicts what it predicts: which slices of a scan mattered, and where in them.
+
+The folder is not called `explain`, because a package of that name would stand in the way of `slivit.explain`.
+"""
+
+from slivit.explanation.explaining import explain as explain
+from slivit.explanation.explaining import explain_seen as explain_seen
+from slivit.explanation.occlusion import FILLS as FILLS
+from slivit.explanation.occlusion import occlude as occlude
+from slivit.explanation.predicting import ExplainError as ExplainError
+from slivit.explanation.predicting import ScanModel as ScanModel
+from slivit.explanation.predicting import scan_model as scan_model
+from slivit.explanation.result import METHODS as METHODS
+from slivit.explanation.result import TITLES as TITLES
+from slivit.explanation.result import Attribution as Attribution
+from slivit.explanation.result import Explanation as Explanation
+from slivit.explanation.scan import SeenScan as SeenScan
+from slivit.explanation.scan import see_scan as see_scan

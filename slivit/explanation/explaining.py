@@ -1,0 +1,146 @@
+"""A model and a scan in, why it predicts what it predicts out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from slivit.checkpoint import Checkpoint
+from slivit.data.preprocessing import Preprocessing
+from slivit.errors import nearest, one_of
+from slivit.explanation.attention import attention_cells
+from slivit.explanation.gradcam import grad_cam, resize_cells
+from slivit.explanation.occlusion import Fill, Progress, occlude
+from slivit.explanation.predicting import ExplainError, ScanModel, scan_model
+from slivit.explanation.result import METHODS, Attribution, Explanation
+from slivit.explanation.scan import SeenScan, see_scan
+from slivit.task import Task
+from slivit.volume import Volume
+
+
+def explain(
+    checkpoint: str | Path | Checkpoint | nn.Module,
+    scan: str | Path | Volume,
+    *,
+    target: str | None = None,
+    methods: Sequence[str] | None = None,
+    fill: Fill = "mean",
+    task: Task | None = None,
+    preprocessing: Preprocessing | None = None,
+    device: str = "auto",
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> Explanation:
+    """Say which slices of a scan a prediction rests on, and where in them.
+
+    Args:
+        checkpoint: a run or checkpoint folder, what `load_checkpoint` returned, or a model made by `create_model`.
+        scan: anything that `read_volume` takes, or a whole volume.
+        target: the output to explain: a target, or a class of a multiclass task. By default the one that the model
+            finds most likely, or the first one of a regression.
+        methods: of "occlusion", "rollout" and "gradcam"; None for all that are defined for the model.
+        fill: by what occlusion replaces a slice; see `slivit.explanation.occlude`.
+        task: the fitted task, where a model is given.
+        preprocessing: with its size set, where a model is given.
+        device: "auto", "cpu", "cuda", ...
+        batch_size: scans that occlusion predicts at a time; it predicts one for each slice.
+        progress: is told how many of how many predictions of the occlusion are done.
+
+    Returns:
+        The slices with their scores, maps over them, and the prediction.
+
+    Raises:
+        CheckpointError: no checkpoint there, or a damaged one.
+        ReadError: the scan cannot be read.
+        ExplainError: an unknown target or method, or a method that is not defined for the model.
+
+    Example:
+        >>> found = slivit.explain("runs/mine", "scans/0001")  # doctest: +SKIP
+        >>> found.ranking("occlusion")[:3], found.save("why")  # doctest: +SKIP
+    """
+    model = scan_model(checkpoint, task=task, preprocessing=preprocessing, device=device)
+    seen = see_scan(scan, model.settings)
+    options = {"fill": fill, "batch_size": batch_size, "progress": progress}
+    return explain_seen(model, seen, target=target, methods=methods, **options)  # type: ignore[arg-type]
+
+
+def explain_seen(
+    model: ScanModel,
+    scan: SeenScan,
+    *,
+    target: str | None = None,
+    methods: Sequence[str] | None = None,
+    fill: Fill = "mean",
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> Explanation:
+    """As `explain`, for a model and a scan that are in memory."""
+    _check_methods(methods or ())
+    predictions = dict(model.table(model.run(torch.from_numpy(scan.stack)[None])[0]).iloc[0])
+    chosen = model.target_or(target, predictions)
+    found: dict[str, Attribution] = {}
+    skipped: dict[str, str] = {}
+    for method in METHODS if methods is None else methods:
+        try:
+            if method == "occlusion":
+                now = float(predictions[model.task.prediction_columns[model.number_of(chosen)]])
+                found[method] = _occlusion(model, scan, chosen, now, fill, batch_size, progress)
+            else:
+                found[method] = _mapped(model, scan, chosen, method)
+        except ExplainError as error:
+            if methods is not None:
+                raise
+            skipped[method] = str(error)
+    return Explanation(scan, model.task, chosen, predictions, found, skipped, fill)
+
+
+def _check_methods(methods: Sequence[str]) -> None:
+    for method in methods:
+        if method not in METHODS:
+            raise ExplainError(f'there is no method "{method}".{nearest(method, METHODS)} There are {one_of(METHODS)}.')
+
+
+def _occlusion(
+    model: ScanModel, scan: SeenScan, target: str, now: float, fill: Fill, batch_size: int, progress: Progress | None
+) -> Attribution:
+    found = occlude(model, scan, target, fill=fill, batch_size=batch_size, progress=progress)
+    more = {"without": found.without, "change": now - found.without}
+    return Attribution("occlusion", found.evidence, None, more)
+
+
+def _mapped(model: ScanModel, scan: SeenScan, target: str, method: str) -> Attribution:
+    """A method that gives cells over the model's slices, for each mirrored view of a prediction."""
+    stack = torch.from_numpy(scan.stack)
+    views = []
+    for axes in model.views():
+        turned = tuple(axis - 1 for axis in axes)  # of (S, H, W)
+        views.append(_cells(model, stack.flip(turned), target, method).flip(turned))
+    cells = torch.stack(views).mean(0)
+    by_slice = cells.sum((1, 2)) if method == "rollout" else cells.mean((1, 2))
+    maps = cells.numpy() if cells.shape[1:].numel() > 1 else None
+    return Attribution(method, _by_number(scan, by_slice.double().numpy(), method), maps, {})
+
+
+def _cells(model: ScanModel, stack: Tensor, target: str, method: str) -> Tensor:
+    """(S, h, w) float32 of one view."""
+    if method == "gradcam":
+        return grad_cam(model, stack, target)
+    cells = attention_cells(model.model, model.input_of(stack[None])).float().cpu()
+    along = len(stack) / len(cells)  # a token's part is shared by the slices that it spans
+    return resize_cells(cells, (len(stack), *cells.shape[1:])) / along
+
+
+def _by_number(scan: SeenScan, scores: npt.NDArray[np.float64], method: str) -> npt.NDArray[np.float64]:
+    """Scores of the model's slices as scores of the scan's: copies of a slice are summed, or of Grad-CAM averaged."""
+    place = {int(number): i for i, number in enumerate(scan.sampled)}
+    found, counts = np.zeros(len(place)), np.zeros(len(place))
+    for number, score in zip(scan.slices, scores, strict=True):
+        if int(number) in place:
+            found[place[int(number)]] += score
+            counts[place[int(number)]] += 1
+    return found if method == "rollout" else found / counts

@@ -1,0 +1,86 @@
+"""A scan as a model sees it, and where in the scan each of its slices lies."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from slivit.data.preprocessing import Preprocessing, preprocess
+from slivit.data.readers import read_volume
+from slivit.data.slices import BLANK, resample_positions, sample_slices
+from slivit.errors import ReadError
+from slivit.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class SeenScan:
+    """What a model saw of a scan.
+
+    Args:
+        source: the file or folder.
+        stack: (S, H, W) uint8, the model's slices.
+        slices: (S,) the number of the scan's slice that each shows, from 0; the nearest one where slices were
+            interpolated, -1 for a blank that only pads a short scan.
+        shape: (D, H, W) of the scan itself.
+        spacing: mm between slices, rows and columns of the scan; None where unknown.
+        affine: (4, 4) from the voxel index (d, h, w, 1) to RAS coordinates in mm; None where unknown.
+        notes: what the reader noticed.
+    """
+
+    source: str
+    stack: npt.NDArray[np.uint8]
+    slices: npt.NDArray[np.intp]
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float] | None
+    affine: npt.NDArray[np.float64] | None
+    notes: tuple[str, ...]
+
+    @property
+    def sampled(self) -> npt.NDArray[np.intp]:
+        """The numbers of the scan's slices that the model saw, each once, in ascending order."""
+        return np.unique(self.slices[self.slices != BLANK])
+
+    @property
+    def aspect(self) -> float:
+        """Width of a slice over its height, in mm where the spacing is known, else in pixels."""
+        _, height, width = self.shape
+        rows, columns = self.spacing[1:] if self.spacing else (1.0, 1.0)
+        return width * columns / (height * rows)
+
+
+def see_scan(scan: str | Path | Volume, settings: Preprocessing) -> SeenScan:
+    """Read a scan as a prediction does, and keep where its slices come from.
+
+    Args:
+        scan: anything that `read_volume` takes, or a whole volume.
+        settings: the preprocessing, with its size set.
+
+    Raises:
+        ReadError: the scan cannot be read or sampled.
+    """
+    if isinstance(scan, Volume):
+        if scan.indices is not None:
+            raise ReadError(f"{scan.source}: only some slices were read; read the whole volume to have it explained")
+        volume = scan
+    else:
+        volume = read_volume(scan, select=settings.select, **settings.reader)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        stack = preprocess(volume, settings)
+    notes = (*volume.notes, *(str(w.message) for w in caught))
+    shape = (volume.depth, *volume.shape[1:])
+    slices = slice_numbers(volume.depth, settings)
+    return SeenScan(volume.source, stack, slices, shape, volume.spacing, volume.affine, notes)
+
+
+def slice_numbers(depth: int, settings: Preprocessing) -> npt.NDArray[np.intp]:
+    """(S,) which of a scan's `depth` slices each of the model's slices shows; -1 for a blank."""
+    slices = settings.size[0] if settings.size else 0
+    if settings.resamples(depth):
+        lower, weight = resample_positions(depth, slices)
+        return np.where(weight < 0.5, lower, lower + 1)
+    return sample_slices(depth, slices, settings.sampling, settings.short)
