@@ -12,18 +12,20 @@ from fastai.callback import progress, schedule  # noqa: F401 (they give Learner 
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
-from fastai.learner import Learner
+from fastai.learner import Learner, Metric
 from fastai.optimizer import Adam
 from torch import nn
 
 from slivit.callbacks import Autocast, seed_everything
+from slivit.data.window_loaders import ScanDL
+from slivit.data.windows import Windows
 from slivit.errors import ModelError, SlivitError
 from slivit.objective import TaskLoss, task_metrics
 from slivit.task import Task
 
 log = logging.getLogger(__name__)
 
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "bfloat16", "float16", "auto"]
 
 
 class VolumeLearner(Learner):
@@ -67,6 +69,8 @@ def volume_learner(
     model: nn.Module,
     task: Task,
     *,
+    loss_func: nn.Module | None = None,
+    metrics: Sequence[Metric] | None = None,
     opt_func: Callable[..., Any] = Adam,
     weight_decay: float = 0.01,
     label_smoothing: float = 0.0,
@@ -83,11 +87,13 @@ def volume_learner(
         dls: from `slivit.volume_dataloaders`, or any that give a model's input and encoded targets.
         model: from `slivit.create_model`, with `.backbone` and `.head`.
         task: the task, fitted on the training rows.
+        loss_func: in place of the task's own loss; with an `activation`, as `TaskLoss` has.
+        metrics: in place of the task's own.
         opt_func: a fastai optimiser.
         weight_decay: decoupled, as in AdamW.
         label_smoothing: see `TaskLoss`.
         freeze_backbone: train the integrator and the head alone.
-        precision: "bfloat16" and "float16" switch on automatic mixed precision.
+        precision: "bfloat16" and "float16" switch on automatic mixed precision; "auto" does so where there is a GPU.
         channels_last: memory format of the weights; on for tiled models where None, as 2D convolutions run faster so.
         path: the folder in which fastai keeps its files.
         seed: seeds Python, NumPy and torch.
@@ -104,8 +110,8 @@ def volume_learner(
     learn = VolumeLearner(
         dls,
         model,
-        loss_func=TaskLoss(task, label_smoothing),
-        metrics=task_metrics(task),
+        loss_func=loss_func or TaskLoss(task, label_smoothing),
+        metrics=task_metrics(task, _windows(dls)) if metrics is None else list(metrics),
         splitter=parameter_groups,
         opt_func=opt_func,
         wd=weight_decay,
@@ -117,17 +123,32 @@ def volume_learner(
     return learn
 
 
+def _windows(dls: DataLoaders) -> Windows | None:
+    """How the validation scans are cut into windows, if they are."""
+    return dls.valid.windows if isinstance(dls.valid, ScanDL) else None
+
+
 def precision_callbacks(precision: Precision, dls: DataLoaders) -> list[Callback]:
     """What a Learner needs for a precision: nothing, or automatic mixed precision.
 
     Raises:
         SlivitError: float16 on a CPU.
     """
+    device = torch.device(dls.device or "cpu").type
+    if precision == "auto":
+        precision = half_precision(device)
     if precision == "float32":
         return []
-    if precision == "float16" and torch.device(dls.device or "cpu").type == "cpu":
+    if precision == "float16" and device == "cpu":
         raise SlivitError("precision float16 needs a GPU; use bfloat16 or float32 on a CPU")
     return [Autocast("bf16" if precision == "bfloat16" else "fp16")]
+
+
+def half_precision(device: str) -> Precision:
+    """The fastest precision that a device has: bfloat16 or else float16 on a GPU, float32 elsewhere."""
+    if device != "cuda":
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
 
 
 def find_lr(learn: Learner, steps: int = 100) -> float:

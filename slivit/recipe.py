@@ -10,10 +10,12 @@ from typing import Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, Field, ValidationError
 
 from slivit.errors import RecipeError, gather, nearest, one_of
-from slivit.recipe_pretrain import SelfSupervisedRecipe
+from slivit.recipe_pretrain import MixedRecipe, SelfSupervisedRecipe
 from slivit.recipe_sections import Data, Section, Testing, TrainingRecipe
+from slivit.recipe_study import StudyRecipe
+from slivit.recipe_sweep import SweepRecipe
 
-Stage = Literal["pretrain", "finetune", "evaluate"]
+Stage = Literal["pretrain", "finetune", "evaluate", "sweep", "study"]
 
 
 class PretrainRecipe(TrainingRecipe):
@@ -41,6 +43,8 @@ RECIPES: dict[str, type[Section]] = {
     "pretrain": PretrainRecipe,
     "finetune": FinetuneRecipe,
     "evaluate": EvaluateRecipe,
+    "sweep": SweepRecipe,
+    "study": StudyRecipe,
 }
 Recipe = TypeVar("Recipe", bound=Section)
 
@@ -77,7 +81,7 @@ def load_recipe(stage: Stage, name: str | Path, overrides: Sequence[str] = ()) -
     """Read and check a recipe.
 
     Args:
-        stage: "pretrain", "finetune" or "evaluate".
+        stage: "pretrain", "finetune", "evaluate", "sweep" or "study".
         name: a TOML file, or the name of a shipped recipe.
         overrides: "key=value" with dotted keys, such as "fit.epochs=5"; values as in TOML, bare words are text.
 
@@ -89,20 +93,30 @@ def load_recipe(stage: Stage, name: str | Path, overrides: Sequence[str] = ()) -
         RecipeError: every problem of the recipe at once.
     """
     path = find_recipe(stage, str(name))
-    try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not a TOML file: {error}") from error
+    values = read_values(path)
     for override in overrides:
         apply_override(values, override)
     return check_recipe(recipe_kind(stage, values), values, str(path))
 
 
+def read_values(path: Path) -> dict[str, Any]:
+    """Read a recipe's plain values, unchecked.
+
+    Raises:
+        RecipeError: not a TOML file.
+    """
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not a TOML file: {error}") from error
+
+
 def recipe_kind(stage: Stage, values: Mapping[str, Any]) -> type[Section]:
-    """The kind of recipe that plain values are meant for: pre-training is of two kinds, by its `method`."""
-    if stage == "pretrain" and values.get("method", "supervised") != "supervised":
-        return SelfSupervisedRecipe
-    return RECIPES[stage]
+    """The kind of recipe that plain values are meant for: pre-training is of three kinds, by its `method`."""
+    method = values.get("method", "supervised") if stage == "pretrain" else "supervised"
+    if method == "mixed":
+        return MixedRecipe
+    return RECIPES[stage] if method == "supervised" else SelfSupervisedRecipe
 
 
 def check_recipe(kind: type[Recipe], values: Mapping[str, Any], where: str) -> Recipe:

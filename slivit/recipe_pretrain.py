@@ -1,13 +1,14 @@
-"""The recipe of self-supervised pre-training: scans without labels in, a backbone out."""
+"""The recipes of pre-training without labels, and on several labelled sets at once: a backbone comes out."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from slivit.data.augmentation import Augmentation
 from slivit.data.preprocessing import Preprocessing
-from slivit.recipe_sections import Data, Logging, Model, Section
+from slivit.recipe_sections import Data, Fit, Logging, Model, Section, Testing
 from slivit.task import Task
 
 Method = Literal["simclr", "dino", "mae", "simmim", "gmml", "sit", "swin_mae", "dino3d", "monai_vit"]
@@ -101,6 +102,42 @@ class Probe(Section):
     every: int = Field(default=5, ge=1)
     kind: Literal["knn", "linear"] = "knn"
     neighbours: int = Field(default=20, ge=1)
+
+
+class LabelledSet(Section):
+    """One of several labelled sets that are trained together.
+
+    Args:
+        data: where it is.
+        task: what its labels say.
+    """
+
+    data: Data
+    task: Task
+
+
+class MixedRecipe(Section):
+    """Supervised pre-training on several sets at once; ends in a checkpoint of the backbone, and results for each set.
+
+    The outputs of the sets lie side by side; each item is supervised on its own set's outputs alone.
+    """
+
+    method: Literal["mixed"]
+    out: str = Field(min_length=1)
+    seed: int = 0
+    sets: dict[str, LabelledSet] = Field(min_length=2)
+    model: Model = Model()
+    preprocessing: Preprocessing = Preprocessing()
+    augmentation: Augmentation = Augmentation()
+    fit: Fit = Fit()
+    testing: Testing = Testing()
+    logging: Logging = Logging()
+
+    @model_validator(mode="after")
+    def _monitors_the_loss(self) -> Self:
+        if self.fit.monitor != "valid_loss":
+            raise ValueError(f"fit.monitor must be valid_loss where several sets are trained, got {self.fit.monitor}")
+        return self
 
 
 class SelfSupervisedRecipe(Section):

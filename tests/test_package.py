@@ -14,9 +14,9 @@ LAYERS = [
     {"errors", "files", "volume", "task"},
     {"data", "models", "statistics", "phantoms"},
     {"recipe", "objective", "mixture", "decision", "cases"},  # and every recipe_*
-    {"callbacks", "learner", "checkpoint", "predict", "probing"},
+    {"callbacks", "learner", "checkpoint", "predict", "probing", "inference"},
     {"ssl"},
-    {"report"},
+    {"report", "sharing"},
     {"explanation"},
     {"viewer"},
     {"stages"},

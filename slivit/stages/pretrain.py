@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from slivit.recipe import PretrainRecipe
-from slivit.recipe_pretrain import SelfSupervisedRecipe
-from slivit.stages import selfsupervised
+from slivit.recipe_pretrain import MixedRecipe, SelfSupervisedRecipe
+from slivit.stages import mixed, selfsupervised
 from slivit.stages.finetune import build_model
 from slivit.stages.training import train
 
 
-def run(recipe: PretrainRecipe | SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool = False) -> Path:
-    """Pre-train a backbone, on labelled 2D images (each a volume of one slice) or without labels.
+def run(
+    recipe: PretrainRecipe | MixedRecipe | SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool = False
+) -> Path:
+    """Pre-train a backbone, on one or several sets of labelled 2D images (volumes of one slice), or without labels.
 
     Args:
         recipe: from `load_recipe("pretrain", ...)`.
@@ -24,4 +26,6 @@ def run(recipe: PretrainRecipe | SelfSupervisedRecipe, *, resume: bool = False, 
     """
     if isinstance(recipe, SelfSupervisedRecipe):
         return selfsupervised.run(recipe, resume=resume, overwrite=overwrite)
+    if isinstance(recipe, MixedRecipe):
+        return mixed.run(recipe, resume=resume, overwrite=overwrite)
     return train(recipe, "pretrain", build_model, resume=resume, overwrite=overwrite)

@@ -12,10 +12,10 @@ from slivit.checkpoint import package_versions
 from slivit.errors import RecipeError
 from slivit.files import write_json, write_text
 from slivit.recipe import resolved_toml
-from slivit.recipe_pretrain import SelfSupervisedRecipe
+from slivit.recipe_pretrain import MixedRecipe, SelfSupervisedRecipe
 from slivit.recipe_sections import TrainingRecipe
 
-RunRecipe = TrainingRecipe | SelfSupervisedRecipe
+RunRecipe = TrainingRecipe | MixedRecipe | SelfSupervisedRecipe
 
 RECIPE, LOG, PROGRESS, SPLIT = "recipe.toml", "log.txt", "progress.pt", "split.csv"
 HISTORY, PREDICTIONS, METRICS, TRACKING = "history.csv", "predictions.csv", "metrics.json", "tracking.json"
@@ -51,7 +51,11 @@ def open_run(recipe: RunRecipe, *, resume: bool = False, overwrite: bool = False
 
 def _check_inputs_survive(recipe: RunRecipe, folder: Path) -> None:
     """Refuse to replace a run by one that starts from its files."""
-    inputs = {"model.weights": recipe.model.weights, "data.manifest": recipe.data.manifest}
+    inputs = {"model.weights": recipe.model.weights}
+    if isinstance(recipe, MixedRecipe):
+        inputs |= {f"sets.{name}.data.manifest": part.data.manifest for name, part in recipe.sets.items()}
+    else:
+        inputs["data.manifest"] = recipe.data.manifest
     for key, value in inputs.items():
         if value and Path(value).exists() and Path(value).resolve().is_relative_to(folder.resolve()):
             raise RecipeError(f"{folder}: {key} lies in it ({value}), and would be replaced; choose another out")

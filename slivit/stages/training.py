@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from slivit.checkpoint import save_checkpoint, store_operating_point
 from slivit.data.manifest import Manifest
 from slivit.data.preprocessing import Preprocessing
+from slivit.data.training_range import training_range
 from slivit.decision import Decision
 from slivit.errors import RecipeError
 from slivit.models.registry import spec_of
+from slivit.recipe_pretrain import MixedRecipe
 from slivit.recipe_sections import TrainingRecipe
 from slivit.stages.caching import cache_of
 from slivit.stages.deciding import chooses, decide
@@ -71,7 +73,7 @@ def train(
         settings = recipe.preprocessing.model_copy(update={"size": spec_of(model).size})
         learn = make_learner(recipe, manifest, model, settings, folder)
         best = fit(learn, recipe, folder, resume=resume, cbs=tracking)
-        training = {"stage": stage, **_record(recipe, manifest), **best}
+        training = {"stage": stage, **_record(recipe, manifest), **_scans_range(recipe, manifest, settings), **best}
         save_checkpoint(folder / "checkpoint", learn.model, manifest.task, settings, training)
         predict_and_measure(recipe, manifest, learn.model, settings, folder)
         (folder / PROGRESS).unlink(missing_ok=True)
@@ -118,7 +120,12 @@ def make_learner(
 
 
 def fit(
-    learn: VolumeLearner, recipe: TrainingRecipe, folder: Path, *, resume: bool = False, cbs: Sequence[Callback] = ()
+    learn: VolumeLearner,
+    recipe: TrainingRecipe | MixedRecipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    cbs: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Find the rate where asked, then fit one cycle with early stopping; the best weights stay in the learner.
 
@@ -196,6 +203,13 @@ def _decided(recipe: TrainingRecipe, table: pd.DataFrame, task: Task, folder: Pa
         return None
     store_operating_point(folder, decision)
     return decision
+
+
+def _scans_range(recipe: TrainingRecipe, manifest: Manifest, settings: Preprocessing) -> dict[str, Any]:
+    """What the training scans are like, so that predictions can tell of scans that are not like them."""
+    paths = [str(row["path"]) for row in manifest.rows("train")]
+    found = training_range(paths, settings, workers=recipe.data.processes)
+    return {"scans_range": found.model_dump(mode="json")} if found else {}
 
 
 def _record(recipe: TrainingRecipe, manifest: Manifest) -> dict[str, Any]:
