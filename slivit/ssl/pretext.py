@@ -24,7 +24,8 @@ class Pretext:
         views: a batch on the device -> (inputs, targets). Batches are (B, 1, H, W) uint8 for methods in 2D.
         loss: (outputs, targets) -> scalar. It may keep named parts of itself in `parts`.
         encoder: the registered model inside `model` whose backbone is kept in the end.
-        features: a batch as `views` takes it -> (B, D) features of the encoder, for probes; without gradients.
+        features: (B, S, H, W) uint8 stacks as the encoder's preprocessing makes them -> (B, D) features of the encoder,
+            for probes; without gradients.
         load: an item -> tensors, in the reading process; the item is a row with "path". None loads one slice.
         collate: a list of what `load` gave -> a batch; fastai's default where None.
         callbacks: of the method: momentum of a teacher, temperatures, frozen layers.

@@ -15,6 +15,7 @@ from slivit.errors import ManifestError
 from slivit.models.registry import spec_of
 from slivit.recipe_pretrain import SelfSupervisedRecipe
 from slivit.stages.lineage import describe_start
+from slivit.stages.probed import make_probe
 from slivit.stages.runs import HISTORY, PROGRESS, SPLIT, logged, open_run
 from slivit.stages.tracking import tracked
 from slivit.stages.unlabelled import scan_depths, unlabelled_frame
@@ -54,7 +55,7 @@ def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool =
         pretext = create_pretext(recipe.method, model, **recipe.pretext.args)
         learn = make_learner(recipe, frame, pretext, settings, folder)
         with tracked(recipe.logging, recipe.model_dump(mode="json"), folder) as tracking:
-            fit(learn, recipe, folder, resume=resume, cbs=tracking)
+            fit(learn, recipe, folder, resume=resume, cbs=[*tracking, *_probes(recipe, pretext, settings, folder)])
             save_backbone(folder / "checkpoint", pretext.encoder, settings, _record(recipe, frame), pretext.extra)
         (folder / PROGRESS).unlink(missing_ok=True)
         log.info("done: %s", folder)
@@ -160,6 +161,12 @@ def fit(
             cbs=[*own, *cbs],
             start_epoch=start,
         )
+
+
+def _probes(recipe: SelfSupervisedRecipe, pretext: Pretext, settings: Preprocessing, folder: Path) -> list[Callback]:
+    if recipe.probe is None:
+        return []
+    return [make_probe(recipe.probe, pretext, settings, recipe.fit.batch_size, folder)]
 
 
 def _record(recipe: SelfSupervisedRecipe, frame: pd.DataFrame) -> dict[str, Any]:
