@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from slivit.errors import CheckpointError, gather, one_of
 
 Weights = str | Path | Mapping[str, Any]
 State = dict[str, Tensor]
+ChannelWeights = Literal["output", "copy"]
 
 FILES_IN_FOLDER = ("checkpoint/model.safetensors", "model.safetensors", "pytorch_model.bin")
 
@@ -49,7 +50,7 @@ ARCHITECTURES = (
     (r"layer_scale_parameter|blocks\.\d+\.conv_dw\.", "a ConvNeXt"),
     (r"layer1\.0\.conv1|layers\.0\.layer\.0\.convolution", "a ResNet"),
     (r"conv_pw|conv_stem", "an EfficientNet or MobileNet"),
-    (r"attn\.qkv|attention\.query|attention\.qkv", "a vision transformer"),
+    (r"attn\.qkv|attention\.query|attention\.qkv|attention\.q_proj", "a vision transformer"),
 )
 
 
@@ -62,7 +63,9 @@ class WeightRules:
         cut: names that the whole network has and the backbone has not: classifier, last norm, later stages.
         drop: patterns of more such names (decoders, a path for other inputs), looked for after renaming.
         rename: (pattern, replacement) pairs from published names to the backbone's, for names that it does not know.
-        first: names of the first convolutions' weights, whose three input channels are summed for grey input.
+        first: names of the first convolutions' weights, which are changed between colour and grey input.
+        channel_weights: how they are: "output" keeps the output for grey images (colour weights are summed, grey ones
+            divided among the three channels); "copy" averages and copies, so that a weight keeps its size.
         adapt: changes renamed tensors so that they fit `wanted`, such as positions of another grid.
         parts: keys under which a checkpoint keeps the weights, beside the usual ones.
         prefixes: of the backbone's names in a checkpoint, looked for before the usual ones.
@@ -75,6 +78,7 @@ class WeightRules:
     drop: tuple[str, ...] = ()
     rename: tuple[tuple[str, str], ...] = ()
     first: tuple[str, ...] = ()
+    channel_weights: ChannelWeights = "output"
     adapt: Callable[[State, State], State] | None = None
     parts: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
@@ -102,8 +106,8 @@ class WeightRules:
     def fit(self, state: State, wanted: State) -> State:
         """Bring renamed tensors into the backbone's shapes, where that loses nothing or is asked for."""
         for name in self.first:
-            if name in state and state[name].shape[1] == 3 and wanted[name].shape[1] == 1:
-                state[name] = state[name].sum(1, keepdim=True)
+            if name in state:
+                state[name] = _between_colours(state[name], wanted[name].shape[1], self.channel_weights)
         state = self.adapt(state, wanted) if self.adapt else state
         return {name: _fit(tensor, wanted.get(name)) for name, tensor in state.items()}
 
@@ -209,6 +213,15 @@ def backbone_name(key: str, state: Collection[str], prefixes: Collection[str] = 
 def is_hugging_face_convnext(state: Collection[str]) -> bool:
     """Whether the names are those of Hugging Face's ConvNeXt."""
     return any("patch_embeddings" in key for key in state) and any(".dwconv." in key for key in state)
+
+
+def _between_colours(weight: Tensor, channels: int, how: ChannelWeights) -> Tensor:
+    """Weights (K, C, ...) of a first convolution for another number of channels, 3 to 1 or 1 to 3."""
+    given = weight.shape[1]
+    if (given, channels) not in ((3, 1), (1, 3)):
+        return weight
+    summed = weight.sum(1, keepdim=True) / (given if how == "copy" else channels)
+    return summed.expand(-1, channels, *weight.shape[2:]).clone()
 
 
 def _fit(tensor: Tensor, like: Tensor | None) -> Tensor:

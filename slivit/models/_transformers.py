@@ -1,0 +1,251 @@
+"""2D transformers of timm as backbones of slices, and the names that their weights have in published files.
+
+Dosovitskiy et al. 2021 (ViT, arXiv:2010.11929), Liu et al. 2021 (Swin, arXiv:2103.14030). Weights are taken under the
+names of timm, MAE, DINO, DeiT and Hugging Face (ViT), and of timm, Microsoft, SimMIM, VIS-MAE and Hugging Face (Swin).
+Origin: written for this project. Licence: Apache-2.0.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from slivit.errors import CheckpointError, ModelError, nearest, one_of
+from slivit.models._weights import ChannelWeights, State, WeightRules
+
+log = logging.getLogger(__name__)
+
+Family = Literal["vit", "swin"]
+FAMILIES = {"vit": "VisionTransformer", "swin": "SwinTransformer"}
+PATCHES = "patch_embed.proj.weight"
+NO_PART = (r"^decoder", r"mask_token$", r"^pooler\.", r"relative_position_index$", r"attn_mask$")
+
+# Hugging Face's names before and since its version 5.
+SHARED_NAMES = (
+    (r"^(vit|deit|swin)\.", ""),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"\.attention\.(attention|self)\.", ".attention."),
+    (r"\.attention\.(query|q_proj)\.", ".attn.q."),
+    (r"\.attention\.(key|k_proj)\.", ".attn.k."),
+    (r"\.attention\.(value|v_proj)\.", ".attn.v."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.attention\.(relative_position_bias\.)?relative_position", ".attn.relative_position"),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"(\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
+    (r"^layernorm\.", "norm."),
+)
+VIT_NAMES = (
+    *SHARED_NAMES,
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^(encoder\.layer|layers)\.", "blocks."),
+    (r"^fc_norm\.", "norm."),
+)
+# SimMIM and Hugging Face put "encoder." before the stages; VIS-MAE has positions that are not used.
+SWIN_NAMES = (*SHARED_NAMES, (r"^embeddings\.norm\.", "patch_embed.norm."), (r"^encoder\.", ""))
+SWIN_NO_PART = (*NO_PART, r"^pos_embed$", r"^first_patch_expanding\.", r"^layers_up\.", r"^norm_up\.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerInfo(WeightRules):
+    """What is known of a transformer over slices beside its parameters, which keep timm's own names.
+
+    Args:
+        family: "vit" or "swin".
+        channels: the width of its tokens.
+        patch: rows and columns of a patch, in pixels.
+    """
+
+    family: Family
+    channels: int
+    patch: int
+
+
+def build_transformer(
+    family: Family,
+    name: str,
+    *,
+    image_size: int,
+    pretrained: bool = False,
+    args: Mapping[str, Any] | None = None,
+    grow: bool = False,
+    channel_weights: ChannelWeights = "output",
+) -> tuple[nn.Module, TransformerInfo]:
+    """Create a ViT or Swin of timm without its pooling and head.
+
+    Args:
+        family: which of them `name` must be.
+        name: a timm architecture; `arch.tag` names its weights too.
+        image_size: P of the P x P slices, in pixels.
+        pretrained: download timm's weights.
+        args: further arguments of the timm network, such as `patch_size`, `depths` or `drop_path_rate`.
+        grow: see `fit_swin`.
+        channel_weights: see `WeightRules`.
+
+    Raises:
+        ModelError: no such network, or arguments and a size that it does not take.
+        CheckpointError: timm's weights cannot be had.
+    """
+    network = _create(family, name, image_size, dict(args or {}), pretrained)
+    vit = family == "vit"
+    info = TransformerInfo(
+        architecture=name,
+        drop=NO_PART if vit else SWIN_NO_PART,
+        rename=VIT_NAMES if vit else SWIN_NAMES,
+        adapt=partial(fit_vit, prefix=network.num_prefix_tokens) if vit else partial(fit_swin, grow=grow),
+        parts=("teacher",),
+        first=(PATCHES,),
+        channel_weights=channel_weights,
+        family=family,
+        channels=network.num_features,
+        patch=network.patch_embed.patch_size[0],
+    )
+    return network, info
+
+
+def _create(family: Family, name: str, image_size: int, args: dict[str, Any], pretrained: bool) -> Any:
+    import timm
+
+    if not timm.is_model(name):
+        known = timm.list_models(f"{family}_*")
+        raise ModelError(
+            f'backbone "{name}" is not a timm network.{nearest(name, known)} timm.list_models() lists them.'
+        )
+    # A ViT takes crops of other sizes too, by resampling its positions.
+    options: dict[str, Any] = {"num_classes": 0, "global_pool": "", "img_size": image_size}
+    options |= {"dynamic_img_size": True} if family == "vit" else {}
+    try:
+        network = timm.create_model(name, pretrained=pretrained, **options, **args)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise ModelError(
+            f"backbone {name} does not take image_size={image_size} with these arguments {args}: {error}"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        way_out = "Give pretrained=False, or the path of a weight file that is already here."
+        raise CheckpointError(f"timm's weights of {name} cannot be had: {error}. {way_out}") from error
+    _check(family, name, network, image_size)
+    return network
+
+
+def _check(family: Family, name: str, network: Any, image_size: int) -> None:
+    if type(network).__name__ != FAMILIES[family]:
+        raise ModelError(
+            f"backbone {name} is timm's {type(network).__name__}; slice_{family} takes a {FAMILIES[family]}, such as "
+            f"{one_of(('vit_small_patch16_224', 'vit_base_patch16_224') if family == 'vit' else SWINS)}"
+        )
+    if family == "vit" and (network.pos_embed is None or network.no_embed_class or network.cls_token is None):
+        raise ModelError(f"backbone {name}: slice_vit takes a ViT with a class token and positions for all its tokens")
+    patch = network.patch_embed.patch_size[0]
+    if image_size % patch:
+        raise ModelError(f"image_size must be a multiple of the backbone's patch size {patch}, got {image_size}")
+
+
+SWINS = ("swin_tiny_patch4_window7_224", "swin_base_patch4_window7_224")
+
+
+def patch_tokens(network: Any, family: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, C, P, P) -> the normed class token (B, D), or the mean of all tokens where there is none, and (B, N, D)."""
+    tokens = network.forward_features(images)
+    if family == "swin":
+        tokens = tokens.flatten(1, 2)
+        return tokens.mean(1), tokens
+    return tokens[:, 0], tokens[:, network.num_prefix_tokens :]
+
+
+def fit_vit(state: State, wanted: State, *, prefix: int) -> State:
+    """Fuse queries, keys and values, and resample positions to the grid of the model.
+
+    Args:
+        state: renamed tensors.
+        wanted: those of the backbone.
+        prefix: tokens that stand before those of the patches.
+    """
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    state = fused_attention(state)
+    positions, like = state.get("pos_embed"), wanted["pos_embed"]
+    if positions is None or positions.ndim != 3 or positions.shape[2] != like.shape[2]:
+        return state
+    sides = [math.isqrt(t.shape[1] - prefix) for t in (positions, like)]
+    if sides[0] != sides[1] and sides[0] ** 2 == positions.shape[1] - prefix:
+        state["pos_embed"] = resample_abs_pos_embed(positions, [sides[1]] * 2, num_prefix_tokens=prefix)
+    return state
+
+
+def fit_swin(state: State, wanted: State, *, grow: bool) -> State:
+    """Bring published Swin weights into timm's order, and their tables of relative positions to the model's windows.
+
+    Args:
+        state: renamed tensors.
+        wanted: those of the backbone.
+        grow: take the weights of a shallower network too: blocks that follow its last block of a stage, and a last
+            norm that it has not, stay as they are in the model, and the log names them.
+    """
+    state = _merging_first(fused_attention(state))
+    for name, table in state.items():
+        like = wanted.get(name)
+        if name.endswith("relative_position_bias_table") and like is not None and like.shape[1] == table.shape[1]:
+            state[name] = _resized(table, like)
+    if grow:
+        new = {name: tensor for name, tensor in wanted.items() if _is_new(name, state)}
+        if new:
+            log.warning("not in the weights, and left at random: %s", ", ".join(sorted({_block(n) for n in new})))
+        state |= new
+    return state
+
+
+def fused_attention(state: State) -> State:
+    """Queries, keys and values that are kept apart as the one matrix `qkv` of timm."""
+    fused = {name: tensor for name, tensor in state.items() if not re.search(r"\.attn\.[qkv]\.", name)}
+    for name in state:
+        if ".attn.q." in name:
+            parts = [state.get(name.replace(".attn.q.", f".attn.{part}.")) for part in "qkv"]
+            if all(part is not None for part in parts):
+                fused[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat([part for part in parts if part is not None])
+    return fused
+
+
+def _merging_first(state: State) -> State:
+    """timm merges patches at the start of a stage, all others at the end of the one before."""
+    if "layers.0.downsample.reduction.weight" not in state:
+        return state
+    return {
+        re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", name): tensor
+        for name, tensor in state.items()
+    }
+
+
+def _resized(table: Tensor, like: Tensor) -> Tensor:
+    from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
+
+    window = (math.isqrt(like.shape[0]) + 1) // 2
+    return resize_rel_pos_bias_table(table, (window, window), tuple(like.shape))
+
+
+def _is_new(name: str, state: State) -> bool:
+    if name in state:
+        return False
+    if name.startswith("norm."):
+        return not any(key.startswith("norm.") for key in state)
+    found = re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", name)
+    if not found:
+        return False
+    pattern = rf"layers\.{found[1]}\.blocks\.(\d+)\."
+    present = [int(match[1]) for key in state if (match := re.match(pattern, key))]
+    return bool(present) and int(found[2]) > max(present)
+
+
+def _block(name: str) -> str:
+    return ".".join(name.split(".")[: 4 if name.startswith("layers.") else 1])

@@ -1,0 +1,282 @@
+"""2D transformers (ViT, Swin) over slices: their features of each slice, and what makes one vector of them.
+
+With one slice they classify images, and are what masked and contrastive pre-training train; with several they start
+from such backbones. Papers: Dosovitskiy et al. 2021 (arXiv:2010.11929), Liu et al. 2021 (arXiv:2103.14030); over
+volumes as in VIS-MAE, Liu et al. 2024 (arXiv:2402.01034). Origin: written for this project; the 2D networks are timm's.
+Licence: Apache-2.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from slivit.errors import ModelError, one_of
+from slivit.models._integrators import GatedAttention, Integrator, MeanIntegrator, SlivitIntegrator
+from slivit.models._transformers import SWINS, Family, build_transformer, patch_tokens
+from slivit.models._volume import check_channels, check_sizes, check_volume
+from slivit.models._weights import ChannelWeights, Weights, start_from, sum_first_layers
+from slivit.models.registry import register_model
+
+Pool = Literal["token", "mean"]
+WEIGHTS = "{} of timm with pretrained = true; files of {} load too"
+
+
+class SliceTransformer(nn.Module):
+    """A 2D transformer over each slice by itself, an integrator of the slices' vectors, and a linear head.
+
+    Args:
+        family: "vit" or "swin".
+        out_dim: the number of outputs.
+        size: (S, P, P) of the input.
+        backbone: the timm network.
+        in_chans: 3, or 1 for grey input with a summed patch embedding.
+        pool: "token" (the class token) or "mean" (of all patches of a slice).
+        integrator: "mean", "attention" or "slivit".
+        sizes: of the integrator: hidden, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim.
+        dropout: probability, in the integrator and before the head.
+        pretrained: True downloads timm's weights; see `start_from`.
+        options: of `build_transformer`.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        out_dim: int,
+        size: tuple[int, int, int],
+        *,
+        backbone: str,
+        in_chans: int,
+        pool: str,
+        integrator: str,
+        sizes: Mapping[str, int],
+        dropout: float,
+        pretrained: bool | Weights,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        name = f"slice_{family}"
+        check_sizes(name, {"slices": size[0], "image_size": size[1], **sizes})
+        check_channels(name, in_chans)
+        _check_choice(name, "pool", pool, ("token", "mean"))
+        self.input_size, self.in_chans, self.pool = size, in_chans, pool
+        self.backbone, self.backbone_info = build_transformer(
+            family, backbone, image_size=size[1], pretrained=pretrained is True, **options
+        )
+        if in_chans == 1:
+            sum_first_layers(self.backbone)
+        width = self.backbone_info.channels
+        self.integrator = _integrator(name, integrator, width, size[0], sizes, dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(sizes["vit_dim"] if integrator == "slivit" else width, out_dim)
+        if pretrained is not True:
+            start_from(self, pretrained)
+
+    def forward_slices(self, x: Tensor) -> Tensor:
+        """(B, C, S, P, P) -> (B, S, D): the backbone's vector of each slice."""
+        images = x.transpose(1, 2).flatten(0, 1)
+        token, patches = patch_tokens(self.backbone, self.backbone_info.family, images)
+        return (token if self.pool == "token" else patches.mean(1)).unflatten(0, (x.shape[0], -1))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, C, S, P, P) -> (B, n): one vector a volume, which the head reads."""
+        return self.integrator(self.forward_slices(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, P, P) float32 -> (B, out_dim) logits."""
+        check_volume(x, f"slice_{self.backbone_info.family}", self.in_chans, self.input_size)
+        return self.head(self.dropout(self.forward_features(x)))
+
+    def attention_maps(self, x: Tensor) -> Tensor:
+        """How much each slice counts for the integrator: (B, 1, S), or (B, depth, heads, 1 + S, 1 + S) of "slivit".
+
+        Raises:
+            ModelError: an integrator without attention.
+        """
+        if not isinstance(self.integrator, GatedAttention | SlivitIntegrator):
+            raise ModelError(f'slice_{self.backbone_info.family}: integrator "mean" has no attention over slices')
+        return self.integrator.weights(self.forward_slices(x))
+
+
+def _integrator(name: str, kind: str, width: int, slices: int, sizes: Mapping[str, int], dropout: float) -> nn.Module:
+    _check_choice(name, "integrator", kind, ("slivit", "attention", "mean"))
+    if kind == "mean":
+        return MeanIntegrator()
+    if kind == "attention":
+        return GatedAttention(width, sizes["hidden"])
+    return SlivitIntegrator(
+        width,
+        slices,
+        dim=sizes["vit_dim"],
+        depth=sizes["vit_depth"],
+        heads=sizes["vit_heads"],
+        dim_head=sizes["dim_head"],
+        mlp_dim=sizes["mlp_dim"],
+        dropout=dropout,
+    )
+
+
+def _check_choice(name: str, key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ModelError(f'{name}: {key} is one of {one_of(allowed)}, got "{value}"')
+
+
+COMMON: dict[str, Any] = {"input": "clip", "size": (28, 224, 224)}
+SMALL: dict[str, Any] = {
+    "slices": 3,
+    "image_size": 32,
+    "integrator": "slivit",
+    "vit_dim": 16,
+    "vit_depth": 1,
+    "vit_heads": 2,
+    "dim_head": 8,
+    "mlp_dim": 32,
+}
+SMALL_VIT = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+SMALL_SWIN = {"patch_size": 4, "window_size": 4, "embed_dim": 8, "depths": (1, 2), "num_heads": (1, 2)}
+
+
+@register_model(
+    **COMMON,
+    source="arXiv:2010.11929; integrators arXiv:1802.04712, doi:10.1038/s41551-024-01257-9",
+    licence="Apache-2.0 (definition); weights as published",
+    parameters=21_666_049,
+    weights=WEIGHTS.format("vit_small_patch16_224", "timm, Hugging Face, MAE, DINO and DeiT"),
+    small=SMALL | {"backbone_args": SMALL_VIT},
+)
+def slice_vit(
+    out_dim: int,
+    *,
+    slices: int = 28,
+    image_size: int = 224,
+    backbone: str = "vit_small_patch16_224",
+    pool: Pool = "token",
+    integrator: Integrator = "mean",
+    hidden: int = 128,
+    vit_dim: int = 256,
+    vit_depth: int = 5,
+    vit_heads: int = 20,
+    dim_head: int = 64,
+    mlp_dim: int = 512,
+    dropout: float = 0.0,
+    in_chans: int = 3,
+    pretrained: bool | Weights = False,
+    channel_weights: ChannelWeights = "output",
+    backbone_args: Mapping[str, Any] | None = None,
+) -> SliceTransformer:
+    """A ViT over each slice, and an integrator: (B, 3, S, P, P) float32 -> (B, out_dim) logits.
+
+    Args:
+        out_dim: the number of outputs.
+        slices: S; 1 for single images.
+        image_size: P, rows and columns in pixels, a multiple of the patch size.
+        backbone: a ViT of timm with a class token: vit_small_patch16_224, vit_base_patch16_224 ...
+        pool: what stands for a slice: "token", the class token, or "mean", the mean of its patches.
+        integrator: "mean" over slices, "attention" (gated attention pooling) or "slivit" (SLIViT's transformer).
+        hidden: width of the gated attention.
+        vit_dim: width of a token of "slivit"; so are the next four.
+        vit_depth: transformer blocks.
+        vit_heads: attention heads.
+        dim_head: width of a head.
+        mlp_dim: hidden width of a block's perceptron.
+        dropout: probability, in the integrator and before the head.
+        in_chans: 3, or 1 for grey input with a summed patch embedding.
+        pretrained: True downloads timm's weights; a path loads a file or folder (see `load_backbone`). Positions of
+            another grid are resampled.
+        channel_weights: how grey weights become colour weights and back: "output" keeps the output for grey images
+            (the sum over channels; a third in each), "copy" averages and copies.
+        backbone_args: further arguments of the timm network: patch_size, embed_dim, depth, drop_path_rate ...
+
+    Raises:
+        ModelError: a value that is not allowed.
+        CheckpointError: weights that cannot be had, or that do not fit.
+    """
+    return SliceTransformer(
+        "vit",
+        out_dim,
+        (slices, image_size, image_size),
+        backbone=backbone,
+        in_chans=in_chans,
+        pool=pool,
+        integrator=integrator,
+        sizes=_sizes(hidden, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim),
+        dropout=dropout,
+        pretrained=pretrained,
+        channel_weights=channel_weights,
+        args=backbone_args,
+    )
+
+
+@register_model(
+    **COMMON,
+    source="arXiv:2103.14030; over volumes arXiv:2402.01034; integrators as slice_vit",
+    licence="Apache-2.0 (definition); MIT (published Swin weights)",
+    parameters=27_520_123,
+    weights=WEIGHTS.format(SWINS[0], "timm, Hugging Face, Microsoft's Swin and SimMIM, and VIS-MAE"),
+    small=SMALL | {"backbone_args": SMALL_SWIN},
+)
+def slice_swin(
+    out_dim: int,
+    *,
+    slices: int = 28,
+    image_size: int = 224,
+    backbone: str = SWINS[0],
+    integrator: Integrator = "mean",
+    hidden: int = 128,
+    vit_dim: int = 256,
+    vit_depth: int = 5,
+    vit_heads: int = 20,
+    dim_head: int = 64,
+    mlp_dim: int = 512,
+    dropout: float = 0.0,
+    in_chans: int = 3,
+    pretrained: bool | Weights = False,
+    grow: bool = False,
+    channel_weights: ChannelWeights = "output",
+    backbone_args: Mapping[str, Any] | None = None,
+) -> SliceTransformer:
+    """A Swin over each slice, pooled over its patches, and an integrator: (B, 3, S, P, P) -> (B, out_dim) logits.
+
+    Args:
+        backbone: a Swin of timm: swin_tiny_patch4_window7_224, swin_base_patch4_window7_224 ...
+        grow: take the weights of a shallower Swin too, as VIS-MAE does, whose encoder of 2, 2, 2, 2 blocks starts one
+            of 2, 2, 6, 2: blocks that the weights lack stay at random, and the log names them. Without it weights
+            must be complete.
+        pretrained: as of `slice_vit`. Relative positions of another window are resampled.
+        out_dim, slices, image_size, integrator, hidden, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim, dropout,
+            in_chans, channel_weights, backbone_args: see `slice_vit`.
+
+    Raises:
+        ModelError: a value that is not allowed.
+        CheckpointError: weights that cannot be had, or that do not fit.
+
+    Source: Liu et al. 2024 (VIS-MAE), section 2, classification.
+    """
+    return SliceTransformer(
+        "swin",
+        out_dim,
+        (slices, image_size, image_size),
+        backbone=backbone,
+        in_chans=in_chans,
+        pool="mean",
+        integrator=integrator,
+        sizes=_sizes(hidden, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim),
+        dropout=dropout,
+        pretrained=pretrained,
+        channel_weights=channel_weights,
+        grow=grow,
+        args=backbone_args,
+    )
+
+
+def _sizes(hidden: int, vit_dim: int, vit_depth: int, vit_heads: int, dim_head: int, mlp_dim: int) -> dict[str, int]:
+    return {
+        "hidden": hidden,
+        "vit_dim": vit_dim,
+        "vit_depth": vit_depth,
+        "vit_heads": vit_heads,
+        "dim_head": dim_head,
+        "mlp_dim": mlp_dim,
+    }
