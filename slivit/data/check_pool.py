@@ -25,6 +25,8 @@ def spread(
     items: Sequence[Item],
     workers: int,
     died: Callable[[Item], Result],
+    *,
+    chunk: int = _CHUNK,
 ) -> Iterator[tuple[int, Result]]:
     """Give (index, result) for every item, in the order in which they are done.
 
@@ -36,18 +38,19 @@ def spread(
         items: what it is called on.
         workers: how many processes; 0 calls the function here.
         died: makes the result of an item on which its own process died.
+        chunk: items that a process is given at once; 1 where results are large, since three chunks a process wait.
     """
     if workers == 0:
         yield from ((i, function(item)) for i, item in enumerate(items))
         return
     suspects: Chunks = []
-    chunks = [range(start, min(start + _CHUNK, len(items))) for start in range(0, len(items), _CHUNK)]
+    chunks = [range(start, min(start + chunk, len(items))) for start in range(0, len(items), chunk)]
     while chunks:
         in_hand, chunks = yield from _run(function, items, chunks, workers, workers * _AHEAD)
-        suspects += [range(i, i + 1) for chunk in in_hand for i in chunk]
+        suspects += [range(i, i + 1) for held in in_hand for i in held]
     while suspects:
         in_hand, suspects = yield from _run(function, items, suspects, 1, 1)
-        yield from ((i, died(items[i])) for chunk in in_hand for i in chunk)
+        yield from ((i, died(items[i])) for held in in_hand for i in held)
 
 
 def _run(

@@ -39,7 +39,7 @@ def run(out: str | Path, *, seed: int = 0, overwrite: bool = False) -> dict[str,
     evaluated = evaluate.run(evaluate.recipe_for(str(out / "finetuned"), (), None, None), overwrite=overwrite)
     log.info("5/5 predicting two scans as if they were new")
     scans = [str(p) for p in sorted((out / "oct" / "scans").iterdir())[:2]]
-    predict.run(out / "finetuned", scans, out / "new_scans.csv")
+    predict.run(out / "finetuned", scans, out / "new_scans.csv", overwrite=overwrite)
     metrics = json.loads((evaluated / "metrics.json").read_text("utf-8"))["splits"]["test"]
     write_text(out / "README.txt", _where(out))
     log.info("%s", _where(out))

@@ -56,7 +56,7 @@ def open_npz(path: Path, source: str, *, item: str = "", check_md5: bool = True)
 
 
 def _parse(item: str, version: tuple[str, int, int], source: str) -> tuple[str, int]:
-    counts = _counts(*version)
+    counts = counts_of_splits(*version)
     split, _, index = item.partition("/")
     if split in counts and index.isdecimal():
         return split, int(index)
@@ -66,7 +66,7 @@ def _parse(item: str, version: tuple[str, int, int], source: str) -> tuple[str, 
 
 
 @lru_cache(maxsize=64)
-def _counts(path: str, mtime: int, size: int) -> dict[str, int]:
+def counts_of_splits(path: str, mtime: int, size: int) -> dict[str, int]:
     """Return the number of images in each split, from the headers of the arrays alone."""
     with decoding(path, "MedMNIST archive"), np.load(path, allow_pickle=False) as archive:
         names = [name.removesuffix("_images") for name in archive.files if name.endswith("_images")]

@@ -1,0 +1,219 @@
+"""Which scans a file, a folder, a zip archive or a manifest holds."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from os.path import commonpath
+from pathlib import Path
+from typing import Any
+
+from slivit.data.archive import unpack
+from slivit.data.content import files_of
+from slivit.data.readers import npz, sniff
+from slivit.data.readers.base import natural_key
+from slivit.data.readers.dispatch import READERS
+from slivit.data.readers.entries import FileEntry, folder_entries
+from slivit.data.scan_reading import ScanRef
+from slivit.errors import ManifestError, ReadError, gather
+
+log = logging.getLogger(__name__)
+
+TABLES = (".csv", ".tsv")
+_SUFFIXES = {reader.name: reader.suffixes for reader in READERS.values()}
+_SERIES, _PATIENT, _FRAMES = "SeriesInstanceUID", "PatientID", "NumberOfFrames"
+
+
+@dataclass(frozen=True)
+class Finder:
+    """Finds scans.
+
+    Args:
+        slices: how many the model takes; with one slice every image is a scan, else a folder of images is one.
+        scratch: gives a new, empty folder for each archive that is unpacked.
+    """
+
+    slices: int
+    scratch: Callable[[], Path]
+
+    def find(self, given: Sequence[str]) -> list[ScanRef]:
+        """The scans of all that was given, each once, in order; rows of a manifest stay as they are.
+
+        Args:
+            given: files, folders, zip archives, manifests (CSV with a column `path`) and "FILE.npz#SPLIT/INDEX".
+
+        Raises:
+            ReadError: a path that is not there, or that holds no scan at all.
+            ManifestError: a CSV that is no manifest.
+        """
+        found: dict[str, ScanRef] = {}
+        rows = []
+        for path in given:
+            if Path(path).suffix.casefold() in TABLES:
+                rows += _rows(Path(path))
+            else:
+                found |= {ref.key: ref for ref in self._in(path) if ref.key not in found}
+        return [_with_state(ref) for ref in (*found.values(), *rows)]
+
+    def _in(self, path: str) -> list[ScanRef]:
+        place = Path(path)
+        if place.is_dir():
+            return self._in_folder(place, str(place))
+        if place.is_file():
+            kind = _kind(FileEntry(place, place.name))
+            if kind == "zip":
+                return self._in_archive(place)
+            if kind == "npz":
+                return _items(place, path)
+        return [ScanRef(path, path)]  # reading it tells what is wrong with it, if anything is
+
+    def _in_archive(self, archive: Path) -> list[ScanRef]:
+        folder = self.scratch()
+        unpack(archive, folder)
+        state = _state(str(archive))
+        found = [replace(ref, state=state) for ref in self._in_folder(folder, str(archive))]
+        # An archive of one scan is called by its own name, whatever the folders in it are called.
+        return [replace(ref, name=str(archive)) for ref in found] if len(found) == 1 else found
+
+    def _in_folder(self, folder: Path, name: str) -> list[ScanRef]:
+        kinds: dict[str, list[FileEntry]] = defaultdict(list)
+        for entry in folder_entries(folder):
+            if isinstance(entry, FileEntry):
+                kinds[_kind(entry) or "unknown"].append(entry)
+        found = [*_series(folder, kinds.pop("dicom", []))]
+        images, unknown = kinds.pop("image", []), kinds.pop("unknown", [])
+        names = {entry.name for entries in kinds.values() for entry in entries}
+        for kind, entries in kinds.items():
+            for entry in entries:
+                if kind == "npz":
+                    found += _items(entry.path, str(entry.path))
+                elif not _is_half(entry.name, names):
+                    found.append(ScanRef(str(entry.path), str(entry.path)))
+        found += self._images(images, alone=not found)
+        if not found:
+            held = f"none of the {len(unknown)} files in it is of a known format" if unknown else "it is empty"
+            raise ReadError(f"{name}: holds no scan; {held}.")
+        return [_renamed(ref, folder, name) for ref in sorted(found, key=lambda ref: natural_key(ref.key))]
+
+    def _images(self, images: Sequence[FileEntry], alone: bool) -> Iterator[ScanRef]:
+        """Images: each a scan for a model of one slice or where it has pages, else the frames of their folder."""
+        folders: dict[Path, list[FileEntry]] = defaultdict(list)
+        for entry in images:
+            if self.slices == 1 or _has_pages(entry.path):
+                yield ScanRef(str(entry.path), str(entry.path))
+            else:
+                folders[entry.path.parent].append(entry)
+        if folders and not alone:
+            log.warning("%d single images beside other scans are left out", sum(map(len, folders.values())))
+            return
+        yield from (ScanRef(str(folder), str(folder)) for folder in folders)
+
+
+def _kind(entry: FileEntry) -> str | None:
+    """The format of a file, "zip", or None."""
+    try:
+        return sniff.recognise_file(entry, entry.name, _SUFFIXES)
+    except (ReadError, OSError):
+        return None
+
+
+def _series(folder: Path, entries: Sequence[FileEntry]) -> Iterator[ScanRef]:
+    """DICOM files: each file of several frames is a scan, all others make one scan a series."""
+    groups: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for entry in entries:
+        header = _header(entry.path)
+        if int(header.get(_FRAMES) or 1) > 1:
+            yield ScanRef(str(entry.path), str(entry.path))
+        else:
+            groups[header.get(_PATIENT, ""), header.get(_SERIES, "")].append(entry.path)
+    held: dict[Path, int] = defaultdict(int)
+    for entry in entries:
+        for parent in entry.path.parents:
+            held[parent] += 1
+    for (_, uid), paths in groups.items():
+        place = Path(commonpath([path.parent for path in paths])) if len(paths) > 1 else paths[0].parent
+        if held[place] == len(paths):
+            yield ScanRef(str(place), str(place))
+        elif len(paths) == 1:
+            yield ScanRef(str(paths[0]), str(paths[0]))
+        else:
+            yield ScanRef(str(place), str(place), {"series": uid})
+
+
+def _header(path: Path) -> Mapping[str, str]:
+    """The few values that tell series apart; none where the file is damaged, which reading it will tell."""
+    import pydicom
+
+    try:
+        read = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=[_SERIES, _PATIENT, _FRAMES])
+        return {name: str(read.get(name) or "") for name in (_SERIES, _PATIENT, _FRAMES)}
+    except Exception as error:  # pydicom raises many kinds on broken files
+        log.debug("%s: %s", path, error)
+        return {}
+
+
+def _is_half(name: str, names: set[str]) -> bool:
+    """Whether a file is the values of a header beside it (Analyze)."""
+    stem, dot, suffix = name.rpartition(".")
+    return suffix.casefold() == "img" and any(f"{stem}{dot}{end}" in names for end in ("hdr", "HDR"))
+
+
+def _has_pages(path: Path) -> bool:
+    """Whether an image file holds a stack of slices."""
+    if path.suffix.casefold() not in (".tif", ".tiff"):
+        return False
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as opened:
+            return len(opened.pages) > 1
+    except (OSError, ValueError, tifffile.TiffFileError):
+        return False
+
+
+def _items(path: Path, name: str) -> list[ScanRef]:
+    """Every item of a MedMNIST archive."""
+    stat = path.stat()
+    try:
+        counts = npz.counts_of_splits(str(path), stat.st_mtime_ns, stat.st_size)
+    except ReadError:
+        return [ScanRef(name, str(path))]
+    return [ScanRef(f"{name}#{s}/{i}", f"{path}#{s}/{i}") for s, count in counts.items() for i in range(count)]
+
+
+def _renamed(ref: ScanRef, folder: Path, name: str) -> ScanRef:
+    """The reference under the name that the folder was given, which for an archive is not where it lies."""
+    inside = Path(ref.name).relative_to(folder).as_posix()
+    return replace(ref, name=name if inside == "." else f"{name}/{inside}")
+
+
+def _rows(csv: Path) -> list[ScanRef]:
+    """The rows of a manifest: `path`, perhaps `series`, and columns to be carried over."""
+    from slivit.data.manifest import inspect_manifest
+    from slivit.data.table import read_table
+
+    added = {"patient", "split"} - set(read_table(csv).columns)
+    frame = inspect_manifest(csv, patient_from_path=True).frame.drop(columns=list(added))
+    empty = [f"row {row}: path is empty" for row, path in frame["path"].items() if not path]
+    gather(empty, str(csv), ManifestError)
+    return [_row(row) for row in frame.to_dict("records")]
+
+
+def _row(row: Mapping[Any, Any]) -> ScanRef:
+    columns = {str(k): v for k, v in row.items() if k not in ("path", "series")}
+    series = row.get("series")
+    options = {"series": str(series)} if series not in (None, "") else {}
+    return ScanRef(row["path"], row["path"], options, columns)
+
+
+def _with_state(ref: ScanRef) -> ScanRef:
+    return ref if ref.state else replace(ref, state=_state(ref.path))
+
+
+def _state(path: str) -> str:
+    try:
+        return files_of(path).state
+    except OSError:
+        return ""

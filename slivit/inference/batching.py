@@ -1,0 +1,187 @@
+"""How many scans a batch: grown while that is faster and memory would do, and made smaller where it would not."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+LARGEST = 256
+_SHARE = 0.7  # of the free memory that a batch may take
+_WORTH = 1.05  # times faster that a larger batch must be
+_CGROUPS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+
+
+@dataclass
+class Memory:
+    """The memory of a device.
+
+    Args:
+        device: of torch.
+    """
+
+    device: torch.device
+
+    def free(self) -> int:
+        """Bytes that could still be taken."""
+        if self.device.type == "cuda":
+            import torch
+
+            unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            return torch.cuda.mem_get_info(self.device)[0] + unused
+        import psutil
+
+        return min([psutil.virtual_memory().available, *_cgroup_room()])
+
+    def peak(self) -> int:
+        """The most bytes that were in use at once: since `restart` on a GPU, of the process elsewhere."""
+        if self.device.type == "cuda":
+            import torch
+
+            return torch.cuda.max_memory_allocated(self.device)
+        return _process_peak()
+
+    def restart(self) -> int:
+        """Begin to measure; returns the bytes in use before."""
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return torch.cuda.memory_allocated(self.device)
+        return self.peak()
+
+    def wait(self) -> None:
+        """Wait for the device, so that a clock tells the truth."""
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self.device)
+
+    def empty(self) -> None:
+        """Give back what the last attempt left."""
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+
+
+def _process_peak() -> int:
+    import psutil
+
+    info = psutil.Process().memory_info()
+    if hasattr(info, "peak_wset"):  # Windows
+        return int(info.peak_wset)
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _cgroup_room() -> list[int]:
+    """What a container leaves; nothing outside of one."""
+    for limit, used in _CGROUPS:
+        try:
+            texts = [Path("/sys/fs/cgroup", name).read_text("utf-8").strip() for name in (limit, used)]
+        except OSError:
+            continue
+        return [int(texts[0]) - int(texts[1])] if texts[0].isdecimal() else []
+    return []
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was not enough memory, on a GPU or for torch on a CPU."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).casefold()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+@dataclass
+class Batcher:
+    """Runs batches, and finds out how large they may be.
+
+    Args:
+        memory: of the device.
+        size: scans a batch; where `fixed` is False, those of the first batch.
+        fixed: keep the size, but for a lack of memory.
+        largest: that is ever tried.
+    """
+
+    memory: Memory
+    size: int = 1
+    fixed: bool = False
+    largest: int = LARGEST
+    _rates: dict[int, float] = field(default_factory=dict)
+    _seen: set[int] = field(default_factory=set)
+
+    def run(
+        self,
+        function: Callable[[Sequence[Item]], dict[int, Result]],
+        items: Sequence[Item],
+        too_large: Callable[[Item], None],
+    ) -> dict[int, Result]:
+        """Run a function on items, in smaller parts where memory does not do.
+
+        Args:
+            function: gives results by index.
+            items: at most `size` of them.
+            too_large: is told of an item for which memory does not do even alone.
+        """
+        try:
+            return self._measured(function, items)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # Outside of the handler, because the error holds on to everything that was in memory.
+        self.memory.empty()
+        if len(items) == 1:
+            too_large(items[0])
+            return {}
+        half = (len(items) + 1) // 2
+        self.size, self.fixed = min(self.size, half), True
+        return self.run(function, items[:half], too_large) | self.run(function, items[half:], too_large)
+
+    def _measured(
+        self, function: Callable[[Sequence[Item]], dict[int, Result]], items: Sequence[Item]
+    ) -> dict[int, Result]:
+        if self.fixed:
+            return function(items)
+        before = self.memory.restart()
+        start = time.perf_counter()
+        results = function(items)
+        self.memory.wait()
+        if len(items) == self.size:
+            self._grow(time.perf_counter() - start, max(self.memory.peak() - before, 0))
+        return results
+
+    def _grow(self, seconds: float, taken: int) -> None:
+        """Double the size, or settle on the fastest; the first batch of a size only warms up."""
+        if self.size not in self._seen:
+            self._seen.add(self.size)
+            if 2 * taken > _SHARE * self.memory.free():
+                self.fixed = True
+            return
+        self._rates[self.size] = self.size / max(seconds, 1e-9)
+        slower = self._rates[self.size] < _WORTH * self._rates.get(self.size // 2, 0.0)
+        if slower or 2 * self.size > self.largest or 2 * taken > _SHARE * self.memory.free():
+            self.size = self.size // 2 if slower else self.size
+            self.fixed = True
+        else:
+            self.size *= 2
+
+
+def default_workers(scans: int) -> int:
+    """Processes that read scans: none for a few scans, since starting one takes longer than reading those."""
+    return 0 if scans < 8 else min(4, os.cpu_count() or 1)

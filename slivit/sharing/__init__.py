@@ -1,0 +1,1 @@
+"""Models for other people: written so that they can be trusted, and opened without trusting anybody."""
