@@ -282,7 +282,7 @@ class TrackEpochs(Callback):
         send: takes the values by name, and the number of the epoch, counted from 1.
     """
 
-    order = 51  # behind fastai's Recorder, which gathers the values
+    order = SaveProgress.order + 1  # all of the epoch is written by then, so `send` may end the fit by raising
 
     def __init__(self, send: Callable[[dict[str, float], int], None]) -> None:
         self.send = send

@@ -133,6 +133,10 @@ class Manifest:
             raise ManifestError(f'{self.source}: no rows of split "{split}"; the manifest {has}')
         return self._with(self._frame[self._frame["split"] == split])
 
+    def without(self, split: str) -> Manifest:
+        """The rows of all other splits, so that nothing of this one can be seen by accident."""
+        return self._with(self._frame[self._frame["split"] != split])
+
     def with_split(
         self,
         split: pd.Series | Mapping[Any, str] | None = None,
