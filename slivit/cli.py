@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slivit import __version__, cli_data, cli_manifests, cli_report, cli_sweep
+from slivit import __version__, cli_data, cli_explain, cli_manifests, cli_probe, cli_report, cli_sharing, cli_sweep
 from slivit.cli_common import told_errors
 from slivit.errors import SlivitError
 
@@ -94,27 +94,6 @@ def _train(
 
 
 @app.command()
-def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="A run or checkpoint folder.")],
-    scans: Annotated[list[Path], typer.Argument(help="Scans: files or folders, in any format that can be read.")],
-    out: Annotated[Path | None, typer.Option(help="A CSV; the table goes to standard output if absent.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read scans.")] = 0,
-) -> None:
-    """Predict new scans: probabilities, or values in the target's unit."""
-    from slivit.stages.predict import run
-
-    with told_errors():
-        paths = [str(s) for s in scans]
-        table = run(checkpoint, paths, out, device=device, batch_size=batch_size, workers=workers)
-        if out is None:
-            table.to_csv(sys.stdout, index=False)
-        if failed := int((table["error"] != "").sum()):
-            raise SlivitError(f"{failed} of {len(table)} scans could not be read; the column error says why")
-
-
-@app.command()
 def phantoms(
     kind: Annotated[str, typer.Argument(help="oct, oct2d, echo, liver or ct.")],
     out: Annotated[Path, typer.Argument(help="A new folder.")],
@@ -156,7 +135,7 @@ def list_things(what: Annotated[str, typer.Argument(help="models, recipes, forma
             typer.echo(line)
 
 
-for module in (cli_report, cli_manifests, cli_data, cli_sweep):
+for module in (cli_report, cli_manifests, cli_data, cli_probe, cli_explain, cli_sweep, cli_sharing):
     module.add_commands(app)
 
 
