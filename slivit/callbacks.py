@@ -153,6 +153,10 @@ class AverageWeights(Callback):
         self._live, self.steps = state["live"], state["steps"]
 
 
+class Diverged(SlivitError):
+    """A training whose loss became infinite or not a number."""
+
+
 class StopOnNaN(Callback):
     """Stop at once where the loss is not a number, and say so."""
 
@@ -160,7 +164,7 @@ class StopOnNaN(Callback):
 
     def after_batch(self) -> None:
         if self.training and not hasattr(self.learn, "lr_finder") and not torch.isfinite(self.loss):
-            raise SlivitError(
+            raise Diverged(
                 f"the training loss became {self.loss.item()} in epoch {self.epoch}; lower fit.lr, or look at the "
                 "scans of this manifest for empty or extreme values"
             )

@@ -11,6 +11,7 @@ from fastai.learner import Metric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slivit.data.windows import Windows
 from slivit.task import Task
 
 if TYPE_CHECKING:
@@ -115,8 +116,47 @@ class EpochMetric(Metric):
         return self._name
 
 
-def task_metrics(task: Task) -> list[Metric]:
-    """The metrics shown while a task is trained: ROC AUC and average precision, or R2 and MAE."""
+class ScanMetric(EpochMetric):
+    """A metric of scans that are predicted window by window: each scan's prediction is that of all of its windows.
+
+    The validation loader is a `slivit.data.window_loaders.ScanDL`, which says which scan a batch is of.
+
+    Args:
+        name: as `EpochMetric`.
+        function: as `EpochMetric`.
+        windows: how the predictions of windows become one.
+    """
+
+    def __init__(self, name: str, function: Callable[[np.ndarray, np.ndarray], float | None], windows: Windows) -> None:
+        super().__init__(name, function)
+        self.windows = windows
+
+    def reset(self) -> None:
+        super().reset()
+        self.scans: dict[int, list[Tensor]] = {}
+
+    def accumulate(self, learn: Learner) -> None:
+        if not hasattr(learn.dl, "scan"):
+            return  # fastai's show_results hands over a batch by itself
+        predicted = learn.loss_func.activation(learn.pred).detach().cpu()
+        self.scans.setdefault(learn.dl.scan, []).append(predicted)
+        self.known = learn.dl.targets
+
+    @property
+    def value(self) -> float:
+        """The metric, or NaN where it is not defined."""
+        self.targets = [torch.as_tensor(self.known[scan])[None] for scan in self.scans]
+        self.predictions = [self.windows.aggregate(torch.cat(parts))[None] for parts in self.scans.values()]
+        return super().value
+
+
+def task_metrics(task: Task, windows: Windows | None = None) -> list[Metric]:
+    """The metrics shown while a task is trained: ROC AUC and average precision, or R2 and MAE.
+
+    Args:
+        task: what is predicted.
+        windows: how scans are cut into windows, whose predictions become one for each scan.
+    """
     from slivit.statistics.summary import point_metrics
 
     names = ("r2", "mae") if task.kind == "regression" else ("roc_auc", "average_precision")
@@ -124,4 +164,6 @@ def task_metrics(task: Task) -> list[Metric]:
     def measure(name: str) -> Callable[[np.ndarray, np.ndarray], float | None]:
         return lambda y, p: point_metrics(task.kind, y, p, metrics=[name])[name]
 
+    if windows:
+        return [ScanMetric(name, measure(name), windows) for name in names]
     return [EpochMetric(name, measure(name)) for name in names]

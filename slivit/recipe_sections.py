@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from slivit.data.augmentation import Augmentation
 from slivit.data.manifest import Columns
 from slivit.data.preprocessing import Preprocessing
+from slivit.data.slice_labels import SliceLabels
 from slivit.errors import SlivitError
 from slivit.task import Task
 
@@ -52,6 +53,8 @@ class Data(Section):
         workers: processes that read scans, at most as many as there are cores; 0 reads in the training process.
         cache: folder of preprocessed slices; read anew each epoch where empty.
         cache_gb: the largest size of that folder, in GB; what was used longest ago makes room. 0 sets no limit.
+        slice_labels: which slices are positive, where scans are cut into windows; see
+            `slivit.data.slice_labels.SliceLabels`. Without them every window has the target of its scan.
     """
 
     manifest: str = Field(min_length=1)
@@ -68,6 +71,7 @@ class Data(Section):
     workers: int = Field(default=2, ge=0)
     cache: str = ""
     cache_gb: float = Field(default=0.0, ge=0)
+    slice_labels: SliceLabels | None = None
 
     @property
     def processes(self) -> int:
@@ -99,8 +103,12 @@ class Fit(Section):
 
     Args:
         epochs: at most this many.
-        lr: the peak learning rate of the one-cycle schedule, or "find".
-        batch_size: scans a step.
+        lr: the (peak) learning rate, or "find"; of a list, such as [1e-3, 1e-4], every rate is tried, and the one kept
+            whose best epoch has the best `monitor`.
+        schedule: "one_cycle", in which the rate rises to `lr` and falls to nearly 0, or "constant".
+        batch_size: scans a step; windows where scans are cut into windows.
+        oversample: repeat the training items of rarer classes, until all classes are drawn equally often; binary and
+            multiclass.
         weight_decay: decoupled weight decay.
         warmup: the fraction of the schedule in which the rate rises.
         patience: epochs without a better `monitor` after which training stops; 0 never stops early.
@@ -109,13 +117,15 @@ class Fit(Section):
         freeze_backbone: train the integrator and the head alone.
         label_smoothing: of classification targets.
         average_weights: decay of an exponential moving average of the weights that is validated and kept; 0 for none.
-        precision: "float32", "bfloat16" or "float16" (GPU only).
+        precision: "float32", "bfloat16", "float16" (GPU only), or "auto": half precision where there is a GPU.
         device: "auto", "cpu", "cuda", "mps".
     """
 
     epochs: int = Field(default=20, ge=1)
-    lr: float | Literal["find"] = "find"
+    lr: float | Literal["find"] | tuple[float, ...] = "find"
+    schedule: Literal["one_cycle", "constant"] = "one_cycle"
     batch_size: int = Field(default=8, ge=1)
+    oversample: bool = False
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.25, gt=0, lt=1)
     patience: int = Field(default=5, ge=0)
@@ -124,8 +134,15 @@ class Fit(Section):
     freeze_backbone: bool = False
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     average_weights: float = Field(default=0.0, ge=0, lt=1)
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     device: str = "auto"
+
+    @model_validator(mode="after")
+    def _rates(self) -> Self:
+        rates = self.lr if isinstance(self.lr, tuple) else (1.0 if self.lr == "find" else self.lr,)
+        if not rates or min(rates) <= 0 or len(set(rates)) != len(rates):
+            raise ValueError(f"lr is a rate above 0, a list of different ones, or find; got {self.lr}")
+        return self
 
 
 class Testing(Section):

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from slivit.data.policy import Operation, apply_policy, draw_policy
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -29,6 +31,7 @@ class Augmentation(BaseModel):
         crop: (low, high) fraction of the area that a random resized crop keeps, or None.
         crop_ratio: (low, high) aspect ratio of that crop.
         shift_slices: shift by up to this many slices, either way; the outermost slice is repeated.
+        policy: "imagenet" applies AutoAugment's ImageNet policy, before all else.
 
     Source: Avram et al. 2024, Methods, "SLIViT's training" (horizontal flip, random resized crop).
     """
@@ -45,6 +48,7 @@ class Augmentation(BaseModel):
     crop: tuple[float, float] | None = None
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     shift_slices: int = Field(default=0, ge=0)
+    policy: Literal["", "imagenet"] = ""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -69,13 +73,21 @@ class Draw:
     Args:
         theta: (B, 2, 3) float32, affine maps from output to input positions, both from -1 to 1 over the image.
         slices: (B, S) int64, which input slice each output slice takes.
+        policies: the operations of AutoAugment for each volume; empty where there are none.
     """
 
     theta: Tensor
     slices: Tensor
+    policies: tuple[tuple[Operation, ...], ...] = ()
 
 
-def draw_augmentation(settings: Augmentation, batch: int, slices: int, generator: Generator | None = None) -> Draw:
+def draw_augmentation(
+    settings: Augmentation,
+    batch: int,
+    slices: int,
+    generator: Generator | None = None,
+    size: tuple[int, int] = (224, 224),
+) -> Draw:
     """Draw the parameters of a random change for every volume of a batch.
 
     Args:
@@ -83,6 +95,7 @@ def draw_augmentation(settings: Augmentation, batch: int, slices: int, generator
         batch: the number B of volumes.
         slices: the number S of slices.
         generator: a torch generator; the global one by default.
+        size: (H, W) of a slice, on which the shifts of `policy` depend.
     """
     import torch
 
@@ -100,7 +113,9 @@ def draw_augmentation(settings: Augmentation, batch: int, slices: int, generator
     shift = torch.stack([uniform(-1, 1), uniform(-1, 1)], 1)
     move = torch.stack([uniform(-1, 1), uniform(-1, 1)], 1) * (2 * settings.translate)
     theta = _affine(angle, scale * torch.where(flips, -1.0, 1.0), shift * room + move)
-    return Draw(theta, _slice_order(settings, slices, coin(settings.flip_slices), uniform))
+    order = _slice_order(settings, slices, coin(settings.flip_slices), uniform)
+    policies = [draw_policy(*size, generator) for _ in range(batch)] if settings.policy else ()
+    return Draw(theta, order, tuple(policies))
 
 
 def _crop_size(settings: Augmentation, uniform) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]  # noqa: ANN001
@@ -155,6 +170,9 @@ def apply_augmentation(volumes: Tensor, draw: Draw) -> Tensor:
     import torch
     from torch.nn.functional import affine_grid, grid_sample
 
+    if draw.policies:
+        grey = volumes if volumes.dtype == torch.uint8 else volumes.round().clamp(0, 255).to(torch.uint8)
+        volumes = torch.stack([apply_policy(v, p) for v, p in zip(grey, draw.policies, strict=True)])
     order = draw.slices.to(volumes.device)
     ordered = volumes[torch.arange(len(volumes), device=volumes.device)[:, None], order].float()
     theta = draw.theta.to(volumes.device)

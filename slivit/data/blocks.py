@@ -16,7 +16,9 @@ from plum import dispatch
 from torch import Tensor
 
 from slivit.data.augmentation import Augmentation, apply_augmentation, draw_augmentation
-from slivit.data.preprocessing import Preprocessing, load_slices
+from slivit.data.oversampling import OversampledDL, item_classes
+from slivit.data.preprocessing import Preprocessing, crop_slices, load_slices
+from slivit.data.window_plan import ScanWindows, plan_windows
 from slivit.errors import SlivitError
 from slivit.task import Task, is_missing
 
@@ -102,11 +104,11 @@ def from_input(x: Tensor, slices: int, mean: Sequence[float], std: Sequence[floa
 
 
 class LoadSlices(Transform):
-    """A path to its preprocessed slices."""
+    """A path to its preprocessed slices, not yet cropped."""
 
     def __init__(self, settings: Preprocessing, cache: Any = None) -> None:
         super().__init__()
-        self.settings, self.cache = settings, cache
+        self.settings, self.cache = settings.stored, cache
 
     def encodes(self, path: str) -> TensorSlices:
         load = self.cache.load if self.cache else load_slices
@@ -129,6 +131,8 @@ class EncodeTargets(Transform):
 
 def describe_target(task: Task, y: Tensor) -> str:
     """The encoded targets in words: a class name, or "ef 61.2 %", or "drusen 1"."""
+    if not isinstance(task, Task):  # several tasks side by side describe themselves
+        return str(task.describe(y))
     if task.kind == "multiclass":
         return task.classes[int(y)]
     pairs = zip(task.targets, y.flatten().tolist(), strict=True)
@@ -145,8 +149,37 @@ class AugmentSlices(RandTransform):
         self.settings = settings
 
     def encodes(self, x: TensorSlices) -> TensorSlices:
-        draw = draw_augmentation(self.settings, len(x), x.shape[1])
+        height, width = x.shape[2:]
+        draw = draw_augmentation(self.settings, len(x), x.shape[1], size=(height, width))
         return TensorSlices(apply_augmentation(x.as_subclass(Tensor), draw))
+
+
+class CropSlices(RandTransform):
+    """The model's rows and columns out of larger slices: anywhere in training, the middle otherwise.
+
+    Args:
+        size: (H, W).
+    """
+
+    order, split_idx = 9, None
+
+    def __init__(self, size: Sequence[int]) -> None:
+        super().__init__(p=1.0)
+        self.size, self.trains = tuple(size), True
+
+    def before_call(self, b: Any, split_idx: int | None) -> None:
+        super().before_call(b, split_idx)
+        self.trains = not split_idx
+
+    def encodes(self, x: TensorSlices) -> TensorSlices:
+        stacks = x.as_subclass(Tensor)
+        if not self.trains:
+            return TensorSlices(crop_slices(stacks, self.size))
+        height, width = self.size
+        tops = torch.randint(0, stacks.shape[-2] - height + 1, (len(stacks),)).tolist()
+        lefts = torch.randint(0, stacks.shape[-1] - width + 1, (len(stacks),)).tolist()
+        parts = [s[:, t : t + height, q : q + width] for s, t, q in zip(stacks, tops, lefts, strict=True)]
+        return TensorSlices(torch.stack(parts))
 
 
 class ToInput(DisplayedTransform):
@@ -173,13 +206,25 @@ def _scan_block(
     augmentation: Augmentation | None,
     cache: Any,
 ) -> TransformBlock:
-    if settings.size is None:
-        raise SlivitError("preprocessing.size is not set; give (slices, height, width)")
-    changes = [AugmentSlices(augmentation)] if augmentation and augmentation.active else []
     return TransformBlock(
         type_tfms=[LoadSlices(settings, cache)],
-        batch_tfms=[*changes, ToInput(input, mean, std, settings.size[0])],
+        batch_tfms=batch_transforms(input, settings, mean, std, augmentation),
     )
+
+
+def batch_transforms(
+    input: str,
+    settings: Preprocessing,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augmentation: Augmentation | None = None,
+) -> list[Transform]:
+    """What happens to a batch of slices before it enters a model: crop, random changes, layout and normalisation."""
+    if settings.size is None:
+        raise SlivitError("preprocessing.size is not set; give (slices, height, width)")
+    crop = [CropSlices(settings.size[1:])] if settings.resize else []
+    changes = [AugmentSlices(augmentation)] if augmentation and augmentation.active else []
+    return [*crop, *changes, ToInput(input, mean, std, settings.size[0])]
 
 
 def TiledBlock(
@@ -250,6 +295,8 @@ def volume_dataloaders(
     workers: int = 0,
     cache: Any = None,
     device: str | torch.device | None = None,
+    oversample: bool = False,
+    plan: Sequence[ScanWindows] | None = None,
 ) -> DataLoaders:
     """fastai DataLoaders over the training and validation rows of a manifest.
 
@@ -266,17 +313,40 @@ def volume_dataloaders(
         workers: processes that read scans; 0 reads in this one.
         cache: where preprocessed slices are kept.
         device: fastai's default device where None.
+        oversample: repeat the training items of rarer classes, until all classes are drawn equally often.
+        plan: where the settings cut scans into windows: which, from `slivit.data.window_plan.plan_windows`; by default
+            every window has the targets of its scan. Batches are of windows then; see `window_dataloaders`.
     """
+    task = task or manifest.task
+    if settings.windows:
+        from slivit.data.window_loaders import window_dataloaders
+
+        return window_dataloaders(
+            plan or plan_windows(manifest, settings, workers=workers),
+            spec,
+            settings,
+            task,
+            augmentation=augmentation,
+            batch_size=batch_size,
+            workers=workers,
+            cache=cache,
+            device=device,
+            oversample=oversample,
+        )
     options = {"mean": spec.mean, "std": spec.std, "augmentation": augmentation, "cache": cache}
     block = DataBlock(
-        blocks=(BLOCKS[spec.input](settings, **options), TargetBlock(task or manifest.task)),
+        blocks=(BLOCKS[spec.input](settings, **options), TargetBlock(task)),
         get_items=_rows,
         get_x=scan_path,
         get_y=scan_row,
         splitter=_split,
     )
-    batch_size = min(batch_size, len(manifest.rows("train")))
-    return block.dataloaders(manifest, bs=batch_size, num_workers=workers, device=device)
+    train = manifest.rows("train")
+    loader = {"classes": item_classes(train, task)} if oversample else {}
+    batch_size = min(batch_size, len(train))
+    return block.dataloaders(
+        manifest, bs=batch_size, num_workers=workers, device=device, dl_type=OversampledDL, dl_kwargs=[loader, {}]
+    )
 
 
 def _grid(ctxs: Any, count: int, figsize: Any) -> Any:

@@ -20,6 +20,7 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+NORMALISATION = ("mean", "std")
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ def create_model(name: str, out_dim: int, **args: Any) -> nn.Module:
     Args:
         name: one of `list_models()`.
         out_dim: the number of outputs (logits, or standardised values of a regression).
-        **args: the model's own arguments.
+        **args: the model's own arguments; and `mean` and `std`, one number each of values in [0, 1], for another
+            normalisation than the model's own.
 
     Returns:
         A module with `.spec` (a `ModelSpec` whose `size` is this instance's), `.backbone` and `.head`.
@@ -141,10 +143,11 @@ def create_model(name: str, out_dim: int, **args: Any) -> nn.Module:
     if out_dim < 1:
         raise ModelError(f"{name}: out_dim must be at least 1, got {out_dim}")
     allowed = [p for p in inspect.signature(factory).parameters if p != "out_dim"]
-    for key in args:
+    own = {key: value for key, value in args.items() if key in allowed or key not in NORMALISATION}
+    for key in own:
         if key not in allowed:
             raise ModelError(f'{name} takes no argument "{key}".{nearest(key, allowed)} It takes {one_of(allowed)}.')
-    model = factory(out_dim, **args)
+    model = factory(out_dim, **own)
     size = tuple(getattr(model, "input_size", spec.size))
     model.spec = replace(spec, size=size, args=dict(args))
     channels = getattr(model, "in_chans", spec.channels)
@@ -152,7 +155,19 @@ def create_model(name: str, out_dim: int, **args: Any) -> nn.Module:
         model.spec = replace(model.spec, mean=(fmean(spec.mean),), std=(fmean(spec.std),))
     elif spec.channels == 1 < channels:
         model.spec = replace(model.spec, mean=spec.mean * channels, std=spec.std * channels)
+    model.spec = replace(model.spec, **_normalisation(name, args, model.spec.channels))
     return model
+
+
+def _normalisation(name: str, args: Mapping[str, Any], channels: int) -> dict[str, tuple[float, ...]]:
+    """The fields of a specification that replace a model's own normalisation."""
+    found = {}
+    for key in (k for k in NORMALISATION if k in args):
+        value = args[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or (key == "std" and value <= 0):
+            raise ModelError(f"{name}: {key} is one number{' above 0' * (key == 'std')}, got {value!r}")
+        found[key] = (float(value),) * channels
+    return found
 
 
 def spec_of(model: Any) -> ModelSpec:

@@ -54,10 +54,12 @@ class Scan:
     Args:
         info: the header.
         load: takes ascending slice indices without repeats and returns (len(indices), H, W).
+        names: what names each slice, in order: the SOP Instance UIDs of a DICOM series; empty where there is nothing.
     """
 
     info: ScanInfo
     load: Load
+    names: tuple[str, ...] = ()
 
 
 @contextmanager

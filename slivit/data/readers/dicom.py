@@ -54,7 +54,8 @@ def open_dicom(
         chosen = [stack.frames[seen.stored_index(i)] for i in indices]
         return np.ascontiguousarray(seen.turn_slices(_decode_all(chosen, stack.frames, source)))
 
-    return Scan(info, load)
+    in_order = [stack.frames[seen.stored_index(i)] for i in range(len(stack.frames))] if seen.keeps_slices else []
+    return Scan(info, load, tuple(frame.uid for frame in in_order))
 
 
 def _value_notes(frame: Frame) -> tuple[str, ...]:
@@ -69,7 +70,8 @@ def _unoriented(stack: Stack, source: str, axis: str | None, notes: tuple[str, .
     rows, columns = stack.frames[0].shape
     dtype = str(value_type(stack.frames))
     info = ScanInfo("dicom", (len(stack.frames), rows, columns), dtype, stack.spacing, source, None, notes)
-    return Scan(info, lambda indices: _decode_all([stack.frames[i] for i in indices], stack.frames, source))
+    names = tuple(frame.uid for frame in stack.frames)
+    return Scan(info, lambda indices: _decode_all([stack.frames[i] for i in indices], stack.frames, source), names)
 
 
 def _collect(entries: Sequence[Entry], source: str) -> tuple[list[Frame], tuple[str, ...]]:

@@ -1,0 +1,69 @@
+"""Rarer classes drawn as often as the most frequent one."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from fastai.data.core import TfmdDL
+
+from slivit.errors import SlivitError
+from slivit.task import Task
+
+
+def item_classes(rows: Sequence[Mapping[str, Any]], task: Task) -> list[int]:
+    """The class of every row of a binary or multiclass task, as a number.
+
+    Raises:
+        SlivitError: another kind of task.
+    """
+    if task.kind not in ("binary", "multiclass"):
+        raise SlivitError(f"oversampling is for binary and multiclass tasks, not for a {task.kind} one")
+    return [int(np.ravel(task.encode(row))[0]) for row in rows]
+
+
+def oversampled(classes: Sequence[int], rng: random.Random) -> list[int]:
+    """Indices among which every class is equally frequent: those of rarer classes are repeated.
+
+    Args:
+        classes: of the items.
+        rng: chooses which items are repeated once more than others of their class.
+
+    Returns:
+        Every index at least once; those of the most frequent class exactly once, and no two of one class differ by
+        more than one. In order of the classes.
+    """
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, name in enumerate(classes):
+        members[name].append(index)
+    most = max(len(m) for m in members.values())
+    drawn = []
+    for _, own in sorted(members.items()):
+        drawn += own * (most // len(own)) + rng.sample(own, most % len(own))
+    return drawn
+
+
+class OversampledDL(TfmdDL):
+    """A DataLoader whose epochs hold every class equally often, where `classes` are given.
+
+    Args:
+        dataset: as `TfmdDL` takes it.
+        classes: the class of every item; None draws every item once.
+        **options: of `TfmdDL`.
+    """
+
+    def __init__(self, dataset: Any = None, *, classes: Sequence[int] | None = None, **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self.classes = classes
+        if classes is not None:
+            self.n = len(oversampled(classes, random.Random(0)))
+
+    def get_idxs(self) -> list[int]:
+        """The indices of an epoch, in the order in which they are drawn."""
+        if self.classes is None:
+            return super().get_idxs()
+        drawn = oversampled(self.classes, self.rng)
+        return self.shuffle_fn(drawn) if self.shuffle else drawn
