@@ -11,7 +11,17 @@ from typing import Annotated, Any
 
 import typer
 
-from slivit import __version__, cli_data, cli_explain, cli_manifests, cli_probe, cli_report, cli_sharing, cli_sweep
+from slivit import (
+    __version__,
+    cli_data,
+    cli_explain,
+    cli_manifests,
+    cli_probe,
+    cli_report,
+    cli_sharing,
+    cli_study,
+    cli_sweep,
+)
 from slivit.cli_common import told_errors
 from slivit.errors import SlivitError
 
@@ -135,7 +145,7 @@ def list_things(what: Annotated[str, typer.Argument(help="models, recipes, forma
             typer.echo(line)
 
 
-for module in (cli_report, cli_manifests, cli_data, cli_probe, cli_explain, cli_sweep, cli_sharing):
+for module in (cli_report, cli_manifests, cli_data, cli_probe, cli_explain, cli_study, cli_sweep, cli_sharing):
     module.add_commands(app)
 
 

@@ -7,15 +7,7 @@ from contextlib import contextmanager
 
 import typer
 
-from slivit.errors import SlivitError
-
-
-def message(error: SlivitError) -> str:
-    """The message of an error, without the traceback that a torch worker process puts before it."""
-    text = str(error)
-    if not text.startswith("Caught "):
-        return text
-    return text.rpartition(f"{type(error).__qualname__}: ")[2].strip()
+from slivit.errors import SlivitError, message
 
 
 @contextmanager

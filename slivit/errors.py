@@ -34,6 +34,14 @@ class ModelError(SlivitError):
     """A model that is not registered, or arguments and inputs that it does not take."""
 
 
+def message(error: SlivitError) -> str:
+    """The message of an error, without the traceback that a torch worker process puts before it."""
+    text = str(error)
+    if not text.startswith("Caught "):
+        return text
+    return text.rpartition(f"{type(error).__qualname__}: ")[2].strip()
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ' Did you mean "x"?' for the allowed name closest to `name`, or an empty string."""
     matches = get_close_matches(str(name), [str(a) for a in allowed], n=1, cutoff=0.5)

@@ -64,7 +64,7 @@ def curve_plot(found: Mapping[str, Any], metric: str, name: str) -> Plot:
     singles = [(n, value) for n, value in singles if value is not None]
     if len(found["settings"]["seeds"]) > 1 and singles:
         ax.plot(*zip(*singles, strict=True), "x", color=colour(1), ms=5, mew=1.3, label="single runs", zorder=4)
-    _scan_axis(ax, [p["train_scans"] for p in found["points"]])
+    scan_axis(ax, [p["train_scans"] for p in found["points"]])
     ax.set_ylabel(with_unit(metric, found["task"]["unit"]))
     ax.grid(True)
     if ax.get_legend_handles_labels()[1]:
@@ -75,7 +75,8 @@ def curve_plot(found: Mapping[str, Any], metric: str, name: str) -> Plot:
     return Plot(name, f"{with_unit(metric, found['task']['unit'])} by number of labels", caption, figure, alt)
 
 
-def _scan_axis(ax: Axes, counts: Sequence[int]) -> None:
+def scan_axis(ax: Axes, counts: Sequence[int]) -> None:
+    """A logarithmic axis of training scans with a tick at each number."""
     from matplotlib.ticker import NullLocator
 
     if len(set(counts)) > 1:

@@ -78,7 +78,7 @@ def compare(
     matched = Matched.of(methods, **options)
     first = matched.first
     wanted = list(metrics or COMPARED.get(first.task.kind, ("roc_auc", "average_precision")))
-    _check_metrics(wanted, matched)
+    check_metrics(wanted, matched)
     runs = [comparing.per_run(matched, i) for i in range(len(methods))]
     return {
         **SCHEMA,
@@ -92,7 +92,8 @@ def compare(
     }
 
 
-def _check_metrics(wanted: Sequence[str], matched: Matched) -> None:
+def check_metrics(wanted: Sequence[str], matched: Matched) -> None:
+    """Raise a SlivitError unless the methods have all metrics."""
     known = matched.metrics(matched.methods[0].name)
     for metric in wanted:
         if metric not in known:

@@ -54,17 +54,20 @@ class Matched:
     Args:
         methods: at least one.
         cases: for each method, its cases: one set a run, or the folds put together.
+        tested: the pairs of methods that are tested, by their positions; all pairs where None.
     """
 
     methods: Sequence[Method]
     cases: Sequence[Sequence[Cases]]
+    tested: Sequence[tuple[int, int]] | None = None
 
     @classmethod
-    def of(cls, methods: Sequence[Method], **options: Any) -> Matched:
+    def of(cls, methods: Sequence[Method], tested: Sequence[tuple[int, int]] | None = None, **options: Any) -> Matched:
         """Match methods; `options` are those of `slivit.cases.cases_of`."""
         task = methods[0].runs[0].task
         tables = [zip(m.tables(), m.decisions, strict=True) for m in methods]
-        return cls(methods, [[cases_of(t, task, decision, **options) for t, decision in pairs] for pairs in tables])
+        cases = [[cases_of(t, task, decision, **options) for t, decision in pairs] for pairs in tables]
+        return cls(methods, cases, tested)
 
     @property
     def first(self) -> Cases:
@@ -96,8 +99,8 @@ class Matched:
         return {k.removeprefix(prefix): self.draws.estimate(k, self.sample.size(k), self.sample.why(k)) for k in keys}
 
     def pairs(self) -> list[tuple[int, int]]:
-        """Every pair of methods, by their positions."""
-        return list(combinations(range(len(self.methods)), 2))
+        """The pairs of methods that are tested, by their positions."""
+        return list(combinations(range(len(self.methods)), 2)) if self.tested is None else list(self.tested)
 
 
 def _sample(cases: Cases) -> Sample:

@@ -10,10 +10,11 @@ from typing import Any
 
 from slivit.errors import RecipeError
 from slivit.files import whole_file, write_json
-from slivit.recipe import FinetuneRecipe, resolved_toml
+from slivit.recipe import FinetuneRecipe
 from slivit.stages.comparing import COMPARED, Matched, per_run
 from slivit.stages.methods import Method, read_run
-from slivit.stages.runs import METRICS, PREDICTIONS, PROGRESS, RECIPE, SPLIT
+from slivit.stages.run_state import make_run, run_state
+from slivit.stages.runs import SPLIT
 
 log = logging.getLogger(__name__)
 SCHEMA = {"schema": "slivit.curve", "version": 1}
@@ -69,12 +70,12 @@ def run(
     """
     out = Path(out)
     steps = plan(recipe, out, fractions, seeds)
-    states = {step: state(step, overwrite=overwrite) for step in steps}
+    states = {step: run_state(step.recipe, overwrite=overwrite) for step in steps}
     log.info("%d runs, %d of them finished", len(steps), sum(s == "done" for s in states.values()))
     for number, step in enumerate(steps, 1):
         if states[step] != "done":
             log.info("run %d of %d: %.4g of the labels, seed %d", number, len(steps), step.fraction, step.seed)
-            train(step, states[step])
+            make_run(step.recipe, states[step])
     _write(out, measure_curve(recipe, steps))
     return out
 
@@ -107,33 +108,6 @@ def _step(recipe: FinetuneRecipe, out: Path, fraction: float, seed: int) -> Step
     folder = out / RUNS / f"fraction_{fraction:.4g}_seed_{seed}"
     data = recipe.data.model_copy(update={"train_fraction": fraction})
     return Step(fraction, seed, recipe.model_copy(update={"out": str(folder), "seed": seed, "data": data}))
-
-
-def state(step: Step, *, overwrite: bool = False) -> str:
-    """What there is of a run: "done", "died" (it can be resumed), or "new".
-
-    Raises:
-        RecipeError: the folder holds a run of another recipe, and it is not to be overwritten.
-    """
-    file = step.folder / RECIPE
-    if not file.is_file():
-        return "new"
-    if file.read_text("utf-8") != resolved_toml(step.recipe):
-        if overwrite:
-            return "new"
-        raise RecipeError(
-            f"{step.folder}: holds a run of another recipe; train anew with --overwrite, or choose another folder"
-        )
-    if (step.folder / METRICS).is_file() and (step.folder / PREDICTIONS).is_file():
-        return "done"
-    return "died" if (step.folder / PROGRESS).is_file() else "new"
-
-
-def train(step: Step, found: str) -> None:
-    """Make or finish one run."""
-    from slivit.stages import finetune
-
-    finetune.run(step.recipe, resume=found == "died", overwrite=found == "new")
 
 
 def measure_curve(recipe: FinetuneRecipe, steps: Sequence[Step]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def find_methods(given: Sequence[str]) -> list[Method]:
     _check_tasks(runs)
     groups = _by_label(runs) if labelled else _by_recipe(runs)
     methods = [_method(name, members) for name, members in groups.items()]
-    _check_scans(methods)
+    check_scans(methods)
     return methods
 
 
@@ -236,7 +236,8 @@ def _method(name: str, runs: Sequence[Run]) -> Method:
     return Method(name, tuple(runs), "seeds")
 
 
-def _check_scans(methods: Sequence[Method]) -> None:
+def check_scans(methods: Sequence[Method]) -> None:
+    """Raise a ManifestError unless all methods were tested on the same scans with the same answers."""
     first = methods[0]
     for method in methods[1:]:
         _same_scans(first.tables()[0], method.tables()[0], first.name, method.name)

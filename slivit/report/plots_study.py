@@ -1,0 +1,139 @@
+"""A study in figures: performance by the number of labels, and differences from the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from slivit.report.draw import Plot, new_figure
+from slivit.report.plots_groups import Row, forest
+from slivit.report.plots_training import scan_axis
+from slivit.report.style import PALETTE, colour, dash, marker, metric_name, short, spoken, with_unit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Found = Mapping[str, Any]
+Lines = Mapping[str, Sequence[Found]]
+"""The cells of each line of a panel, from few labels to many."""
+
+PANEL, MOST_LINES = 2.3, len(PALETTE)
+
+
+def study_plots(found: Found) -> Iterator[Plot]:
+    """The figures of a study.
+
+    Args:
+        found: `study.json`.
+    """
+    unit = found["task"]["unit"]
+    if len({cell["fraction"] for cell in found["cells"]}) > 1:
+        yield from (label_plot(found, metric, unit) for metric in found["settings"]["metrics"])
+    for metric in found["settings"]["metrics"]:
+        yield from _differences(found, metric, unit)
+
+
+def panels(found: Found) -> dict[str, dict[str, list[Found]]]:
+    """The cells by panel and line: a panel a model and a line an initialisation; one panel where that suffices."""
+    settings = found["settings"]
+    outer, inner = ("model", "start") if len(settings["starts"]) > 1 else ("start", "model")
+    if len(settings[f"{inner}s"]) > MOST_LINES:
+        outer, inner = inner, outer
+    drawn: dict[str, dict[str, list[Found]]] = {}
+    for cell in sorted(found["cells"], key=lambda c: c["fraction"]):
+        lines = drawn.setdefault(title(found, outer, cell[outer]), {})
+        lines.setdefault(title(found, inner, cell[inner]), []).append(cell)
+    return drawn
+
+
+def title(found: Found, axis: str, name: str) -> str:
+    """What a model or an initialisation is called."""
+    return found["settings"][f"{axis}s"].get(name, name)
+
+
+def method_title(found: Found, model: str, start: str) -> str:
+    """What a model with an initialisation is called; an axis with one name is not told."""
+    settings = found["settings"]
+    parts = [title(found, "model", model)] if len(settings["models"]) > 1 or len(settings["starts"]) == 1 else []
+    parts += [title(found, "start", start)] if len(settings["starts"]) > 1 else []
+    return ", ".join(parts)
+
+
+def label_plot(found: Found, metric: str, unit: str) -> Plot:
+    """A metric by the number of training scans, for every model and initialisation."""
+    drawn = panels(found)
+    columns = min(2, len(drawn))
+    rows = -(-len(drawn) // columns)
+    height = (4.0 if len(drawn) == 1 else PANEL * rows) + 0.5
+    figure, grid = new_figure(height, nrows=rows, ncols=columns, sharey=True, squeeze=False)
+    counts = sorted({cell["train_scans"] for cell in found["cells"]})
+    names = list(dict.fromkeys(line for lines in drawn.values() for line in lines))
+    for ax, (panel, lines) in zip(grid.flat, drawn.items(), strict=False):
+        _panel(ax, lines, names, metric, single=len(drawn) == 1)
+        ax.set_title(short(panel, 30) if len(drawn) > 1 else "", fontsize=9)
+        scan_axis(ax, counts)
+        ax.set_xlabel("")
+    for ax in list(grid.flat)[len(drawn) :]:
+        ax.set_axis_off()
+    figure.supxlabel("Training scans", fontsize=9.5)
+    figure.supylabel(with_unit(metric, unit), fontsize=9.5)
+    _legend(figure, grid.flat[0], names)
+    caption = "Mean over the seeds by the number of training scans (logarithmic). "
+    caption += "Band: interval over test scans." if len(drawn) == 1 and len(names) <= 3 else "Bars: SD over the seeds."
+    alt = f"{metric_name(metric)} by training scans of {', '.join(drawn)}"
+    return Plot(f"labels-{_file(metric)}", f"{with_unit(metric, unit)} by number of labels", caption, figure, alt)
+
+
+def _panel(ax: Axes, lines: Lines, names: Sequence[str], metric: str, *, single: bool) -> None:
+    """The lines of one panel; a name has the same colour and marker in every panel."""
+    for name, cells in lines.items():
+        i = names.index(name)
+        known = [cell for cell in cells if cell["metrics"][metric]["value"] is not None]
+        x, y = [c["train_scans"] for c in known], [c["metrics"][metric]["value"] for c in known]
+        bars = [c["spread"][metric]["sd"] or 0.0 for c in known]
+        style = {"color": colour(i), "marker": marker(i), "linestyle": dash(i), "ms": 4, "linewidth": 1.4}
+        if single and len(names) <= 3:
+            low, high = ([c["metrics"][metric][side] for c in known] for side in ("low", "high"))
+            if None not in (*low, *high):
+                ax.fill_between(x, low, high, color=colour(i), alpha=0.14, linewidth=0)
+            ax.plot(x, y, label=name, **style)
+        else:
+            ax.errorbar(x, y, bars, label=name, elinewidth=0.8, capsize=2, **style)
+    ax.grid(True)
+
+
+def _legend(figure: Any, ax: Axes, names: Sequence[str]) -> None:
+    """One legend for all panels, with every line."""
+    from matplotlib.lines import Line2D
+
+    if len(names) < 2:
+        return
+    handles = [Line2D([], [], color=colour(i), marker=marker(i), linestyle=dash(i), ms=4) for i in range(len(names))]
+    columns = 2 if max(map(len, names)) > 14 else 3
+    figure.legend(handles, [short(n, 26) for n in names], loc="outside upper center", ncols=min(columns, len(names)))
+
+
+def _differences(found: Found, metric: str, unit: str) -> Iterator[Plot]:
+    """A forest plot of the differences from the reference, for each share of the labels."""
+    for fraction in found["settings"]["fractions"]:
+        tests = [
+            t
+            for t in found["tests"]
+            if (t["method"], t["metric"], t["fraction"]) == ("paired bootstrap", metric, fraction)
+        ]
+        if not tests:
+            continue
+        rows: list[Row] = [
+            (method_title(found, t["model"], t["start"]), {**t, "value": t["difference"]}) for t in tests
+        ]
+        share = "all labels" if fraction == 1 else f"{fraction:.4g} of the labels"
+        name = f"Difference of {spoken(metric)} from the reference" + with_unit(metric, unit).removeprefix(
+            metric_name(metric)
+        )
+        caption = f"With {share}. Squares: difference on the same test scans; bars: paired bootstrap interval."
+        figure = forest(rows, name, line=0.0, line_text="no difference")
+        yield Plot(f"differences-{_file(metric)}-{fraction:.4g}", f"{name}, {share}", caption, figure, caption)
+
+
+def _file(metric: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in metric)

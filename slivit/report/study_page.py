@@ -1,0 +1,201 @@
+"""The page of a study: models under their initialisations and shares of the labels, beside a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from slivit.report.compare_page import MEANINGS
+from slivit.report.draw import styled
+from slivit.report.page import named_targets, render
+from slivit.report.plots_study import method_title, study_plots, title
+from slivit.report.style import WORDS, amount, count, interval, number, p_text, spoken, told, with_unit
+from slivit.report.tables import Cell, Grid
+from slivit.task import Task
+
+PAGE, FIGURES = "study.html", "figures"
+Found = Mapping[str, Any]
+
+
+def write_study(out: Path | str, found: Found, recipe: str = "") -> Path:
+    """Write the page of a study and its figures.
+
+    Args:
+        out: the folder: `study.html`, and `figures/` with every figure as SVG and PDF.
+        found: `study.json`.
+        recipe: the study's recipe as TOML, to be shown.
+
+    Returns:
+        The page.
+    """
+    task = Task(**found["task"])
+    context = {
+        "title": found["title"] or f"Study: {named_targets(task)}",
+        "task": task,
+        "settings": found["settings"],
+        "sentences": list(sentences(found, task)),
+        "cautions": list(cautions(found)),
+        "tables": list(metric_grids(found, task)),
+        "tests": list(test_grids(found, task)),
+        "failed": [run for run in found["runs"] if run["state"] == "failed"],
+        "excluded": exclusions(found),
+        "times": time_grid(found),
+        "recipe": recipe,
+    }
+    with styled():
+        return render("study.html.j2", context, {"all": study_plots(found)}, Path(out), page=PAGE, figures=FIGURES)
+
+
+def falls(metric: str) -> bool:
+    """Whether less of a metric is better: what is in the unit of the target is an error."""
+    return WORDS[metric.partition("/")[0]].in_unit
+
+
+def sentences(found: Found, task: Task) -> Iterator[str]:
+    """The outcome in plain words."""
+    settings = found["settings"]
+    metric = settings["metrics"][0]
+    axes = [count(len(settings["models"]), "model"), count(len(settings["starts"]), "initialisation")]
+    axes += [count(len(settings["fractions"]), "share of the labels", "shares of the labels")]
+    done = sum(run["state"] == "done" and run["seed"] is not None for run in found["runs"])
+    scans = f"{count(found['scans'], 'test scan')} of {count(found['patients'], 'patient')}"
+    seeds = count(len(settings["seeds"]), "seed")
+    yield f"{', '.join(axes)} and {seeds}: {count(done, 'finished run')}, tested on the same {scans}."
+    for fraction in settings["fractions"]:
+        if text := _best(found, fraction, metric, task):
+            yield text
+    if text := _against(found, metric):
+        yield text
+
+
+def _best(found: Found, fraction: float, metric: str, task: Task) -> str:
+    known = [c for c in found["cells"] if c["fraction"] == fraction and c["metrics"][metric]["value"] is not None]
+    if not known:
+        return ""
+    best = (min if falls(metric) else max)(known, key=lambda c: c["metrics"][metric]["value"])
+    name = method_title(found, best["model"], best["start"])
+    value = told(best["metrics"][metric], task.unit if falls(metric) else "")
+    return f"With {count(best['train_scans'], 'training scan')}, the best {spoken(metric)} is that of {name}: {value}."
+
+
+def _against(found: Found, metric: str) -> str:
+    tests = _main_tests(found, metric)
+    if not tests:
+        return ""
+    clear = [t for t in tests if t["holm"] is not None and t["holm"] < 1 - t["level"]]
+    better = sum((t["difference"] < 0) == falls(metric) for t in clear)
+    return (
+        f"Of {count(len(tests), 'comparison')} with the reference, {better} show a better {spoken(metric)} and "
+        f"{len(clear) - better} a worse one that chance hardly explains (Holm's correction over the study)."
+    )
+
+
+def _main_tests(found: Found, metric: str) -> list[Found]:
+    return [t for t in found["tests"] if t["method"] == "paired bootstrap" and t["metric"] == metric]
+
+
+def cautions(found: Found) -> Iterator[str]:
+    """What could make the study misleading."""
+    states = [run["state"] for run in found["runs"] if run["seed"] is not None]
+    if failed := states.count("failed"):
+        yield f"{count(failed, 'run')} failed; the figures are those of the others."
+    if missing := sum(state in ("new", "died") for state in states):
+        yield f"{count(missing, 'run')} {'is' if missing == 1 else 'are'} still to be made: this is no final result."
+    if any(len(cell["runs"]) == 1 for cell in found["cells"]):
+        yield (
+            "Where there is one seed, the tests say whether these very models differ on other scans, not whether they "
+            "would, trained again with another seed."
+        )
+    if found["scans"] > found["patients"] and not found["settings"]["by_patient"]:
+        yield (
+            f"{found['scans']:,} scans are of {count(found['patients'], 'patient')}, but scans were drawn one by one: "
+            "the intervals are too narrow and the p-values too small. Set testing.by_patient."
+        )
+    if found["scans"] < 100:
+        yield f"With {count(found['scans'], 'test scan')}, only large differences can be found: none found is not none."
+
+
+def metric_grids(found: Found, task: Task) -> Iterator[Grid]:
+    """A table for each metric and share of the labels: a row a model, a column an initialisation."""
+    settings = found["settings"]
+    cells = {(c["model"], c["start"], c["fraction"]): c for c in found["cells"]}
+    for metric in settings["metrics"]:
+        for fraction in settings["fractions"]:
+            here = [c for c in found["cells"] if c["fraction"] == fraction]
+            if not here:
+                continue
+            heads = tuple((text, "") for text in settings["starts"].values())
+            rows = tuple(
+                (text, tuple(_value(cells.get((model, start, fraction)), metric) for start in settings["starts"]))
+                for model, text in settings["models"].items()
+            )
+            scans = count(here[0]["train_scans"], "training scan")
+            note = "Mean over the seeds; below it its interval over test scans, and the SD over the seeds."
+            yield Grid(f"{with_unit(metric, task.unit)}, {scans} ({_share(fraction)})", heads, rows, note)
+
+
+def _share(fraction: float) -> str:
+    return "all labels" if fraction == 1 else f"{100 * fraction:.3g}% of the labels"
+
+
+def _value(cell: Found | None, metric: str) -> Cell:
+    if cell is None:
+        return "–", ""
+    estimate, sd = cell["metrics"][metric], cell["spread"][metric]["sd"]
+    digits = 2 if falls(metric) else 3
+    notes = [interval(estimate["low"], estimate["high"], digits), f"SD {number(sd, digits)}" if sd is not None else ""]
+    return number(estimate["value"], digits), "; ".join(filter(None, notes))
+
+
+def test_grids(found: Found, task: Task) -> Iterator[Grid]:
+    """One table for each test and metric: differences from the reference, with corrected p-values."""
+    groups: dict[tuple[str, str], list[Found]] = {}
+    for test in found["tests"]:
+        groups.setdefault((test["method"], test["metric"]), []).append(test)
+    heads = tuple((text, "") for text in ("labels", "value", "reference", "difference", "p", "Holm"))
+    for (method, metric), tests in groups.items():
+        rows = tuple((_pair(found, t), _test_cells(t)) for t in tests)
+        yield Grid(
+            f"{method[0].upper()}{method[1:]}: {with_unit(metric, task.unit)}", heads, rows, MEANINGS.get(method, "")
+        )
+
+
+def _pair(found: Found, test: Found) -> str:
+    reference = test["reference"]
+    names = [method_title(found, side["model"], side["start"]) for side in (test, reference)]
+    return f"{names[0]} − {names[1]}"
+
+
+def _test_cells(test: Found) -> tuple[Cell, ...]:
+    values = [(number(test[key]), "") for key in ("first", "second")]
+    difference = (number(test["difference"]), interval(test["low"], test["high"]))
+    return ((f"{test['fraction']:.4g}", ""), *values, difference, *((p_text(test[k]), "") for k in ("p_value", "holm")))
+
+
+def exclusions(found: Found) -> list[tuple[str, str]]:
+    """What was left out of the grid, and why, each once."""
+    left: dict[tuple[str, str], None] = {}
+    for entry in found["excluded"]:
+        pair = f"{title(found, 'model', entry['model'])}, {title(found, 'start', entry['start'])}"
+        left[pair, entry["why"]] = None
+    return list(left)
+
+
+def time_grid(found: Found) -> Grid | None:
+    """The mean minutes of a run, by model and share of the labels; None where no time is known."""
+    fractions = found["settings"]["fractions"]
+    rows = []
+    for model, text in found["settings"]["models"].items():
+        runs = [r for r in found["runs"] if r["model"] == model and r["seconds"] is not None]
+        per_share = [[r["seconds"] for r in runs if r["fraction"] == fraction] for fraction in fractions]
+        if any(per_share):
+            rows.append((text, tuple((_minutes(seconds), "") for seconds in per_share)))
+    if not rows:
+        return None
+    heads = tuple((_share(fraction), "") for fraction in fractions)
+    return Grid("Minutes a run, on average", heads, tuple(rows), "Training, testing and saving, as they came.")
+
+
+def _minutes(seconds: list[float]) -> str:
+    return amount(number(sum(seconds) / len(seconds) / 60, 2), "min") if seconds else "–"
