@@ -1,0 +1,138 @@
+"""Swin MAE, as VIS-MAE uses it: a Swin over visible and masked patches, and a Swin decoder that expands patches again.
+
+Papers: Liu et al. 2024, VIS-MAE, first named VISION-MAE (arXiv:2402.01034); Xu et al. 2022, Swin MAE
+(arXiv:2212.13805); patch expanding after Cao et al. 2021, Swin-Unet (arXiv:2105.05537).
+Origin: written for this project from the papers. Licence: Apache-2.0.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from timm.models.swin_transformer import SwinTransformerStage
+from torch import Tensor, nn
+
+from slivit.errors import ModelError
+from slivit.ssl._images import grey, to_model
+from slivit.ssl._patches import (
+    check_units,
+    depth_of,
+    grey_target,
+    patch_features,
+    patchify,
+    square,
+    transformer_of,
+    unit_mask,
+)
+from slivit.ssl.mae import mae_loss, rebuilt_pictures
+from slivit.ssl.pretext import Pretext
+from slivit.ssl.registry import register_pretext
+from slivit.ssl.simmim import MaskTokenModel
+from slivit.ssl.views import Range
+
+
+class PatchExpanding(nn.Module):
+    """Twice as many tokens a side, half as wide: (B, h, w, D) -> (B, 2 * h, 2 * w, D / 2).
+
+    Source: Cao et al. 2021, patch expanding layer.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(dim, 2 * dim, bias=False)
+        self.norm = nn.LayerNorm(dim // 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        parts = self.expand(tokens).unflatten(3, (2, 2, -1))  # B, h, w, row, column, D / 2
+        return self.norm(parts.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2))
+
+
+class SwinDecoder(nn.Module):
+    """The encoder's stages backwards, each after an expansion, and a linear layer: (B, n, D) -> (B, N, patch * patch).
+
+    Args:
+        network: timm's Swin, whose widths, heads, windows and grid it mirrors.
+        depth: blocks a stage.
+    """
+
+    def __init__(self, network: Any, depth: int) -> None:
+        super().__init__()
+        self.grid = network.layers[-1].output_resolution
+        stages = []
+        for stage in reversed(network.layers[:-1]):
+            attention = stage.blocks[0].attn
+            width = attention.dim
+            blocks = SwinTransformerStage(
+                dim=width,
+                out_dim=width,
+                input_resolution=stage.output_resolution,
+                depth=depth,
+                downsample=False,
+                num_heads=attention.num_heads,
+                window_size=attention.window_size,
+            )
+            stages += [PatchExpanding(2 * width), blocks]
+        self.stages = nn.Sequential(*stages)
+        self.norm = nn.LayerNorm(network.layers[0].dim)
+        self.pixels = nn.Linear(network.layers[0].dim, network.patch_embed.patch_size[0] ** 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.pixels(self.norm(self.stages(tokens.unflatten(1, self.grid)))).flatten(1, 2)
+
+
+@register_pretext
+def swin_mae(
+    model: nn.Module,
+    *,
+    ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75,
+    unit: Annotated[int, Field(ge=1)] = 16,
+    decoder_depth: Annotated[int, Field(ge=1)] = 2,
+    norm_pixels: bool = False,
+    crop: Range = (1.0, 1.0),
+    flip: float = 0.5,
+) -> Pretext:
+    """Swin MAE for `slice_swin` with slices = 1; the decoder is kept beside the backbone, for segmentation.
+
+    Args:
+        model: its Swin is pre-trained; VIS-MAE's has 2, 2, 2, 2 blocks.
+        ratio: the part of the units that is masked.
+        unit: rows and columns of a unit that is masked as a whole, in pixels; the paper's 4 x 4 patches of 4 pixels.
+        decoder_depth: blocks of each stage of the decoder.
+        norm_pixels: rebuild each patch normalised by its own mean and standard deviation.
+        crop: smallest and largest area of a crop, as a fraction of the image.
+        flip: probability of a left-right mirroring; 0 where sides matter.
+
+    Raises:
+        ModelError: a model that is no Swin over single images, units that do not fit its patches, or an odd grid.
+
+    Source: Liu et al. 2024, methods; Xu et al. 2022, window masking.
+    """
+    swin, info, spec = transformer_of(model, "swin_mae", ("swin",))
+    size, patch = spec.size[1], info.patch
+    check_units("swin_mae", size, patch, unit)
+    if size % (patch * 2 ** (len(swin.layers) - 1)):
+        raise ModelError(f"swin_mae: {size // patch} patches a side cannot be halved {len(swin.layers) - 1} times")
+    network = MaskTokenModel(model, "swin", SwinDecoder(swin, decoder_depth))
+
+    def masked(images: Tensor) -> tuple[Any, Any]:
+        mask = unit_mask(len(images), size // patch, unit // patch, ratio).to(images.device)
+        return (to_model(images, spec), mask), (patchify(grey_target(images, spec), patch), mask)
+
+    @torch.no_grad()
+    def pictures(batch: Tensor) -> dict[str, Tensor]:
+        inputs, (patches, mask) = masked(grey(batch))
+        return rebuilt_pictures(network(inputs).float(), patches, mask, patch, spec, normed=norm_pixels)
+
+    return Pretext(
+        name="swin_mae",
+        model=network,
+        views=lambda batch: masked(square(batch, size, crop, flip)),
+        loss=lambda pixels, targets: mae_loss(pixels, *targets, normed=norm_pixels),
+        encoder=model,
+        features=lambda batch: patch_features(model, spec, batch),
+        pictures=pictures,
+        extra={"decoder": network.decoder},
+        depth_of=depth_of(swin, "swin"),
+    )
