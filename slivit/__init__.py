@@ -18,6 +18,7 @@ _HOMES = {
     "Manifest": "slivit.data.manifest",
     "ModelSpec": "slivit.models.registry",
     "Preprocessing": "slivit.data.preprocessing",
+    "Pretext": "slivit.ssl.pretext",
     "SlivitError": "slivit.errors",
     "TargetBlock": "slivit.data.blocks",
     "Task": "slivit.task",
@@ -25,11 +26,15 @@ _HOMES = {
     "Volume": "slivit.volume",
     "VolumeBlock": "slivit.data.blocks",
     "create_model": "slivit.models.registry",
+    "create_pretext": "slivit.ssl.registry",
     "explain": "slivit.explanation",
     "find_lr": "slivit.learner",
+    "fit_pretext": "slivit.ssl.learner",
     "list_models": "slivit.models.registry",
+    "list_pretexts": "slivit.ssl.registry",
     "load_backbone": "slivit.models._weights",
     "load_checkpoint": "slivit.checkpoint",
+    "load_encoder": "slivit.checkpoint",
     "load_published": "slivit.models._published",
     "load_recipe": "slivit.recipe",
     "load_slices": "slivit.data.preprocessing",
@@ -37,10 +42,14 @@ _HOMES = {
     "medmnist_manifest": "slivit.data.importers",
     "predict_table": "slivit.predict",
     "preprocess": "slivit.data.preprocessing",
+    "pretext_dataloaders": "slivit.ssl.learner",
+    "pretext_learner": "slivit.ssl.learner",
     "read_manifest": "slivit.data.manifest",
     "read_volume": "slivit.data.readers",
     "register_model": "slivit.models.registry",
+    "register_pretext": "slivit.ssl.registry",
     "sample_slices": "slivit.data.slices",
+    "save_backbone": "slivit.checkpoint",
     "save_checkpoint": "slivit.checkpoint",
     "tile_slices": "slivit.data.tiling",
     "untile_slices": "slivit.data.tiling",
@@ -53,6 +62,8 @@ __all__ = ["__version__", *sorted(_HOMES)]
 if TYPE_CHECKING:
     from slivit.checkpoint import Checkpoint as Checkpoint
     from slivit.checkpoint import load_checkpoint as load_checkpoint
+    from slivit.checkpoint import load_encoder as load_encoder
+    from slivit.checkpoint import save_backbone as save_backbone
     from slivit.checkpoint import save_checkpoint as save_checkpoint
     from slivit.data.augmentation import Augmentation as Augmentation
     from slivit.data.blocks import ClipBlock as ClipBlock
@@ -79,6 +90,13 @@ if TYPE_CHECKING:
     from slivit.models.registry import register_model as register_model
     from slivit.predict import predict_table as predict_table
     from slivit.recipe import load_recipe as load_recipe
+    from slivit.ssl.learner import fit_pretext as fit_pretext
+    from slivit.ssl.learner import pretext_dataloaders as pretext_dataloaders
+    from slivit.ssl.learner import pretext_learner as pretext_learner
+    from slivit.ssl.pretext import Pretext as Pretext
+    from slivit.ssl.registry import create_pretext as create_pretext
+    from slivit.ssl.registry import list_pretexts as list_pretexts
+    from slivit.ssl.registry import register_pretext as register_pretext
     from slivit.task import Task as Task
     from slivit.volume import Volume as Volume
 

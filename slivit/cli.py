@@ -136,7 +136,7 @@ def demo(
 
 
 @app.command("list")
-def list_things(what: Annotated[str, typer.Argument(help="models, recipes, formats, importers or phantoms.")]) -> None:
+def list_things(what: Annotated[str, typer.Argument(help="models, methods, recipes, formats, importers or phantoms.")]) -> None:
     """List what there is to choose from."""
     from slivit.stages.listing import lines
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from fastai.learner import AvgMetric
 from fastai.optimizer import SGD, Adam, OptimWrapper
 
 from slivit.callbacks import seed_everything
+from slivit.data.images import LoadImage, LoadItem, Row, count_slices, slice_items, unlabelled_dataloaders
+from slivit.data.preprocessing import Preprocessing
 from slivit.learner import Precision, VolumeLearner, precision_callbacks
 from slivit.ssl.pretext import MakeViews, Pretext
 from slivit.ssl.schedules import layered_groups, scheduler
@@ -29,6 +31,53 @@ class PretextLearner(VolumeLearner):
 
     pretext: Pretext
     rates: np.ndarray
+
+
+def pretext_dataloaders(
+    scans: Sequence[str | Path | Row],
+    pretext: Pretext,
+    settings: Preprocessing,
+    *,
+    slices: int | Literal["all"] = "all",
+    validation: float = 0.05,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: str | torch.device | None = None,
+) -> DataLoaders:
+    """fastai DataLoaders of scans without labels, as a pretext takes them.
+
+    Args:
+        scans: paths, or rows with "path" and "split" ("train" or "val"); a column "slices" spares opening each scan
+            to count them.
+        pretext: a method in 2D has single slices as items, one in 3D whole scans.
+        settings: the preprocessing, with its size set.
+        slices: of each scan and epoch, or "all".
+        validation: the fraction of paths kept for the validation loss, at least one; rows tell it themselves.
+        batch_size: items a step.
+        workers: processes that read.
+        device: fastai's default device where None.
+
+    Raises:
+        ReadError: a scan that cannot be read.
+    """
+    rows = [scan if isinstance(scan, Mapping) else {"path": str(scan), "split": ""} for scan in scans]
+    held = max(1, round(validation * len(rows)))
+    splits = [row["split"] or ("val" if i < held else "train") for i, row in enumerate(rows)]
+    items = [{**row, "split": split, "reader": settings.reader} for row, split in zip(rows, splits, strict=True)]
+    if pretext.load is None:
+        counted = {
+            row["path"]: row["slices"] if "slices" in row else count_slices(row["path"], settings.reader)
+            for row in (items if slices == "all" else ())
+        }
+        items = slice_items(items, slices, counted)
+    return unlabelled_dataloaders(
+        items,
+        LoadImage(settings) if pretext.load is None else LoadItem(pretext.load),
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        collate=pretext.collate,
+    )
 
 
 def pretext_learner(
@@ -50,7 +99,7 @@ def pretext_learner(
     """An ordinary fastai Learner that pre-trains the encoder of a pretext.
 
     Args:
-        dls: from `slivit.data.images.unlabelled_dataloaders`, or any that give what the pretext's views take.
+        dls: from `pretext_dataloaders`, or any that give what the pretext's views take.
         pretext: from `slivit.ssl.create_pretext`.
         optimiser: "adamw", "sgd" (momentum 0.9) or "lars".
         betas: of AdamW.
@@ -76,7 +125,7 @@ def pretext_learner(
         dls,
         pretext.model,
         loss_func=pretext.loss,
-        metrics=[],
+        metrics=part_metrics(pretext, tuple(pretext.parts)),
         splitter=splitter,
         opt_func=_optimiser(optimiser, betas),
         wd=weight_decay,

@@ -42,6 +42,12 @@ def list_pretexts() -> list[str]:
     return sorted(_FACTORIES)
 
 
+def describe_pretexts() -> dict[str, str]:
+    """What each self-supervised method is, in a line, by its name: the title of the module that holds it."""
+    modules = {name: inspect.getmodule(_FACTORIES[name]) for name in list_pretexts()}
+    return {name: (module.__doc__ or "").splitlines()[0].rstrip(".") for name, module in modules.items() if module}
+
+
 def create_pretext(name: str, model: nn.Module, **settings: Any) -> Pretext:
     """Make the pretext of a method for a model whose backbone it is to pre-train.
 

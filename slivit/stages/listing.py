@@ -8,18 +8,24 @@ from collections.abc import Callable, Iterator
 from slivit.errors import SlivitError, nearest, one_of
 from slivit.recipe import RECIPES, shipped_recipes
 
+SUPERVISED = {
+    "supervised": "labelled images of one set",
+    "mixed": "labelled images of several sets, each judged on its own outputs",
+}
+
 
 def lines(what: str) -> Iterator[str]:
     """The lines of one list.
 
     Args:
-        what: "models", "recipes", "formats", "importers" or "phantoms".
+        what: "models", "methods", "recipes", "formats", "importers" or "phantoms".
 
     Raises:
         SlivitError: no such list.
     """
     lists: dict[str, Callable[[], Iterator[str]]] = {
         "models": _models,
+        "methods": _methods,
         "recipes": _recipes,
         "formats": _formats,
         "importers": _importers,
@@ -40,6 +46,13 @@ def _models() -> Iterator[str]:
         yield f"{name:26} {spec.input:7} {size:14} {millions:>8}  {spec.licence}; {spec.source}"
         if spec.weights:
             yield f"{'':26} weights: {spec.weights}"
+
+
+def _methods() -> Iterator[str]:
+    from slivit.ssl.registry import describe_pretexts
+
+    for name, title in {**SUPERVISED, **describe_pretexts()}.items():
+        yield f"{name:12} {title}"
 
 
 def _recipes() -> Iterator[str]:

@@ -92,25 +92,18 @@ def make_learner(
     recipe: SelfSupervisedRecipe, frame: pd.DataFrame, pretext: Pretext, settings: Preprocessing, folder: Path
 ) -> PretextLearner:
     """The fastai Learner of a recipe."""
-    from slivit.data.images import LoadImage, LoadItem, slice_items, unlabelled_dataloaders
     from slivit.predict import choose_device
-    from slivit.ssl.learner import pretext_learner
+    from slivit.ssl.learner import pretext_dataloaders, pretext_learner
 
-    rows = [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
-    if pretext.load is None:
-        depths = dict(zip(frame["path"], frame["slices"], strict=True)) if "slices" in frame else None
-        rows, load = slice_items(rows, recipe.images.slices, depths), LoadImage(settings)
-    else:
-        load = LoadItem(pretext.load)
     options = recipe.fit
-    device = choose_device(options.device)
-    dls = unlabelled_dataloaders(
-        rows,
-        load,
+    dls = pretext_dataloaders(
+        [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")],
+        pretext,
+        settings,
+        slices=recipe.images.slices,
         batch_size=options.batch_size,
         workers=recipe.data.processes,
-        device=device,
-        collate=pretext.collate,
+        device=choose_device(options.device),
     )
     return pretext_learner(
         dls,

@@ -1,0 +1,102 @@
+"""Pre-training from Python: slices of volumes as images, the Learner, schedules, the backbone that comes out."""
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+import slivit
+from slivit.data.images import count_slices, load_image, slice_items
+from slivit.errors import CheckpointError
+from slivit.ssl.schedules import block_depth, layered_groups, warmup_cosine
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    """Eight volumes of 3 to 5 slices whose pixels tell the slice's number, as TIFF files."""
+    folder = tmp_path_factory.mktemp("volumes")
+    for i in range(8):
+        depth = 3 + i % 3
+        slices = np.arange(depth, dtype=np.uint8)[:, None, None] * 10 + np.random.default_rng(i).integers(
+            0, 5, (1, 40, 40)
+        )
+        tifffile.imwrite(folder / f"{i}.tif", slices.astype(np.uint8), photometric="minisblack")
+    return sorted(folder.glob("*.tif"))
+
+
+def test_every_slice_is_an_item_and_is_read_alone(volumes):
+    depths = {str(path): count_slices(str(path)) for path in volumes}
+    rows = [{"path": path, "split": "val"} for path in depths]
+    items = slice_items(rows, "all", depths)
+    assert len(items) == sum(depths.values())
+    settings = slivit.Preprocessing(size=(1, 40, 40), stretch=False, window=(0, 255))
+    for item in items:
+        assert load_image(item, settings).mean() // 10 == item["part"]
+
+
+def test_a_sample_of_slices_is_spread_over_the_volume(volumes):
+    settings = slivit.Preprocessing(size=(1, 40, 40), stretch=False, window=(0, 255))
+    items = slice_items([{"path": str(volumes[2]), "split": "train"}], 2)
+    seen = {(item["part"], int(load_image(item, settings).mean() // 10)) for item in items for _ in range(20)}
+    assert {part for part, _ in seen} == {0, 1}
+    assert max(number for part, number in seen if part == 0) <= 2 <= min(n for part, n in seen if part == 1)
+
+
+def test_from_python_to_a_volume_model(volumes, tmp_path):
+    model = slivit.create_model("image_classifier", 1, backbone="convnext_atto", image_size=32)
+    pretext = slivit.create_pretext("simclr", model, hidden=16, projection=8)
+    settings = slivit.Preprocessing(size=model.spec.size)
+    dls = slivit.pretext_dataloaders(volumes, pretext, settings, batch_size=8, validation=0.2)
+    learn = slivit.pretext_learner(dls, pretext, seed=0, clip=1.0, accumulate=2)
+    with learn.no_bar(), learn.no_logging():
+        slivit.fit_pretext(learn, 2, 1e-3, warmup=1)
+    folder = slivit.save_backbone(tmp_path / "backbone", model, settings)
+    volume = slivit.create_model("slivit", 1, backbone="convnext_atto", image_size=32, slices=2, vit_depth=1)
+    slivit.load_backbone(volume, folder)
+    trained = model.backbone.state_dict()
+    assert all(torch.equal(tensor, trained[key]) for key, tensor in volume.backbone.state_dict().items())
+    again = slivit.load_encoder(folder)
+    assert again.preprocessing == settings
+
+
+def test_a_backbone_of_another_kind_is_refused_by_name(tmp_path):
+    swin = slivit.create_model("image_classifier", 1, backbone="resnet18", image_size=32)
+    folder = slivit.save_backbone(tmp_path / "resnet", swin, slivit.Preprocessing(size=(1, 32, 32)))
+    volume = slivit.create_model("slivit", 1, backbone="convnext_atto", image_size=32, slices=2, vit_depth=1)
+    with pytest.raises(
+        CheckpointError, match=r"(?s)a ResNet was given; the model's backbone is convnext_atto.*missing"
+    ):
+        slivit.load_backbone(volume, folder)
+
+
+def test_damaged_backbones_are_refused(tmp_path):
+    model = slivit.create_model("image_classifier", 1, backbone="convnext_atto", image_size=32)
+    folder = slivit.save_backbone(tmp_path / "b", model, slivit.Preprocessing(size=(1, 32, 32)))
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match="checksum"):
+        slivit.load_encoder(folder)
+
+
+def test_the_rate_rises_and_falls():
+    schedule = warmup_cosine(1.0, 0.1, 0.25)
+    assert schedule(0.0) == pytest.approx(0, abs=1e-3)
+    assert schedule(0.125) == pytest.approx(0.5, abs=1e-3)
+    assert schedule(0.25) == pytest.approx(1.0, abs=1e-3)
+    assert schedule(0.625) == pytest.approx(0.55, abs=1e-3)
+    assert schedule(1.0) == pytest.approx(0.1, abs=1e-3)
+
+
+def test_rates_by_layer():
+    model = slivit.create_model(
+        "dino3d_vit_small", 1, slices=32, image_size=32, position_size=32, dim=16, depth=2, heads=2
+    )
+    splitter, scales = layered_groups(model, block_depth(2), 0.5, patch_scale=0.2)
+    groups = splitter(model)
+    assert sum(len(group) for group in groups) == len(list(model.parameters()))
+    rate = {id(p): scale for group, scale in zip(groups, scales, strict=True) for p in group}
+    assert rate[id(model.head.weight)] == 1
+    assert rate[id(model.backbone.blocks[1].norm1.weight)] == 0.5
+    assert rate[id(model.backbone.cls_token)] == 0.125
+    assert rate[id(model.backbone.patch_embed.proj.weight)] == pytest.approx(0.025)
