@@ -1,0 +1,216 @@
+"""3DINO: a 3D vision transformer that learns from whole volumes without labels, by distilling itself.
+
+The student sees two large crops, parts of them masked, and small ones; the teacher, a running average of the student,
+sees the large ones whole. The student is to say of a volume, and of its masked patches, what the teacher says.
+
+Paper: Xu et al., A generalizable 3D framework and model for self-supervised learning in medical imaging, npj Digital
+Medicine 2025 (arXiv:2501.11755), after DINOv2 (Oquab et al. 2023, arXiv:2304.07193).
+Origin: written for this project from the papers. Licence: Apache-2.0.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from slivit.data.blocks import to_input
+from slivit.errors import ModelError
+from slivit.models._dino3d_vit import PATCH, VisionTransformer3d
+from slivit.models._weights import load_strictly, read_weights
+from slivit.models.registry import spec_of
+from slivit.ssl._crops3d import Crops, LoadCrops, collate_crops
+from slivit.ssl._dino3d_model import LARGE, Branch, Dino3dLoss, Dino3dPair
+from slivit.ssl._intensity3d import Intensities, MonaiChanges, change_batch
+from slivit.ssl.collapse import ENTROPY, SPREAD, WatchCollapse, feature_spread, prototype_entropy
+from slivit.ssl.heads import DinoHead
+from slivit.ssl.pretext import Pretext
+from slivit.ssl.registry import register_pretext
+from slivit.ssl.schedules import block_depth
+from slivit.ssl.teacher import Centring, FollowStudent, FreezeLast, WarmTemperature, copy_teacher
+from slivit.ssl.views import Range
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
+Temperature = Annotated[float, Field(gt=0)]
+
+HEADS = ("dino_head", "ibot_head")
+
+
+@register_pretext
+def dino3d(
+    model: nn.Module,
+    *,
+    large_size: Count = 96,
+    large_in_plane: Range = (0.48, 1.0),
+    large_through: Range = (0.5, 1.0),
+    small_size: Count = 48,
+    small_crops: Annotated[int, Field(ge=0)] = 8,
+    small_in_plane: Range = (0.16, 0.48),
+    small_through: Range = (0.2, 0.5),
+    stretch: Range = (0.05, 99.95),
+    foreground: bool = True,
+    augmentation: Literal["batch", "monai", "none"] = "batch",
+    change: Share = 0.8,
+    gamma: Range = (0.5, 2.0),
+    noise: Weight = 0.002,
+    gibbs: Share = 0.2,
+    flip: Share = 0.5,
+    mask_ratio: Range = (0.1, 0.5),
+    mask_share: Share = 1.0,
+    prototypes: Count = 65_536,
+    patch_prototypes: Count = 65_536,
+    head_layers: Count = 3,
+    head_hidden: Count = 2048,
+    bottleneck: Count = 256,
+    heads: str = "",
+    keep_heads: bool = True,
+    centring: Centring = "sinkhorn",
+    student_temperature: Temperature = 0.1,
+    teacher_temperature: tuple[Temperature, Temperature] = (0.04, 0.07),
+    temperature_warmup: Weight = 30.0,
+    momentum: tuple[Share, Share] = (0.992, 1.0),
+    freeze_last: Weight = 1.0,
+    ibot_weight: Weight = 1.0,
+    koleo_weight: Weight = 0.1,
+) -> Pretext:
+    """3DINO's pre-training for `dino3d_vit_small`, `_base` and `_large`; the teacher's backbone is kept.
+
+    Args:
+        model: a registered 3DINO-ViT of one channel with `mask_token = true`.
+        large_size: side in voxels of the two global crops, a multiple of 16.
+        large_in_plane: smallest and largest area of a slice that they take.
+        large_through: smallest and largest part of the slices that they take.
+        small_size: side in voxels of the local crops, a multiple of 16.
+        small_crops: local crops a volume.
+        small_in_plane: as `large_in_plane`.
+        small_through: as `large_through`.
+        stretch: percentiles of a scan that become -1 and 1.
+        foreground: cut margins off that are not above the low percentile.
+        augmentation: "batch" changes crops on the device, many at a time; "monai" one by one in the reading
+            processes, by MONAI's transforms (extra `baselines`); "none" neither changes nor mirrors them.
+        change: probability that contrast, noise or histogram of a crop is changed, one of the three.
+        gamma: smallest and largest exponent of the contrast.
+        noise: standard deviation of the noise.
+        gibbs: probability of Gibbs ringing.
+        flip: probability of a mirroring along each axis.
+        mask_ratio: smallest and largest part of a global crop's patches that are masked.
+        mask_share: part of the global crops that are masked at all.
+        prototypes: of the head for class tokens.
+        patch_prototypes: of the head for patches.
+        head_layers: linear layers of a head's perceptron.
+        head_hidden: their width.
+        bottleneck: the width of the last of them.
+        heads: a checkpoint folder of this method, whose heads to start from; random where empty.
+        keep_heads: keep the teacher's heads beside the backbone, for a further stage.
+        centring: of the teacher's logits, "sinkhorn" (Sinkhorn-Knopp) or "softmax" (a running mean).
+        student_temperature: of the student.
+        teacher_temperature: of the teacher: at first, and after the warm-up.
+        temperature_warmup: epochs of that warm-up.
+        momentum: of the teacher, at first and in the end.
+        freeze_last: epochs in which the heads' last layers stay as they are.
+        ibot_weight: weight of the loss on masked patches; 0 switches it off.
+        koleo_weight: weight of KoLeo; 0 switches it off.
+
+    Raises:
+        ModelError: another kind of model, or sizes that do not fit.
+        CheckpointError: heads that cannot be had, or that do not fit.
+
+    Source: Xu et al. 2025, Methods; crops and intensities as in the released code.
+    """
+    backbone = _check(model, large_size, small_size)
+    head = partial(DinoHead, backbone.dim, layers=head_layers, hidden=head_hidden, bottleneck=bottleneck)
+    student = Branch(backbone, head(prototypes), head(patch_prototypes))
+    if heads:
+        load_heads(student, heads)
+    pair = Dino3dPair(student, (prototypes, patch_prototypes), centring)
+    encoder = copy_teacher(model)
+    encoder.backbone = pair.teacher.backbone
+
+    changes = Intensities(change=change, gamma=gamma, noise=noise, gibbs=gibbs, flip=flip)
+    load = LoadCrops(
+        large=Crops(size=large_size, count=LARGE, in_plane=large_in_plane, through=large_through),
+        small=Crops(size=small_size, count=small_crops, in_plane=small_in_plane, through=small_through),
+        stretch=stretch,
+        foreground=foreground,
+        change=MonaiChanges(changes) if augmentation == "monai" else None,
+    )
+    names = ("dino_loss", *["ibot_loss"] * bool(ibot_weight), *["koleo_loss"] * bool(koleo_weight), SPREAD, ENTROPY)
+    parts = dict.fromkeys(names, float("nan"))
+    targets = (pair.dino_targets, pair.ibot_targets)
+    last = [student.dino_head.last_layer, student.ibot_head.last_layer]
+    return Pretext(
+        name="dino3d",
+        model=pair,
+        views=partial(views, changes=changes if augmentation == "batch" else None),
+        loss=Dino3dLoss(temperature=student_temperature, ibot=ibot_weight, koleo=koleo_weight, parts=parts),
+        encoder=encoder,
+        features=partial(frozen_features, encoder),
+        load=load,
+        collate=partial(collate_crops, ratio=mask_ratio, share=mask_share if ibot_weight else 0.0),
+        callbacks=[
+            WarmTemperature(targets, *teacher_temperature, temperature_warmup),
+            FreezeLast(last, freeze_last),
+            FollowStudent(pair, *momentum),
+            WatchCollapse(partial(measure, pair), parts),
+        ],
+        parts=parts,
+        extra={name: pair.teacher.get_submodule(name) for name in HEADS} if keep_heads else {},
+        depth_of=block_depth(len(backbone.blocks)),
+    )
+
+
+def _check(model: nn.Module, large: int, small: int) -> VisionTransformer3d:
+    backbone, name = getattr(model, "backbone", None), getattr(getattr(model, "spec", None), "name", "the model")
+    if not isinstance(backbone, VisionTransformer3d):
+        raise ModelError(f"dino3d pre-trains dino3d_vit_small, dino3d_vit_base and dino3d_vit_large; got {name}")
+    if backbone.mask_token is None:
+        raise ModelError(f"dino3d: {name} has no mask token; create it with mask_token = true")
+    if (channels := spec_of(model).channels) != 1:
+        raise ModelError(f"dino3d pre-trains on one channel at a time; {name} has in_chans = {channels}")
+    for key, value in {"large_size": large, "small_size": small}.items():
+        if value % PATCH:
+            raise ModelError(f"dino3d: {key} must be a multiple of {PATCH}, the side of a patch; got {value}")
+    return backbone
+
+
+def load_heads(branch: Branch, checkpoint: str | Path) -> None:
+    """Load the heads that an earlier stage kept, strictly.
+
+    Raises:
+        CheckpointError: no such files, or heads of other sizes.
+    """
+    folder = Path(checkpoint)
+    folder = folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
+    for name in HEADS:
+        where, state = read_weights(folder / f"{name}.safetensors")
+        load_strictly(branch.get_submodule(name), state, where, "a head of the sizes that the settings say")
+
+
+def views(crops: dict[str, Tensor], changes: Intensities | None) -> tuple[dict[str, Tensor], Tensor]:
+    """A batch of crops -> the same with other intensities, and the numbers of its volumes."""
+    changed = {key: change_batch(crops[key], changes) for key in ("large", "small") if changes and len(crops[key])}
+    return crops | changed, torch.arange(len(crops["mask"]) // LARGE)
+
+
+@torch.no_grad()
+def frozen_features(model: nn.Module, batch: Tensor) -> Tensor:
+    """(B, S, H, W) uint8 -> (B, D), the teacher's class tokens; the model's mode is left as it was."""
+    spec: Any = spec_of(model)
+    training = model.training
+    features = model.eval().forward_features(to_input(batch, spec.input, spec.mean, spec.std))  # type: ignore[operator]
+    model.train(training)
+    return features
+
+
+def measure(pair: Dino3dPair, out: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `WatchCollapse` looks at: the teacher's class tokens and the prototypes that they choose."""
+    return {
+        SPREAD: feature_spread(out["features"]),
+        ENTROPY: prototype_entropy(out["scores"], pair.dino_targets.temperature),
+    }
