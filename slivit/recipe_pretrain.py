@@ -140,6 +140,18 @@ class MixedRecipe(Section):
         return self
 
 
+class Pictures(Section):
+    """What a masked method rebuilds, drawn while it trains: `pictures/epoch_010.png` and so on in the run's folder.
+
+    Args:
+        every: epochs between two pictures; the last epoch always has one. 0 draws none.
+        count: images in each, from the validation part.
+    """
+
+    every: int = Field(default=10, ge=0)
+    count: int = Field(default=6, ge=1)
+
+
 class SelfSupervisedRecipe(Section):
     """Self-supervised pre-training; ends in a checkpoint whose backbone every model of its kind can use."""
 
@@ -153,4 +165,5 @@ class SelfSupervisedRecipe(Section):
     preprocessing: Preprocessing = Preprocessing()
     fit: PretextFit = PretextFit()
     probe: Probe | None = None
+    pictures: Pictures = Pictures()
     logging: Logging = Logging()

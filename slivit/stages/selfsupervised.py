@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PICTURES = "pictures"
+
 
 def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool = False) -> Path:
     """Pre-train a backbone without labels.
@@ -131,6 +133,7 @@ def fit(
     """Train under the recipe's schedule; the last weights are kept."""
     from slivit import callbacks
     from slivit.ssl.learner import fit_pretext
+    from slivit.ssl.pictures import DrawPictures
 
     options = recipe.fit
     start = callbacks.read_progress(folder / PROGRESS)["epoch"] if resume else 0
@@ -140,6 +143,7 @@ def fit(
         callbacks.LogEpochs(),
         callbacks.SaveProgress(folder, options.lr),
         callbacks.WriteHistory(folder / HISTORY),
+        DrawPictures(learn.pretext, folder / PICTURES, recipe.pictures.every, recipe.pictures.count),
     ]
     bars = nullcontext() if sys.stdout.isatty() else learn.no_bar()
     with bars, learn.no_logging():
