@@ -1,0 +1,178 @@
+"""Swin Transfer and Swin Random: the encoder of Swin UNETR, through MONAI, with published weights or at random.
+
+Papers: Tang et al. 2022 (arXiv:2111.14791), whose self-supervised pre-training on five sets of CT gives Swin Transfer
+its weights; Xu et al. 2025 (arXiv:2501.11755), which compares 3DINO with both.
+Origin: the network is MONAI's own (Apache-2.0), imported when a model is made; this file pools its last stage and
+translates the names of the published weights.
+Licence: Apache-2.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slivit.errors import ModelError
+from slivit.models._hub import fetch_url
+from slivit.models._volume import VolumeModel, check_sizes
+from slivit.models._weights import WeightRules, Weights
+from slivit.models.registry import register_model
+
+IDENTIFIER = "MODEL_SWINVIT"
+URL = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/model_swinvit.pt"
+STRIDE = 32  # voxels of the input to one of the last stage's map
+# In the published file the encoder stands alone, and its perceptrons have names of an older MONAI.
+PUBLISHED_NAMES = (
+    (r"^swin_vit\.", "swinViT."),
+    (r"^(patch_embed|layers\d)\.", r"swinViT.\1."),
+    (r"\.mlp\.fc(\d)\.", r".mlp.linear\1."),
+)
+# The heads of pre-training, a last norm that the encoder has no use for, and what Swin UNETR builds on the encoder.
+DROPPED = (
+    r"^norm\.",
+    r"^(rotation|contrastive)_(pre|head)\.",
+    r"^conv\.",
+    r"^(encoder|decoder)\d+\.",
+    r"^out\.",
+)
+
+
+class SwinEncoder(nn.Module):
+    """MONAI's Swin transformer over volumes; (B, 1, S, H, W) -> (B, 16 * width), the tokens of its last stage averaged.
+
+    The published weights were trained on volumes whose axes run columns, rows, slices, so volumes are turned round.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.swinViT = network
+
+    def forward_map(self, x: Tensor) -> Tensor:
+        """(B, 1, S, H, W) -> (B, 16 * width, S / 32, H / 32, W / 32), each token normalised."""
+        return self.swinViT(x.transpose(2, 4).contiguous())[-1].transpose(2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_map(x).mean((2, 3, 4))
+
+
+class SwinModel(VolumeModel):
+    """The encoder and a linear head."""
+
+    def patch_map(self, x: Tensor) -> Tensor:
+        """(B, 1, S, H, W) -> the tokens of the last stage (B, 16 * width, S / 32, H / 32, W / 32)."""
+        self.check(x)
+        return self.backbone.forward_map(x)  # type: ignore[operator]
+
+
+def swin_unetr(
+    name: str,
+    out_dim: int,
+    *,
+    slices: int = 96,
+    image_size: int = 96,
+    width: int = 48,
+    depths: Sequence[int] = (2, 2, 2, 2),
+    heads: Sequence[int] = (3, 6, 12, 24),
+    window_size: int = 7,
+    drop_path: float = 0.0,
+    dropout: float = 0.0,
+    pretrained: bool | Weights = False,
+) -> SwinModel:
+    """The encoder of Swin UNETR: (B, 1, S, P, P) float32 volumes from 0 to 1 -> (B, out_dim) logits.
+
+    The published weights saw CT from -1000 to 1000 HU: set `preprocessing.window` to these for CT.
+
+    Args:
+        name: "swin_transfer", which takes weights, or "swin_random", which starts at random as its name says.
+        out_dim: the number of outputs.
+        slices: S, a multiple of 32.
+        image_size: P, a multiple of 32.
+        width: of a token in the first stage, 48 in the published weights; each of the four stages doubles it.
+        depths: blocks of the four stages.
+        heads: attention heads of the four stages, which divide their widths.
+        window_size: tokens along the side of a window of attention.
+        drop_path: probability of the last block to be skipped in training; it rises from 0 at the first.
+        dropout: probability of a feature to be dropped before the head in training.
+        pretrained: True downloads model_swinvit.pt; a path loads that file, a Swin UNETR, or weights of MONAI's
+            pre-training (see `load_backbone`).
+
+    Raises:
+        ModelError: MONAI is not installed, or a value is not allowed.
+        CheckpointError: weights that cannot be had, or that do not fit.
+
+    Source: Tang et al. 2022, section 3.1; Xu et al. 2025, Methods, baselines.
+    """
+    stages = {"depths": tuple(depths), "heads": tuple(heads)}
+    check_sizes(
+        name, {"slices": slices, "image_size": image_size, "width": width, "window_size": window_size, **stages}
+    )
+    if slices % STRIDE or image_size % STRIDE:
+        raise ModelError(f"{name}: slices and image_size must be multiples of {STRIDE}, got {slices} and {image_size}")
+    if {len(stage) for stage in stages.values()} != {4} or any(width * 2**i % n for i, n in enumerate(heads)):
+        raise ModelError(
+            f"{name}: depths and heads have four numbers, and heads divide the stages' widths; got {stages}"
+        )
+    if name == "swin_random" and pretrained:
+        raise ModelError("swin_random starts at random; swin_transfer is the same network and takes weights")
+    rules = WeightRules(
+        architecture=name,
+        rename=PUBLISHED_NAMES,
+        drop=DROPPED,
+        hub=partial(fetch_url, name, {IDENTIFIER: URL}),
+        default="" if name == "swin_random" else IDENTIFIER,
+    )
+    return SwinModel(
+        SwinEncoder(_network(name, width, depths, heads, window_size, drop_path)),
+        rules,
+        out_dim,
+        features=16 * width,
+        size=(slices, image_size, image_size),
+        in_chans=1,
+        dropout=dropout,
+        pretrained=pretrained,
+    )
+
+
+def _network(
+    name: str, width: int, depths: Sequence[int], heads: Sequence[int], window_size: int, drop_path: float
+) -> nn.Module:
+    try:
+        import einops  # noqa: F401 (MONAI asks for it only when the network runs)
+        from monai.networks.nets.swin_unetr import SwinTransformer
+    except ImportError as error:
+        raise ModelError(f'{name} needs the packages monai and einops: pip install "slivit[baselines]"') from error
+    # Where another device is the default, MONAI cannot read the numbers that it computes for drop_path.
+    target = torch.get_default_device()
+    with torch.device("cpu"):
+        network: Any = SwinTransformer(
+            in_chans=1,
+            embed_dim=width,
+            window_size=(window_size,) * 3,
+            patch_size=(2, 2, 2),
+            depths=tuple(depths),
+            num_heads=tuple(heads),
+            drop_path_rate=drop_path,
+        )
+    return network.to(target)
+
+
+for _name, _weights in (
+    ("swin_transfer", f"{IDENTIFIER}: {URL}"),
+    ("swin_random", ""),
+):
+    register_model(
+        _name,
+        input="volume",
+        size=(96, 96, 96),
+        mean=(0.0,),
+        std=(1.0,),
+        parameters=8_062_771,
+        source="arXiv:2111.14791",
+        licence="Apache-2.0",
+        weights=_weights,
+        small={"slices": 32, "image_size": 32, "width": 12, "depths": (1, 1, 1, 1), "heads": (1, 1, 2, 2)},
+    )(partial(swin_unetr, _name))
