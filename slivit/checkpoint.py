@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+FETCHING = frozenset(("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"))
+"""Arguments of timm that open or fetch files; a checkpoint brings its own weights, and may come from a stranger."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Checkpoint:
         training: how it came about: recipe, seed, counts of scans, the chain of checkpoints it started from.
         path: the folder it was read from.
         operating_point: how its probabilities become calls, where that was fixed (`store_operating_point`).
+
+    Example:
+        >>> checkpoint = slivit.load_checkpoint("runs/mine")
+        >>> checkpoint.task.targets
+        ('bright',)
     """
 
     model: nn.Module
@@ -45,6 +52,9 @@ class Checkpoint:
     training: Mapping[str, Any] = field(default_factory=dict)
     path: Path = Path()
     operating_point: Decision | None = None
+
+    def _repr_html_(self) -> str:
+        return _shown_checkpoint(self)
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,26 @@ class Encoder:
     preprocessing: Preprocessing
     training: Mapping[str, Any] = field(default_factory=dict)
     path: Path = Path()
+
+
+def _shown_checkpoint(checkpoint: Checkpoint) -> str:
+    """What Jupyter shows of a checkpoint."""
+    from slivit.display import facts
+
+    spec, training = spec_of(checkpoint.model), checkpoint.training
+    scans = ", ".join(f"{n} {split}" for split, n in training.get("scans", {}).items())
+    started = training.get("started_from", {})
+    point = checkpoint.operating_point
+    calls = "" if point is None else ", ".join(f"{t} at {p.value:.3g}" for t, p in point.thresholds.items())
+    rows = {
+        "model": f"{spec.name}, {sum(p.numel() for p in checkpoint.model.parameters()) / 1e6:.1f} M parameters",
+        "input": f"{spec.input}, {' x '.join(map(str, checkpoint.preprocessing.size or ()))}",
+        "predicts": "" if checkpoint.task is None else f"{', '.join(checkpoint.task.targets)} ({checkpoint.task.kind})",
+        "trained on": scans,
+        "started from": started.get("folder") or started.get("file", ""),
+        "calls": calls,
+    }
+    return facts(f"Checkpoint {checkpoint.path}", rows)
 
 
 def package_versions() -> dict[str, str]:
@@ -95,6 +125,14 @@ def save_checkpoint(
 
     Returns:
         The folder.
+
+    Example:
+        >>> task = slivit.Task(kind="binary", targets=("bright",))
+        >>> model = slivit.create_model("image_classifier", out_dim=1, backbone="resnet10t", image_size=32, stride=16)
+        >>> settings = slivit.Preprocessing(size=model.spec.size)
+        >>> folder = slivit.save_checkpoint("runs/saved", model, task, settings, {"note": "an example"})
+        >>> sorted(file.name for file in folder.iterdir())
+        ['config.json', 'model.safetensors']
     """
     from safetensors.torch import save_file
 
@@ -192,10 +230,19 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
     Raises:
         CheckpointError: no checkpoint there, a damaged or changed file, a model that this version does not know, or
             weights that do not fit it.
+
+    Example:
+        >>> checkpoint = slivit.load_checkpoint("runs/mine")
+        >>> table = slivit.predict_table(
+        ...     checkpoint.model, [{"path": "scan0.nii"}], checkpoint.task, checkpoint.preprocessing, device="cpu"
+        ... )
+        >>> list(table.columns)
+        ['path', 'prob_bright', 'notes']
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from slivit.models._stored import check_stored
     from slivit.models._weights import load_strictly
 
     folder = checkpoint_folder(path)
@@ -210,6 +257,7 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
         weights = load_file(folder / WEIGHTS, device=device)
     except SafetensorError as error:
         raise CheckpointError(f"{folder / WEIGHTS}: not a whole safetensors file ({error})") from error
+    check_stored(weights, config.get("weights"), str(folder / WEIGHTS))
     model = _build(config, folder).to(device)
     load_strictly(model, weights, str(folder / WEIGHTS), f"{CONFIG} describes a {config['model']['name']}")
     try:
@@ -267,6 +315,8 @@ def _build(config: Mapping[str, Any], folder: Path) -> nn.Module:
     """The network that a config describes; weights come from the checkpoint, so none are fetched."""
     described = config["model"]
     args = {k: v for k, v in described["args"].items() if k != "pretrained"}
+    if fetching := sorted(FETCHING & {str(k) for k in args.get("backbone_args") or {}}):
+        raise CheckpointError(f"{folder / CONFIG}: backbone_args has {one_of(fetching)}, which would open other files")
     try:
         return create_model(described["name"], described["out_dim"], **args)
     except ModelError as error:

@@ -18,6 +18,7 @@ FAILED = 1
 def add_commands(app: typer.Typer) -> None:
     """Put `predict` and `export` beside the other commands."""
     app.command()(predict)
+    app.command()(export)
 
 
 def _batch_size(text: str) -> int:
@@ -78,3 +79,32 @@ def _tell(table: Any, out: Path | None) -> None:
         fg=typer.colors.RED,
     )
     raise typer.Exit(FAILED)
+
+
+def export(
+    target: Annotated[Path, typer.Argument(metavar="RUN", help="A run or checkpoint folder.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    format: Annotated[str, typer.Option(help="safetensors, onnx or torch-export.")] = "safetensors",
+    bf16: Annotated[bool, typer.Option("--bf16", help="Large weights in bfloat16: half the size.")] = False,
+    card: Annotated[
+        Path | None, typer.Option(metavar="NOTES.toml", help="What the card says: licence, intended use, ...")
+    ] = None,
+    scans: Annotated[
+        list[str] | None, typer.Option(help="Scans to compare on, repeatable; the run's test scans if absent.")
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, help="Scans that are compared.")] = 8,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="The largest difference allowed, of a probability or in spreads of the target."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+) -> None:
+    """Write a trained model for other people: weights or a graph, its config, a card, checksums, and predict.py."""
+    from slivit.stages.export import run
+
+    with told_errors():
+        options: dict[str, Any] = {"format": format, "bf16": bf16, "notes": card, "scans": scans or ()}
+        made = run(target, out, tolerance=tolerance, most=most, overwrite=overwrite, **options)
+    typer.echo(made.folder)
+    typer.echo(str(made.difference))
+    typer.echo(f"fingerprint {made.fingerprint}")

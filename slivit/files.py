@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +54,10 @@ def write_text(path: str | Path, text: str) -> None:
     """Write text in UTF-8."""
     with whole_file(path) as partial:
         partial.write_text(text, "utf-8")
+
+
+@contextmanager
+def scratch_folders() -> Iterator[Callable[[], Path]]:
+    """Give a function that makes temporary folders, which are removed where the block ends."""
+    with ExitStack() as stack:
+        yield lambda: Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slivit-")))

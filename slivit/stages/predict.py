@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from slivit.checkpoint import Checkpoint, read_config
 from slivit.data.scan_finding import Finder
 from slivit.data.scan_reading import ScanRef
 from slivit.data.training_range import range_of
 from slivit.errors import SlivitError
-from slivit.files import whole_file
+from slivit.files import scratch_folders, whole_file
 from slivit.inference.batching import default_workers
 from slivit.inference.journal import Journal, journal_of
 from slivit.inference.table import table_of
@@ -67,8 +65,8 @@ def run(
     loaded = open_checkpoint(checkpoint)
     if range_of(loaded.training) is None:
         log.warning("the checkpoint does not say what its training scans were like: only the slices are checked")
-    with Scratch() as scratch:
-        refs = Finder(_slices(loaded), scratch.folder).find(scans)
+    with scratch_folders() as scratch:
+        refs = Finder(_slices(loaded), scratch).find(scans)
         with _journal(loaded, out, resume) as journal:
             todo = [ref for ref in {ref.key: ref for ref in refs}.values() if not journal.done(ref)]
             log.info("%d scans, %d of them to be predicted", len(refs), len(todo))
@@ -93,21 +91,6 @@ def _check_out(out: str | Path | None, resume: bool, overwrite: bool) -> None:
         raise SlivitError(f"{journal_of(out)}: holds the rows of an unfinished table; --resume or --overwrite it")
     if Path(out).exists():
         raise SlivitError(f"{out}: is there already; replace it with --overwrite, or choose another --out")
-
-
-class Scratch:
-    """Temporary folders for archives, removed at the end."""
-
-    def __enter__(self) -> Self:
-        self._stack = ExitStack()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def folder(self) -> Path:
-        """A new, empty folder."""
-        return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="slivit-")))
 
 
 def _slices(loaded: Checkpoint) -> int:

@@ -1,0 +1,242 @@
+"""The model card: what others must know of a model, from its run and from what its makers wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from slivit.data.training_range import AXES, TrainingRange, range_of
+from slivit.decision import Decision
+from slivit.models.registry import ModelSpec
+from slivit.report import summary, tables
+from slivit.sharing.checking import Difference
+from slivit.sharing.notes import CardNotes
+from slivit.sharing.texts import HOW, SAFETY, described_preprocessing
+from slivit.task import Task
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+MISSING = "*Not stated by the makers of this model.*"
+Config = Mapping[str, Any]
+
+
+def write_card(
+    config: Config,
+    spec: ModelSpec,
+    metrics: Mapping[str, Any] | None,
+    notes: CardNotes,
+    *,
+    format: str,
+    found: Difference,
+    name: str,
+) -> str:
+    """A model card as Markdown, with Hugging Face's front matter.
+
+    Args:
+        config: the exported `config.json`.
+        spec: of the network.
+        metrics: the run's `metrics.json`; None where there is none.
+        notes: what its makers wrote.
+        format: "safetensors", "onnx" or "torch-export".
+        found: how the export differs from the original.
+        name: of the model, where the notes give none.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    task, training = Task(**config["task"]), config["training"]
+    name = notes.name or name
+    pages = Environment(
+        loader=PackageLoader("slivit", "sharing"), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    parts = list(_parts(metrics, task)) if metrics else []
+    text = pages.get_template("card.md.j2").render(
+        front=_front(name, task, metrics, notes, format),
+        name=name,
+        summary=_summary(task, spec),
+        notes=notes,
+        missing=MISSING,
+        network=f"{spec.name}, {_size(spec)}; {spec.source}",
+        format=format,
+        bf16=config.get("weights") == "bfloat16",
+        difference=str(found),
+        how=HOW[format],
+        outputs=_outputs(task),
+        decision=_decision(config, task),
+        columns=_columns(task),
+        parts=parts,
+        ranges=_ranges(range_of(training)),
+        tables=list(_tables(metrics, task)) if metrics else [],
+        limits=list(_limits(metrics, training, task)),
+        preprocessing=described_preprocessing(config["preprocessing"]),
+        training=list(_training(training)),
+        recipe=_recipe(training),
+        safety=SAFETY[format],
+        origin=spec.licence or MISSING,
+    )
+    return _tidy(text)
+
+
+def _tidy(text: str) -> str:
+    """Without the runs of empty lines that a template leaves."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.strip() or (lines and lines[-1]):
+            lines.append(line.rstrip())
+    joined = "\n".join(lines) + "\n"
+    return joined.replace("|\n\n|", "|\n|")
+
+
+def _front(name: str, task: Task, metrics: Mapping[str, Any] | None, notes: CardNotes, format: str) -> str:
+    from huggingface_hub import ModelCardData
+
+    known = bool(notes.licence) and " " not in notes.licence
+    licence: dict[str, Any] = {"license": notes.licence} if known else {"license": "other"}
+    if not known:
+        licence["license_name"] = notes.licence or "not stated"
+    results = _results(metrics, task) if metrics else []
+    data = ModelCardData(
+        library_name="slivit",
+        tags=["medical-imaging", "slivit", "fastai", task.kind, *([] if format == "safetensors" else [format])],
+        pipeline_tag=None if task.kind == "regression" else "image-classification",
+        model_name=name if results else None,
+        eval_results=results or None,
+        **licence,
+    )
+    return f"---\n{data}\n---"
+
+
+def _results(metrics: Mapping[str, Any], task: Task) -> list[EvalResult]:
+    """The main metrics of the test scans, for the hub's tables."""
+    from huggingface_hub import EvalResult
+
+    wanted = ("r2", "mae") if task.kind == "regression" else ("roc_auc", "average_precision")
+    split = metrics["splits"].get("test")
+    found = [(m, split["metrics"][m]["value"]) for m in wanted if m in split["metrics"]] if split else []
+    kind = "tabular-regression" if task.kind == "regression" else "image-classification"
+    return [
+        EvalResult(kind, "test", "test scans of the run", metric_type=m, metric_value=round(value, 4))
+        for m, value in found
+        if value is not None
+    ]
+
+
+def _summary(task: Task, spec: ModelSpec) -> str:
+    what = ", ".join(task.targets) + (f" ({task.unit})" if task.unit else "")
+    kinds = {
+        "binary": f"the probability of {what}",
+        "multiclass": f"{what}: the probability of each of {', '.join(task.classes)}",
+        "multilabel": f"the probability of each of {what}",
+        "regression": f"{what} in numbers",
+    }
+    return f"Predicts {kinds[task.kind]} from a volumetric scan (network: {spec.name})."
+
+
+def _size(spec: ModelSpec) -> str:
+    slices, height, width = spec.size
+    return f"{slices} slices of {height} x {width} pixels"
+
+
+def _outputs(task: Task) -> str:
+    unit = f", in {task.unit}" if task.unit else ""
+    kind = f"values{unit}" if task.kind == "regression" else "probabilities from 0 to 1"
+    return f"{', '.join(f'`{c}`' for c in task.prediction_columns)}: {kind}."
+
+
+def _decision(config: Config, task: Task) -> str:
+    if task.kind == "regression":
+        return ""
+    if not config.get("operating_point"):
+        return "no operating point was fixed, so the model gives probabilities and makes no calls."
+    point = Decision(**config["operating_point"])
+    if task.kind == "multiclass":
+        told = "the most probable class"
+    else:
+        told = "positive from a probability of " + ", ".join(f"{point.threshold(t):.4g} ({t})" for t in task.targets)
+        told += f", by the rule {point.rule}"
+    chosen = f", chosen on {point.chosen_on}" if point.chosen_on else ""
+    temperature = f" Logits are divided by a temperature of {point.temperature:.4g}." if point.temperature else ""
+    return f"{told}{chosen}.{temperature}"
+
+
+def _columns(task: Task) -> list[str]:
+    if task.kind == "regression":
+        return [f"{t}, mean (SD)" for t in task.targets]
+    return list(task.classes) if task.kind == "multiclass" else [f"with {t}" for t in task.targets]
+
+
+def _parts(metrics: Mapping[str, Any], task: Task) -> Iterator[dict[str, Any]]:
+    """Scans, patients and classes of every split of the run."""
+    for name, part in ((metrics.get("data") or {}).get("run") or {}).items():
+        yield {"name": name, "scans": part["scans"], "patients": part["patients"], "cells": _cells(part, task)}
+
+
+def _cells(part: Mapping[str, Any], task: Task) -> list[str]:
+    counts = part["counts"]
+    if task.kind == "multiclass":
+        return [str(counts[task.targets[0]]["classes"].get(c, 0)) for c in task.classes]
+    if task.kind == "regression":
+        return [f"{counts[t].get('mean', 0):.4g} ({counts[t].get('std') or 0:.3g})" for t in task.targets]
+    return [str(counts[t]["classes"].get("1", 0)) for t in task.targets]
+
+
+def _ranges(known: TrainingRange | None) -> dict[str, Any] | None:
+    if known is None:
+        return None
+    lines = [f"{axis}: {low:g} to {high:g}" for axis, (low, high) in zip(AXES, known.shape, strict=True)]
+    if known.spacing:
+        lines += [
+            f"between {a}: {low:.3g} to {high:.3g} mm" for a, (low, high) in zip(AXES, known.spacing, strict=True)
+        ]
+    told = {"low": "1st percentile", "middle": "median", "high": "99th percentile"}
+    lines += [f"{w} of intensities: {getattr(known, n)[0]:g} to {getattr(known, n)[1]:g}" for n, w in told.items()]
+    return {"scans": known.scans, "of": known.of, "lines": lines}
+
+
+def _tables(metrics: Mapping[str, Any], task: Task) -> Iterator[dict[str, Any]]:
+    """The metrics of every split that was not used to choose anything; those of validation where there is no other."""
+    splits = metrics["splits"]
+    for name in [n for n in splits if n != "val"] or list(splits):
+        split = splits[name]
+        level = f"{metrics['settings']['level']:.0%}"
+        where = f"On the {name} scans of the run: {split['scans']} scans of {split['patients']} patients."
+        cautions = list(summary.cautions(split, task, metrics, name)) if name != "val" else []
+        yield {"where": where, "level": level, "lines": tables.performance(split, task), "cautions": cautions}
+
+
+def _limits(metrics: Mapping[str, Any] | None, training: Mapping[str, Any], task: Task) -> Iterator[str]:
+    if not metrics or "test" not in metrics["splits"]:
+        yield "It was not tested on scans that it had not seen."
+    elif not (metrics.get("data") or {}).get("external"):
+        yield "It was tested on scans from where its training scans come from, not on those of another place."
+    if not training.get("scans_range"):
+        yield "What its training scans were like was not recorded, so odd intensities and spacings are not noticed."
+    if metrics and not metrics["settings"].get("subgroups"):
+        yield "Whether it works alike for all groups of patients was not measured."
+    if task.kind != "regression":
+        yield "Predictive values hold at the share of positives of the test scans alone; elsewhere they differ."
+
+
+def _training(training: Mapping[str, Any]) -> Iterator[str]:
+    if "scans" in training:
+        yield "Scans: " + ", ".join(f"{split} {count}" for split, count in training["scans"].items())
+    if "source" in training:
+        yield f"Table of scans: {training['source']}"
+    if "best_epoch" in training:
+        yield f"Weights of epoch {training['best_epoch']}, the best on validation scans"
+    start = training.get("started_from")
+    while start:
+        told = start.get("model") or start.get("file") or "weights"
+        stage = f" ({start['stage']} on {start.get('source', 'unknown scans')})" if "stage" in start else ""
+        yield f"Started from {told}{stage}" + (f", SHA-256 {start['sha256']}" if "sha256" in start else "")
+        start = start.get("started_from")
+
+
+def _recipe(training: Mapping[str, Any]) -> str:
+    import tomli_w
+
+    return tomli_w.dumps(_without_none(training["recipe"])) if training.get("recipe") else ""
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _without_none(v) if isinstance(v, Mapping) else v for k, v in values.items() if v is not None}

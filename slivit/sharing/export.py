@@ -1,0 +1,215 @@
+"""Write a model for other people: weights or graph, config, card, checksums and a program that predicts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from slivit import __version__
+from slivit.checkpoint import CONFIG, WEIGHTS, Checkpoint, read_config
+from slivit.data.preprocessing import preprocess
+from slivit.data.scan_reading import ScanRef
+from slivit.errors import SlivitError, nearest, one_of
+from slivit.files import whole_folder, write_json, write_text
+from slivit.models._stored import BF16, narrowed
+from slivit.models.registry import spec_of
+from slivit.sharing import checking, serving, standalone
+from slivit.sharing.card import write_card
+from slivit.sharing.checking import Difference
+from slivit.sharing.notes import CardNotes
+from slivit.sharing.privacy import without_paths
+from slivit.sharing.sums import sha256, write_sums
+from slivit.sharing.texts import preprocessing_page
+from slivit.volume import Volume
+
+Format = Literal["safetensors", "onnx", "torch-export"]
+FORMATS: tuple[str, ...] = get_args(Format)
+CARD, PREPROCESSING, EXAMPLE = "README.md", "preprocessing.json", "example.npz"
+MOST_SCANS = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is exported.
+
+    Args:
+        format: "safetensors" for slivit, "onnx" for any runtime, "torch-export" for torch alone.
+        bf16: large weights in bfloat16: half the size, a small difference.
+        notes: what its makers write on the card.
+        tolerance: the largest difference allowed: of a probability, or in spreads of the target.
+        scans: real scans to compare on; made-up ones where there are none.
+        most: scans that are compared.
+    """
+
+    format: Format = "safetensors"
+    bf16: bool = False
+    notes: CardNotes = field(default_factory=CardNotes)
+    tolerance: float | None = None
+    scans: Sequence[ScanRef] = ()
+    most: int = MOST_SCANS
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export.
+
+    Args:
+        folder: where it lies.
+        difference: from the original.
+        fingerprint: the SHA-256 of its `SHA256SUMS`: publish it, so that others can tell that the model is yours.
+    """
+
+    folder: Path
+    difference: Difference
+    fingerprint: str
+
+
+def check_format(name: str) -> None:
+    """Raise where `name` is no format.
+
+    Raises:
+        SlivitError: with the formats that there are.
+    """
+    if name not in FORMATS:
+        raise SlivitError(f'--format "{name}" is not known.{nearest(name, FORMATS)} There are {one_of(FORMATS)}.')
+
+
+def export(
+    checkpoint: Checkpoint, out: str | Path, options: Options, metrics: Mapping[str, Any] | None = None
+) -> Exported:
+    """Write a model for other people, whole or not at all.
+
+    Args:
+        checkpoint: the model.
+        out: the folder; what lies there is replaced.
+        options: the format, and what the card says.
+        metrics: the run's `metrics.json`, for the card.
+
+    Raises:
+        SlivitError: a format that is not known, or for which a package is missing.
+        CheckpointError: a model that cannot be brought into that format, or that computes something else there.
+    """
+    check_format(options.format)
+    limit = checking.check_tolerance(options.tolerance, options.bf16)
+    served = serving.Served(checkpoint).cpu().eval()
+    with whole_folder(out) as folder:
+        exported = _write_model(served, checkpoint, folder, options)
+        found = _compared(served, exported, checkpoint, options)
+        checking.refuse(found, limit)
+        config = _config(checkpoint, folder, options, found)
+        write_json(folder / CONFIG, config)
+        _write_program(folder, served, checkpoint, config, options.format)
+        name = Path(out).resolve().name
+        spec = spec_of(checkpoint.model)
+        card = write_card(config, spec, metrics, options.notes, format=options.format, found=found, name=name)
+        write_text(folder / CARD, card)
+        for file in folder.iterdir():
+            file.chmod(0o644)  # the libraries that write weights keep them from others
+        fingerprint = write_sums(folder)
+    return Exported(Path(out), found, fingerprint)
+
+
+def _write_model(served: serving.Served, checkpoint: Checkpoint, folder: Path, options: Options) -> serving.Predict:
+    """Write the model, and return a function that runs what was written."""
+    if options.format == "safetensors":
+        return _write_weights(checkpoint, folder, options.bf16)
+    if options.format == "onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            serving.needed(package)
+    program = serving.program_of(served, checkpoint.preprocessing.size or (1, 1, 1), bf16=options.bf16)
+    if options.format == "onnx":
+        serving.write_onnx(program, folder / serving.ONNX)
+        return serving.run_onnx(folder / serving.ONNX)
+    serving.write_pt2(program, folder / serving.PT2)
+    standalone.check_no_pickles(folder / serving.PT2)
+    return serving.run_pt2(folder / serving.PT2)
+
+
+def _write_weights(checkpoint: Checkpoint, folder: Path, bf16: bool) -> serving.Predict:
+    from copy import deepcopy
+
+    from safetensors.torch import load_file, save_file
+
+    from slivit.models._weights import load_strictly
+
+    state = checkpoint.model.state_dict()
+    save_file({k: narrowed(v) if bf16 else v.detach().cpu().contiguous() for k, v in state.items()}, folder / WEIGHTS)
+    again = deepcopy(checkpoint.model).cpu()
+    load_strictly(again, load_file(folder / WEIGHTS), str(folder / WEIGHTS), "just written")
+    copy = Checkpoint(again.eval(), checkpoint.task, checkpoint.preprocessing)
+    return serving.run_module(serving.Served(copy).eval())
+
+
+def _compared(
+    served: serving.Served, exported: serving.Predict, checkpoint: Checkpoint, options: Options
+) -> Difference:
+    """How what was written differs from the original, from the scans' files to the predictions."""
+    scans = checking.readable(options.scans, checkpoint, options.most)
+    settings = checkpoint.preprocessing.model_dump(mode="json")
+    stacks = [stack for _, stack in scans] or [_example(checkpoint)[1]]
+    differences = checking.compare(serving.run_module(served), exported, stacks, checkpoint)
+    alone = options.format != "safetensors"
+    pixels = checking.check_preprocessing(scans, settings) if alone else None
+    return checking.difference(differences, checkpoint.task, real=bool(scans), pixels=pixels)
+
+
+def _example(checkpoint: Checkpoint) -> tuple[Any, Any]:
+    """A made-up scan, and its slices."""
+    size = checkpoint.preprocessing.size or (1, 1, 1)
+    volume = checking.example_volume(size)
+    return volume, preprocess(Volume(volume, None, "the example"), checkpoint.preprocessing)
+
+
+def _config(checkpoint: Checkpoint, folder: Path, options: Options, found: Difference) -> dict[str, Any]:
+    """The checkpoint's config for other people: without the paths of this machine."""
+    config = without_paths(read_config(checkpoint.path))
+    config["model"]["args"].pop("pretrained", None)
+    config["training"].pop("folder", None)
+    model = {"safetensors": WEIGHTS, "onnx": serving.ONNX, "torch-export": serving.PT2}[options.format]
+    config["export"] = {
+        "format": options.format,
+        "file": model,
+        "slivit": __version__,
+        "from_sha256": config["sha256"],
+        "largest_difference": found.largest,
+        "scans": found.scans,
+        "real_scans": found.real,
+    }
+    config["sha256"] = sha256(folder / model)
+    return config | ({"weights": BF16} if options.bf16 else {})
+
+
+def _write_program(
+    folder: Path, served: serving.Served, checkpoint: Checkpoint, config: Mapping[str, Any], format: str
+) -> None:
+    """`predict.py`, and for a model that runs without slivit all that it needs."""
+    here = Path(__file__).parent
+    shutil.copyfile(here / f"predict_{format}.py.j2", folder / "predict.py")
+    if format == "safetensors":
+        return
+    shutil.copyfile(standalone.__file__, folder / "preprocess.py")
+    write_json(folder / PREPROCESSING, _described(checkpoint, config))
+    write_text(folder / "PREPROCESSING.md", preprocessing_page(config["preprocessing"], serving.INPUT, serving.OUTPUT))
+    volume, slices = _example(checkpoint)
+    predicted = checking.predicted(serving.run_module(served), slices, checkpoint)
+    np.savez_compressed(folder / EXAMPLE, volume=volume, slices=slices, prediction=predicted)
+
+
+def _described(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `preprocess.py` reads."""
+    size = list(checkpoint.preprocessing.size or ())
+    outputs = list(checkpoint.task.prediction_columns)
+    return {
+        "model": config["export"]["file"],
+        "input": {"name": serving.INPUT, "shape": ["batch", *size], "dtype": "uint8"},
+        "output": {"name": serving.OUTPUT, "shape": ["batch", len(outputs)], "dtype": "float32"},
+        "outputs": outputs,
+        "preprocessing": config["preprocessing"],
+        "task": config["task"],
+        "operating_point": config.get("operating_point"),
+    }

@@ -1,0 +1,193 @@
+"""From a scan to the input of the model beside this file, and from its output to a prediction.
+
+Needs numpy and opencv-python-headless, and nothing else: `slivit export` copies this file beside a model, as
+preprocess.py. `python preprocess.py` runs it on example.npz and compares every pixel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Settings = dict[str, Any]
+"""The "preprocessing" of preprocessing.json."""
+
+_PLAIN = ("data/weights/", "data/constants/", "data/sample_inputs/", "models/", "archive_", ".data/", "byteorder")
+
+
+def load_settings(folder: Path) -> Settings:
+    """Read preprocessing.json, and stop where a file of the model is not the one that SHA256SUMS names."""
+    for line in (folder / "SHA256SUMS").read_text("utf-8").splitlines():
+        value, name = line.split(maxsplit=1)
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != value and name != "README.md":
+            raise SystemExit(f"{name} was changed since this model was exported; nothing is predicted")
+    settings: Settings = json.loads((folder / "preprocessing.json").read_text("utf-8"))
+    return settings
+
+
+def check_no_pickles(path: Path) -> None:
+    """Stop where a file of torch.export holds a pickle, which could run foreign code as it is opened."""
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = info.filename.partition("/")[2]
+            configs = json.loads(archive.read(info))["config"] if name.endswith("_config.json") else {}
+            pickled = any(c["use_pickle"] or "_obj_" in c["path_name"] for c in configs.values())
+            allowed = name.startswith(_PLAIN) and not (name.startswith("data/sample_inputs/") and info.file_size)
+            if pickled or not allowed or (name.endswith(".pt") and info.file_size):
+                raise SystemExit(f"{path} holds {name}, which could run foreign code; it is not opened")
+
+
+def read_scan(path: str, reader: Settings) -> Array:
+    """A (D, H, W) array from a .npy file; other formats are read by slivit, where it is installed."""
+    if path.endswith(".npy"):
+        array: Array = np.load(path, allow_pickle=False)
+        return array
+    from slivit.data.readers import read_volume
+
+    return read_volume(path, **reader).array
+
+
+def slice_numbers(depth: int, p: Settings) -> list[int]:
+    """The slices that are used, in order; -1 is a blank one."""
+    wanted = p["size"][0]
+    if (p.get("windows") and depth >= wanted) or p["sampling"] == "all":
+        return list(range(depth))
+    if depth < wanted and p["short"] == "error":
+        raise ValueError(f"the scan has {depth} slices, {wanted} are needed")
+    if depth < wanted and p["short"] == "pad":
+        return [*range(depth), *[-1] * (wanted - depth)]
+    if p["sampling"] == "resample":
+        lower, weight = between(depth, wanted)
+        return sorted({*lower.tolist(), *(lower[weight > 0] + 1).tolist()})
+    if depth < wanted or p["sampling"] == "even":
+        return [int((i + 0.5) * depth / wanted) for i in range(wanted)]
+    return [i + (depth - wanted) // 2 for i in range(wanted)]
+
+
+def between(depth: int, wanted: int) -> tuple[Array, Array]:
+    """For "resample": the slice below each of the wanted places, and the weight of the slice above it."""
+    places = np.clip((np.arange(wanted) + 0.5) * depth / wanted - 0.5, 0, depth - 1)
+    lower = places.astype(int)
+    return lower, places - lower
+
+
+def black_and_white(stack: Array, p: Settings) -> tuple[float, float]:
+    """The intensities that become 0 and 255."""
+    window, stretch = p.get("window"), p.get("stretch")
+    if window and not stretch:
+        return window[0], window[1]
+    if not stretch and stack.dtype == np.uint8:
+        return 0.0, 255.0
+    values = stack[np.isfinite(stack)].astype(np.float64)
+    if window:
+        values = np.clip(values, *window)
+    low, high = np.percentile(values, stretch or (0, 100))
+    if low == high:
+        low, high = values.min(), values.max()
+    return float(low), float(high)
+
+
+def to_uint8(image: Array, low: float, high: float) -> Array:
+    """`low` to 0 and `high` to 255, clipped and rounded; what is not a number to 0."""
+    if low == high:
+        return np.zeros(image.shape, np.uint8)
+    scaled = (image.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    scaled = np.clip(scaled, 0, 1) * np.float32(255)
+    return np.rint(np.nan_to_num(scaled, nan=0.0)).astype(np.uint8)
+
+
+def resize(image: Array, height: int, width: int) -> Array:
+    """By area where a slice shrinks in both directions, else linearly."""
+    if image.shape == (height, width):
+        return image
+    shrinks = image.shape[0] >= height and image.shape[1] >= width
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def preprocess(volume: Array, p: Settings) -> Array:
+    """(D, H, W) of any number type -> (S, H, W) uint8; all slices of the scan where it is cut into windows."""
+    wanted, height, width = p["size"]
+    rows, columns = p.get("resize") or (height, width)
+    numbers = slice_numbers(len(volume), p)
+    stack = volume[[n for n in numbers if n >= 0]]
+    low, high = black_and_white(stack, p)
+    out = np.zeros((len(numbers), rows, columns), np.uint8)
+    for target, image in zip(out, stack, strict=False):
+        target[...] = resize(to_uint8(image, low, high), rows, columns)
+    if p["sampling"] == "resample" and not (p["short"] == "pad" and len(volume) < wanted):
+        out = interpolated(out, numbers, len(volume), wanted)
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return out[:, top : top + height, left : left + width]
+
+
+def interpolated(stack: Array, numbers: list[int], depth: int, wanted: int) -> Array:
+    """Slices at evenly spread places between those of the scan."""
+    out = []
+    for below, weight in zip(*between(depth, wanted), strict=True):
+        place = numbers.index(int(below))
+        mixed = cv2.addWeighted(stack[place], 1 - weight, stack[place + 1], weight, 0) if weight else stack[place]
+        out.append(mixed)
+    return np.stack(out)
+
+
+def batches(volume: Array, p: Settings) -> Iterator[Array]:
+    """What the model takes of a scan: (1, S, H, W) uint8, once, or once a window."""
+    stack, length = preprocess(volume, p), p["size"][0]
+    last = max(len(stack) - length, 0)
+    starts = [*range(0, last, p["windows"]["stride"] or length), last] if p.get("windows") else [0]
+    for start in starts:
+        yield np.ascontiguousarray(stack[None, start : start + length] if p.get("windows") else stack[None])
+
+
+def finish(outputs: Array, settings: Settings) -> dict[str, Any]:
+    """(windows, outputs) of the model -> the prediction of the scan, with its call where there is a threshold."""
+    task, decision = settings["task"], settings.get("operating_point") or {}
+    scores = combined(outputs.astype(np.float64), settings["preprocessing"].get("windows"))
+    if decision.get("temperature"):
+        scores = calibrated(scores, decision["temperature"], task["kind"])
+    found: dict[str, Any] = dict(zip(settings["outputs"], scores.tolist(), strict=True))
+    if task["kind"] == "multiclass" and decision:
+        found[f"call_{task['targets'][0]}"] = task["classes"][int(scores.argmax())]
+    elif task["kind"] != "regression" and decision:
+        limits = {name: limit["value"] for name, limit in decision["thresholds"].items()}
+        found |= {f"call_{t}": int(found[f"prob_{t}"] >= limits.get(t, 0.5)) for t in task["targets"]}
+    return found
+
+
+def combined(scores: Array, windows: Settings | None) -> Array:
+    """(windows, outputs) -> (outputs,)."""
+    if not windows or windows["score"] == "mean":
+        return np.asarray(scores.mean(0))
+    highest = np.sort(scores, axis=0)[::-1]
+    return np.asarray(highest[: 1 if windows["score"] == "max" else windows["k"]].mean(0))
+
+
+def calibrated(p: Array, temperature: float, kind: str) -> Array:
+    """Probabilities whose logits are divided by the temperature."""
+    p = np.clip(p, 1e-12, 1.0)
+    if kind == "multiclass":
+        scaled = p ** (1 / temperature)
+        return np.asarray(scaled / scaled.sum())
+    p = np.clip(p, 1e-12, 1 - 1e-12)
+    return np.asarray(1 / (1 + ((1 - p) / p) ** (1 / temperature)))
+
+
+def check_example(folder: Path) -> None:
+    """Compare what this file computes of the example with what `slivit export` computed."""
+    settings = load_settings(folder)
+    with np.load(folder / "example.npz", allow_pickle=False) as example:
+        wrong = int((preprocess(example["volume"], settings["preprocessing"]) != example["slices"]).sum())
+    print(f"example.npz: {wrong} pixels differ")
+
+
+if __name__ == "__main__":
+    check_example(Path(__file__).parent)

@@ -1,0 +1,158 @@
+"""What the files of an export say: how it is used, how safe it is, and how scans are preprocessed, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_ALONE = """```bash
+pip install {packages}
+python predict.py scan.npy          # a (D, H, W) array; other formats where slivit is installed
+python preprocess.py                # checks the preprocessing on example.npz
+```
+
+`preprocess.py` is the preprocessing in numpy and OpenCV, `PREPROCESSING.md` says it in words, and `example.npz` holds a
+scan (`volume`), what becomes of it (`slices`) and its prediction, to try another implementation on."""
+
+HOW: Mapping[str, str] = {
+    "safetensors": """```bash
+pip install slivit
+slivit predict THIS_FOLDER scans/ -o predictions.csv
+python predict.py scan.nii.gz       # the same in Python
+```""",
+    "onnx": _ALONE.format(packages="numpy opencv-python-headless onnxruntime"),
+    "torch-export": _ALONE.format(packages="numpy opencv-python-headless torch"),
+}
+
+SAFETY: Mapping[str, str] = {
+    "safetensors": (
+        "The weights are numbers alone (safetensors), and nothing in this folder is pickled: `slivit.from_pretrained` "
+        "and `slivit predict` run no code of it. `predict.py` is a program; run it if you trust who sent it."
+    ),
+    "onnx": (
+        "`model.onnx` is a graph of known operations with its weights, and runs no code of its own. `predict.py` and "
+        "`preprocess.py` are programs; run them if you trust who sent them."
+    ),
+    "torch-export": (
+        "`model.pt2` was written without a pickle in it, and `predict.py` refuses one that holds any. But "
+        "`torch.export.load` is not made for files of strangers: it would unpickle what is in them, and evaluates "
+        "expressions of the graph. Open it only if you trust who sent it and the fingerprint (the SHA-256 of "
+        "`SHA256SUMS`) is the one they told you; otherwise ask for the format safetensors or onnx."
+    ),
+}
+
+
+def preprocessing_page(p: Mapping[str, Any], input: str, output: str) -> str:
+    """`PREPROCESSING.md`: all that lies between a scan and its prediction.
+
+    Args:
+        p: a `Preprocessing` as plain values.
+        input: what the graph calls its input.
+        output: what it calls its output.
+    """
+    return f"""# From a scan to a prediction
+
+{described_preprocessing(p)}
+
+The model takes `{input}`, (batch, slices, rows, columns) uint8, and gives `{output}`, (batch, outputs) float32:
+probabilities, or values in the target's unit. A temperature, where `preprocessing.json` holds one under
+`operating_point`, divides the logits of a scan's probabilities (their logarithms where classes exclude each other,
+before they are normalised again). A scan is called positive where its probability is at least the threshold there.
+
+`example.npz` holds a scan (`volume`), its `slices` after these steps, and its `prediction` before any temperature:
+another implementation must give the same slices, pixel by pixel. `preprocess.py` is one.
+"""
+
+
+def described_preprocessing(p: Mapping[str, Any]) -> str:
+    """The steps of a preprocessing as a numbered list, exact enough to be written again.
+
+    Args:
+        p: a `Preprocessing` as plain values.
+    """
+    return "\n".join(f"{number}. {step}" for number, step in enumerate(_steps(p), start=1))
+
+
+def _steps(p: Mapping[str, Any]) -> Iterator[str]:
+    slices, height, width = p["size"]
+    yield (
+        "A scan is an array of D slices of rows and columns, grey, in the values that its format stores after "
+        "rescaling (HU for CT). Axial slices run from inferior to superior, rows from anterior to posterior, columns "
+        "from the patient's right to the left; coronal and sagittal rows run from superior to inferior."
+        + (f" Reading options: {p['reader']}." if p.get("reader") else "")
+    )
+    yield _which(p, slices)
+    yield _intensities(p)
+    rows, columns = p.get("resize") or (height, width)
+    yield (
+        f"Every slice is resized to {rows} x {columns}, as OpenCV does on 8 bits: INTER_AREA where neither side grows, "
+        "else INTER_LINEAR; one that has that size already is left alone."
+    )
+    if p["sampling"] == "resample":
+        yield _resampled(slices)
+    if (rows, columns) != (height, width):
+        yield f"The middle {height} x {width} is cut out: from row (h - {height}) // 2, column (w - {width}) // 2."
+    if p.get("windows"):
+        w = p["windows"]
+        yield (
+            f"The scan is cut into windows of {slices} slices, one every {w['stride'] or slices}, the last moved back "
+            f"to end with the last slice; the prediction is their {w['score']}{_k(w)}."
+        )
+    if p.get("flips"):
+        yield (
+            f"Predictions are the mean over all combinations of the mirrorings {', '.join(p['flips'])}; exported "
+            "graphs do this themselves."
+        )
+    yield "The network's own scaling of the 8-bit values is part of every exported graph."
+
+
+def _k(windows: Mapping[str, Any]) -> str:
+    return f" (k = {windows['k']})" if windows["score"] == "top_k" else ""
+
+
+def _which(p: Mapping[str, Any], slices: int) -> str:
+    if p.get("windows"):
+        return "All slices are used."
+    how = {
+        "even": f"Slice floor((i + 0.5) * D / {slices}) for i from 0 to {slices - 1}.",
+        "middle": f"The {slices} slices from (D - {slices}) // 2 on.",
+        "all": "All slices.",
+        "resample": (
+            f"Those between which {slices} slices are interpolated: floor(x_i), and the next one where x_i is no whole "
+            f"number, with x_i = (i + 0.5) * D / {slices} - 0.5, kept within 0 and D - 1."
+        ),
+    }[p["sampling"]]
+    short = {
+        "repeat": "the same rule as for even slices repeats them"
+        if p["sampling"] != "resample"
+        else "the same rule holds",
+        "pad": "all of them are used, and blank slices (0 throughout) follow",
+        "error": "the scan is refused",
+    }[p["short"]]
+    return f"{how} Where D is below {slices}, {short}."
+
+
+def _intensities(p: Mapping[str, Any]) -> str:
+    window, stretch = p.get("window"), p.get("stretch")
+    if stretch:
+        clipped = f", clipped to {list(window)} first" if window else ""
+        ends = (
+            f"low and high are the {stretch[0]:g}th and {stretch[1]:g}th percentile of the finite values of the slices "
+            f"used{clipped} (numpy.percentile, linear; a slice that is used twice counts twice), or their minimum and "
+            "maximum where the two coincide."
+        )
+    elif window:
+        ends = f"low and high are {window[0]:g} and {window[1]:g}."
+    else:
+        ends = "8-bit scans stay as they are (low 0, high 255); of others, low and high are the minimum and maximum."
+    return (
+        f"Intensities become 8 bits: {ends} v becomes round(255 * clip((v - low) / (high - low), 0, 1)) in float32, "
+        "halves to even; what is not a number becomes 0, and so does everything where low = high."
+    )
+
+
+def _resampled(slices: int) -> str:
+    return (
+        f"{slices} slices are interpolated linearly, slice i at x_i, between the two resized slices about it, by "
+        "OpenCV's addWeighted on 8 bits."
+    )
