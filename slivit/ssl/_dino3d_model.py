@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from slivit.models._dino3d_vit import VisionTransformer3d
 from slivit.ssl.heads import DinoHead
-from slivit.ssl.losses.dino import dino_loss, ibot_loss
+from slivit.ssl.losses.dino import ibot_loss, multi_crop_loss
 from slivit.ssl.losses.koleo import koleo_loss
 from slivit.ssl.teacher import Centring, Distillation, Targets
 
@@ -110,7 +110,7 @@ class Dino3dLoss:
 
         Source: Oquab et al. 2023, section 4; Xu et al. 2025, Methods.
         """
-        losses = {"dino_loss": self._dino(out)}
+        losses = {"dino_loss": multi_crop_loss(out["large"], out["small"], out["dino"], self.temperature)}
         if self.ibot:
             losses["ibot_loss"] = self.ibot * ibot_loss(out["masked"], out["ibot"], out["mask"], self.temperature)
         volumes = len(out["mask"]) // LARGE
@@ -120,12 +120,3 @@ class Dino3dLoss:
         if not out["tokens"].requires_grad:
             self.parts.update({name: float(loss) for name, loss in losses.items()})
         return torch.stack(list(losses.values())).sum()
-
-    def _dino(self, out: Outputs) -> Tensor:
-        """The mean over all pairs of a student's and a teacher's view that are not the same crop."""
-        students, teachers = out["large"].chunk(LARGE), out["dino"].chunk(LARGE)
-        small = out["small"].chunk(len(out["small"]) * LARGE // len(out["mask"])) if len(out["small"]) else ()
-        pairs = LARGE * (LARGE - 1) + LARGE * len(small)
-        across = [dino_loss([students[i]], [teachers[1 - i]], self.temperature) for i in range(LARGE)]
-        whole = torch.stack(across).sum()
-        return (whole + (dino_loss(small, teachers, self.temperature) if small else 0)) / pairs

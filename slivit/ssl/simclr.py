@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from slivit.ssl._images import feature_dim, frozen_features, grey, image_features, image_spec, to_model
+from slivit.ssl.collapse import SPREAD, WatchCollapse, feature_spread
 from slivit.ssl.losses.contrastive import nt_xent
 from slivit.ssl.pretext import Pretext
 from slivit.ssl.registry import register_pretext
@@ -87,6 +88,7 @@ def simclr(
         first, second = projections.chunk(2)
         return nt_xent(first, second, temperature)
 
+    parts = {SPREAD: float("nan")}
     return Pretext(
         name="simclr",
         model=network,
@@ -94,4 +96,6 @@ def simclr(
         loss=loss,
         encoder=model,
         features=lambda batch: frozen_features(model, spec, batch),
+        callbacks=[WatchCollapse(lambda projections: {SPREAD: feature_spread(projections)}, parts)],
+        parts=parts,
     )

@@ -36,6 +36,27 @@ def dino_loss(students: Sequence[Tensor], teachers: Sequence[Tensor], temperatur
     return torch.stack(losses).sum()
 
 
+def multi_crop_loss(large: Tensor, small: Tensor, teacher: Tensor, temperature: float = 0.1, views: int = 2) -> Tensor:
+    """DINO's loss over crops: the mean over all pairs of a student's and a teacher's view that are not the same crop.
+
+    Args:
+        large: (views * B, K) logits of the student, the first crops of all images before the second ones.
+        small: (n * B, K) those of smaller crops, which the teacher does not see; n may be 0.
+        teacher: (views * B, K) probabilities of the teacher.
+        temperature: of the student.
+        views: large crops an image.
+
+    Source: Caron et al. 2021, section 3.1, equation 3.
+    """
+    students, teachers = large.chunk(views), teacher.chunk(views)
+    others = small.split(len(students[0])) if len(small) else ()
+    losses = [
+        dino_loss([student], [*teachers[:i], *teachers[i + 1 :]], temperature) for i, student in enumerate(students)
+    ]
+    losses += [dino_loss(others, teachers, temperature)] if others else []
+    return torch.stack(losses).sum() / (views * (views - 1) + views * len(others))
+
+
 def ibot_loss(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 0.1) -> Tensor:
     """Cross-entropy at masked patches, where the student saw the mask token and the teacher the patch.
 
