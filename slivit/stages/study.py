@@ -125,15 +125,20 @@ def check_networks(jobs: Sequence[Job]) -> None:
     from slivit.models.registry import create_model
 
     problems: dict[str, None] = {}
-    sections = {str(job.recipe.model): job for job in jobs if hasattr(job.recipe, "model")}
-    for job in sections.values():
-        arguments = {key: value for key, value in job.recipe.model.args.items() if key not in ORIGIN}
+    for name, arguments in networks(jobs):
         try:
             with torch.device("meta"):
-                create_model(job.recipe.model.name, 1, **arguments)
+                create_model(name, 1, **arguments)
         except SlivitError as error:
-            problems[f"{job.model or job.start}: {error}"] = None
+            problems[str(error)] = None
     gather(list(problems), "the models of the study", RecipeError)
+
+
+def networks(jobs: Sequence[Job]) -> list[tuple[str, dict[str, Any]]]:
+    """The different networks of some runs: a registered name and its arguments, without what they start from."""
+    sections = [job.recipe.model for job in jobs if hasattr(job.recipe, "model")]
+    plain = [(m.name, {key: value for key, value in m.args.items() if key not in ORIGIN}) for m in sections]
+    return list({str(network): network for network in plain}.values())
 
 
 def finish(grid: Grid, states: Mapping[Path, Found], *, so_far: bool = False) -> Path | None:

@@ -37,6 +37,7 @@ class Worker:
     """
 
     def __init__(self, number: int, folder: Path, device: str | None = None, threads: int = 1) -> None:
+        self.command = [sys.executable, "-m", "slivit.stages.study_worker"]
         self.log = folder / WORKERS / f"{number}.txt"
         self.environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONPATH": _python_path()}
         if device is not None:
@@ -68,10 +69,9 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[str]:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "slivit.stages.study_worker"]
         with self.log.open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment
             )
         return self.process
 
