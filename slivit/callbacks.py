@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +297,15 @@ class TrackEpochs(Callback):
         pairs = zip(self.recorder.metric_names[1:-1], self.recorder.log[1:], strict=False)
         values = {name: float(value) for name, value in pairs if value is not None}
         self.send({**values, "lr": float(self.opt.hypers[-1]["lr"])}, self.epoch + 1)
+
+
+def later_epochs(callbacks: Sequence[Callback], epochs: int) -> list[Callback]:
+    """Callbacks for one of several fits of a run: what is followed counts on from the `epochs` of those before it."""
+
+    def later(send: Callable[[dict[str, float], int], None]) -> Callable[[dict[str, float], int], None]:
+        return lambda values, number: send(values, number + epochs)
+
+    return [TrackEpochs(later(c.send)) if isinstance(c, TrackEpochs) else c for c in callbacks]
 
 
 class LogEpochs(Callback):

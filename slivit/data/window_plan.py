@@ -135,15 +135,16 @@ def _count(path: str, reader: dict[str, Any]) -> int | str:
         return str(error)
 
 
-def summary(plan: Sequence[ScanWindows], target: str) -> list[dict[str, Any]]:
-    """One row a scan for a table: path, split, its number of slices and of windows, and how many are positive."""
-    return [
-        {
-            "path": scan.row["path"],
-            "split": scan.row["split"],
-            "slices": scan.depth,
-            "windows": len(scan.windows),
-            "positive": sum(w[target] == 1 for w in scan.windows),
-        }
-        for scan in plan
-    ]
+def summary(plan: Sequence[ScanWindows], target: str | None = None) -> list[dict[str, Any]]:
+    """One row a scan for a table: path, split, its number of slices and of windows, and how many are positive.
+
+    Args:
+        plan: from `plan_windows`.
+        target: of a binary task; None leaves out the number of positive windows.
+    """
+    rows = []
+    for scan in plan:
+        told = {"path": scan.row["path"], "split": scan.row["split"], "slices": scan.depth}
+        told |= {"windows": len(scan.windows)}
+        rows.append(told | ({"positive": sum(w[target] == 1 for w in scan.windows)} if target else {}))
+    return rows

@@ -10,7 +10,7 @@ from slivit.checkpoint import CONFIG
 from slivit.errors import RecipeError
 from slivit.recipe import Stage, load_recipe
 from slivit.recipe_sections import Section
-from slivit.stages.runs import METRICS, PREDICTIONS, PROGRESS, RECIPE
+from slivit.stages.runs import METRICS, PREDICTIONS, PROGRESS, RATES, RECIPE
 
 State = Literal["done", "died", "new"]
 NEUTRAL = {"out": True, "logging": True, "data": {"workers", "cache", "cache_gb", "download"}, "fit": {"device"}}
@@ -37,7 +37,7 @@ def run_state(recipe: Any, stage: Stage = "finetune", *, overwrite: bool = False
         raise RecipeError(f"{folder}: holds a run of another recipe; --overwrite trains anew, or choose another out")
     if (folder / METRICS).is_file() and (folder / PREDICTIONS).is_file():
         return "done"
-    if (folder / PROGRESS).is_file():
+    if (folder / PROGRESS).is_file() or (folder / RATES).is_dir():
         return "died"
     kept = stage == "pretrain" and (folder / "checkpoint" / CONFIG).is_file()  # without labels there are no metrics
     return "done" if kept else "new"

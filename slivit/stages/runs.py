@@ -19,6 +19,7 @@ RunRecipe = TrainingRecipe | MixedRecipe | SelfSupervisedRecipe
 
 RECIPE, LOG, PROGRESS, SPLIT = "recipe.toml", "log.txt", "progress.pt", "split.csv"
 HISTORY, PREDICTIONS, METRICS, TRACKING = "history.csv", "predictions.csv", "metrics.json", "tracking.json"
+WINDOWS, RATES = "windows.csv", "rates"
 
 
 def open_run(recipe: RunRecipe, *, resume: bool = False, overwrite: bool = False) -> Path:
@@ -71,9 +72,10 @@ def _clear(folder: Path) -> None:
     """Remove what an earlier run left, so that its files are never taken for this run's."""
     import shutil
 
-    for name in (RECIPE, LOG, PROGRESS, SPLIT, HISTORY, PREDICTIONS, METRICS, TRACKING):
+    for name in (RECIPE, LOG, PROGRESS, SPLIT, HISTORY, PREDICTIONS, METRICS, TRACKING, WINDOWS, f"{RATES}.json"):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    for name in ("checkpoint", RATES):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 @contextmanager

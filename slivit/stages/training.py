@@ -24,9 +24,11 @@ from slivit.stages.described import describe_rows
 from slivit.stages.details import check_subgroups
 from slivit.stages.lineage import describe_start
 from slivit.stages.measure import check_testing, measure, write_results
+from slivit.stages.rates import search_rates
 from slivit.stages.runs import HISTORY, PROGRESS, SPLIT, logged, open_run
 from slivit.stages.sources import load_manifest
 from slivit.stages.tracking import check_logging, tracked
+from slivit.stages.windowing import check_windows, plan_of
 from slivit.task import Task
 
 if TYPE_CHECKING:
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     from fastai.callback.core import Callback
     from torch import nn
 
+    from slivit.data.window_plan import ScanWindows
     from slivit.learner import VolumeLearner
+    from slivit.stages.rates import TrainOne
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,7 @@ def train(
     from slivit.callbacks import seed_everything
 
     check_testing(recipe.testing, recipe.task)
+    check_windows(recipe)
     check_logging(recipe.logging)
     folder = open_run(recipe, resume=resume, overwrite=overwrite)
     with logged(folder), tracked(recipe.logging, recipe.model_dump(mode="json"), folder) as tracking:
@@ -71,11 +76,16 @@ def train(
         seed_everything(recipe.seed)
         model = build(recipe, manifest)
         settings = recipe.preprocessing.model_copy(update={"size": spec_of(model).size})
-        learn = make_learner(recipe, manifest, model, settings, folder)
-        best = fit(learn, recipe, folder, resume=resume, cbs=tracking)
+        plan = plan_of(recipe, manifest, settings, folder)
+        if isinstance(recipe.fit.lr, tuple):
+            one = _trainer(recipe, manifest, settings, plan, build, tracking)
+            best = search_rates(recipe, model, folder, one, resume=resume)
+        else:
+            learn = make_learner(recipe, manifest, model, settings, folder, plan)
+            best = fit(learn, recipe, folder, resume=resume, cbs=tracking)
         training = {"stage": stage, **_record(recipe, manifest), **_scans_range(recipe, manifest, settings), **best}
-        save_checkpoint(folder / "checkpoint", learn.model, manifest.task, settings, training)
-        predict_and_measure(recipe, manifest, learn.model, settings, folder)
+        save_checkpoint(folder / "checkpoint", model, manifest.task, settings, training)
+        predict_and_measure(recipe, manifest, model, settings, folder)
         (folder / PROGRESS).unlink(missing_ok=True)
         log.info("done: %s", folder)
     return folder
@@ -89,10 +99,37 @@ def fitted_manifest(recipe: TrainingRecipe) -> Manifest:
     return manifest
 
 
+def _trainer(
+    recipe: TrainingRecipe,
+    manifest: Manifest,
+    settings: Preprocessing,
+    plan: Sequence[ScanWindows] | None,
+    build: Callable[[TrainingRecipe, Manifest], nn.Module],
+    tracking: Sequence[Callback],
+) -> TrainOne:
+    """What trains a new model by a recipe with one learning rate; what is followed goes on from rate to rate."""
+    from slivit.callbacks import later_epochs, seed_everything
+
+    rates: list[Any] = list(recipe.fit.lr) if isinstance(recipe.fit.lr, tuple) else []
+
+    def train_one(alone: TrainingRecipe, own: Path, resume: bool) -> tuple[nn.Module, dict[str, Any]]:
+        seed_everything(alone.seed)
+        learn = make_learner(alone, manifest, build(alone, manifest), settings, own, plan)
+        followed = later_epochs(tracking, rates.index(alone.fit.lr) * alone.fit.epochs)
+        return learn.model, fit(learn, alone, own, resume=resume, cbs=followed)
+
+    return train_one
+
+
 def make_learner(
-    recipe: TrainingRecipe, manifest: Manifest, model: nn.Module, settings: Preprocessing, folder: Path
+    recipe: TrainingRecipe,
+    manifest: Manifest,
+    model: nn.Module,
+    settings: Preprocessing,
+    folder: Path,
+    plan: Sequence[ScanWindows] | None = None,
 ) -> VolumeLearner:
-    """The fastai Learner of a recipe."""
+    """The fastai Learner of a recipe; `plan` says how its scans are cut into windows, if they are."""
     from slivit.data.blocks import volume_dataloaders
     from slivit.learner import volume_learner
     from slivit.predict import choose_device
@@ -106,6 +143,8 @@ def make_learner(
         workers=recipe.data.processes,
         cache=cache_of(recipe.data),
         device=choose_device(recipe.fit.device),
+        oversample=recipe.fit.oversample,
+        plan=plan,
     )
     return volume_learner(
         dls,
@@ -127,7 +166,7 @@ def fit(
     resume: bool = False,
     cbs: Sequence[Callback] = (),
 ) -> dict[str, Any]:
-    """Find the rate where asked, then fit one cycle with early stopping; the best weights stay in the learner.
+    """Find the rate where asked, then fit with early stopping; the best weights stay in the learner.
 
     Args:
         learn: the learner.
@@ -145,6 +184,8 @@ def fit(
     settings = recipe.fit
     progress = callbacks.read_progress(folder / PROGRESS) if resume else None
     peak = progress["lr_max"] if progress else settings.lr
+    if isinstance(peak, tuple):
+        raise RecipeError("fit.lr is a list, and only the training of one set by its labels tries several rates")
     if peak == "find":
         peak = find_lr(learn)
     best = callbacks.KeepBest(settings.monitor)
@@ -163,7 +204,10 @@ def fit(
     with bars, learn.no_logging():
         rates = group_rates(peak, settings.backbone_lr)
         start = progress["epoch"] if progress else 0
-        learn.fit_one_cycle(settings.epochs, rates, pct_start=settings.warmup, cbs=cbs, start_epoch=start)
+        if settings.schedule == "constant":
+            learn.fit(settings.epochs, rates, cbs=cbs, start_epoch=start)
+        else:
+            learn.fit_one_cycle(settings.epochs, rates, pct_start=settings.warmup, cbs=cbs, start_epoch=start)
     log.info("best epoch %d: %s %.4f", best.best_epoch + 1, settings.monitor, best.best)
     return {"lr": peak, "best_epoch": best.best_epoch + 1, settings.monitor: float(best.best)}
 
