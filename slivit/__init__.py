@@ -18,18 +18,22 @@ _HOMES = {
     "Manifest": "slivit.data.manifest",
     "ModelSpec": "slivit.models.registry",
     "Preprocessing": "slivit.data.preprocessing",
+    "SharedModel": "slivit.sharing.hub",
     "Pretext": "slivit.ssl.pretext",
+    "Run": "slivit.run",
     "SlivitError": "slivit.errors",
     "TargetBlock": "slivit.data.blocks",
     "Task": "slivit.task",
     "TiledBlock": "slivit.data.blocks",
     "Volume": "slivit.volume",
     "VolumeBlock": "slivit.data.blocks",
+    "VolumeInterpretation": "slivit.interpretation",
     "create_model": "slivit.models.registry",
     "create_pretext": "slivit.ssl.registry",
     "explain": "slivit.explanation",
     "find_lr": "slivit.learner",
     "fit_pretext": "slivit.ssl.learner",
+    "from_pretrained": "slivit.sharing.hub",
     "list_models": "slivit.models.registry",
     "list_pretexts": "slivit.ssl.registry",
     "load_backbone": "slivit.models._weights",
@@ -71,6 +75,7 @@ if TYPE_CHECKING:
     from slivit.data.blocks import TiledBlock as TiledBlock
     from slivit.data.blocks import VolumeBlock as VolumeBlock
     from slivit.data.blocks import volume_dataloaders as volume_dataloaders
+    from slivit.data.importers import medmnist_manifest as medmnist_manifest
     from slivit.data.manifest import Columns as Columns
     from slivit.data.manifest import Manifest as Manifest
     from slivit.data.manifest import read_manifest as read_manifest
@@ -83,13 +88,21 @@ if TYPE_CHECKING:
     from slivit.data.tiling import untile_slices as untile_slices
     from slivit.errors import SlivitError as SlivitError
     from slivit.explanation import explain as explain
+    from slivit.interpretation import VolumeInterpretation as VolumeInterpretation
     from slivit.learner import find_lr as find_lr
     from slivit.learner import volume_learner as volume_learner
+    from slivit.models._published import load_published as load_published
+    from slivit.models._weights import load_backbone as load_backbone
+    from slivit.models.registry import ModelSpec as ModelSpec
     from slivit.models.registry import create_model as create_model
     from slivit.models.registry import list_models as list_models
     from slivit.models.registry import register_model as register_model
+    from slivit.phantoms import make_phantoms as make_phantoms
     from slivit.predict import predict_table as predict_table
     from slivit.recipe import load_recipe as load_recipe
+    from slivit.run import Run as Run
+    from slivit.sharing.hub import SharedModel as SharedModel
+    from slivit.sharing.hub import from_pretrained as from_pretrained
     from slivit.ssl.learner import fit_pretext as fit_pretext
     from slivit.ssl.learner import pretext_dataloaders as pretext_dataloaders
     from slivit.ssl.learner import pretext_learner as pretext_learner

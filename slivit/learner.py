@@ -41,6 +41,18 @@ class VolumeLearner(Learner):
             self.epoch = epoch
             self._with_events(self._do_epoch, "epoch", CancelEpochException)
 
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse to pickle the learner: opening such a file runs whatever code is in it.
+
+        Raises:
+            SlivitError: always, with the way out.
+        """
+        raise SlivitError(
+            "learn.export() would pickle the learner, and opening a pickle runs the code in it, so it is not done. "
+            "Keep the model with slivit.save_checkpoint(folder, learn.model, task, settings), share it with `slivit "
+            "export`, and open it with slivit.from_pretrained(folder)."
+        )
+
     def fit(self, n_epoch: int, *args: Any, start_epoch: int = 0, **kwargs: Any) -> None:
         """Fit as `Learner.fit` does; with `start_epoch`, the epochs before it are left out."""
         self.first_epoch = start_epoch
@@ -102,6 +114,18 @@ def volume_learner(
     Returns:
         A Learner: `lr_find()`, `fit_one_cycle(...)`, `get_preds()` and so on. `get_preds` gives probabilities, or
         values in the target's unit, never logits.
+
+    Example:
+        >>> task = slivit.Task(kind="binary", targets=("bright",))
+        >>> manifest = slivit.read_manifest("scans.csv", task)
+        >>> model = slivit.create_model("slivit", 1, backbone="resnet10t", slices=4, image_size=32, stride=16, vit_depth=1)
+        >>> dls = slivit.volume_dataloaders(manifest, model.spec, slivit.Preprocessing(size=model.spec.size), batch_size=8)
+        >>> learn = slivit.volume_learner(dls, model, task)
+        >>> with learn.no_bar(), learn.no_logging():
+        ...     learn.fit_one_cycle(1, 1e-3)
+        >>> probabilities, known = learn.get_preds(dl=learn.dls.valid)
+        >>> probabilities.shape
+        torch.Size([8, 1])
     """
     if seed is not None:
         seed_everything(seed)
@@ -165,6 +189,10 @@ def find_lr(learn: Learner, steps: int = 100) -> float:
         SlivitError: the loss gave no suggestion.
 
     Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks".
+
+    Example:
+        >>> rate = slivit.find_lr(learn, steps=20)  # doctest: +SKIP
+        >>> learn.fit_one_cycle(10, rate)  # doctest: +SKIP
     """
     with learn.no_bar():
         suggestion = learn.lr_find(num_it=steps, show_plot=False)

@@ -93,7 +93,7 @@ def _front(name: str, task: Task, metrics: Mapping[str, Any] | None, notes: Card
     known = bool(notes.licence) and " " not in notes.licence
     licence: dict[str, Any] = {"license": notes.licence} if known else {"license": "other"}
     if not known:
-        licence["license_name"] = notes.licence or "not stated"
+        licence["license_name"] = notes.licence.replace(" ", "-") or "not-stated"
     results = _results(metrics, task) if metrics else []
     data = ModelCardData(
         library_name="slivit",

@@ -115,13 +115,9 @@ class SharedModel(ModelHubMixin, library_name="slivit", tags=["medical-imaging",
         **model_kwargs: Any,
     ) -> Self:
         """Open a model; called by the mixin."""
-        hub: dict[str, Any] = {
-            "cache_dir": cache_dir,
-            "force_download": force_download,
-            "local_files_only": local_files_only,
-        }
+        hub: dict[str, Any] = {"cache_dir": cache_dir, "force_download": force_download, "token": token}
         where: dict[str, Any] = {"revision": revision, "fingerprint": fingerprint, "device": device}
-        return cls(open_checkpoint(model_id, **where, token=token, **hub))
+        return cls(open_checkpoint(model_id, local_files_only=local_files_only, **where, **hub))
 
 
 def from_pretrained(

@@ -137,7 +137,7 @@ def _intensities(p: Mapping[str, Any]) -> str:
     if stretch:
         clipped = f", clipped to {list(window)} first" if window else ""
         ends = (
-            f"low and high are the {stretch[0]:g}th and {stretch[1]:g}th percentile of the finite values of the slices "
+            f"low and high are percentile {stretch[0]:g} and {stretch[1]:g} of the finite values of the slices "
             f"used{clipped} (numpy.percentile, linear; a slice that is used twice counts twice), or their minimum and "
             "maximum where the two coincide."
         )
