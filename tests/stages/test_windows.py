@@ -185,5 +185,5 @@ def test_windows_without_labels_have_the_target_of_their_scan(chests, tmp_path):
 
 def test_labels_after_which_no_window_is_positive_are_told(chests, tmp_path):
     labels = {"column": "nodule_slices", "min_positive_slices": 5}
-    with pytest.raises(ManifestError, match="windows of the training scans are negative; .* from 5 positive slices on"):
+    with pytest.raises(ManifestError, match=r"windows of the training scans are negative; .* from 5 positive slices on"):
         finetune.run(recipe(chests, tmp_path / "run", data__slice_labels=labels))
