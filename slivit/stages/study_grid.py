@@ -10,6 +10,7 @@ from typing import Any
 
 from slivit.errors import RecipeError, gather, nearest, one_of
 from slivit.recipe import Stage, check_recipe, find_recipe, read_values, recipe_kind
+from slivit.recipe_sections import TrainingRecipe
 from slivit.recipe_study import Before, StudyRecipe
 
 RUNS, STARTS = "runs", "starts"
@@ -182,7 +183,8 @@ class Grid:
             values = layered(values, before.set, own)
         else:
             network = {"model": self.network(model, before.start)}
-            settings = self.recipe.models[model].set if before.stage == "finetune" else {}
+            alike = issubclass(recipe_kind(before.stage, values), TrainingRecipe)
+            settings = self.recipe.models[model].set if alike else {}
             values = layered({**values, "model": {}}, settings, network, before.set, _origin(needs), own)
         name = f"{before.stage} for the start {start}"
         checked = _checked(before.stage, values, name)
