@@ -14,7 +14,18 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    wanted = ("slivit", "pretrain", "finetune", "evaluate", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+    wanted = (
+        "slivit",
+        "pretrain",
+        "finetune",
+        "evaluate",
+        "sweep",
+        "study",
+        "setup.cfg",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+    )
     for name in wanted:
         source, target = ROOT / name, folder / "source" / name
         target.parent.mkdir(exist_ok=True)
@@ -37,7 +48,7 @@ def test_slivit_is_the_only_top_level_package(wheel):
 @pytest.mark.slow
 def test_everything_travels(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for stage in ("pretrain", "finetune", "evaluate"):
+    for stage in ("pretrain", "finetune", "evaluate", "sweep", "study"):
         for recipe in (ROOT / stage).glob("*.toml"):
             assert f"slivit/recipes/{stage}/{recipe.name}" in names
     for path in (ROOT / "slivit").rglob("*"):
