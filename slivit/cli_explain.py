@@ -13,6 +13,7 @@ from slivit.cli_common import told_errors
 def add_commands(app: typer.Typer) -> None:
     """Put `explain` and `view` beside the other commands."""
     app.command()(explain)
+    app.command()(view)
 
 
 def explain(
@@ -43,3 +44,23 @@ def explain(
         options: dict[str, Any] = {"target": target, "methods": method, "fill": fill, "device": device}
         run(checkpoint, scan, out, batch_size=batch_size, overwrite=overwrite, progress=progress, **options)
     typer.echo(out)
+
+
+def view(
+    checkpoint: Annotated[Path, typer.Argument(help="A run or checkpoint folder.")],
+    manifest: Annotated[Path | None, typer.Argument(help="A CSV of scans; the run's own split if absent.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8080,
+    host: Annotated[str, typer.Option(help="The address to listen on; this machine's own if absent.")] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the browser.")] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Scans that are predicted at a time.")] = 8,
+) -> None:
+    """Look at scans, predictions and explanations on a local page; nothing leaves this machine."""
+    from contextlib import suppress
+
+    with told_errors(), suppress(KeyboardInterrupt):  # the way to end it
+        from slivit.stages.view import run
+
+        options: dict[str, Any] = {"host": host, "port": port, "browser": browser}
+        tell = lambda url: typer.echo(f"{url}  (stop with Ctrl+C)")  # noqa: E731
+        run(checkpoint, manifest, device=device, batch_size=batch_size, tell=tell, **options)

@@ -1,0 +1,163 @@
+"""What the page works on: a model, scans to choose from, and what is known of the model's run. No page in here."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from slivit.checkpoint import Checkpoint, load_checkpoint
+from slivit.data.manifest import read_manifest
+from slivit.data.preprocessing import Preprocessing
+from slivit.explanation import ExplainError, Explanation, ScanModel, SeenScan, explain_seen, scan_model, see_scan
+from slivit.task import is_missing
+from slivit.viewer.neighbours import Neighbours
+from slivit.viewer.record import Record
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+SPLIT = "split.csv"
+Row = Mapping[str, Any]
+
+
+class Stopped(Exception):
+    """A computation whose result nobody waits for any more."""
+
+
+@dataclass(eq=False)
+class Opened:
+    """A scan that is looked at.
+
+    Args:
+        name: as the page shows it.
+        scan: what the model saw.
+        predictions: by column, as `slivit predict` writes them.
+        features: (n,) what the model's head read.
+        row: the manifest's row; empty for a dropped file.
+        found: explanations by (target, method).
+    """
+
+    name: str
+    scan: SeenScan
+    predictions: Mapping[str, Any]
+    features: npt.NDArray[Any]
+    row: Row = field(default_factory=dict)
+    found: dict[tuple[str, str], Explanation] = field(default_factory=dict)
+
+
+class Bench:
+    """A checkpoint, and the scans of a manifest.
+
+    Args:
+        checkpoint: a run or checkpoint folder.
+        manifest: a CSV of scans to choose from; the split that the run used where None, if there is one.
+        device: "auto", "cpu", "cuda", ...
+        batch_size: scans that are predicted at a time.
+
+    Raises:
+        SlivitError: no checkpoint there, or a manifest that cannot be read.
+    """
+
+    def __init__(
+        self, checkpoint: str | Path, manifest: str | Path | None = None, *, device: str = "auto", batch_size: int = 8
+    ) -> None:
+        self.checkpoint: Checkpoint = load_checkpoint(checkpoint)
+        self.run = self.checkpoint.path.parent if self.checkpoint.path.name == "checkpoint" else self.checkpoint.path
+        self.model: ScanModel = scan_model(self.checkpoint, device=device)
+        self.batch_size = batch_size
+        chosen = manifest or (self.run / SPLIT if (self.run / SPLIT).is_file() else None)
+        self.rows: list[Row] = self._read(chosen) if chosen else []
+        self._lock = threading.Lock()  # one computation at a time: visitors share the model
+
+    def _read(self, csv: str | Path) -> list[Row]:
+        options: dict[str, Any] = {"require_targets": False, "check_files": False, "patient_from_path": True}
+        return list(read_manifest(csv, self.checkpoint.task, need_splits=(), **options).rows())
+
+    @property
+    def settings(self) -> Preprocessing:
+        """How scans become slices."""
+        return self.checkpoint.preprocessing
+
+    @cached_property
+    def record(self) -> Record:
+        """What the run's files tell of the model."""
+        return Record.of(self.run, self.checkpoint.task, self.checkpoint.operating_point)
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """The training scans to compare with."""
+        split = self.run / SPLIT
+        rows = self._read(split) if split.is_file() else self.rows
+        training = [row for row in rows if row["split"] == "train"]
+        return Neighbours(self.model, training, self.checkpoint.path, self.run / "neighbours.npz", self._lock)
+
+    def open_row(self, number: int) -> Opened:
+        """Read and predict a scan of the manifest.
+
+        Raises:
+            ReadError: the scan cannot be read.
+        """
+        row = self.rows[number]
+        return self._open(str(row["path"]), Path(str(row["path"])).name, row)
+
+    def open_files(self, folder: Path) -> Opened:
+        """Read and predict what was dropped into a folder: its one file, or the folder as a series.
+
+        Raises:
+            ReadError: the scan cannot be read.
+        """
+        files = sorted(folder.iterdir())
+        name = files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more"
+        return self._open(str(files[0] if len(files) == 1 else folder), name, {})
+
+    def _open(self, path: str, name: str, row: Row) -> Opened:
+        from slivit.viewer.neighbours import features_of
+
+        scan = see_scan(path, self.settings)
+        stacks = torch.from_numpy(scan.stack)[None]
+        with self._lock:
+            predicted, _ = self.model.run(stacks)
+            features = features_of(self.model, stacks)[0]
+        return Opened(name, scan, dict(self.model.table(predicted).iloc[0]), features, row)
+
+    def explain(
+        self, opened: Opened, target: str, method: str, progress: Callable[[int, int], None] | None = None
+    ) -> Explanation:
+        """One method's explanation of an opened scan, computed once.
+
+        Raises:
+            ExplainError: the method is not defined for this model.
+        """
+        key = (target, method)
+        if key not in opened.found:
+            options: dict[str, Any] = {"batch_size": self.batch_size, "progress": progress}
+            with self._lock:
+                opened.found[key] = explain_seen(self.model, opened.scan, target=target, methods=[method], **options)
+        return opened.found[key]
+
+    def truth(self, opened: Opened) -> dict[str, Any]:
+        """The known answers of an opened scan, by target."""
+        targets = self.checkpoint.task.targets
+        return {t: opened.row[t] for t in targets if t in opened.row and not is_missing(opened.row[t])}
+
+
+class DropFolder:
+    """A place for one dropped scan, gone when the block ends."""
+
+    def __enter__(self) -> Path:
+        self._path = Path(tempfile.mkdtemp(prefix="slivit-view-"))
+        return self._path
+
+    def __exit__(self, *exc: object) -> None:
+        shutil.rmtree(self._path, ignore_errors=True)
+
+
+__all__ = ["Bench", "DropFolder", "ExplainError", "Opened", "Stopped"]

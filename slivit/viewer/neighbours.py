@@ -1,0 +1,172 @@
+"""The training scans that look most like another one to the model: nearest by what its head reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from slivit.checkpoint import read_config
+from slivit.data.preprocessing import load_slices, resize_slices
+from slivit.errors import ReadError
+from slivit.explanation import ScanModel
+from slivit.files import whole_file
+
+SIDE = 96
+Features = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbour:
+    """A training scan beside another one.
+
+    Args:
+        row: of the manifest.
+        similarity: cosine of the two vectors of features, both less the training scans' mean; from -1 to 1.
+        thumbnail: (H, W) uint8, its middle slice.
+    """
+
+    row: Mapping[str, Any]
+    similarity: float
+    thumbnail: npt.NDArray[np.uint8]
+
+
+def features_of(model: ScanModel, stacks: Tensor) -> Features:
+    """What the head reads: (B, S, H, W) stacks, 0 to 255 -> (B, n) float32."""
+    seen: list[Tensor] = []
+    head: Any = model.model.head
+    hook = head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    try:
+        with torch.inference_mode():
+            model.model(model.input_of(stacks))
+    finally:
+        hook.remove()
+    return np.asarray(seen[0].flatten(1).float().cpu().numpy(), np.float32)
+
+
+class Neighbours:
+    """The training scans' features, computed once and kept beside the run.
+
+    Args:
+        model: the frozen model.
+        rows: of the training scans.
+        checkpoint: its folder; other weights or preprocessing make all features anew.
+        file: where they are kept.
+        lock: held while the model computes.
+    """
+
+    def __init__(
+        self, model: ScanModel, rows: Sequence[Mapping[str, Any]], checkpoint: Path, file: Path, lock: threading.Lock
+    ) -> None:
+        self.model, self.rows, self.file, self._lock = model, list(rows), file, lock
+        self._known: dict[str, tuple[Features, npt.NDArray[np.uint8]]] = {}
+        self.unreadable = 0
+        config = read_config(checkpoint)
+        self._made_with = json.dumps([1, config["sha256"], config["preprocessing"]], sort_keys=True)
+        self._read()
+
+    @property
+    def missing(self) -> int:
+        """How many training scans have no features yet."""
+        return sum(_identity(row) not in self._known for row in self.rows) - self.unreadable
+
+    def build(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Compute what is missing, and keep it; scans that cannot be read are left out and counted.
+
+        Args:
+            progress: is told how many of how many scans are done; what it raises ends the work, whose part is kept.
+        """
+        todo = [row for row in self.rows if _identity(row) not in self._known]
+        self.unreadable = 0
+        try:
+            for done, row in enumerate(todo, start=1):
+                self._add(row)
+                if progress:
+                    progress(done, len(todo))
+        finally:
+            self._write()
+
+    def nearest(self, features: Features, count: int = 6, but: str = "") -> list[Neighbour]:
+        """The most similar training scans, the nearest first.
+
+        Args:
+            features: (n,) of the scan that is compared.
+            count: at most this many.
+            but: the path of a scan to leave out, the one that is compared.
+        """
+        known = [(row, *self._known[i]) for row in self.rows if (i := _identity(row)) in self._known]
+        if not known:
+            return []
+        similarity = cosines(np.stack([own for _, own, _ in known]), features)
+        order = np.argsort(-similarity, kind="stable")
+        best = [i for i in order if str(known[i][0]["path"]) != but][:count]
+        return [Neighbour(known[i][0], float(similarity[i]), known[i][2]) for i in best]
+
+    def _add(self, row: Mapping[str, Any]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            try:
+                stack = load_slices(str(row["path"]), self.model.settings)
+            except ReadError:
+                self.unreadable += 1
+                return
+        with self._lock:
+            features = features_of(self.model, torch.from_numpy(stack)[None])[0]
+        self._known[_identity(row)] = (features, thumbnail(stack))
+
+    def _read(self) -> None:
+        if not self.file.is_file():
+            return
+        try:
+            with np.load(self.file, allow_pickle=False) as kept:
+                if str(kept["made_with"]) != self._made_with:
+                    return
+                entries = zip(kept["scans"].tolist(), kept["features"], kept["thumbnails"], strict=True)
+                self._known = {scan: (features, picture) for scan, features, picture in entries}
+        except (OSError, ValueError, KeyError):  # damaged, or of another version: made anew
+            self._known = {}
+
+    def _write(self) -> None:
+        """Keep the features; a folder that takes none only costs time at the next start."""
+        if not self._known:
+            return
+        features, thumbnails = zip(*self._known.values(), strict=True)
+        try:
+            with whole_file(self.file) as partial:
+                arrays: dict[str, Any] = {"features": np.stack(features), "thumbnails": np.stack(thumbnails)}
+                np.savez(partial, made_with=self._made_with, scans=np.array(list(self._known)), **arrays)
+        except OSError:
+            return
+
+
+def cosines(table: Features, one: Features) -> Features:
+    """(N, n) and (n,) -> (N,) cosines, after the table's mean is taken off: what all scans share tells none apart."""
+    mean = table.mean(axis=0)
+    table, one = table - mean, one - mean
+    lengths = np.linalg.norm(table, axis=1) * np.linalg.norm(one)
+    return np.divide(table @ one, lengths, out=np.zeros(len(table), np.float32), where=lengths > 0)
+
+
+def thumbnail(stack: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The middle one of (S, H, W) slices, small."""
+    return resize_slices(stack[len(stack) // 2][None], (SIDE, SIDE))[0]
+
+
+def _identity(row: Mapping[str, Any]) -> str:
+    """The path of a scan with what its file or folder looks like, so that a changed scan counts as another."""
+    path = str(row["path"])
+    try:
+        found = os.stat(path.partition("#")[0])  # noqa: PTH116 (an item of an archive is named behind a #)
+    except OSError:
+        return path
+    return f"{path}|{found.st_size}|{found.st_mtime_ns}"

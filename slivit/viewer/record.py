@@ -1,0 +1,119 @@
+"""What the files of a run tell of its model: how far its probabilities, or values, can be trusted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from slivit.decision import Decision
+from slivit.report.draw import styled
+from slivit.report.page import shown_split
+from slivit.report.style import POSITIVE, amount, number
+from slivit.task import Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PLACES = ("evaluation", ".")
+METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """The measured performance of a model.
+
+    Args:
+        task: what it predicts.
+        split: the name of the rows that it was measured on; empty where nothing is known.
+        found: of `metrics.json`: that split; empty where nothing is known.
+        table: its rows of `predictions.csv`, or None.
+        why: why nothing is known, in words.
+    """
+
+    task: Task
+    split: str
+    found: Mapping[str, Any]
+    table: pd.DataFrame | None
+    why: str = ""
+
+    @classmethod
+    def of(cls, run: Path, task: Task, decision: Decision | None) -> Record:
+        """The record of a run: of its evaluation, or else of its end of training, on the same scale of probability."""
+        files = [run / place / METRICS for place in PLACES if (run / place / METRICS).is_file()]
+        if not files:
+            return cls(task, "", {}, None, f"{run} holds no {METRICS}: how well the model does is not known here.")
+        for file in files:
+            metrics = _read(file)
+            if metrics and _temperature(metrics.get("operating_point")) == (decision.temperature if decision else None):
+                split = shown_split(metrics)
+                return cls(task, split, metrics["splits"][split], _rows(file.with_name(PREDICTIONS), split))
+        return cls(task, "", {}, None, "The run was measured at another temperature; evaluate it again to see it here.")
+
+    def sentence(self, target: str, value: float) -> str:
+        """What became of the scans with a prediction like this one."""
+        if not self.found:
+            return self.why
+        if self.task.kind == "regression":
+            metrics = self.found["metrics"]
+            error = (metrics.get(f"mae/{target}") or metrics["mae"])["value"]
+            near = amount(number(error, 2), self.task.unit)
+            return f"On {self.found['scans']:,} {self.split} scans, predictions were off by {near} on average."
+        bins = self.found["reliability"][target]["mass"]
+        inside = [b for b in bins if b["n"] and b["low"] <= value <= b["high"]]
+        if not inside:
+            return f"None of the {self.split} scans had a probability like this one."
+        found, share = inside[0], inside[0]["observed"]["value"]
+        span = f"{number(found['low'])} to {number(found['high'])}"
+        scans, positives = f"{found['n']} {self.split} scans", round(share * found["n"])
+        what = target if self.task.kind == "multiclass" else f"positive for {target}"
+        return f"Of {scans} with a probability from {span}, {positives} ({share:.0%}) were {what}."
+
+    def figure(self, target: str, value: float) -> Figure | None:
+        """Reliability, or predicted against true values, with the prediction marked; None where nothing is known."""
+        if not self.found:
+            return None
+        with styled():
+            if self.task.kind == "regression":
+                return self._scatter(target, value)
+            from slivit.report.plots_probability import reliability_plot
+
+            one = {**self.found, "reliability": {target: self.found["reliability"][target]}}
+            if len(self.found["reliability"]) > 1:  # the metrics are those of all outputs together
+                one["metrics"] = {"brier": {"value": None}}
+            figure = reliability_plot(one).figure
+        figure.axes[0].axvline(value, color=POSITIVE, linewidth=1.6)
+        return figure
+
+    def _scatter(self, target: str, value: float) -> Figure | None:
+        from slivit.report.plots_regression import regression_plots
+
+        if self.table is None:
+            return None
+        columns = self.table[[f"target_{target}", f"pred_{target}"]].dropna().to_numpy(float)
+        plot = next(iter(regression_plots(self.found, {target: (columns[:, 0], columns[:, 1])}, self.task.unit)))
+        plot.figure.axes[0].axhline(value, color=POSITIVE, linewidth=1.6)
+        return plot.figure
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        metrics = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return metrics if isinstance(metrics, dict) and metrics.get("splits") else {}
+
+
+def _temperature(point: Mapping[str, Any] | None) -> float | None:
+    return (point or {}).get("temperature")
+
+
+def _rows(csv: Path, split: str) -> pd.DataFrame | None:
+    if not csv.is_file():
+        return None
+    table = pd.read_csv(csv)
+    return table[table["split"] == split] if "split" in table else table

@@ -1,0 +1,110 @@
+"""The page's web server: on this machine alone by default, and gone when it is stopped."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import threading
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from slivit.errors import SlivitError
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class ViewError(SlivitError):
+    """A page that cannot be shown."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take a port.
+
+    Args:
+        host: the address to listen on.
+        port: 0 for any free one.
+
+    Raises:
+        ViewError: the port is in use, or the address is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    taken = socket.socket(family, socket.SOCK_STREAM)
+    # So that a page can be started again at once where an old one's connections are not quite gone.
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        taken.bind((host, port))
+        taken.listen(128)
+    except (OSError, OverflowError) as error:
+        taken.close()
+        reason = getattr(error, "strerror", None) or error
+        raise ViewError(
+            f"port {port} of {host} cannot be used ({reason}); choose another with --port; --port 0 takes any free one"
+        ) from error
+    return taken
+
+
+def address(taken: socket.socket) -> str:
+    """The address of the page."""
+    host, port = taken.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def serve(root: Callable[[], None], taken: socket.socket, title: str, ready: Callable[[str], None]) -> None:
+    """Serve a page until the process is told to stop.
+
+    Args:
+        root: builds the page for each visitor.
+        taken: the port, from `bind`; closed at the end.
+        title: of the page.
+        ready: is told the address once it answers.
+    """
+    import uvicorn
+
+    with tempfile.TemporaryDirectory(prefix="slivit-view-") as scratch, taken:
+        config = uvicorn.Config(_application(root, title, Path(scratch), taken), log_level="warning", lifespan="on")
+        config.timeout_graceful_shutdown = 2  # open pages would keep the process alive
+        server = uvicorn.Server(config)
+        waiting = threading.Thread(target=_when_started, args=(server, lambda: ready(address(taken))), daemon=True)
+        waiting.start()
+        server.run(sockets=[taken])
+
+
+def _when_started(server: Any, then: Callable[[], None]) -> None:
+    import time
+
+    while not server.started:
+        if server.should_exit:
+            return
+        time.sleep(0.05)
+    then()
+
+
+def _application(root: Callable[[], None], title: str, scratch: Path, taken: socket.socket) -> Any:
+    """The web application; on the loopback it only answers requests that name it so."""
+    # NiceGUI would otherwise keep its files in the working directory; it reads this when it is imported.
+    os.environ.setdefault("NICEGUI_STORAGE_PATH", str(scratch))
+    from fastapi import FastAPI
+    from nicegui import ui
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    if taken.getsockname()[0] in LOOPBACK:
+        # A page of another site could otherwise reach this one under a name that it has pointed at the loopback.
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "::1", "[::1]"])
+    ui.run_with(app, root=root, title=title, favicon=FAVICON, tailwind=False, show_welcome_message=False)
+    return app
+
+
+FAVICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><g fill="#0072B2"><rect x="2" y="2" width="12" '
+    'height="3"/><rect x="2" y="6.5" width="12" height="3" fill="#D55E00"/><rect x="2" y="11" width="12" height="3"/>'
+    "</g></svg>"
+)
+
+
+def open_browser(url: str) -> None:
+    """Show the page in the user's browser; nothing happens where there is none."""
+    webbrowser.open(url)
