@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: help setup demo test test-slow notebooks lint format bench clean
+.PHONY: help setup demo test test-slow notebooks docs lint format bench clean
 
 help:
 	@echo "make demo       set everything up and run the main job on made-up scans (about 2 minutes)"
 	@echo "make test       set everything up and run the ordinary tests"
 	@echo "make test-slow  the tests marked slow"
 	@echo "make notebooks  run every notebook"
+	@echo "make docs       the documentation as web pages, in build/docs"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the benchmarks (long; see benchmarks/RESULTS.md)"
 
@@ -37,6 +38,11 @@ test-slow: $(READY)
 notebooks: $(READY)
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
 
+# A warning is an error: a link that leads nowhere, a docstring that is not laid out as it should be.
+docs: $(READY)
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,4 +58,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/adrenal.py
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache demo
+	rm -rf build dist docs/reference *.egg-info .pytest_cache .mypy_cache .ruff_cache demo

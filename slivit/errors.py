@@ -11,7 +11,15 @@ from difflib import get_close_matches
 
 
 class SlivitError(Exception):
-    """A mistake in the input, with a message made for the person who can mend it."""
+    """A mistake in the input, with a message made for the person who can mend it.
+
+    Example:
+        >>> try:
+        ...     slivit.create_model("slivitt", 1)
+        ... except slivit.SlivitError as error:
+        ...     print(str(error).split("? ")[0])
+        model "slivitt" is not registered. Did you mean "slivit"
+    """
 
 
 class ReadError(SlivitError):

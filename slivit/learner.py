@@ -118,12 +118,13 @@ def volume_learner(
     Example:
         >>> task = slivit.Task(kind="binary", targets=("bright",))
         >>> manifest = slivit.read_manifest("scans.csv", task)
-        >>> model = slivit.create_model("slivit", 1, backbone="resnet10t", slices=4, image_size=32, stride=16, vit_depth=1)
-        >>> dls = slivit.volume_dataloaders(manifest, model.spec, slivit.Preprocessing(size=model.spec.size), batch_size=8)
+        >>> model = slivit.create_model("slivit", 1, backbone="resnet10t", slices=4, image_size=32, stride=16)
+        >>> settings = slivit.Preprocessing(size=model.spec.size)
+        >>> dls = slivit.volume_dataloaders(manifest, model.spec, settings, batch_size=8)
         >>> learn = slivit.volume_learner(dls, model, task)
         >>> with learn.no_bar(), learn.no_logging():
         ...     learn.fit_one_cycle(1, 1e-3)
-        >>> probabilities, known = learn.get_preds(dl=learn.dls.valid)
+        ...     probabilities, known = learn.get_preds(dl=dls.valid)
         >>> probabilities.shape
         torch.Size([8, 1])
     """

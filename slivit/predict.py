@@ -105,6 +105,13 @@ def predict_table(
 
     Raises:
         ReadError: a scan that cannot be read, where `on_error` is "raise".
+
+    Example:
+        >>> checkpoint = slivit.load_checkpoint("runs/mine")
+        >>> rows = slivit.read_manifest("scans.csv", checkpoint.task).rows("test")
+        >>> table = slivit.predict_table(checkpoint.model, rows, checkpoint.task, checkpoint.preprocessing, device="cpu")
+        >>> len(table), bool(table["prob_bright"].between(0, 1).all())
+        (8, True)
     """
     where = choose_device(device)
     dataset = ScanDataset([str(r["path"]) for r in rows], settings, cache)

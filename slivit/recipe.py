@@ -91,6 +91,11 @@ def load_recipe(stage: Stage, name: str | Path, overrides: Sequence[str] = ()) -
 
     Raises:
         RecipeError: every problem of the recipe at once.
+
+    Example:
+        >>> recipe = slivit.load_recipe("finetune", "slivit_oct", ["data.manifest=scans.csv", "fit.epochs=5"])
+        >>> recipe.fit.epochs, recipe.model.name
+        (5, 'slivit')
     """
     path = find_recipe(stage, str(name))
     values = read_values(path)

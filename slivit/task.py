@@ -31,6 +31,11 @@ class Task(BaseModel):
         spread: as `center`.
 
     Source: Avram et al. 2024, Methods, "SLIViT's training and evaluation" (BCE for classification, L1 for regression).
+
+    Example:
+        >>> task = slivit.Task(kind="binary", targets=("drusen",))
+        >>> task.out_dim, task.prediction_columns
+        (1, ('prob_drusen',))
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -134,9 +139,22 @@ class Task(BaseModel):
         positives, negatives = (encoded == 1).sum(axis=0), (encoded == 0).sum(axis=0)
         return tuple((negatives / np.maximum(positives, 1)).tolist())
 
+    def _repr_html_(self) -> str:
+        """What Jupyter shows."""
+        from slivit.display import facts
+
+        shown = {"targets": ", ".join(self.targets), "classes": ", ".join(self.classes), "unit": self.unit}
+        fitted = {"mean of training": _numbers(self.center), "spread of training": _numbers(self.spread)}
+        weights = self.class_weights if isinstance(self.class_weights, str) else _numbers(self.class_weights or ())
+        return facts(f"Task: {self.kind}", {**shown, **fitted, "class weights": weights})
+
     def strata(self, row: Mapping[str, Any]) -> str:
         """A label by which splits are stratified (classification); the value as text for regression."""
         return "|".join("" if is_missing(row[t]) else class_name(row[t]) for t in self.targets)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{v:.4g}" for v in values)
 
 
 def is_missing(value: Any) -> bool:

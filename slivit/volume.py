@@ -24,6 +24,10 @@ class Volume:
         indices: which slices of the scan `array` holds, in order, where only some were read; None for all.
         depth: the number of slices of the whole scan.
         notes: what the reader noticed and the user should know (missing slices, a guessed order, ...).
+
+    Example:
+        >>> slivit.Volume(np.zeros((6, 24, 24), np.int16), spacing=(3, 1, 1), source="made up")
+        Volume(6 x 24 x 24, int16, spacing 3 x 1 x 1 mm, made up)
     """
 
     array: npt.NDArray[np.generic]
@@ -48,6 +52,19 @@ class Volume:
         """(D, H, W) of the array."""
         depth, height, width = self.array.shape
         return depth, height, width
+
+    def _repr_html_(self) -> str:
+        """Three planes, or a contact sheet, and the geometry: what Jupyter shows."""
+        from slivit.display import facts, picture, volume_image
+
+        rows = {
+            "shape (D, H, W)": " x ".join(map(str, self.shape)) + ("" if self.indices is None else f" of {self.depth}"),
+            "spacing": "unknown" if self.spacing is None else " x ".join(f"{s:.3g}" for s in self.spacing) + " mm",
+            "values": f"{self.array.dtype}, {self.array.min():.4g} to {self.array.max():.4g}",
+            "notes": "; ".join(self.notes),
+        }
+        name = self.source.replace("\\", "/").rstrip("/").rpartition("/")[2]
+        return facts(f"Volume {name}", rows, picture(volume_image(self.array, self.spacing), f"slices of {name}"))
 
     def __repr__(self) -> str:
         spacing = "unknown" if self.spacing is None else " x ".join(f"{s:.3g}" for s in self.spacing) + " mm"

@@ -11,13 +11,13 @@ import slivit
 
 ROOT = Path(slivit.__file__).parent
 LAYERS = [
-    {"errors", "files", "volume", "task"},
+    {"errors", "display", "files", "volume", "task"},
     {"data", "models", "statistics", "phantoms"},
     {"recipe", "objective", "mixture", "decision", "cases"},  # and every recipe_*
-    {"callbacks", "learner", "checkpoint", "predict", "probing", "inference"},
+    {"callbacks", "learner", "interpretation", "checkpoint", "predict", "probing", "inference"},
     {"ssl"},
     {"report", "sharing"},
-    {"explanation"},
+    {"explanation", "run"},
     {"viewer"},
     {"stages"},
     {"cli", "__main__"},  # and every cli_*

@@ -34,6 +34,10 @@ class Augmentation(BaseModel):
         policy: "imagenet" applies AutoAugment's ImageNet policy, before all else.
 
     Source: Avram et al. 2024, Methods, "SLIViT's training" (horizontal flip, random resized crop).
+
+    Example:
+        >>> slivit.Augmentation(flip_horizontal=True, crop=(0.8, 1.0)).active
+        True
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -243,17 +243,33 @@ def TiledBlock(
         std: per channel.
         augmentation: random changes of training items.
         cache: where preprocessed slices are kept; read anew each time without one.
+
+    Example:
+        >>> from fastai.data.block import DataBlock
+        >>> settings = slivit.Preprocessing(size=(4, 32, 32))
+        >>> block = slivit.TiledBlock(settings, mean=(0.5,) * 3, std=(0.25,) * 3)
+        >>> dls = DataBlock(blocks=(block,)).dataloaders(["scan0.nii", "scan1.nii"] * 4, bs=2, num_workers=0)
+        >>> dls.one_batch()[0].shape
+        torch.Size([2, 3, 128, 32])
     """
     return _scan_block("tiled", settings, mean, std, augmentation, cache)
 
 
 def VolumeBlock(settings: Preprocessing, **options: Any) -> TransformBlock:
-    """A fastai block for 3D models: batches of (B, C, S, H, W). Takes what `TiledBlock` takes."""
+    """A fastai block for 3D models: batches of (B, C, S, H, W). Takes what `TiledBlock` takes.
+
+    Example:
+        >>> block = slivit.VolumeBlock(slivit.Preprocessing(size=(4, 32, 32)), mean=(0.0,), std=(1.0,))
+    """
     return _scan_block("volume", settings, **{"augmentation": None, "cache": None} | options)
 
 
 def ClipBlock(settings: Preprocessing, **options: Any) -> TransformBlock:
-    """A fastai block for video models: batches of (B, 3, S, H, W). Takes what `TiledBlock` takes."""
+    """A fastai block for video models: batches of (B, 3, S, H, W). Takes what `TiledBlock` takes.
+
+    Example:
+        >>> block = slivit.ClipBlock(slivit.Preprocessing(size=(4, 32, 32)), mean=(0.45,) * 3, std=(0.225,) * 3)
+    """
     return _scan_block("clip", settings, **{"augmentation": None, "cache": None} | options)
 
 
@@ -261,7 +277,11 @@ BLOCKS = {"tiled": TiledBlock, "volume": VolumeBlock, "clip": ClipBlock}
 
 
 def TargetBlock(task: Task) -> TransformBlock:
-    """A fastai block for the targets of a task."""
+    """A fastai block for the targets of a task.
+
+    Example:
+        >>> block = slivit.TargetBlock(slivit.Task(kind="binary", targets=("bright",)))
+    """
     return TransformBlock(type_tfms=[EncodeTargets(task)])
 
 
@@ -316,6 +336,15 @@ def volume_dataloaders(
         oversample: repeat the training items of rarer classes, until all classes are drawn equally often.
         plan: where the settings cut scans into windows: which, from `slivit.data.window_plan.plan_windows`; by default
             every window has the targets of its scan. Batches are of windows then; see `window_dataloaders`.
+
+    Example:
+        >>> manifest = slivit.read_manifest("scans.csv", slivit.Task(kind="binary", targets=("bright",)))
+        >>> model = slivit.create_model("slivit", 1, backbone="resnet10t", slices=4, image_size=32, stride=16)
+        >>> settings = slivit.Preprocessing(size=model.spec.size)
+        >>> dls = slivit.volume_dataloaders(manifest, model.spec, settings, batch_size=8)
+        >>> x, y = dls.one_batch()
+        >>> x.shape, y.shape
+        (torch.Size([8, 3, 128, 32]), torch.Size([8, 1]))
     """
     task = task or manifest.task
     if settings.windows:

@@ -15,14 +15,19 @@ from slivit.data import manifest_checks as checks
 from slivit.data.table import as_text, missing_columns, read_table, with_numbers
 from slivit.errors import ManifestError, gather, one_of
 from slivit.files import whole_file
-from slivit.task import Task
+from slivit.task import Task, class_name
 
 SPLITS = checks.SPLITS
 _CORE = ("path", "patient", "split")
 
 
 class Columns(BaseModel):
-    """What a table calls its columns of paths, patients and splits."""
+    """What a table calls its columns of paths, patients and splits.
+
+    Example:
+        >>> slivit.Columns(patient="subject_id").split
+        'split'
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,6 +62,13 @@ class Manifest:
     (int64 or float64, NaN for a missing label; class names for multiclass) and every other column of the table. The
     index `row` is the line of the file, or the index of the frame that it was made from. `read_manifest` and
     `Manifest.from_frame` make one.
+
+    Example:
+        >>> manifest = slivit.read_manifest("scans.csv", slivit.Task(kind="binary", targets=("bright",)))
+        >>> len(manifest), manifest.splits
+        (40, ('train', 'val', 'test'))
+        >>> manifest.rows("test")[0]["bright"]
+        0
     """
 
     _frame: pd.DataFrame
@@ -116,6 +128,18 @@ class Manifest:
         counts = ", ".join(f"{s} {n}" for s, n in self._frame["split"].value_counts(sort=False).items() if s)
         patients = self._frame["patient"].nunique()
         return f"Manifest({len(self)} scans of {patients} patients{', ' + counts if counts else ''}, {self.source})"
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: scans, patients and targets by split, and the first rows."""
+        from slivit.display import facts, grid
+
+        targets = [t for t in self.task.targets if t in self._frame]
+        parts = [(s or "no split", part) for s, part in self._frame.groupby("split", sort=False)]
+        counts = [[s, len(p), p["patient"].nunique(), *(_spread(p[t], self.task) for t in targets)] for s, p in parts]
+        told = facts(f"Manifest {self.source}", {"scans": len(self), "warnings": "; ".join(self.warnings)})
+        head = self._frame.head(3).assign(path=[os.path.basename(p) for p in self._frame["path"].head(3)])  # noqa: PTH119
+        first = grid([str(column) for column in head], head.to_numpy().tolist())
+        return told + grid(["split", "scans", "patients", *targets], counts) + first
 
     def rows(self, split: str | None = None) -> list[Mapping[str, Any]]:
         """The rows of one split, or all, as mappings from column to plain Python value."""
@@ -195,6 +219,16 @@ class Manifest:
         return Manifest(frame, self.task, self.source, self.warnings)
 
 
+def _spread(column: pd.Series, task: Task) -> str:
+    """The values of a target in a few words: counts of classes, or mean and standard deviation."""
+    known = column.dropna()
+    if task.kind == "regression":
+        return f"{known.mean():.3g} ± {known.std():.2g} {task.unit}".rstrip()
+    counts = ", ".join(f"{class_name(name)}: {n}" for name, n in known.value_counts().sort_index().items())
+    missing = len(column) - len(known)
+    return counts + (f", missing: {missing}" if missing else "")
+
+
 def read_manifest(
     csv: Path | str,
     task: Task,
@@ -223,6 +257,12 @@ def read_manifest(
 
     Raises:
         ManifestError: all that was found wrong.
+
+    Example:
+        >>> task = slivit.Task(kind="regression", targets=("size",), unit="px")
+        >>> manifest = slivit.read_manifest("scans.csv", task)
+        >>> manifest.with_task(task.fitted(manifest.rows("train"))).task.center
+        (3.9583333333333335,)
     """
     rules = _Rules(
         columns=columns or Columns(),

@@ -41,6 +41,9 @@ class Preprocessing(BaseModel):
 
     Source: Avram et al. 2024, Methods, "Data preprocessing" (256 x 256 pixels, contrast stretched between the 2nd and
     the 98th percentile).
+
+    Example:
+        >>> ct = slivit.Preprocessing(size=(28, 96, 96), sampling="middle", window=(-1000, 400), stretch=None)
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -143,6 +146,10 @@ def load_slices(path: str, settings: Preprocessing) -> npt.NDArray[np.uint8]:
 
     Raises:
         ReadError: the scan cannot be read or sampled.
+
+    Example:
+        >>> slivit.load_slices("scan0.nii", slivit.Preprocessing(size=(4, 32, 32))).shape
+        (4, 32, 32)
     """
     from slivit.data.readers import read_volume
 
@@ -186,6 +193,12 @@ def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
 
     Raises:
         ReadError: no finite value, or too few slices where `short` is "error".
+
+    Example:
+        >>> volume = slivit.read_volume("scan0.nii")
+        >>> stack = slivit.preprocess(volume, slivit.Preprocessing(size=(4, 32, 32)))
+        >>> stack.shape, stack.dtype
+        ((4, 32, 32), dtype('uint8'))
     """
     indices = settings._indices(volume.depth)
     used = indices[indices != BLANK]

@@ -47,6 +47,11 @@ def untile_slices(image: Array, slices: int) -> Array:
 
     Raises:
         SlivitError: fewer than two dimensions, or a height that S does not divide.
+
+    Example:
+        >>> stack = np.arange(4 * 8 * 8).reshape(4, 8, 8)
+        >>> bool((slivit.untile_slices(slivit.tile_slices(stack), 4) == stack).all())
+        True
     """
     shape = tuple(image.shape)  # type: ignore[attr-defined]
     if len(shape) < 2 or slices < 1 or shape[-2] % slices:

@@ -55,6 +55,9 @@ def load_published(weights: Weights, *, slices: int | None = None, dim_head: int
 
     Raises:
         CheckpointError: an unreadable file, another number of slices, or names and shapes that do not fit.
+
+    Example:
+        >>> model = slivit.load_published("slivit.pth", slices=28)  # doctest: +SKIP
     """
     where, state = read_weights(weights)
     state = {_prefixed(key): tensor for key, tensor in state.items()}

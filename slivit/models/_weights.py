@@ -130,6 +130,10 @@ def load_backbone(model: nn.Module, weights: Weights) -> tuple[str, ...]:
 
     Raises:
         CheckpointError: a missing or unreadable file, or weights of another architecture; both are named, and the keys.
+
+    Example:
+        >>> model = slivit.create_model("slivit", 1, backbone="convnext_tiny")  # doctest: +SKIP
+        >>> slivit.load_backbone(model, "feature_extractor.pth")  # doctest: +SKIP
     """
     rules = getattr(model, "backbone_info", None) or WeightRules(architecture=type(model.backbone).__name__)
     return load_by_rules(model.backbone, weights, rules)

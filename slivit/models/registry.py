@@ -39,6 +39,10 @@ class ModelSpec:
         parameters: of the network at its default size with one output.
         small: arguments that make the smallest sensible instance, for tests.
         args: the arguments with which this instance was created.
+
+    Example:
+        >>> slivit.create_model("slivit", 1, backbone="resnet10t", slices=4, image_size=32, stride=16).spec.size
+        (4, 32, 32)
     """
 
     name: str
@@ -83,6 +87,20 @@ def register_model(
         input: see `ModelSpec`.
         size: see `ModelSpec`.
         **spec: the other fields of `ModelSpec`.
+
+    Example:
+        >>> class Mean(torch.nn.Module):
+        ...     def __init__(self, out_dim):
+        ...         super().__init__()
+        ...         self.backbone, self.head = torch.nn.AdaptiveAvgPool3d(1), torch.nn.Linear(1, out_dim)
+        ...
+        ...     def forward(self, x):
+        ...         return self.head(self.backbone(x).flatten(1))
+        >>> @slivit.register_model(input="volume", size=(4, 32, 32), mean=(0.0,), std=(1.0,), source="none", licence="MIT")
+        ... def mean_of_all(out_dim):
+        ...     return Mean(out_dim)
+        >>> slivit.create_model("mean_of_all", 2)(torch.zeros(1, 1, 4, 32, 32)).shape
+        torch.Size([1, 2])
     """
 
     def keep(factory: Factory) -> Factory:
@@ -104,7 +122,12 @@ def _load_families() -> None:
 
 
 def list_models(input: Layout | None = None) -> list[str]:
-    """The names of all registered models, sorted; only those of one input layout where it is given."""
+    """The names of all registered models, sorted; only those of one input layout where it is given.
+
+    Example:
+        >>> "slivit" in slivit.list_models()
+        True
+    """
     _load_families()
     return sorted(name for name, (spec, _) in _FACTORIES.items() if input in (None, spec.input))
 
@@ -137,6 +160,11 @@ def create_model(name: str, out_dim: int, **args: Any) -> nn.Module:
 
     Raises:
         ModelError: an unknown name or argument, or a value that the model does not take.
+
+    Example:
+        >>> model = slivit.create_model("slivit", out_dim=1, backbone="resnet10t", slices=4, image_size=32, stride=16)
+        >>> model(torch.zeros(2, 3, 4 * 32, 32)).shape
+        torch.Size([2, 1])
     """
     spec = model_spec(name)
     factory = _FACTORIES[name][1]

@@ -60,6 +60,10 @@ def make_phantoms(
 
     Raises:
         PhantomError: an unknown kind or option, a value that is not allowed, or a folder with foreign files.
+
+    Example:
+        >>> slivit.make_phantoms("oct2d", "phantoms", n=8, seed=0).name
+        'manifest.csv'
     """
     module = kind_module(kind)
     out = Path(out)

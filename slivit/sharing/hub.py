@@ -142,6 +142,9 @@ def from_pretrained(
 
     Raises:
         CheckpointError: no model there, one that was changed, or a format that is not opened here.
+
+    Example:
+        >>> model = slivit.from_pretrained("my_export/")  # doctest: +SKIP
     """
     options: dict[str, Any] = {"revision": revision, "fingerprint": fingerprint, "device": device}
     return SharedModel(open_checkpoint(os.fspath(where), **options, **hub))

@@ -34,6 +34,11 @@ class Pretext:
         extra: further modules to keep in files of their own, such as a decoder for segmentation.
         depth_of: the name of a parameter -> its layer, 0 for the embedding, for layer-wise rates; None where the
             method has no layers.
+
+    Example:
+        >>> model = slivit.create_model("image_classifier", 1, backbone="resnet10t", image_size=32, stride=16)
+        >>> isinstance(slivit.create_pretext("simclr", model), slivit.Pretext)
+        True
     """
 
     name: str

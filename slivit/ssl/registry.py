@@ -22,7 +22,13 @@ _FACTORIES: dict[str, Callable[..., Any]] = {}
 
 
 def register_pretext(factory: Factory) -> Factory:
-    """Register a factory `(model, **settings) -> Pretext` under its own name; settings are keywords with defaults."""
+    """Register a factory `(model, **settings) -> Pretext` under its own name; settings are keywords with defaults.
+
+    Example:
+        >>> @slivit.register_pretext  # doctest: +SKIP
+        ... def my_method(model, *, temperature=0.1):
+        ...     return MyPretext(model, temperature)
+    """
     if factory.__name__ in _FACTORIES:
         raise ValueError(f"pretext {factory.__name__!r} is registered twice")
     _FACTORIES[factory.__name__] = factory
@@ -37,7 +43,12 @@ def _load_methods() -> None:
 
 
 def list_pretexts() -> list[str]:
-    """The names of all self-supervised methods, sorted."""
+    """The names of all self-supervised methods, sorted.
+
+    Example:
+        >>> "simclr" in slivit.list_pretexts()
+        True
+    """
     _load_methods()
     return sorted(_FACTORIES)
 
@@ -58,6 +69,10 @@ def create_pretext(name: str, model: nn.Module, **settings: Any) -> Pretext:
 
     Raises:
         ModelError: an unknown method or setting, a value that is not allowed, or a model that does not fit.
+
+    Example:
+        >>> model = slivit.create_model("image_classifier", 1, backbone="resnet10t", image_size=32, stride=16)
+        >>> pretext = slivit.create_pretext("simclr", model)
     """
     _load_methods()
     if name not in _FACTORIES:

@@ -61,7 +61,7 @@ class WandbTracker:
         options |= {"mode": "offline"} if settings.offline else {}
         options |= {"id": earlier["run"], "resume": "allow"} if earlier else {}
         try:
-            calm = wandb.Settings(quiet=True, console="off", reinit="create_new")
+            calm = wandb.Settings(silent=True, console="off", reinit="create_new")
             self.run: Any = wandb.init(config=dict(config), settings=calm, **options)
         except wandb.errors.Error as error:
             way_out = "log in with `wandb login`, or set logging.offline = true"
@@ -71,7 +71,8 @@ class WandbTracker:
 
     @property
     def record(self) -> dict[str, Any]:
-        place = {} if self.run.offline else {"artifact": f"{self.run.entity}/{self.run.project}/{self.name}"}
+        online = {"artifact": f"{self.run.entity}/{self.run.project}/{self.name}", "url": self.run.url}
+        place = {} if self.run.offline else online
         return {"tracker": "wandb", "run": self.run.id, "project": self.run.project, **place}
 
     def epoch(self, values: Mapping[str, float], number: int) -> None:

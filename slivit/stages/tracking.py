@@ -64,6 +64,7 @@ def tracked(settings: Logging, config: Mapping[str, Any], folder: Path) -> Itera
 
     guard = _Guard(TRACKERS[settings.tracker](settings, config, folder, _earlier(settings, folder)))
     write_json(folder / TRACKING, guard.tracker.record)
+    log.info("followed in %s: %s", settings.tracker, guard.tracker.record.get("url") or guard.tracker.record["run"])
     try:
         yield [TrackEpochs(lambda values, number: guard(lambda t: t.epoch(values, number)))]
     except BaseException:

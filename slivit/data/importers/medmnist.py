@@ -73,7 +73,11 @@ def medmnist(root: Path, *, dataset: str = "", names: tuple[str, ...] = (), scan
 def medmnist_manifest(
     npz: Path | str, out_csv: Path | str | None = None, *, names: tuple[str, ...] = ()
 ) -> pd.DataFrame:
-    """List the items of one MedMNIST file (see `medmnist`), and write the table where `out_csv` is given."""
+    """List the items of one MedMNIST file (see `medmnist`), and write the table where `out_csv` is given.
+
+    Example:
+        >>> manifest = slivit.medmnist_manifest("nodulemnist3d.npz")  # doctest: +SKIP
+    """
     frame = medmnist(Path(npz).expanduser().absolute(), names=names)
     if out_csv is not None:
         with whole_file(out_csv) as part:

@@ -113,6 +113,11 @@ def read_volume(path: str | os.PathLike[str], *, select: Select | None = None, *
 
     Raises:
         ReadError: the path is missing, of no known format, damaged, or cannot be read without guessing.
+
+    Example:
+        >>> volume = slivit.read_volume("scan0.nii")
+        >>> volume.shape, volume.spacing
+        ((6, 24, 24), (3.0, 1.0, 1.0))
     """
     with _quiet() as caught:
         scan = open_scan(path, **options)

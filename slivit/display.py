@@ -1,0 +1,96 @@
+"""What Jupyter shows of a scan, a table of scans, a task, a model: small HTML without scripts."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+SHEET, PLANE, DEEP = 12, 220, 16
+"""Slices on a contact sheet; pixels of the longest side of a plane; slices from which three planes are shown."""
+CELL = "padding:1px 12px 1px 0;text-align:left;vertical-align:top"
+
+
+def facts(title: str, rows: Mapping[str, Any], picture: str = "") -> str:
+    """A title, a table of names and values, and a picture beside it."""
+    cells = "".join(
+        f'<tr><td style="{CELL};opacity:.7">{escape(str(name))}</td><td style="{CELL}">{escape(str(value))}</td></tr>'
+        for name, value in rows.items()
+        if value not in ("", None)
+    )
+    return f'<div><b>{escape(title)}</b>{picture}<table style="margin:4px 0">{cells}</table></div>'
+
+
+def grid(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table with headings."""
+    heads = "".join(f'<th style="{CELL}">{escape(str(c))}</th>' for c in columns)
+    lines = ["".join(f'<td style="{CELL}">{escape(str(v))}</td>' for v in row) for row in rows]
+    return f"<table><tr>{heads}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def picture(image: Array, alt: str) -> str:
+    """A grey image, (H, W) uint8, within a page; as JPEG, so that a notebook stays small."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(image, np.uint8)).save(file, "JPEG", quality=85)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<br><img alt="{escape(alt, quote=True)}" style="max-width:100%" src="data:image/jpeg;base64,{data}">'
+
+
+def volume_image(array: Array, spacing: tuple[float, float, float] | None) -> npt.NDArray[np.uint8]:
+    """Three planes through the middle of a volume where its geometry is known, else a contact sheet.
+
+    Args:
+        array: (D, H, W).
+        spacing: in mm, in that order.
+
+    Returns:
+        (rows, columns) uint8; percentiles 1 to 99 are black and white.
+    """
+    if spacing is None or len(array) < DEEP:
+        chosen = np.linspace(0, len(array) - 1, min(SHEET, len(array))).round().astype(int)
+        side = PLANE if len(chosen) == 1 else 120
+        images = [_scaled(image, (1.0, 1.0), side) for image in _between(array[chosen], *_limits(array[chosen]))]
+        return _sheet(images, 1 if len(images) == 1 else min(6, -(-len(images) // 2)))
+    d, h, w = (n // 2 for n in array.shape)
+    planes = [(array[d], spacing[1:]), (array[:, h], (spacing[0], spacing[2])), (array[:, :, w], spacing[:2])]
+    low, high = _limits(array[:: max(1, len(array) // SHEET)])
+    return _sheet([_scaled(_between(plane, low, high), mm, PLANE) for plane, mm in planes], 3)
+
+
+def _limits(array: Array) -> tuple[float, float]:
+    low, high = np.percentile(np.asarray(array, np.float32)[..., ::2, ::2], (1, 99))
+    return float(low), float(high)
+
+
+def _between(array: Array, low: float, high: float) -> npt.NDArray[np.uint8]:
+    span = high - low if high > low else 1.0
+    return (np.clip((np.asarray(array, np.float32) - low) / span, 0, 1) * 255).astype(np.uint8)
+
+
+def _scaled(image: npt.NDArray[np.uint8], mm: Sequence[float], side: int) -> npt.NDArray[np.uint8]:
+    """An image in its true proportions, its longer side `side` pixels."""
+    from PIL import Image
+
+    size = np.array(image.shape) * np.array(mm)
+    rows, columns = np.maximum(np.round(size / size.max() * side), 8).astype(int)
+    return np.asarray(Image.fromarray(image).resize((int(columns), int(rows)), Image.Resampling.BILINEAR))
+
+
+def _sheet(images: Sequence[npt.NDArray[np.uint8]], columns: int, gap: int = 3) -> npt.NDArray[np.uint8]:
+    """Images in rows, each in the middle of a cell of the largest one's size."""
+    height, width = (max(im.shape[axis] for im in images) for axis in (0, 1))
+    rows = -(-len(images) // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), 255, np.uint8)
+    for i, image in enumerate(images):
+        top = i // columns * (height + gap) + (height - image.shape[0]) // 2
+        left = i % columns * (width + gap) + (width - image.shape[1]) // 2
+        sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return sheet

@@ -1,0 +1,94 @@
+"""A finished run, to look at in Python: its metrics, predictions, history, recipe and model."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slivit.checkpoint import Checkpoint, load_checkpoint
+from slivit.errors import SlivitError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Run:
+    """A folder that `slivit finetune`, `slivit pretrain` or `slivit evaluate` left.
+
+    Everything is read when it is first asked for. In Jupyter, a run shows its main figures.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        SlivitError: no run there.
+
+    Example:
+        >>> run = slivit.Run("runs/mine")  # doctest: +SKIP
+        >>> run.metrics["splits"]["test"]["metrics"]["roc_auc"]["value"]  # doctest: +SKIP
+        0.91
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / "recipe.toml").is_file():
+            raise SlivitError(f"{folder}: no run there; a run's folder holds a recipe.toml")
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe as plain values."""
+        return tomllib.loads(self._file("recipe.toml").read_text("utf-8"))
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """`metrics.json`; see the page on the files of numbers."""
+        return json.loads(self._file("metrics.json").read_text("utf-8"))
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """`predictions.csv`: one row a scan of the validation and test rows."""
+        import pandas as pd
+
+        return pd.read_csv(self._file("predictions.csv"))
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """`history.csv`: the losses and metrics of every epoch."""
+        import pandas as pd
+
+        return pd.read_csv(self._file("history.csv"))
+
+    def checkpoint(self, device: str = "cpu") -> Checkpoint:
+        """The trained model with all that a prediction needs; see `load_checkpoint`."""
+        return load_checkpoint(self.folder, device)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end."""
+        return (self.folder / "metrics.json").is_file()
+
+    def _file(self, name: str) -> Path:
+        if not (self.folder / name).is_file():
+            raise SlivitError(f"{self.folder}: has no {name}; it did not come so far, or is of a stage without one")
+        return self.folder / name
+
+    def __repr__(self) -> str:
+        return f"Run({self.folder}{'' if self.finished else ', unfinished'})"
+
+    def _repr_html_(self) -> str:
+        from slivit.display import facts, grid
+        from slivit.report.style import HEADLINES, interval, metric_name, number
+
+        title = facts(repr(self), {"task": ", ".join(self.recipe.get("task", {}).get("targets", ()))})
+        if not self.finished:
+            return title
+        names = HEADLINES[self.metrics["task"]["kind"]]
+        rows = []
+        for split, part in self.metrics["splits"].items():
+            found = [part["metrics"].get(name) for name in names]
+            cells = [f"{number(f['value'])} ({interval(f['low'], f['high'])})" if f else "" for f in found]
+            rows.append([split, part["scans"], *(c.replace(" ()", "") for c in cells)])
+        return title + grid(["split", "scans", *map(metric_name, names)], rows)
