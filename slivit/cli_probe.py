@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from slivit.cli_common import told_errors
 from slivit.errors import SlivitError
-
-if TYPE_CHECKING:
-    from slivit.recipe_probe import ProbeRecipe
 
 ModelName = Annotated[str | None, typer.Option("--model", help="A network by name, where no checkpoint is given.")]
 Weights = Annotated[str | None, typer.Option(help="For --model: a file, folder or identifier of published weights.")]
@@ -21,8 +18,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier re
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Put `probe` beside the other commands."""
+    """Put `probe` and `visualise` beside the other commands."""
     app.command()(probe)
+    app.command()(visualise)
 
 
 def probe(
@@ -77,31 +75,88 @@ def probe(
         "device": device,
     }
     with told_errors():
+        from slivit.recipe import check_recipe
+        from slivit.recipe_probe import ProbeRecipe
         from slivit.stages.probe import run
 
         options["knn.neighbours"] = whole_numbers(neighbours, "-k") if neighbours else None
-        typer.echo(run(_recipe(targets, options), overwrite=overwrite))
+        checkpoint, manifest, values = _values(targets, "MANIFEST", options)
+        plain = {"out": str(Path(checkpoint or ".") / "probe"), **values}
+        plain["data"] = {"manifest": manifest, **values.get("data", {})}
+        recipe = check_recipe(ProbeRecipe, plain, f"probe of {checkpoint or model}")
+        typer.echo(run(recipe, overwrite=overwrite))
 
 
-def _recipe(targets: list[str], options: dict[str, Any]) -> ProbeRecipe:
-    """The recipe that the arguments and options of the command make."""
-    from slivit.recipe import apply_override, check_recipe
-    from slivit.recipe_probe import ProbeRecipe
+def visualise(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[CHECKPOINT] SCAN [KEY=VALUE]...",
+            help="A run or checkpoint folder (or --model), a scan, options such as preprocessing.sampling=resample.",
+            show_default=False,
+        ),
+    ],
+    model: ModelName = None,
+    weights: Weights = None,
+    random_init: RandomInit = False,
+    seed: Annotated[int | None, typer.Option(help="Of a network at random.")] = None,
+    out: Annotated[Path, typer.Option(help="A new folder.")] = Path("features_seen"),
+    head: Annotated[int | None, typer.Option(help="Of the attention, from 0; the mean of all heads if absent.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="S,H,W", help="Sample the scan to this size, for more and smaller patches.")
+    ] = None,
+    mask: Annotated[bool, typer.Option(help="Leave the background black.")] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Show a frozen network's features of a scan: patch tokens as colours, and where its class token looks.
+
+    Writes features.png (three planes), and pca.nii.gz and attention.nii.gz on the grid of the scan.
+    """
+    options = {"model.name": model, "model.weights": weights, "random_init": random_init or None, "seed": seed}
+    with told_errors():
+        from slivit.recipe import check_recipe
+        from slivit.recipe_probe import NetworkRecipe
+        from slivit.stages.networks import load_network
+        from slivit.stages.visualise import run
+
+        checkpoint, scan, values = _values(targets, "SCAN", options)
+        recipe = check_recipe(NetworkRecipe, values, f"features of {checkpoint or model}")
+        sides = whole_numbers(size, "--size") if size else []
+        if sides and len(sides) != 3:
+            raise SlivitError(f'--size: "{size}": give slices, rows and columns, such as 96,192,192')
+        done = run(
+            load_network(recipe), scan, out, head=head, size=sides, mask=mask, device=device, overwrite=overwrite
+        )
+        typer.echo(done)
+
+
+def _values(targets: list[str], what: str, options: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """Read the arguments of a command.
+
+    Args:
+        targets: a checkpoint where no model is named, the scan or manifest, and "key=value".
+        what: "MANIFEST" or "SCAN".
+        options: by dotted key; None where not given.
+
+    Returns:
+        The checkpoint or "", the scan or manifest, and the plain values of a recipe.
+    """
+    from slivit.recipe import apply_override
 
     given = [t for t in targets if "=" not in t or Path(t).exists()]
     named = options["model.name"] is not None
     if len(given) != (1 if named else 2):
         raise SlivitError(
-            f"give {'MANIFEST alone, since --model names the network' if named else 'CHECKPOINT and MANIFEST'}; got "
+            f"give {f'{what} alone, since --model names the network' if named else f'CHECKPOINT and {what}'}; got "
             f"{' '.join(given) or 'neither'}. Without a checkpoint, name a network: --model NAME --weights FILE"
         )
-    checkpoint, manifest = ("", given[0]) if named else given
-    values: dict[str, Any] = {"checkpoint": checkpoint, "out": str(Path(checkpoint or ".") / "probe")}
-    values["data"] = {"manifest": manifest}
+    checkpoint, target = ("", given[0]) if named else given
+    values: dict[str, Any] = {"checkpoint": checkpoint}
     overrides = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
     for override in [*(t for t in targets if t not in given), *overrides]:
         apply_override(values, override)
-    return check_recipe(ProbeRecipe, values, f"probe of {checkpoint or options['model.name']}")
+    return checkpoint, target, values
 
 
 def whole_numbers(text: str, option: str) -> list[int]:

@@ -63,18 +63,47 @@ class Knn(Section):
     temperature: float = Field(default=0.07, gt=0)
 
 
-class ProbeRecipe(Section):
-    """What the features of a frozen network are worth for a task.
+class NetworkRecipe(Section):
+    """A frozen network.
 
     Args:
-        out: the folder of results.
         checkpoint: a run or checkpoint folder; empty where `model` names the network.
         model: the network by name, with `weights` to load into its backbone.
         random_init: the network at random, by `seed`: what the others have to beat.
-        seed: of the heads, their batches, and a network at random.
+        seed: of a network at random, and of all else that is random.
+        preprocessing: how scans are brought into the network's input; where a key is absent, as the checkpoint says.
+    """
+
+    checkpoint: str = ""
+    model: Model | None = None
+    random_init: bool = False
+    seed: int = 0
+    preprocessing: Preprocessing = Preprocessing()
+
+    @model_validator(mode="after")
+    def _one_network(self) -> Self:
+        if bool(self.checkpoint) == (self.model is not None):
+            raise ValueError("name the network once: a checkpoint, or model.name (--model)")
+        if self.model is None:
+            return self
+        loads = bool(self.model.weights or self.model.args.get("pretrained"))
+        if loads and self.random_init:
+            raise ValueError("model.weights and random_init exclude each other")
+        if not loads and not self.random_init:
+            raise ValueError(
+                f"{self.model.name} has no weights: give model.weights (--weights FILE), or random_init = true "
+                "(--random-init)"
+            )
+        return self
+
+
+class ProbeRecipe(NetworkRecipe):
+    """What the features of a frozen network are worth for a task; the network's fields are those of `NetworkRecipe`.
+
+    Args:
+        out: the folder of results.
         data: the labelled scans.
         task: what to predict; the data set's own, or the checkpoint's, where absent.
-        preprocessing: how scans are brought into the network's input; where a key is absent, as the checkpoint says.
         features: what the heads read.
         linear: how linear heads are trained.
         knn: the nearest-neighbour probe.
@@ -85,13 +114,8 @@ class ProbeRecipe(Section):
     """
 
     out: str = Field(min_length=1)
-    checkpoint: str = ""
-    model: Model | None = None
-    random_init: bool = False
-    seed: int = 0
     data: Data
     task: Task | None = None
-    preprocessing: Preprocessing = Preprocessing()
     features: Features = Features()
     linear: Linear = Linear()
     knn: Knn = Knn()
@@ -99,27 +123,3 @@ class ProbeRecipe(Section):
     device: str = "auto"
     testing: Testing = Testing()
     page: bool = True
-
-    @model_validator(mode="after")
-    def _one_network(self) -> Self:
-        check_network(self.checkpoint, self.model, self.random_init)
-        return self
-
-
-def check_network(checkpoint: str, model: Model | None, random_init: bool) -> None:
-    """Check that a network is named once, and that it starts at random only where that is said.
-
-    Raises:
-        ValueError: in words for a user.
-    """
-    if bool(checkpoint) == (model is not None):
-        raise ValueError("name the network once: a checkpoint, or model.name (--model)")
-    if model is None:
-        return
-    loads = bool(model.weights or model.args.get("pretrained"))
-    if loads and random_init:
-        raise ValueError("model.weights and random_init exclude each other")
-    if not loads and not random_init:
-        raise ValueError(
-            f"{model.name} has no weights: give model.weights (--weights FILE), or random_init = true (--random-init)"
-        )

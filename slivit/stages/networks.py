@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from slivit.checkpoint import checkpoint_folder, load_encoder, read_config
 from slivit.data.preprocessing import Preprocessing
 from slivit.models.registry import spec_of
+from slivit.recipe_probe import NetworkRecipe
 from slivit.recipe_sections import Model
 from slivit.stages.lineage import describe_start
 from slivit.task import Task
@@ -34,38 +35,27 @@ class Network:
     task: Task | None = None
 
 
-def load_network(
-    checkpoint: str = "",
-    model: Model | None = None,
-    *,
-    random_init: bool = False,
-    seed: int = 0,
-    preprocessing: Preprocessing | None = None,
-) -> Network:
+def load_network(recipe: NetworkRecipe) -> Network:
     """Load a network, given by a checkpoint or by its name.
 
     Args:
-        checkpoint: a run or checkpoint folder; empty where `model` is given.
-        model: the name, the arguments and the weights.
-        random_init: leave the weights at random; of a checkpoint, only the architecture is taken then.
-        seed: of weights at random.
-        preprocessing: what was said of it; the rest is the checkpoint's.
+        recipe: of a checkpoint that is to be at random, only the architecture is taken; what the recipe says of the
+            preprocessing goes before what the checkpoint says.
 
     Raises:
         CheckpointError: no such weights, or weights that do not fit.
         ModelError: no such model.
     """
-    given = preprocessing or Preprocessing()
-    if not checkpoint:
-        named = model or Model()
-        origin = {"random_init": True, "seed": seed} if random_init else _start(named)
-        return _network(_created(named.name, named.args, seed, named.weights), given, origin)
-    folder = checkpoint_folder(checkpoint)
+    given, seed = recipe.preprocessing, recipe.seed
+    if recipe.model:
+        origin = {"random_init": True, "seed": seed} if recipe.random_init else _start(recipe.model)
+        return _network(_created(recipe.model.name, recipe.model.args, seed, recipe.model.weights), given, origin)
+    folder = checkpoint_folder(recipe.checkpoint)
     config = read_config(folder)
     settings = Preprocessing(**config["preprocessing"])
     settings = settings.model_copy(update={name: getattr(given, name) for name in given.model_fields_set})
     task = Task(**config["task"]) if config["task"] else None
-    if random_init:
+    if recipe.random_init:
         args = {key: value for key, value in config["model"]["args"].items() if key != "pretrained"}
         created = _created(config["model"]["name"], args, seed)
         return _network(created, settings, {"random_init": True, "seed": seed}, task)

@@ -50,13 +50,7 @@ def run(recipe: ProbeRecipe, *, overwrite: bool = False) -> Path:
     """
     from slivit.stages.probe_heads import chosen_metric
 
-    network = load_network(
-        recipe.checkpoint,
-        recipe.model,
-        random_init=recipe.random_init,
-        seed=recipe.seed,
-        preprocessing=recipe.preprocessing,
-    )
+    network = load_network(recipe)
     manifest = fitted_manifest(recipe, network)
     check_testing(recipe.testing, manifest.task)
     check_subgroups(manifest.frame, recipe.testing)
