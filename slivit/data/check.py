@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,8 @@ from slivit.task import Task
 
 Progress = Callable[[int, int], None]
 _DIED = "the program that read it was killed: a broken file crashed its decoder, or memory ran out"
+TIME_LIMIT = 300.0
+"""Seconds; far more than a sound scan takes, also from a slow disk."""
 
 
 class Pictures:
@@ -92,6 +94,7 @@ def check_manifest(
     patient_from_path: bool = False,
     reader: Mapping[str, Any] | None = None,
     workers: int = 2,
+    time_limit: float = TIME_LIMIT,
     progress: Progress | None = None,
 ) -> CheckResult:
     """Read every scan of a manifest in parallel, one at a time in each process, and collect what is odd.
@@ -104,6 +107,7 @@ def check_manifest(
         patient_from_path: see `read_manifest`.
         reader: options for `read_volume`, such as {"axis": "coronal"}.
         workers: how many processes read; 0 reads here.
+        time_limit: seconds after which a scan counts as one that cannot be read; 0 sets none, and neither do 0 workers.
         progress: called with the number of scans done and of all scans.
 
     Raises:
@@ -114,18 +118,22 @@ def check_manifest(
     if "train" in set(found.frame["split"]):
         problems += empty_splits(found.frame, SPLITS)
     pictures = Pictures()
-    facts = _read_all(found.frame["path"], reader or {}, workers, progress, pictures)
+    read = partial(spread, partial(examine, reader=dict(reader or {})), workers=workers, limit=time_limit)
+    facts = _read_all(found.frame["path"], partial(read, died=partial(_died, time_limit)), progress, pictures)
     table = _table(found.frame, facts)
     return CheckResult(str(csv), table, task, find_all(table, task, problems, found.warnings), pictures)
 
 
 def _read_all(
-    paths: pd.Series, reader: Mapping[str, Any], workers: int, progress: Progress | None, pictures: Pictures
+    paths: pd.Series,
+    read: Callable[[list[str]], Iterator[tuple[int, ScanFacts]]],
+    progress: Progress | None,
+    pictures: Pictures,
 ) -> list[ScanFacts]:
     """Examine every scan; the pictures go to disk, the rest is some hundred bytes a scan."""
     facts: list[ScanFacts | None] = [None] * len(paths)
     items = paths.tolist()
-    for done, (i, fact) in enumerate(spread(partial(examine, reader=dict(reader)), items, workers, _died), start=1):
+    for done, (i, fact) in enumerate(read(items), start=1):
         pictures.keep(paths.index[i], fact.picture)
         facts[i] = replace(fact, picture=b"")
         if progress is not None:
@@ -133,8 +141,8 @@ def _read_all(
     return [fact for fact in facts if fact is not None]
 
 
-def _died(path: str) -> ScanFacts:
-    return ScanFacts(path, _DIED)
+def _died(time_limit: float, path: str) -> ScanFacts:
+    return ScanFacts(path, _DIED + (f", or it took longer than {time_limit:g} seconds" if time_limit else ""))
 
 
 def _table(frame: pd.DataFrame, facts: list[ScanFacts]) -> pd.DataFrame:

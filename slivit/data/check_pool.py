@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait as wait_for
+from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -27,6 +30,7 @@ def spread(
     died: Callable[[Item], Result],
     *,
     chunk: int = _CHUNK,
+    limit: float = 0.0,
 ) -> Iterator[tuple[int, Result]]:
     """Give (index, result) for every item, in the order in which they are done.
 
@@ -39,10 +43,13 @@ def spread(
         workers: how many processes; 0 calls the function here.
         died: makes the result of an item on which its own process died.
         chunk: items that a process is given at once; 1 where results are large, since three chunks a process wait.
+        limit: seconds that one item may take; a process that takes longer dies. 0 sets no limit, and neither do 0
+            workers.
     """
     if workers == 0:
         yield from ((i, function(item)) for i, item in enumerate(items))
         return
+    function = partial(_within, function, limit) if limit else function
     suspects: Chunks = []
     chunks = [range(start, min(start + chunk, len(items))) for start in range(0, len(items), chunk)]
     while chunks:
@@ -91,6 +98,16 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _within(function: Callable[[Item], Result], limit: float, item: Item) -> Result:
+    """Call a function, and end this process where it takes too long, even if it hangs in a decoder written in C."""
+    with Path(os.devnull).open("w") as nothing:
+        faulthandler.dump_traceback_later(limit, exit=True, file=nothing)
+        try:
+            return function(item)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def _call(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slivit.data.check import CheckResult, Progress, check_manifest
+from slivit.data.check import TIME_LIMIT, CheckResult, Progress, check_manifest
 from slivit.data.manifest import Columns
 from slivit.files import whole_file
 from slivit.report.check_page import write_check_page
@@ -25,6 +25,7 @@ def run_check(
     patient_from_path: bool = False,
     reader: Mapping[str, Any] | None = None,
     workers: int = 2,
+    time_limit: float = TIME_LIMIT,
     pictures: int = 1000,
     progress: Progress | None = None,
 ) -> CheckResult:
@@ -34,7 +35,7 @@ def run_check(
         csv: the manifest.
         out: the folder; made where it is not there.
         task: what is predicted; without it, targets are not checked.
-        columns, root, patient_from_path, reader, workers, progress: see `slivit.data.check.check_manifest`.
+        columns, root, patient_from_path, reader, workers, time_limit, progress: see `slivit.data.check.check_manifest`.
         pictures: how many middle slices the page shows.
 
     Returns:
@@ -52,6 +53,7 @@ def run_check(
         patient_from_path=patient_from_path,
         reader=reader,
         workers=workers,
+        time_limit=time_limit,
         progress=progress,
     )
     with whole_file(Path(out) / TABLE) as part:

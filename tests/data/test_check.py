@@ -212,3 +212,16 @@ def test_a_crash_costs_one_item_only():
 def test_errors_of_the_function_are_not_hidden():
     with pytest.raises(ZeroDivisionError):
         list(spread(eval, ["1 / 0"], 1, lambda item: -1))
+
+
+def test_an_item_that_hangs_costs_itself_only():
+    """`time.sleep` for a year; a process that hangs is ended, and the others' results are there."""
+    items = ["1 + 1", "__import__('time').sleep(3e7)", "2 + 2"]
+    assert dict(spread(eval, items, 1, lambda item: -1, chunk=1, limit=1.0)) == {0: 2, 1: -1, 2: 4}
+
+
+def test_a_scan_over_the_time_limit_is_told():
+    from slivit.data.check import _died
+
+    assert "longer than 90 seconds" in _died(90.0, "scan").problem
+    assert "longer" not in _died(0.0, "scan").problem
