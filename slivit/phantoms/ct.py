@@ -42,11 +42,11 @@ def draw(case: Case, options: Options) -> tuple[npt.NDArray[np.int16], dict[str,
     Returns:
         (D, H, W) int16 in HU, from the feet to the head, rows to the back, columns to the patient's left; and the
         answers: `nodule` 0 or 1; where there is one, the voxel in its middle, `lesion_slice`, `lesion_row` and
-        `lesion_col`, counted from 0, and its `diameter_mm`.
+        `lesion_col`, counted from 0, its `diameter_mm`, and the slices that show it, `nodule_slices`, as "12-14".
     """
     space, patient, rng = Space(options.slices, options.size, FIELD, EXTENT), case.patient_rng(), case.scan_rng()
     thorax = draw_thorax(space, draw_chest(patient), patient, rng)
-    truth = dict.fromkeys(("lesion_slice", "lesion_row", "lesion_col", "diameter_mm"))
+    truth = dict.fromkeys(("lesion_slice", "lesion_row", "lesion_col", "diameter_mm", "nodule_slices"))
     if nodule := int(case.level >= 0.5):
         truth = add_nodule(thorax, space, rng)
     return _scan(thorax.hu, rng), {"nodule": nodule, **truth}
@@ -72,8 +72,10 @@ def add_nodule(thorax: Thorax, space: Space, rng: Generator) -> dict[str, Any]:
     part = space.inside(ball)
     if rng.uniform() < 0.4:
         _add_spicules(part, space, centre, radius, rng)
-    fill(thorax.hu, rng.uniform(0, 55), part * space.inside(thorax.lung))
-    return {**voxel, "diameter_mm": round(2 * radius, 1)}
+    shown = part * space.inside(thorax.lung)
+    fill(thorax.hu, rng.uniform(0, 55), shown)
+    slices = np.flatnonzero(shown.max(axis=(1, 2)) >= 0.5)
+    return {**voxel, "diameter_mm": round(2 * radius, 1), "nodule_slices": f"{slices[0]}-{slices[-1]}"}
 
 
 def save(volume: npt.NDArray[np.int16], path: Path, case: Case, options: Options) -> None:

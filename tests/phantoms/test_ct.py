@@ -40,12 +40,15 @@ def test_a_nodule_is_soft_tissue_in_the_lung(drawn):
         if not truth["nodule"]:
             assert place == (None, None, None)
             assert truth["diameter_mm"] is None
+            assert truth["nodule_slices"] is None
             continue
         smooth = gaussian_filter(volume.astype(float), (0, 0.5, 0.5))
         assert smooth[place] > -500
         around = volume[place[0], place[1] - 6 : place[1] + 7, place[2] - 6 : place[2] + 7]
         assert ((around > -950) & (around < -700)).mean() > 0.15
         assert 10 < truth["diameter_mm"] < 25
+        first, last = map(int, truth["nodule_slices"].split("-"))
+        assert first <= place[0] <= last
 
 
 def test_a_nodule_ends_where_a_vessel_goes_on(drawn):

@@ -19,7 +19,7 @@ COLUMNS = {
     "oct2d": ["path", "patient", "label", "split"],
     "echo": ["path", "patient", "ef", "ef_below_50", "frame_ed", "frame_es", "frames"],
     "liver": ["path", "patient", "pdff"],
-    "ct": ["path", "patient", "nodule", "lesion_slice", "lesion_row", "lesion_col", "diameter_mm"],
+    "ct": ["path", "patient", "nodule", "lesion_slice", "lesion_row", "lesion_col", "diameter_mm", "nodule_slices"],
 }
 
 

@@ -10,19 +10,17 @@ from slivit.callbacks import Diverged
 from slivit.errors import ManifestError, RecipeError
 from slivit.phantoms import make_phantoms
 from slivit.recipe import FinetuneRecipe, check_recipe
-from slivit.stages import evaluate, finetune, predict, rates
+from slivit.stages import evaluate, finetune, predict, rates, training, windowing
 
 MODEL = {"name": "r3d_18", "slices": 8, "image_size": 24, "depths": [1, 1, 0, 0]}
 
 
 @pytest.fixture(scope="module")
 def chests(tmp_path_factory):
-    """CT phantoms with and without a nodule, in a manifest that names the slices round each nodule."""
+    """CT phantoms with and without a nodule, in a manifest that names the slices that show it."""
     folder = tmp_path_factory.mktemp("chests")
     make_phantoms("ct", folder, n=12, seed=3, slices=20, size=64)
     table = pd.read_csv(folder / "manifest.csv")
-    middle = table["lesion_slice"]
-    table["nodule_slices"] = [f"{int(m) - 1}-{int(m) + 1}" if m == m else "" for m in middle]
     table = table.sort_values(["nodule", "patient"], ignore_index=True)
     patients = table["patient"].drop_duplicates().tolist()
     splits = {p: ("train", "val", "test")[i % 3] for i, p in enumerate(patients)}
@@ -35,7 +33,7 @@ def recipe(csv, out, **changes):
     values = {
         "out": str(out),
         "data": {"manifest": str(csv), "workers": 0,
-                 "slice_labels": {"column": "nodule_slices", "min_positive_slices": 2}},
+                 "slice_labels": {"column": "nodule_slices", "min_positive_slices": 1}},
         "task": {"kind": "binary", "targets": ["nodule"]},
         "model": MODEL,
         "preprocessing": {"window": {"level": -600, "width": 1500}, "stretch": False, "resize": [28, 28],
@@ -177,13 +175,18 @@ def test_rates_that_cannot_be_are_told(chests, tmp_path, lr):
 
 def test_windows_without_labels_have_the_target_of_their_scan(chests, tmp_path):
     out = tmp_path / "run"
-    changes = {"data__slice_labels": None, "fit__lr": 1e-3, "fit__epochs": 1}
-    finetune.run(recipe(chests, out, **changes))
+    chosen = recipe(chests, out, data__slice_labels=None)
+    manifest = training.fitted_manifest(chosen)
+    out.mkdir()
+    plan = windowing.plan_of(chosen, manifest, chosen.preprocessing.model_copy(update={"size": (8, 24, 24)}), out)
+    assert all(window["nodule"] == scan.row["nodule"] for scan in plan for window in scan.windows)
     table = pd.read_csv(out / "windows.csv")
     assert table["positive"].isin((0, 4)).all()
 
 
 def test_labels_after_which_no_window_is_positive_are_told(chests, tmp_path):
     labels = {"column": "nodule_slices", "min_positive_slices": 5}
-    with pytest.raises(ManifestError, match=r"windows of the training scans are negative; .* from 5 positive slices on"):
+    with pytest.raises(
+        ManifestError, match=r"windows of the training scans are negative; .* from 5 positive slices on"
+    ):
         finetune.run(recipe(chests, tmp_path / "run", data__slice_labels=labels))
