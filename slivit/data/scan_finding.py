@@ -194,17 +194,19 @@ def _rows(csv: Path) -> list[ScanRef]:
     from slivit.data.manifest import inspect_manifest
     from slivit.data.table import read_table
 
-    added = {"patient", "split"} - set(read_table(csv).columns)
+    raw = read_table(csv)
+    added = {"patient", "split"} - set(raw.columns)
     frame = inspect_manifest(csv, patient_from_path=True).frame.drop(columns=list(added))
     empty = [f"row {row}: path is empty" for row, path in frame["path"].items() if not path]
     gather(empty, str(csv), ManifestError)
+    if "series" in raw:
+        frame["series"] = raw["series"]  # as text: a number or a UID
     return [_row(row) for row in frame.to_dict("records")]
 
 
 def _row(row: Mapping[Any, Any]) -> ScanRef:
     columns = {str(k): v for k, v in row.items() if k not in ("path", "series")}
-    series = row.get("series")
-    options = {"series": str(series)} if series not in (None, "") else {}
+    options = {"series": row["series"]} if row.get("series") else {}
     return ScanRef(row["path"], row["path"], options, columns)
 
 
