@@ -16,6 +16,8 @@ from plum import dispatch
 from torch import Tensor
 
 from slivit.data.augmentation import Augmentation, apply_augmentation, draw_augmentation
+from slivit.data.layout import from_input as from_input
+from slivit.data.layout import to_input as to_input
 from slivit.data.oversampling import OversampledDL, item_classes
 from slivit.data.preprocessing import Preprocessing, crop_slices, load_slices
 from slivit.data.window_plan import ScanWindows, plan_windows
@@ -73,34 +75,6 @@ def contact_sheet(stack: Tensor, max_slices: int = 12, gap: int = 2) -> Tensor:
         top, left = i // columns * height, i % columns * width
         sheet[top : top + height - gap, left : left + width - gap] = image.float().cpu()
     return sheet
-
-
-def to_input(stacks: Tensor, input: str, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Bring grey slices into a model's layout and normalise them.
-
-    Args:
-        stacks: (B, S, H, W), 0 to 255, uint8 or float.
-        input: "tiled", "volume" or "clip".
-        mean: per channel, of values in [0, 1]; as many channels come out as it has entries.
-        std: per channel.
-
-    Returns:
-        float32: (B, C, S*H, W) for "tiled", (B, C, S, H, W) otherwise.
-    """
-    scale = 1 / (255 * torch.tensor(std, device=stacks.device))
-    shift = -torch.tensor(mean, device=stacks.device) / torch.tensor(std, device=stacks.device)
-    batch, slices, height, width = stacks.shape
-    x = torch.empty(batch, len(mean), slices * height, width, device=stacks.device)
-    # In place, because fresh memory costs more than the arithmetic, and addcmul is slow where it broadcasts.
-    x.copy_(stacks.reshape(batch, 1, slices * height, width))
-    x.mul_(scale.view(1, -1, 1, 1)).add_(shift.view(1, -1, 1, 1))
-    return x if input == "tiled" else x.view(batch, -1, slices, height, width)
-
-
-def from_input(x: Tensor, slices: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Undo `to_input`, from the first channel: (B, S, H, W) float from 0 to 255."""
-    grey = (x[:, 0] * std[0] + mean[0]) * 255
-    return grey.reshape(len(x), slices, -1, x.shape[-1]).clamp(0, 255)
 
 
 class LoadSlices(Transform):

@@ -217,3 +217,18 @@ def test_takes_convolutional_backbones_of_timm(backbone: str, stride: int) -> No
 def test_wrong_arguments_are_told(args: dict[str, Any], told: str) -> None:
     with pytest.raises(ModelError, match=told):
         create_model("slivit", 1, **{**SMALL, **args})
+
+
+def test_released_weights_become_a_checkpoint_here(
+    released: dict[str, Tensor], golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """As docs/coming-from-slivit.md says: from then on they are a model like any other."""
+    import slivit
+
+    model = load_published(released, slices=golden["slices"])
+    task = slivit.Task(kind="binary", targets=("DRUSEN",))
+    settings = slivit.Preprocessing(size=model.spec.size, stretch=None)
+    slivit.save_checkpoint(tmp_path / "published" / "checkpoint", model, task, settings)
+    back = slivit.load_checkpoint(tmp_path / "published")
+    assert back.model.spec.args["token_layout"] == "published"
+    assert all(torch.equal(a, b) for a, b in zip(back.model.parameters(), model.parameters(), strict=True))
