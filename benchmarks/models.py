@@ -40,6 +40,8 @@ OWN_INPUT: Mapping[str, Mapping[str, int]] = {
     "echonet": {"slices": 8, "image_size": 75},
     "unimiss_small": {"slices": 16, "image_size": 64},
     "unimiss_tiny": {"slices": 16, "image_size": 64},
+    "swin_random": {"slices": 32, "image_size": 32},
+    "swin_transfer": {"slices": 32, "image_size": 32},
     "dino3d_vit_small": {"slices": 16, "image_size": 64},
     "dino3d_vit_base": {"slices": 16, "image_size": 64},
     "dino3d_vit_large": {"slices": 16, "image_size": 64},
