@@ -77,12 +77,12 @@ class HeadGrid:
         }
 
     def head(self, name: str, rate: float, scaler: Scaler | None = None) -> nn.Linear:
-        """One head as a layer; with the scaler of its set, one that takes the features as they were before it."""
+        """One head as a layer on the CPU; with its set's scaler, for features as they were before standardising."""
         index = self.rates.index(rate)
-        weight, bias = self.weights[name][index], self.biases[name][index]
+        weight, bias = self.weights[name][index].cpu(), self.biases[name][index].cpu()
         if scaler:
-            weight = weight / scaler.spread
-            bias = bias - weight @ scaler.mean
+            weight = weight / scaler.spread.cpu()
+            bias = bias - weight @ scaler.mean.cpu()
         layer = nn.Linear(weight.shape[1], weight.shape[0])
         layer.load_state_dict({"weight": weight, "bias": bias})
         return layer
