@@ -48,7 +48,7 @@ VIT_NAMES = (
     *SHARED_NAMES,
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
-    (r"^(encoder\.layer|layers)\.", "blocks."),
+    (r"^(encoder\.layer|layers)\.(?=\d+\.(attn|mlp|norm\d)\.)", "blocks."),
     (r"^fc_norm\.", "norm."),
 )
 # SimMIM and Hugging Face put "encoder." before the stages; VIS-MAE has positions that are not used.
