@@ -126,7 +126,7 @@ def _differences(found: Found, metric: str, unit: str) -> Iterator[Plot]:
         rows: list[Row] = [
             (method_title(found, t["model"], t["start"]), {**t, "value": t["difference"]}) for t in tests
         ]
-        share = "all labels" if fraction == 1 else f"{fraction:.4g} of the labels"
+        share = "all labels" if fraction == 1 else f"{100 * fraction:.3g}% of the labels"
         name = f"Difference of {spoken(metric)} from the reference" + with_unit(metric, unit).removeprefix(
             metric_name(metric)
         )

@@ -170,7 +170,8 @@ def _pair(found: Found, test: Found) -> str:
 def _test_cells(test: Found) -> tuple[Cell, ...]:
     values = [(number(test[key]), "") for key in ("first", "second")]
     difference = (number(test["difference"]), interval(test["low"], test["high"]))
-    return ((f"{test['fraction']:.4g}", ""), *values, difference, *((p_text(test[k]), "") for k in ("p_value", "holm")))
+    p_values = ((p_text(test[key]), "") for key in ("p_value", "holm"))
+    return ((f"{100 * test['fraction']:.3g}%", ""), *values, difference, *p_values)
 
 
 def exclusions(found: Found) -> list[tuple[str, str]]:
