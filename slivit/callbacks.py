@@ -17,6 +17,7 @@ from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
 
 from slivit.errors import CheckpointError, SlivitError
 from slivit.files import whole_file
+from slivit.parallel import bare, is_main, rank_and_size, shared_out, whole
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,8 @@ class StopEarly(EarlyStoppingCallback):
 class SeedEpochs(Callback):
     """Seed everything random at the start of every epoch by the run's seed and the epoch's number.
 
-    So an epoch is the same whether the run came to it in one go or was resumed before it.
+    So an epoch is the same whether the run came to it in one go or was resumed before it. Of several processes each
+    draws its own numbers, but for the order of the items.
     """
 
     order, run_valid = -20, False
@@ -91,10 +93,13 @@ class SeedEpochs(Callback):
     def before_train(self) -> None:
         if not _trains(self.learn):
             return
-        digest = hashlib.sha256(f"{self.seed}/{self.epoch}".encode()).digest()
-        seed = int.from_bytes(digest[:4], "big")
-        seed_everything(seed)
-        self.learn.dls.train.rng = random.Random(seed)
+        rank, _ = rank_and_size()
+        seed_everything(self._seed(f"{self.seed}/{self.epoch}" + (f"/{rank}" if rank else "")))
+        self.learn.dls.train.rng = random.Random(self._seed(f"{self.seed}/{self.epoch}"))
+
+    @staticmethod
+    def _seed(name: str) -> int:
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
 def seed_everything(seed: int) -> None:
@@ -195,12 +200,14 @@ class SaveProgress(Callback):
             "epoch": self.epoch + 1,
             "n_epoch": self.n_epoch,
             "lr_max": self.lr_max,
-            "model": self.model.state_dict(),
-            "optimiser": _plain(self.opt.state_dict()),
+            "model": whole(bare(self.model).state_dict()),
+            "optimiser": _plain(whole(self.opt.state_dict())),
             "callbacks": {type(c).__name__: c.progress() for c in self._stateful()},
             "train_loss": [float(self.recorder.smooth_loss.val), int(self.recorder.smooth_loss.count)],
             "values": [[float(v) for v in row] for row in self.recorder.values],
         }
+        if not is_main():
+            return
         partial = self.path.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(self.path)
@@ -213,13 +220,23 @@ class SaveProgress(Callback):
 
     def _restore(self) -> None:
         state = read_progress(self.path)
-        self.model.load_state_dict(state["model"])
-        self.opt.load_state_dict(state["optimiser"])
+        model = bare(self.model)
+        model.load_state_dict(shared_out(state["model"], model.state_dict()))
+        self.opt.load_state_dict(_spread_optimiser(self.opt, state["optimiser"]))
         for callback in self._stateful():
             callback.restore(state["callbacks"][type(callback).__name__])
         self.recorder.values.extend(state["values"])
         smooth, self.recorder.smooth_loss.count = state["train_loss"]
         self.recorder.smooth_loss.val = torch.tensor(smooth)
+
+
+def _spread_optimiser(opt: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's saved state, with its tensors spread over processes as its parameters are."""
+    if not isinstance(state["state"], list):  # one of torch's own, which is not spread
+        return state
+    parameters = [p for p, *_ in opt.all_params()]
+    shared = [shared_out(part, dict.fromkeys(part, p)) for part, p in zip(state["state"], parameters, strict=True)]
+    return {**state, "state": shared}
 
 
 def read_progress(path: Path) -> dict[str, Any]:
@@ -273,6 +290,8 @@ class WriteHistory(Callback):
         self.csv = Path(path)
 
     def after_epoch(self) -> None:
+        if not is_main():
+            return
         names = ["epoch", *self.recorder.metric_names[1:-1]]
         rows = [[str(i), *(str(float(v)) for v in row)] for i, row in enumerate(self.recorder.values)]
         with whole_file(self.csv) as partial:

@@ -17,6 +17,7 @@ from slivit.decision import Decision
 from slivit.errors import CheckpointError, ModelError, one_of
 from slivit.files import whole_folder, write_json
 from slivit.models.registry import create_model, spec_of
+from slivit.parallel import is_main
 from slivit.task import Task
 
 if TYPE_CHECKING:
@@ -163,6 +164,8 @@ def save_backbone(
 ) -> Path:
     """Write a checkpoint that holds a pre-trained backbone and no trained head, whole or not at all.
 
+    Of several processes all must call it, as each may hold a share of the weights; the main one writes.
+
     Args:
         folder: where to; what lies there is replaced.
         model: from `create_model`; its `.backbone` is kept.
@@ -172,14 +175,24 @@ def save_backbone(
 
     Returns:
         The folder; give it as `model.weights` to a recipe, or to `load_backbone`.
+
+    Example:
+        >>> model = slivit.create_model("image_classifier", 1, backbone="resnet10t", image_size=32, stride=16)
+        >>> folder = slivit.save_backbone("runs/backbone", model, slivit.Preprocessing(size=model.spec.size))
+        >>> slivit.load_encoder(folder).model.spec.name
+        'image_classifier'
     """
     from safetensors.torch import save_file
 
     folder, spec = Path(folder), spec_of(model)
+    backbone = _tensors(model.get_submodule("backbone"), "backbone.")
+    others = {name: _tensors(module) for name, module in (extra or {}).items()}
+    if not is_main():
+        return folder
     with whole_folder(folder) as partial:
-        save_file(_tensors(model.get_submodule("backbone"), "backbone."), partial / WEIGHTS)
-        for name, module in (extra or {}).items():
-            save_file(_tensors(module), partial / f"{name}.safetensors")
+        save_file(backbone, partial / WEIGHTS)
+        for name, tensors in others.items():
+            save_file(tensors, partial / f"{name}.safetensors")
         config = {
             "format": FORMAT,
             "model": {"name": spec.name, "out_dim": 1, "args": dict(spec.args)},
@@ -202,6 +215,10 @@ def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
 
     Raises:
         CheckpointError: as `load_checkpoint`.
+
+    Example:
+        >>> slivit.load_encoder("runs/mine").model.spec.name
+        'slivit'
     """
     from slivit.models._weights import load_backbone
 
@@ -217,7 +234,9 @@ def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
 
 
 def _tensors(module: nn.Module, prefix: str = "") -> dict[str, Any]:
-    return {prefix + k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
+    from slivit.parallel import whole
+
+    return {prefix + k: whole(v.detach()).cpu().contiguous().clone() for k, v in module.state_dict().items()}
 
 
 def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:

@@ -24,6 +24,7 @@ from slivit import (
 )
 from slivit.cli_common import told_errors
 from slivit.errors import SlivitError
+from slivit.parallel import is_main
 
 app = typer.Typer(
     name="slivit",
@@ -100,7 +101,8 @@ def _train(
             raise SlivitError(f"give a recipe: slivit {stage} RECIPE [KEY=VALUE]...; slivit list recipes shows them")
         loaded = load_recipe(stage, str(recipe_of(resume)) if resume else str(recipe), overrides or ())
         folder = import_module(f"slivit.stages.{stage}").run(loaded, resume=resume is not None, overwrite=overwrite)
-        typer.echo(folder)
+        if is_main():
+            typer.echo(folder)
 
 
 @app.command()
@@ -136,7 +138,9 @@ def demo(
 
 
 @app.command("list")
-def list_things(what: Annotated[str, typer.Argument(help="models, methods, recipes, formats, importers or phantoms.")]) -> None:
+def list_things(
+    what: Annotated[str, typer.Argument(help="models, methods, recipes, formats, importers or phantoms.")],
+) -> None:
     """List what there is to choose from."""
     from slivit.stages.listing import lines
 

@@ -65,6 +65,9 @@ class PretextFit(Section):
         patch_lr: rate of the patch embedding as a fraction of what layer decay leaves.
         clip: the largest norm of the gradient; 0 for none.
         precision: "float32", "bfloat16" or "float16" (GPU only).
+        checkpoint_activations: keep less for the backward pass and compute it again: less memory, about a third more
+            work.
+        shards: where several processes train, give each a share of the weights instead of a copy (FSDP).
         device: "auto", "cpu", "cuda", "mps".
     """
 
@@ -83,6 +86,8 @@ class PretextFit(Section):
     patch_lr: float = Field(default=1.0, gt=0)
     clip: float = Field(default=0.0, ge=0)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    checkpoint_activations: bool = False
+    shards: bool = False
     device: str = "auto"
 
 

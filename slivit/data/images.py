@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from fastai.data.block import DataBlock, TransformBlock
-from fastai.data.core import DataLoaders
+from fastai.data.core import DataLoaders, TfmdDL
 from fasttransform import Transform
 from torch import Tensor
 
 from slivit.data.preprocessing import Preprocessing, preprocess
+from slivit.parallel import from_main, rank_and_size
 
 Row = Mapping[str, Any]
 
@@ -90,6 +93,62 @@ class LoadItem(Transform):
         return self.load(item)
 
 
+class SharedDL(TfmdDL):
+    """A fastai DataLoader whose batches are shares of those that all processes make together.
+
+    With n processes a step takes n batches that lie next to each other in the epoch's order, one each; so n processes
+    see in a step what one would see with a batch n times as large. What is random about an item follows from the epoch
+    and the item alone, however many processes train or read.
+    """
+
+    epoch_seed = 0
+
+    def get_idxs(self) -> list[int]:
+        """The items of this process, in the order of the epoch."""
+        # In validation the items are the same in every epoch, so that its losses can be compared.
+        seed = self.rng.randint(0, 2**32 - 1) if self.shuffle else 0
+        order, self.epoch_seed = from_main((list(super().get_idxs()), seed))
+        rank, size = rank_and_size()
+        step = self.bs * size
+        steps = [order[start : start + step] for start in range(0, len(order), step)]
+        if self.drop_last:
+            steps = [items for items in steps if len(items) == step]
+        return [item for items in steps for item in _share(items, rank, size)]
+
+    def __len__(self) -> int:
+        """The number of batches of this process."""
+        step = self.bs * rank_and_size()[1]
+        rest = self.n % step // rank_and_size()[1]
+        return self.n // step + (1 if rest and not self.drop_last else 0)
+
+    def create_item(self, index: int) -> object:
+        """Item `index`, with random numbers of its own."""
+        with seeded(f"{self.epoch_seed}/{index}"):
+            return super().create_item(index)
+
+
+def _share(items: list[int], rank: int, size: int) -> list[int]:
+    """One process's part of a step; what cannot be shared out evenly is left out, as all must do the same."""
+    each = len(items) // size
+    return items[rank * each : (rank + 1) * each]
+
+
+@contextmanager
+def seeded(name: str) -> Iterator[None]:
+    """Random numbers of torch, NumPy and Python that follow from `name` alone; afterwards all goes on as before."""
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002 (MONAI draws from the global state)
+    seed = random.Random(name).getrandbits(32)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            random.seed(seed)
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+
+
 def unlabelled_dataloaders(
     items: Sequence[Row],
     load: Transform,
@@ -105,7 +164,7 @@ def unlabelled_dataloaders(
         items: with "split": those of "train" are shuffled, a last batch that is not full is left out of the epoch;
             those of "val" all come.
         load: an item to tensors.
-        batch_size: items a step; lowered to the number of training items where there are fewer.
+        batch_size: items a step of each process; lowered to what the training items allow where they are fewer.
         workers: processes that read.
         device: fastai's default device where None.
         collate: a list of what `load` gave to a batch; fastai's where None.
@@ -113,7 +172,11 @@ def unlabelled_dataloaders(
     train = [i for i, item in enumerate(items) if item["split"] == "train"]
     val = [i for i, item in enumerate(items) if item["split"] == "val"]
     block = DataBlock(
-        blocks=(TransformBlock(type_tfms=[load]),), get_items=lambda _: list(items), splitter=lambda _: (train, val)
+        blocks=(TransformBlock(type_tfms=[load]),),
+        dl_type=SharedDL,
+        get_items=lambda _: list(items),
+        splitter=lambda _: (train, val),
     )
+    size = min(batch_size, max(1, len(train) // rank_and_size()[1]))
     options = {} if collate is None else {"create_batch": lambda samples: (collate([s[0] for s in samples]),)}
-    return block.dataloaders(None, bs=min(batch_size, len(train)), num_workers=workers, device=device, **options)
+    return block.dataloaders(None, bs=size, num_workers=workers, device=device, **options)

@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from slivit.errors import ModelError
 from slivit.models._dino3d_block import EPSILON, Block
@@ -62,7 +63,7 @@ class VisionTransformer3d(nn.Module):
         mask_token: bool = False,
     ) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.checkpointing = dim, False
         self.patch_embed = PatchEmbed3d(dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (position_size // PATCH) ** 3, dim))
@@ -92,10 +93,19 @@ class VisionTransformer3d(nn.Module):
         tokens = self.embed(x, mask)
         kept = []
         for index, block in enumerate(self.blocks):
-            tokens = block(tokens)
+            tokens = self._run(block, tokens)
             if index >= len(self.blocks) - last:
                 kept.append(self.norm(tokens))
         return kept
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """In training keep only what enters each block, and compute the rest again for the gradients (timm's name)."""
+        self.checkpointing = enable
+
+    def _run(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, tokens, use_reentrant=False)
+        return block(tokens)
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, 1, S, H, W) -> (B, 1 + P, dim): the tokens as they enter the first block, with their positions."""

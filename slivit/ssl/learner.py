@@ -21,6 +21,8 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.learner import Precision, VolumeLearner, precision_callbacks
 from slivit.ssl.pretext import MakeViews, Pretext
 from slivit.ssl.schedules import layered_groups, scheduler
+from slivit.ssl.spread import checkpoint_activations as keep_less
+from slivit.ssl.spread import spread
 
 Optimiser = Literal["adamw", "sgd", "lars"]
 SGD_MOMENTUM = 0.9
@@ -59,6 +61,11 @@ def pretext_dataloaders(
 
     Raises:
         ReadError: a scan that cannot be read.
+
+    Example:
+        >>> model = slivit.create_model("image_classifier", 1, backbone="resnet10t", image_size=32, stride=16)
+        >>> pretext, settings = slivit.create_pretext("simclr", model), slivit.Preprocessing(size=model.spec.size)
+        >>> dls = slivit.pretext_dataloaders([f"scan{i}.nii" for i in range(8)], pretext, settings, batch_size=4)
     """
     rows = [scan if isinstance(scan, Mapping) else {"path": str(scan), "split": ""} for scan in scans]
     held = max(1, round(validation * len(rows)))
@@ -92,6 +99,8 @@ def pretext_learner(
     clip: float = 0.0,
     accumulate: int = 1,
     precision: Precision = "float32",
+    checkpoint_activations: bool = False,
+    shards: bool = False,
     path: str | Path = ".",
     seed: int | None = None,
     cbs: Sequence[Callback] = (),
@@ -109,21 +118,29 @@ def pretext_learner(
         clip: the largest norm of the gradient; 0 for none.
         accumulate: steps whose gradients are added up.
         precision: "bfloat16" and "float16" switch on automatic mixed precision.
+        checkpoint_activations: compute a block's activations again for the gradients, instead of keeping them.
+        shards: in several processes give each a share of the weights instead of a copy (FSDP).
         path: the folder in which fastai keeps its files.
         seed: seeds Python, NumPy and torch.
         cbs: further callbacks.
 
     Returns:
         A Learner: `fit_one_cycle(...)`, or `fit_pretext(learn, ...)` with the schedule of the papers.
+
+    Example:
+        >>> learn = slivit.pretext_learner(dls, pretext, seed=0)  # doctest: +SKIP
     """
     if seed is not None:
         seed_everything(seed)
+    if checkpoint_activations:
+        keep_less(pretext.model)
+    model = spread(pretext.model, torch.device(dls.device or "cpu"), shards)
     splitter, rates = _groups(pretext, layer_decay, patch_lr)
     limits: list[Callback] = [GradientAccumulation(accumulate * dls.train.bs)] if accumulate > 1 else []
     limits += [GradientClip(clip)] if clip else []
     learn = PretextLearner(
         dls,
-        pretext.model,
+        model,
         loss_func=pretext.loss,
         metrics=part_metrics(pretext, tuple(pretext.parts)),
         splitter=splitter,
@@ -160,6 +177,9 @@ def fit_pretext(
         weight_decay_end: where the weight decay ends; constant where None.
         cbs: further callbacks.
         start_epoch: the first epoch, of a resumed run.
+
+    Example:
+        >>> slivit.fit_pretext(learn, epochs=100, lr=5e-4)  # doctest: +SKIP
     """
     peak = lr * learn.rates if len(learn.rates) > 1 else lr
     rising = min(warmup / epochs, 0.5)

@@ -11,6 +11,7 @@ from pathlib import Path
 from slivit.checkpoint import package_versions
 from slivit.errors import RecipeError
 from slivit.files import write_json, write_text
+from slivit.parallel import only_one_process
 from slivit.recipe import resolved_toml
 from slivit.recipe_pretrain import MixedRecipe, SelfSupervisedRecipe
 from slivit.recipe_sections import TrainingRecipe
@@ -33,6 +34,8 @@ def open_run(recipe: RunRecipe, *, resume: bool = False, overwrite: bool = False
     Raises:
         RecipeError: the folder is in use, or holds another recipe than the one to go on with.
     """
+    if not isinstance(recipe, SelfSupervisedRecipe):
+        only_one_process("training on labels")
     folder = Path(recipe.out)
     text = resolved_toml(recipe)
     if resume:

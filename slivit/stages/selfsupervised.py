@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import save_backbone
 from slivit.data.preprocessing import Preprocessing
-from slivit.errors import ManifestError
+from slivit.errors import ManifestError, RecipeError
 from slivit.models.registry import spec_of
+from slivit.parallel import from_main, is_main, local_device, process_group, wait_for_all
 from slivit.recipe_pretrain import SelfSupervisedRecipe
 from slivit.stages.lineage import describe_start
 from slivit.stages.probed import make_probe
@@ -34,7 +35,7 @@ PICTURES = "pictures"
 
 
 def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool = False) -> Path:
-    """Pre-train a backbone without labels.
+    """Pre-train a backbone without labels; in several processes where a launcher started them.
 
     Args:
         recipe: from `load_recipe("pretrain", ...)`.
@@ -45,23 +46,49 @@ def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool =
         The run's folder: recipe, split, history, checkpoint, versions, log.
     """
     from slivit.callbacks import seed_everything
+    from slivit.predict import choose_device
     from slivit.ssl.registry import create_pretext
 
-    folder = open_run(recipe, resume=resume, overwrite=overwrite)
-    with logged(folder):
-        frame = usable_scans(recipe)
-        frame.to_csv(folder / SPLIT, index=False)
+    device = local_device(choose_device(recipe.fit.device))
+    with process_group(device), _opened(recipe, resume=resume, overwrite=overwrite) as folder:
+        frame = from_main(_scans(recipe, folder) if is_main() else None)
         seed_everything(recipe.seed)
         model = build_encoder(recipe)
         settings = recipe.preprocessing.model_copy(update={"size": spec_of(model).size})
         pretext = create_pretext(recipe.method, model, **recipe.pretext.args)
         learn = make_learner(recipe, frame, pretext, settings, folder)
-        with tracked(recipe.logging, recipe.model_dump(mode="json"), folder) as tracking:
+        with _followed(recipe, folder) as tracking:
             fit(learn, recipe, folder, resume=resume, cbs=[*tracking, *_probes(recipe, pretext, settings, folder)])
             save_backbone(folder / "checkpoint", pretext.encoder, settings, _record(recipe, frame), pretext.extra)
-        (folder / PROGRESS).unlink(missing_ok=True)
+        if is_main():
+            (folder / PROGRESS).unlink(missing_ok=True)
         log.info("done: %s", folder)
     return folder
+
+
+@contextmanager
+def _opened(recipe: SelfSupervisedRecipe, *, resume: bool, overwrite: bool) -> Iterator[Path]:
+    """The run's folder, made and logged to by the main process; the others only speak of what is wrong."""
+    if not is_main():
+        logging.getLogger("slivit").setLevel(logging.WARNING)
+        wait_for_all()
+        yield Path(recipe.out)
+        return
+    folder = open_run(recipe, resume=resume, overwrite=overwrite)
+    wait_for_all()
+    with logged(folder):
+        yield folder
+
+
+def _scans(recipe: SelfSupervisedRecipe, folder: Path) -> pd.DataFrame:
+    frame = usable_scans(recipe)
+    frame.to_csv(folder / SPLIT, index=False)
+    return frame
+
+
+def _followed(recipe: SelfSupervisedRecipe, folder: Path) -> AbstractContextManager[Sequence[Callback]]:
+    """The recipe's tracker, in the main process."""
+    return tracked(recipe.logging, recipe.model_dump(mode="json"), folder) if is_main() else nullcontext([])
 
 
 def usable_scans(recipe: SelfSupervisedRecipe) -> pd.DataFrame:
@@ -105,7 +132,7 @@ def make_learner(
         slices=recipe.images.slices,
         batch_size=options.batch_size,
         workers=recipe.data.processes,
-        device=choose_device(options.device),
+        device=local_device(choose_device(options.device)),
     )
     return pretext_learner(
         dls,
@@ -118,6 +145,8 @@ def make_learner(
         clip=options.clip,
         accumulate=options.accumulate,
         precision=options.precision,
+        checkpoint_activations=options.checkpoint_activations,
+        shards=options.shards,
         path=folder,
     )
 
@@ -143,8 +172,9 @@ def fit(
         callbacks.LogEpochs(),
         callbacks.SaveProgress(folder, options.lr),
         callbacks.WriteHistory(folder / HISTORY),
-        DrawPictures(learn.pretext, folder / PICTURES, recipe.pictures.every, recipe.pictures.count),
     ]
+    if is_main() and not options.shards:
+        own.append(DrawPictures(learn.pretext, folder / PICTURES, recipe.pictures.every, recipe.pictures.count))
     bars = nullcontext() if sys.stdout.isatty() else learn.no_bar()
     with bars, learn.no_logging():
         fit_pretext(
@@ -161,8 +191,10 @@ def fit(
 
 
 def _probes(recipe: SelfSupervisedRecipe, pretext: Pretext, settings: Preprocessing, folder: Path) -> list[Callback]:
-    if recipe.probe is None:
+    if recipe.probe is None or not is_main():
         return []
+    if recipe.fit.shards:
+        raise RecipeError("a probe needs the whole network in one process; leave [probe] out, or fit.shards = false")
     return [make_probe(recipe.probe, pretext, settings, recipe.fit.batch_size, folder)]
 
 

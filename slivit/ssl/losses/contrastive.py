@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slivit.errors import ModelError
+from slivit.parallel import gather_rows, rank_and_size
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
@@ -34,7 +35,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
     with torch.autocast(first.device.type, enabled=False):
         views = [F.normalize(view.float(), dim=1) for view in (first, second)]
         everyone = [gather_rows(view) for view in views]
-        here = torch.arange(len(first), device=first.device) + _rank() * len(first)
+        here = torch.arange(len(first), device=first.device) + rank_and_size()[0] * len(first)
         count = len(everyone[0])
         losses = []
         for own, other in ((0, 1), (1, 0)):
@@ -43,20 +44,3 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
             across = views[own] @ everyone[other].T / temperature
             losses.append(F.cross_entropy(torch.cat([across, same], 1), here))
     return (losses[0] + losses[1]) / 2
-
-
-def gather_rows(tensor: Tensor) -> Tensor:
-    """The rows of all processes, in the order of their ranks, with gradients; the tensor itself in a single one."""
-    if not _distributed():
-        return tensor
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(tensor))
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _rank() -> int:
-    return torch.distributed.get_rank() if _distributed() else 0
