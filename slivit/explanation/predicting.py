@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slivit.checkpoint import Checkpoint, load_checkpoint
-from slivit.data.blocks import to_input
+from slivit.data.layout import to_input
 from slivit.data.preprocessing import Preprocessing
 from slivit.decision import Decision
 from slivit.errors import SlivitError, nearest, one_of

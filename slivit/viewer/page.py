@@ -50,6 +50,8 @@ class Page:
                 self._build_choice()
                 self.trouble = ui.label().classes("care").props("role=alert")
                 self.trouble.visible = False
+                offered = "Choose a scan of the list, or drop" if self.bench.rows else "Drop"
+                self.hint = ui.label(f"{offered} a file to see what the model makes of it, and why.").classes("quiet")
                 self._build_viewer()
             with ui.element("div").classes("side"):
                 self.prediction = ui.element("section").classes("panel prediction")
@@ -103,15 +105,15 @@ class Page:
             for file in event.files:
                 await file.save(folder / (Path(file.name).name or "scan"))
             self.drop.reset()
-            await self._open(partial(self.bench.open_files, folder))
+            await self._open(partial(self.bench.open_files, folder), folder)
 
-    async def _open(self, read: Callable[[], Opened]) -> None:
+    async def _open(self, read: Callable[[], Opened], folder: Path | None = None) -> None:
         turn = self._new_turn()
         self.said.text = "reading ..."
         try:
             opened = await run.io_bound(read)
         except SlivitError as error:
-            self._tell(str(error))
+            self._tell(str(error).replace(f"{folder}/", "") if folder else str(error))
             return
         if turn != self.turn or opened is None:  # None comes where the server is being stopped
             return
@@ -120,6 +122,7 @@ class Page:
         self.target = self.bench.model.target_or(None, opened.predictions)
         self.targets.value = self.target
         self.slices.show_scan(opened.scan)
+        self.hint.visible = False
         for panel in (self.viewer, self.prediction, self.calibration, self.near):
             panel.visible = True
         self._draw_side()
@@ -206,7 +209,7 @@ def explained(method: str, kind: str) -> str:
     return {
         "occlusion": f"Bars: by how much {unit} would fall without the slice; below the line, it would rise.",
         "rollout": "Bars: the part of what the model reads at the end that came from the slice, by all attention.",
-        "gradcam": "Colours: where the features speak for the output; the same scale in all slices. Bars: their mean.",
+        "gradcam": "Colours: where features speak for the output, relative to the scan's highest. Bars: the mean.",
     }[method]
 
 

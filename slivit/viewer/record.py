@@ -13,7 +13,7 @@ import pandas as pd
 from slivit.decision import Decision
 from slivit.report.draw import styled
 from slivit.report.page import shown_split
-from slivit.report.style import POSITIVE, amount, number
+from slivit.report.style import POSITIVE, amount, count, number
 from slivit.task import Task
 
 if TYPE_CHECKING:
@@ -69,9 +69,10 @@ class Record:
             return f"None of the {self.split} scans had a probability like this one."
         found, share = inside[0], inside[0]["observed"]["value"]
         span = f"{number(found['low'])} to {number(found['high'])}"
-        scans, positives = f"{found['n']} {self.split} scans", round(share * found["n"])
+        positives = round(share * found["n"])
+        scans, hits = count(found["n"], f"{self.split} scan"), f"{positives} ({share:.0%})"
         what = target if self.task.kind == "multiclass" else f"positive for {target}"
-        return f"Of {scans} with a probability from {span}, {positives} ({share:.0%}) were {what}."
+        return f"Of {scans} with a probability from {span}, {hits} {'was' if positives == 1 else 'were'} {what}."
 
     def figure(self, target: str, value: float) -> Figure | None:
         """Reliability, or predicted against true values, with the prediction marked; None where nothing is known."""
