@@ -12,7 +12,7 @@ from slivit.phantoms import make_phantoms
 from slivit.recipe import FinetuneRecipe, check_recipe
 from slivit.stages import evaluate, finetune, predict, rates, training, windowing
 
-MODEL = {"name": "r3d_18", "slices": 8, "image_size": 24, "depths": [1, 1, 0, 0]}
+MODEL = {"name": "r3d_18", "slices": 8, "image_size": 16, "depths": [1, 1, 0, 0]}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def recipe(csv, out, **changes):
                  "slice_labels": {"column": "nodule_slices", "min_positive_slices": 1}},
         "task": {"kind": "binary", "targets": ["nodule"]},
         "model": MODEL,
-        "preprocessing": {"window": {"level": -600, "width": 1500}, "stretch": False, "resize": [28, 28],
+        "preprocessing": {"window": {"level": -600, "width": 1500}, "stretch": False, "resize": [18, 18],
                           "windows": {"stride": 4}},
         "augmentation": {"rotate": 20, "policy": "imagenet"},
         "fit": {"epochs": 2, "lr": [1e-2, 1e-3], "schedule": "constant", "batch_size": 4, "oversample": True,
@@ -92,24 +92,6 @@ def test_evaluation_and_prediction_cut_scans_as_training_did(run, chests, tmp_pa
     np.testing.assert_allclose(table.loc[scans, "prob_nodule"].astype(float), own.loc[scans, "prob_nodule"], atol=1e-5)
 
 
-def test_a_search_that_died_goes_on(chests, tmp_path, monkeypatch):
-    chosen = recipe(chests, tmp_path / "run", fit__epochs=1)
-    original, trained = rates._train, []
-
-    def dies(recipe_, rate, *args, **kwargs):
-        trained.append(rate)
-        if len(trained) == 2:
-            raise KeyboardInterrupt
-        return original(recipe_, rate, *args, **kwargs)
-
-    monkeypatch.setattr(rates, "_train", dies)
-    with pytest.raises(KeyboardInterrupt):
-        finetune.run(chosen)
-    finetune.run(chosen, resume=True)
-    assert trained == [1e-2, 1e-3, 1e-3]
-    assert len(json.loads((tmp_path / "run" / "rates.json").read_text())["rates"]) == 2
-
-
 class Fake:
     """Trainings whose outcome is known."""
 
@@ -117,11 +99,15 @@ class Fake:
         import torch
 
         self.outcomes, self.model = dict(outcomes), torch.nn.Linear(1, 1, bias=False)
+        self.called = []
 
     def __call__(self, recipe_, folder, resume):
         import torch
 
+        self.called.append((recipe_.fit.lr, resume))
         value = self.outcomes[recipe_.fit.lr]
+        if value is KeyboardInterrupt:
+            raise value
         (folder / "history.csv").write_text("epoch\n")
         if value is None:
             raise Diverged("the training loss became nan in epoch 0")
@@ -144,6 +130,17 @@ def test_the_best_rate_is_chosen_by_the_monitor(chests, tmp_path, monitor, value
     assert ["error" in s for s in told] == [v is None or v != v for v in values]
     kept = [p.parent.name for p in (tmp_path / "run").rglob("best.safetensors")]
     assert kept == [f"{best:g}"]
+
+
+def test_a_search_that_died_goes_on_with_the_rate_at_which_it_died(chests, tmp_path):
+    chosen = recipe(chests, tmp_path / "run", fit__lr=[1.0, 0.1, 0.01])
+    dying, whole = Fake({1.0: 0.9, 0.1: KeyboardInterrupt}), Fake({0.1: 0.5, 0.01: 0.6})
+    with pytest.raises(KeyboardInterrupt):
+        rates.search_rates(chosen, dying.model, tmp_path / "run", dying)
+    (tmp_path / "run" / "rates" / "0.1" / "progress.pt").touch()
+    assert rates.search_rates(chosen, whole.model, tmp_path / "run", whole, resume=True)["lr"] == 1.0
+    assert whole.called == [(0.1, True), (0.01, False)]
+    assert whole.model.weight.item() == 1.0
 
 
 def test_no_rate_that_leads_anywhere_is_told(chests, tmp_path):
@@ -178,7 +175,7 @@ def test_windows_without_labels_have_the_target_of_their_scan(chests, tmp_path):
     chosen = recipe(chests, out, data__slice_labels=None)
     manifest = training.fitted_manifest(chosen)
     out.mkdir()
-    plan = windowing.plan_of(chosen, manifest, chosen.preprocessing.model_copy(update={"size": (8, 24, 24)}), out)
+    plan = windowing.plan_of(chosen, manifest, chosen.preprocessing.model_copy(update={"size": (8, 16, 16)}), out)
     assert all(window["nodule"] == scan.row["nodule"] for scan in plan for window in scan.windows)
     table = pd.read_csv(out / "windows.csv")
     assert table["positive"].isin((0, 4)).all()
