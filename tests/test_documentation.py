@@ -14,7 +14,7 @@ import slivit
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-MORE = ["slivit.data.monai.to_monai", "slivit.data.monai.MonaiTransform"]
+MORE = [pytest.param(f"slivit.data.monai.{n}", marks=pytest.mark.slow) for n in ("to_monai", "MonaiTransform")]
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -71,7 +71,7 @@ def code_of(page):
     return "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL))
 
 
-@pytest.mark.parametrize("page", ["docs/python.md", "docs/monai.md"])
+@pytest.mark.parametrize("page", ["docs/python.md", pytest.param("docs/monai.md", marks=pytest.mark.slow)])
 def test_the_code_of_a_page_runs_from_its_first_line_to_its_last(page, workplace):
     import matplotlib
 

@@ -8,6 +8,7 @@ import slivit
 from slivit.data.monai import MonaiTransform, from_monai, monai_items, to_monai
 from slivit.errors import SlivitError
 
+pytestmark = pytest.mark.slow  # importing MONAI takes seconds
 monai_transforms = pytest.importorskip("monai.transforms")
 
 

@@ -14,6 +14,7 @@ import pytest
 from slivit.errors import RecipeError, SlivitError
 from slivit.files import write_text
 from slivit.recipe import load_recipe
+from slivit.report.sweep_page import sentences
 
 pytest.importorskip("optuna")
 
@@ -109,6 +110,7 @@ def test_a_sweep_trains_scores_and_writes_the_best_recipe(recipe, blob_scans, mo
     assert (folder / "settings.pdf").is_file()
 
 
+@pytest.mark.slow
 def test_scores_do_not_change_with_the_test_scans(recipe, base, blob_scans, tmp_path, no_page):
     """The same sweep on a table whose test scans are other files with other answers."""
     table = pd.read_csv(blob_scans)
@@ -147,7 +149,7 @@ def test_the_first_trial_is_the_recipe_itself_where_it_lies_in_the_space(recipe,
     }  # fmt: skip
 
 
-def test_failed_trials_are_told_and_left_and_ties_go_to_the_earliest(recipe, monkeypatch):
+def test_failed_trials_are_told_and_left_and_ties_go_to_the_earliest(recipe, monkeypatch, no_page):
     def train(trial, recipe, manifest):
         write_text(Path(recipe.out) / "progress.pt", "")
         if trial.number in (1, 4):
@@ -161,7 +163,7 @@ def test_failed_trials_are_told_and_left_and_ties_go_to_the_earliest(recipe, mon
     assert [t["state"] for t in found["trials"]].count("failed") == 2
     assert found["trials"][1]["why"] == "SlivitError: too large"
     assert "did equally well" in found["importances_why"]
-    assert "Failed (1, 4): SlivitError: too large" in (folder / "sweep.html").read_text()
+    assert "Failed (1, 4): SlivitError: too large" in list(sentences(found))
 
 
 def test_a_sweep_whose_first_trials_all_fail_stops(recipe, monkeypatch):

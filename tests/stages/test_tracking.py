@@ -37,6 +37,7 @@ def followed(blob_scans, tmp_path_factory):
     return folder / "run", client, client.get_run(record["run"])
 
 
+@pytest.mark.slow
 def test_mlflow_gets_parameters_and_every_epoch(followed):
     folder, client, run = followed
     assert run.info.status == "FINISHED"
@@ -50,6 +51,7 @@ def test_mlflow_gets_parameters_and_every_epoch(followed):
     assert "lr" in run.data.metrics
 
 
+@pytest.mark.slow
 def test_mlflow_gets_results_figures_and_checkpoint(followed):
     folder, client, run = followed
     measured = json.loads((folder / "metrics.json").read_text())["splits"]["test"]["metrics"]["roc_auc"]
@@ -62,6 +64,7 @@ def test_mlflow_gets_results_figures_and_checkpoint(followed):
     assert run.data.tags["slivit.sha256"] == config["sha256"]
 
 
+@pytest.mark.slow
 def test_lineage_names_the_run_that_weights_came_from(followed, tmp_path):
     folder, client, run = followed
     config = json.loads((folder / "checkpoint" / "config.json").read_text())
@@ -77,6 +80,7 @@ def test_lineage_names_the_run_that_weights_came_from(followed, tmp_path):
     assert client.get_run(tracker.run_id).data.tags["slivit.started_from_run"] == run.info.run_id
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same_run(followed, tmp_path):
     folder, client, run = followed
     again = tmp_path / "again"
@@ -90,17 +94,49 @@ def test_a_resumed_run_is_the_same_run(followed, tmp_path):
     assert client.get_run(run.info.run_id).info.status == "FINISHED"
 
 
-def test_wandb_offline(followed, tmp_path, monkeypatch):
+def payload(file):
+    """The records of a .wandb file, joined: it is a log of 32 kB blocks, and a record may run over their borders."""
+    data, at, found = file.read_bytes(), 7, []
+    while at + 7 <= len(data):
+        room = 32768 - at % 32768
+        size = int.from_bytes(data[at + 4 : at + 6], "little")
+        if room >= 7:
+            found.append(data[at + 7 : at + 7 + size])
+        at += 7 + size if room >= 7 else room
+    return b"".join(found)
+
+
+@pytest.fixture
+def tested_run(tmp_path, made_up_predictions):
+    """The folder of a finished run, made without training."""
+    from slivit.recipe_sections import Testing
+    from slivit.stages.measure import measure, write_results
+
+    table, task = made_up_predictions("binary")
+    write_results(tmp_path / "run", table, task, measure(table, task, Testing(draws=5)))
+    write_text(tmp_path / "run" / "history.csv", "epoch,train_loss,valid_loss\n0,0.7,0.6\n1,0.5,0.4\n")
+    checkpoint = tmp_path / "run" / "checkpoint"
+    config = {
+        "format": 1,
+        "model": {"name": "slivit"},
+        "task": {},
+        "preprocessing": {},
+        "training": {"stage": "finetune"},
+    }
+    write_json(checkpoint / "config.json", {**config, "sha256": "a" * 64})
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    return tmp_path / "run"
+
+
+def test_wandb_offline(tested_run, monkeypatch, caplog):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    folder = tmp_path / "run"
-    shutil.copytree(followed[0], folder)
-    (folder / "tracking.json").unlink()
-    with tracking.tracked(Logging(tracker="wandb"), {"fit": {"epochs": 2}}, folder) as callbacks:
+    with tracking.tracked(Logging(tracker="wandb"), {"fit": {"epochs": 2}}, tested_run) as callbacks:
         callbacks[0].send({"valid_loss": 0.5, "lr": 1e-3}, 1)
-    record = json.loads((folder / "tracking.json").read_text())
-    stored = next((folder / "wandb").glob(f"offline-run-*{record['run']}/*.wandb")).read_bytes()
-    for part in (b"test/roc_auc", b"figures/history", b"run-checkpoint", b"model.safetensors", b"valid_loss"):
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING and r.name.startswith("slivit")]
+    record = json.loads((tested_run / "tracking.json").read_text())
+    stored = payload(next((tested_run / "wandb").glob(f"offline-run-*{record['run']}/*.wandb")))
+    for part in (b"test/roc_auc_low", b"figures/history", b"run-checkpoint", b"model.safetensors", b"valid_loss"):
         assert part in stored
 
 
@@ -134,6 +170,7 @@ def test_an_error_in_the_run_is_not_hidden_by_its_tracker(tmp_path, monkeypatch)
         raise ValueError("of the run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["nonsense://here", "http://127.0.0.1:9"])
 def test_a_store_that_cannot_be_used_is_told_at_the_start(store, tmp_path):
     pytest.importorskip("mlflow")
