@@ -15,7 +15,7 @@ from slivit.errors import SlivitError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
 
 def launched() -> int:
@@ -67,19 +67,6 @@ def rank_and_size() -> tuple[int, int]:
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
-
-
-def gather_rows(tensor: Tensor) -> Tensor:
-    """The rows of all processes, in the order of their ranks, with gradients; the tensor itself in a single one.
-
-    Every process must give as many rows.
-    """
-    if rank_and_size()[1] == 1:
-        return tensor
-    import torch
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(tensor))
 
 
 def wait_for_all() -> None:

@@ -6,6 +6,7 @@ Origin: written for this project; torch does the work. Licence: Apache-2.0.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, cast
 
 import torch
@@ -45,6 +46,8 @@ def _sharded(model: nn.Module, device: torch.device) -> nn.Module:
     for block in (child for blocks in lists for child in blocks):
         if any(True for _ in block.parameters()):
             fully_shard(block, mesh=mesh)
+    # The outputs are parts of larger tensors, and nothing changes them in place, of which torch warns.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
     return model
 
@@ -58,7 +61,7 @@ def _with_shared_norms(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def checkpoint_activations(model: nn.Module) -> None:
-    """Keep only what enters each block, and compute the rest again in the backward pass: less memory, a third more work.
+    """Keep only what enters each block, and compute the rest again for the gradients: less memory, a third more work.
 
     Args:
         model: with networks that have timm's `set_grad_checkpointing`.
@@ -69,7 +72,7 @@ def checkpoint_activations(model: nn.Module) -> None:
     able = [m for m in model.modules() if hasattr(m, "set_grad_checkpointing")]
     if not able:
         raise ModelError(
-            "fit.checkpoint_activations: the network cannot compute its blocks anew; transformers and ConvNeXts of timm "
+            "fit.checkpoint_activations: the network cannot compute its blocks anew; timm's transformers and ConvNeXts "
             "and the 3DINO-ViT can"
         )
     for module in able:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import os
 import socket
+from functools import partial
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def in_two(task, *args):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(90)
+        process.join(240)
     assert [process.exitcode for process in processes] == [0, 0]
 
 
@@ -120,29 +121,30 @@ def test_two_processes_give_the_losses_of_one_with_the_same_batch(method, scans,
 @pytest.mark.slow
 def test_shares_of_the_weights_train_alike_and_resume(scans, tmp_path, plain_views):
     selfsupervised.run(recipe("dino3d", scans, tmp_path / "one", 8))
-    in_two(run_and_resume, recipe("dino3d", scans, tmp_path / "two", 4, shards=True, checkpoint_activations=True))
+    two = recipe("dino3d", scans, tmp_path / "two", 4, shards=True, checkpoint_activations=True)
+    in_two(run_that_dies, two)
+    in_two(partial(selfsupervised.run, resume=True), two)
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     for key in ("train_loss", "valid_loss"):
         np.testing.assert_allclose(two[key], one[key], rtol=1e-3)
     weights = [load_encoder(tmp_path / name).model.backbone.state_dict() for name in ("one", "two")]
-    assert weights[0].keys() == weights[1].keys()
+    for key, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][key], tensor, rtol=2e-3, atol=5e-4)
 
 
-def run_and_resume(made):
-    """A run that dies at the end of its first epoch, and goes on."""
+def run_that_dies(made):
+    """A run that dies at the end of its first epoch."""
     from slivit import callbacks
 
-    after, callbacks.SaveProgress.after_epoch = callbacks.SaveProgress.after_epoch, die
-    callbacks.SaveProgress.kept = staticmethod(after)
+    kept = callbacks.SaveProgress.after_epoch
+
+    def die(callback):
+        kept(callback)
+        raise KeyboardInterrupt
+
+    callbacks.SaveProgress.after_epoch = die
     with pytest.raises(KeyboardInterrupt):
         selfsupervised.run(made)
-    callbacks.SaveProgress.after_epoch = after
-    selfsupervised.run(made, resume=True)
-
-
-def die(callback):
-    callback.kept(callback)
-    raise KeyboardInterrupt
 
 
 def norms_and_koleo(folder):

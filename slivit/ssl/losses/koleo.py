@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slivit.errors import ModelError
-from slivit.parallel import gather_rows, rank_and_size
+from slivit.parallel import rank_and_size
+from slivit.ssl.losses.gather import gather_rows
 
 EPSILON = 1e-8
 
