@@ -170,8 +170,11 @@ _FAMILIES: Mapping[str, Callable[[Any, Tensor], Tensor]] = MappingProxyType(
 )
 
 _POOLED = "its layers pool their tokens, so that one layer's are not the next one's"
+_WITHIN = "it attends within each slice alone; attention_maps(x) of the model tells how its integrator weighs them"
 _UNDEFINED: Mapping[str, str] = MappingProxyType(
     {
+        "VisionTransformer": _WITHIN,
+        "SwinTransformer": _WITHIN,
         "MViT": _POOLED,
         "MiT": _POOLED,
         "SwinTransformer3d": "it attends within shifted windows, and merges tokens between its stages",

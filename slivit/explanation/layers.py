@@ -117,6 +117,23 @@ def _factorised(model: Any) -> list[MapLayer]:
     return [MapLayer(model.backbone.spatial.blocks[-1], cells, True)]
 
 
+def _slice_tokens(model: Any) -> list[MapLayer]:
+    """A ViT over each slice by itself."""
+    prefix = model.backbone.num_prefix_tokens
+
+    def cells(tokens: Tensor, x: Tensor) -> Tensor:
+        """(B * S, prefix + h * w, C) -> (B, C, S, h, w)."""
+        side = round((tokens.shape[1] - prefix) ** 0.5)
+        return tokens[:, prefix:].unflatten(1, (side, side)).unflatten(0, (len(x), -1)).permute(0, 4, 1, 2, 3)
+
+    return [MapLayer(model.backbone.blocks[-1], cells, True)]
+
+
+def _slice_maps(model: Any) -> list[MapLayer]:
+    """A Swin over each slice by itself: (B * S, h, w, C)."""
+    return [MapLayer(model.backbone.norm, lambda f, x: f.unflatten(0, (len(x), -1)).permute(0, 4, 1, 2, 3))]
+
+
 def _video_tokens(model: Any) -> list[MapLayer]:
     network = model.backbone.get_submodule(model.backbone.prefix)
     # transformers 5 has the layers of ViViT in the network itself.
@@ -146,6 +163,8 @@ _LAYERS: Mapping[str, Callable[[Any], list[MapLayer]]] = MappingProxyType(
         "MiT": _unimiss,
         "VisionTransformer3d": _dino3d,
         "FactorisedEncoder": _factorised,
+        "VisionTransformer": _slice_tokens,
+        "SwinTransformer": _slice_maps,
         "TokenBackbone": _video_tokens,
     }
 )

@@ -80,6 +80,11 @@ class SliceTransformer(nn.Module):
         token, patches = patch_tokens(self.backbone, self.backbone_info.family, images)
         return (token if self.pool == "token" else patches.mean(1)).unflatten(0, (x.shape[0], -1))
 
+    def pooled_features(self, x: Tensor) -> Tensor:
+        """(B, C, S, P, P) -> (B, D): the backbone's vectors alone, on average over slices."""
+        check_volume(x, f"slice_{self.backbone_info.family}", self.in_chans, self.input_size)
+        return self.forward_slices(x).mean(1)
+
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, S, P, P) -> (B, n): one vector a volume, which the head reads."""
         return self.integrator(self.forward_slices(x))

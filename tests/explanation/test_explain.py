@@ -186,7 +186,7 @@ def test_every_model_is_explained_or_says_why_not(name):
 
 # Where in the batch of slices a change of one cell of the input must show in the layer that Grad-CAM weighs.
 TOKENS = {"dino3d_vit_small": (16, 16), "vivit": (2, 16), "videomae": (2, 16), "timesformer": (1, 16), "vit3d": (2, 8),
-          "mvit_v1_b": (2, 16), "swin3d_t": (2, 32)}  # fmt: skip
+          "mvit_v1_b": (2, 16), "swin3d_t": (2, 32), "slice_vit": (1, 8), "slice_swin": (1, 8)}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(TOKENS))
