@@ -21,7 +21,6 @@ from slivit.task import class_name
 log = logging.getLogger(__name__)
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
-_UID = re.compile(r"[0-9]+(\.[0-9]+){2,}")
 
 
 class SliceLabels(BaseModel):
@@ -29,9 +28,9 @@ class SliceLabels(BaseModel):
 
     Args:
         column: of the manifest: the numbers of the positive slices of each scan, such as "12-30 45"; empty for none.
-        csv: a table with the columns `path` (as in the manifest) and `slice` (a number, a range, or the SOP Instance
-            UID of a DICOM slice), and the task's target (0 or 1); every slice listed is positive where that column is
-            absent, and slices that are not listed are negative.
+        csv: a table with the columns `path` (as in the manifest), `slice` (a number or a range) or `uid` (the SOP
+            Instance UID of a DICOM slice), and the task's target (0 or 1); every slice listed is positive where that
+            column is absent, and slices that are not listed are negative.
         first: the number of a scan's first slice, as the labels count: 0 or 1.
         min_positive_slices: a window with fewer positive slices is negative.
 
@@ -149,32 +148,39 @@ def _from_csv(
     table = table[table["path"].isin(wanted)]
     found: dict[str, set[int]] = {}
     problems: list[str] = []
+    if "uid" in table:  # a scan without a positive slice need not be opened
+        table = table[table.groupby("path")["positive"].transform("any")]
     for path, part in table.groupby("path", sort=False):
-        uids = _slices_by_uid(str(path), reader) if part["slice"].str.fullmatch(_UID.pattern).any() else {}
-        shifted = {uid: index + settings.first for uid, index in uids.items()}
+        names = _slices_by_uid(str(path), reader, settings.first) if "uid" in part else None
         labels: dict[int, tuple[bool, Any]] = {}
-        for row, cell, positive in zip(part.index, part["slice"], part["positive"], strict=True):
-            problems += _keep(labels, row, str(cell), bool(positive), shifted)
+        for row, cell, positive in zip(part.index, part["uid" if names else "slice"], part["positive"], strict=True):
+            problems += _keep(labels, row, str(cell), bool(positive), names)
         found[str(path)] = {number for number, (positive, _) in labels.items() if positive}
     gather(capped(problems, len(problems), "wrong rows"), settings.csv, ManifestError)
     return found
 
 
+def _slices_by_uid(path: str, reader: Mapping[str, Any], first: int) -> dict[str, int]:
+    from slivit.data.readers import open_scan
+
+    names = open_scan(path, **reader).names
+    if not names:
+        raise ManifestError(f"{path}: its slices have no UIDs, as they are no slices of a DICOM series; number them")
+    return {uid: index for index, uid in enumerate(names, first)}
+
+
 def _keep(
-    labels: dict[int, tuple[bool, Any]], row: Any, cell: str, positive: bool, uids: Mapping[str, int]
+    labels: dict[int, tuple[bool, Any]], row: Any, cell: str, positive: bool, names: Mapping[str, int] | None
 ) -> Iterator[str]:
     """Add the slices of one row to those of its scan; yields what is wrong with it."""
-    if _UID.fullmatch(cell):
-        if cell not in uids:
-            yield f'row {row}: the scan has no slice with the UID "{cell}".{nearest(cell, uids)}'
-            return
-        numbers = {uids[cell]}
-    else:
-        try:
-            numbers = parse_slices(cell)
-        except ValueError as error:
-            yield f"row {row}: {error}"
-            return
+    if names and cell not in names:
+        yield f'row {row}: the scan has no slice with the UID "{cell}".{nearest(cell, names)}'
+        return
+    try:
+        numbers = {names[cell]} if names else parse_slices(cell)
+    except ValueError as error:
+        yield f"row {row}: {error}"
+        return
     for number in sorted(numbers):
         before = labels.setdefault(number, (positive, row))
         if before[0] != positive:
@@ -182,16 +188,19 @@ def _keep(
 
 
 def _labelled_table(csv: str, manifest: Manifest, base: Path) -> pd.DataFrame:
-    """A table of slices: path (absolute), slice (text) and whether it is positive."""
+    """A table of slices: path (absolute), slice or uid (text) and whether it is positive."""
     table, target = read_table(csv), manifest.task.targets[0]
-    gather(missing_columns(table, ["path", "slice"]), csv, ManifestError)
+    name = "uid" if "uid" in table else "slice"
+    gather(missing_columns(table, ["path", name]), csv, ManifestError)
+    if {"uid", "slice"} <= set(table.columns):
+        raise ManifestError(f"{csv}: has the columns uid and slice; name slices in one way, and drop the other column")
     numbers, bad = as_numbers(as_labels(table[target] if target in table else pd.Series("1", index=table.index)))
     wrong = bad | ~numbers.isin((0, 1))
     told = [f"row {row}: {target} is {table[target][row]!r}; a slice is 0 or 1" for row in table.index[wrong]]
     gather(capped(told, len(told), f"wrong values of {target}"), csv, ManifestError)
     folder = Path(base).expanduser().absolute()
-    paths = table["path"].map(lambda p: os.path.normpath(folder / Path(p).expanduser()))
-    found = pd.DataFrame({"path": paths, "slice": table["slice"], "positive": numbers == 1})
+    paths = table["path"].map({p: os.path.normpath(folder / Path(p).expanduser()) for p in table["path"].unique()})
+    found = pd.DataFrame({"path": paths, name: table[name], "positive": numbers == 1})
     known = {r["path"] for r in manifest.rows()}
     others = paths[~paths.isin(known)].unique()
     if len(others) == paths.nunique():
@@ -202,12 +211,6 @@ def _labelled_table(csv: str, manifest: Manifest, base: Path) -> pd.DataFrame:
     if len(others):
         log.info('%s: %d scans in it are not in the manifest, such as "%s"', csv, len(others), others[0])
     return found
-
-
-def _slices_by_uid(path: str, reader: Mapping[str, Any]) -> dict[str, int]:
-    from slivit.data.readers import open_scan
-
-    return {uid: index for index, uid in enumerate(open_scan(path, **reader).names)}
 
 
 def _outside(positive: Mapping[str, frozenset[int]], depths: Mapping[str, int], settings: SliceLabels) -> list[str]:

@@ -82,12 +82,21 @@ def test_scans_of_another_split_or_manifest_are_passed_over(tmp_path):
         ),
         ("path,slice\n1.nii,3\n0.nii,3\n", "pe of .*1.nii is 0, but 1 of its slices are labelled positive"),
         ("path,slice,pe\n0.nii,3,0\n", "pe of .*0.nii is 1, but none of its slices is labelled positive"),
+        ("path,slice,uid\n0.nii,3,1.2\n", "drop the other column"),
         ("path,slice\nzero.nii,3\n", "no path in it is one of the manifest's"),
     ],
 )
 def test_a_table_that_cannot_be_right_is_told(tmp_path, table, told):
     with pytest.raises(ManifestError, match=told):
         read(tmp_path, table)
+
+
+def test_slices_without_uids_are_told(tmp_path, blob_scans):
+    table = pd.read_csv(blob_scans).head(2).assign(split="train", pe=[1, 0])
+    found = Manifest.from_frame(table, TASK, root=blob_scans.parent, need_splits=())
+    (tmp_path / "slices.csv").write_text(f"path,uid\n{found.rows()[0]['path']},1.2.3\n")
+    with pytest.raises(ManifestError, match="its slices have no UIDs"):
+        read_slice_labels(SliceLabels(csv=str(tmp_path / "slices.csv")), found, {found.rows()[0]["path"]: 6})
 
 
 def test_a_column_that_cannot_be_right_is_told(tmp_path):
@@ -114,12 +123,12 @@ def test_dicom_slices_by_their_uid(tmp_path):
     names = open_scan(first).names
     assert len(set(names)) == 6
     lines = [f"{table['path'][0]},{uid}" for uid in (names[4], names[2])]
-    (tmp_path / "slices.csv").write_text("\n".join(["path,slice", *lines]))
+    (tmp_path / "slices.csv").write_text("\n".join(["path,uid", *lines]))
     for number in (0, 1):
         source = SliceLabels(csv=str(tmp_path / "slices.csv"), first=number)
         labels = read_slice_labels(source, found, count_slices([r["path"] for r in found.rows()]))
         assert sorted(labels.positive[first]) == [2, 4]
-    (tmp_path / "slices.csv").write_text(f"path,slice\n{table['path'][0]},1.2.3.4\n")
+    (tmp_path / "slices.csv").write_text(f"path,uid\n{table['path'][0]},1.2.3.4\n")
     with pytest.raises(ManifestError, match=r'row 2: the scan has no slice with the UID "1\.2\.3\.4"'):
         read_slice_labels(SliceLabels(csv=str(tmp_path / "slices.csv")), found, count_slices([first]))
 
