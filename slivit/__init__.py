@@ -44,6 +44,7 @@ _HOMES = {
     "load_slices": "slivit.data.preprocessing",
     "make_phantoms": "slivit.phantoms",
     "medmnist_manifest": "slivit.data.importers",
+    "model_spec": "slivit.models.registry",
     "predict_table": "slivit.predict",
     "preprocess": "slivit.data.preprocessing",
     "pretext_dataloaders": "slivit.ssl.learner",
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
     from slivit.models.registry import ModelSpec as ModelSpec
     from slivit.models.registry import create_model as create_model
     from slivit.models.registry import list_models as list_models
+    from slivit.models.registry import model_spec as model_spec
     from slivit.models.registry import register_model as register_model
     from slivit.phantoms import make_phantoms as make_phantoms
     from slivit.predict import predict_table as predict_table

@@ -137,6 +137,10 @@ def model_spec(name: str) -> ModelSpec:
 
     Raises:
         ModelError: no model of that name; the nearest one is named.
+
+    Example:
+        >>> slivit.model_spec("r3d_18").input
+        'clip'
     """
     _load_families()
     if name not in _FACTORIES:

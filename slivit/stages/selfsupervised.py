@@ -18,7 +18,7 @@ from slivit.recipe_pretrain import SelfSupervisedRecipe
 from slivit.stages.lineage import describe_start
 from slivit.stages.probed import make_probe
 from slivit.stages.runs import HISTORY, PROGRESS, SPLIT, logged, open_run
-from slivit.stages.tracking import tracked
+from slivit.stages.tracking import check_logging, tracked
 from slivit.stages.unlabelled import scan_depths, unlabelled_frame
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def _opened(recipe: SelfSupervisedRecipe, *, resume: bool, overwrite: bool) -> I
         wait_for_all()
         yield Path(recipe.out)
         return
+    check_logging(recipe.logging)
     folder = open_run(recipe, resume=resume, overwrite=overwrite)
     wait_for_all()
     with logged(folder):
