@@ -36,7 +36,7 @@ test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "slow and not network"
 
 notebooks: $(READY)
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --nbmake --nbmake-timeout=900 notebooks
 
 # A warning is an error: a link that leads nowhere, a docstring that is not laid out as it should be.
 docs: $(READY)
