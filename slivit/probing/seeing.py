@@ -20,7 +20,7 @@ from slivit.probing.cells import Array, Box, seen_box
 from slivit.probing.pca import foreground, pca_colours
 from slivit.volume import Volume
 
-TOKEN_FAMILIES = ("dino3d_vit_*", "swin_transfer", "swin_random", "unimiss_*")
+TOKEN_FAMILIES = ("dino3d_vit_*", "swin_transfer", "swin_random", "monai_vit", "unimiss_*")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,188 @@
+"""MONAI-ViT: a plain 3D vision transformer, through MONAI, and what its self-supervised pre-training trains.
+
+Papers: Dosovitskiy et al. 2021 (arXiv:2010.11929); over volumes in Hatamizadeh et al. 2022 (UNETR, arXiv:2103.10504);
+a baseline of Xu et al. 2025 (3DINO, arXiv:2501.11755).
+Origin: the network is MONAI's own (Apache-2.0), imported when a model is made; this file averages its tokens and
+translates the names of published weights.
+Licence: Apache-2.0.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slivit.errors import ModelError
+from slivit.models._volume import VolumeModel, check_sizes
+from slivit.models._weights import State, WeightRules, Weights
+from slivit.models.registry import register_model
+
+POSITIONS = "patch_embedding.position_embeddings"
+# UNETR keeps the network as "vit", the pre-training of its authors as "transformer".
+PREFIXES = ("vit.", "transformer.")
+PUBLISHED_NAMES = ((r"^patch_embedding\.(\w+)_3d\b", r"patch_embedding.\1"),)
+# The decoder of ViTAutoEnc, and what blocks and embeddings of several versions of MONAI hold and never use.
+DROPPED = (
+    r"^conv3d_transpose(_1)?\.",
+    r"^blocks\.\d+\.(norm_)?cross_attn\.",
+    r"^patch_embedding\.cls_token$",
+)
+
+
+class PlainViT(nn.Module):
+    """The parts of MONAI's ViT under their own names; (B, 1, S, H, W) -> (B, dim), the mean of its tokens.
+
+    Published weights were trained on volumes whose axes run columns, rows, slices, so volumes are turned round.
+
+    Args:
+        network: MONAI's ViT without a class token and without dropout.
+        patch: side of a patch in voxels.
+    """
+
+    def __init__(self, network: Any, patch: int) -> None:
+        super().__init__()
+        self.patch_embedding, self.blocks, self.norm = network.patch_embedding, network.blocks, network.norm
+        self.patch = patch
+        for block in self.blocks:
+            # For decoders alone; here they would be parameters that never learn.
+            block.cross_attn = block.norm_cross_attn = nn.Identity()
+            # torch's own attention, of the same result. MONAI offers it in the block, not in the network.
+            block.attn.use_flash_attention = True
+
+    def forward_map(self, x: Tensor) -> Tensor:
+        """(B, 1, S, H, W) -> the tokens (B, dim, S / patch, H / patch, W / patch) after the last norm."""
+        tokens = self.patch_embedding(x.transpose(2, 4))
+        for block in self.blocks:
+            tokens = block(tokens)
+        grid = [side // self.patch for side in x.shape[:1:-1]]
+        return self.norm(tokens).mT.unflatten(2, grid).transpose(2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_map(x).mean((2, 3, 4))
+
+
+class MonaiViT(VolumeModel):
+    """The network and a linear head."""
+
+    def patch_map(self, x: Tensor) -> Tensor:
+        """(B, 1, S, H, W) -> the tokens (B, dim, S / patch, H / patch, W / patch)."""
+        self.check(x)
+        return self.backbone.forward_map(x)  # type: ignore[operator]
+
+
+@register_model(
+    input="volume",
+    size=(96, 96, 96),
+    mean=(0.0,),
+    std=(1.0,),
+    parameters=88_341_505,
+    source="arXiv:2010.11929",
+    licence="Apache-2.0",
+    weights="none needed; it takes state dicts of MONAI's ViTAutoEnc and UNETR",
+    small={"slices": 32, "image_size": 32, "dim": 16, "depth": 2, "heads": 2, "mlp_dim": 32},
+)
+def monai_vit(
+    out_dim: int,
+    *,
+    slices: int = 96,
+    image_size: int = 96,
+    patch_size: int = 16,
+    dim: int = 768,
+    depth: int = 12,
+    heads: int = 12,
+    mlp_dim: int = 3072,
+    embedding: Literal["conv", "perceptron"] = "conv",
+    qkv_bias: bool = False,
+    dropout: float = 0.0,
+    pretrained: bool | Weights = False,
+) -> MonaiViT:
+    """MONAI's ViT over volumes: (B, 1, S, P, P) float32 volumes from 0 to 1 -> (B, out_dim) logits.
+
+    Args:
+        out_dim: the number of outputs.
+        slices: S, a multiple of `patch_size`.
+        image_size: P, a multiple of `patch_size`.
+        patch_size: side in voxels of a token.
+        dim: width of a token, a multiple of `heads`.
+        depth: number of blocks.
+        heads: attention heads a block.
+        mlp_dim: hidden width of a block's perceptron.
+        embedding: of patches, "conv" as in ViTAutoEnc or "perceptron" as in the first UNETR; MONAI's `proj_type`.
+        qkv_bias: queries, keys and values have a bias, as in weights that were trained with it.
+        dropout: probability of a feature to be dropped before the head in training.
+        pretrained: the path of a state dict of MONAI's ViT (without class token), ViTAutoEnc or UNETR; trained
+            positions of another cube are interpolated (see `load_backbone`).
+
+    Raises:
+        ModelError: MONAI is not installed, or a value is not allowed.
+        CheckpointError: weights that cannot be had, or that do not fit.
+
+    Source: Dosovitskiy et al. 2021, section 3.1; Hatamizadeh et al. 2022, section 3.1.
+    """
+    sizes = {"slices": slices, "image_size": image_size, "patch_size": patch_size}
+    check_sizes("monai_vit", {**sizes, "dim": dim, "depth": depth, "heads": heads, "mlp_dim": mlp_dim})
+    if slices % patch_size or image_size % patch_size or dim % heads:
+        raise ModelError(
+            "monai_vit: slices and image_size must be multiples of patch_size, and dim of heads; "
+            f"got {slices} and {image_size} of {patch_size}, {dim} of {heads}"
+        )
+    if embedding not in ("conv", "perceptron"):
+        raise ModelError(f'monai_vit: embedding is "conv" or "perceptron", got "{embedding}"')
+    network = _network(
+        img_size=(image_size, image_size, slices),
+        patch_size=(patch_size,) * 3,
+        hidden_size=dim,
+        mlp_dim=mlp_dim,
+        num_layers=depth,
+        num_heads=heads,
+        proj_type=embedding,
+        qkv_bias=qkv_bias,
+    )
+    grid = (image_size // patch_size, image_size // patch_size, slices // patch_size)
+    rules = WeightRules(
+        architecture="monai_vit",
+        prefixes=PREFIXES,
+        rename=PUBLISHED_NAMES,
+        drop=DROPPED,
+        adapt=partial(resize_positions, grid),
+    )
+    return MonaiViT(
+        PlainViT(network, patch_size),
+        rules,
+        out_dim,
+        features=dim,
+        size=(slices, image_size, image_size),
+        in_chans=1,
+        dropout=dropout,
+        pretrained=pretrained,
+    )
+
+
+def _network(**args: Any) -> nn.Module:
+    try:
+        import einops  # noqa: F401 (MONAI asks for it only when the network is made)
+        from monai.networks.nets.vit import ViT
+    except ImportError as error:
+        raise ModelError('monai_vit needs the packages monai and einops: pip install "slivit[baselines]"') from error
+    return ViT(in_channels=1, **args)
+
+
+def resize_positions(grid: tuple[int, int, int], state: State, wanted: State) -> State:
+    """Trained positions of another cube, interpolated to this network's grid.
+
+    Args:
+        grid: the network's patches along columns, rows and slices.
+        state: renamed weights.
+        wanted: the network's own.
+    """
+    given = state.get(POSITIONS)
+    if given is None or given.ndim != 3 or given.shape == wanted[POSITIONS].shape:
+        return state
+    side = round(given.shape[1] ** (1 / 3))
+    if side**3 != given.shape[1]:
+        return state
+    cube = given.float().mT.unflatten(2, (side, side, side))
+    return state | {POSITIONS: F.interpolate(cube, grid, mode="trilinear").flatten(2).mT.to(given.dtype)}
