@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 log = logging.getLogger(__name__)
 
-SPREAD, ENTROPY = "feature_std", "prototype_entropy"
+SPREAD, ENTROPY, EVENNESS = "feature_std", "prototype_entropy", "target_entropy"
 
 
 @torch.no_grad()
@@ -49,17 +49,38 @@ def prototype_entropy(logits: Tensor, temperature: float) -> Tensor:
     return (entropy / math.log(min(logits.shape))).clamp(max=1) if min(logits.shape) > 1 else entropy
 
 
+@torch.no_grad()
+def target_entropy(targets: Tensor) -> Tensor:
+    """How little a teacher's targets say: 1 where they are even over all prototypes, 0 where each names one.
+
+    Args:
+        targets: (N, K) probabilities.
+
+    Returns:
+        A scalar: their mean entropy, as a fraction of the largest.
+    """
+    entropy = -(targets * targets.clamp_min(torch.finfo(targets.dtype).tiny).log()).sum(1).mean()
+    return entropy / math.log(targets.shape[1])
+
+
 class WatchCollapse(Callback):
     """Measure on the validation images whether features still differ; warn once where they do not.
 
     What is measured stands among the metrics of every epoch.
 
     Args:
-        measure: the model's outputs -> values by name; `feature_std` and `prototype_entropy` are watched.
+        measure: the model's outputs -> values by name; `feature_std`, `prototype_entropy` and `target_entropy` are
+            watched.
         parts: the pretext's, where the values go.
         after: part of the training in which nothing is said: fresh networks give nearly the same features to all.
-        least: by name, the values below which a warning is due.
     """
+
+    # By name: what is still healthy, and what an unhealthy value means.
+    healthy = {
+        SPREAD: (0.02, math.inf, "the features of different images are becoming the same"),
+        ENTROPY: (0.1, math.inf, "all images choose the same prototypes"),
+        EVENNESS: (-math.inf, 0.999, "the teacher's targets are even, and teach nothing"),
+    }
 
     order = 45  # before fastai's Recorder takes the metrics
 
@@ -69,11 +90,8 @@ class WatchCollapse(Callback):
         parts: MutableMapping[str, float],
         *,
         after: float = 0.2,
-        least: MutableMapping[str, float] | None = None,
     ) -> None:
-        self.measure, self.parts, self.after = measure, parts, after
-        self.least = {SPREAD: 0.02, ENTROPY: 0.1} | dict(least or {})
-        self.told = False
+        self.measure, self.parts, self.after, self.told = measure, parts, after, False
         self._seen: list[dict[str, float]] = []
 
     def before_validate(self) -> None:
@@ -90,13 +108,15 @@ class WatchCollapse(Callback):
         if self.told or not self._seen or float(self.pct_train) < self.after:
             return
         means = {name: sum(seen[name] for seen in self._seen) / len(self._seen) for name in self._seen[0]}
-        low = {name: value for name, value in means.items() if value < self.least.get(name, 0)}
-        for name, value in low.items():
-            self.told = True
-            log.warning(
-                "epoch %d: %s is %.3g: the features of different images are becoming the same (collapse). Lower the "
-                "learning rate or the teacher's temperature, or take a larger batch",
-                self.epoch + 1,
-                name,
-                value,
-            )
+        for name, value in means.items():
+            low, high, meaning = self.healthy[name]
+            if not low <= value <= high:
+                self.told = True
+                log.warning(
+                    "epoch %d: %s is %.4g: %s (collapse). Lower the learning rate or the teacher's temperature, let "
+                    "crops overlap by more, or take a larger batch",
+                    self.epoch + 1,
+                    name,
+                    value,
+                    meaning,
+                )

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from slivit.errors import ModelError
 from slivit.models.registry import ModelSpec
 from slivit.ssl._images import feature_dim, frozen_features, grey, image_features, image_spec, to_model
-from slivit.ssl.collapse import ENTROPY, SPREAD, WatchCollapse, feature_spread, prototype_entropy
+from slivit.ssl.collapse import (
+    ENTROPY,
+    EVENNESS,
+    SPREAD,
+    WatchCollapse,
+    feature_spread,
+    prototype_entropy,
+    target_entropy,
+)
 from slivit.ssl.heads import DinoHead
 from slivit.ssl.losses.dino import multi_crop_loss
 from slivit.ssl.pretext import Pretext
@@ -166,9 +174,13 @@ def dino(
 
     def measure(out: Outputs) -> dict[str, Tensor]:
         entropy = prototype_entropy(out["scores"], pair.targets.temperature)
-        return {SPREAD: feature_spread(out["features"]), ENTROPY: entropy}
+        return {
+            SPREAD: feature_spread(out["features"]),
+            ENTROPY: entropy,
+            EVENNESS: target_entropy(out["targets"]),
+        }
 
-    parts = dict.fromkeys((SPREAD, ENTROPY), float("nan"))
+    parts = dict.fromkeys((SPREAD, ENTROPY, EVENNESS), float("nan"))
     return Pretext(
         name="dino",
         model=pair,

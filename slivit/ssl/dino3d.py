@@ -26,7 +26,15 @@ from slivit.models.registry import spec_of
 from slivit.ssl._crops3d import Crops, LoadCrops, collate_crops
 from slivit.ssl._dino3d_model import LARGE, Branch, Dino3dLoss, Dino3dPair
 from slivit.ssl._intensity3d import Intensities, MonaiChanges, change_batch
-from slivit.ssl.collapse import ENTROPY, SPREAD, WatchCollapse, feature_spread, prototype_entropy
+from slivit.ssl.collapse import (
+    ENTROPY,
+    EVENNESS,
+    SPREAD,
+    WatchCollapse,
+    feature_spread,
+    prototype_entropy,
+    target_entropy,
+)
 from slivit.ssl.heads import DinoHead
 from slivit.ssl.pretext import Pretext
 from slivit.ssl.registry import register_pretext
@@ -140,8 +148,8 @@ def dino3d(
         foreground=foreground,
         change=MonaiChanges(changes) if augmentation == "monai" else None,
     )
-    names = ("dino_loss", *["ibot_loss"] * bool(ibot_weight), *["koleo_loss"] * bool(koleo_weight), SPREAD, ENTROPY)
-    parts = dict.fromkeys(names, float("nan"))
+    names = ("dino_loss", *["ibot_loss"] * bool(ibot_weight), *["koleo_loss"] * bool(koleo_weight))
+    parts = dict.fromkeys((*names, SPREAD, ENTROPY, EVENNESS), float("nan"))
     targets = (pair.dino_targets, pair.ibot_targets)
     last = [student.dino_head.last_layer, student.ibot_head.last_layer]
     return Pretext(
@@ -209,8 +217,9 @@ def frozen_features(model: nn.Module, batch: Tensor) -> Tensor:
 
 
 def measure(pair: Dino3dPair, out: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `WatchCollapse` looks at: the teacher's class tokens and the prototypes that they choose."""
+    """What `WatchCollapse` looks at: the teacher's class tokens, the prototypes that they choose, and its targets."""
     return {
         SPREAD: feature_spread(out["features"]),
         ENTROPY: prototype_entropy(out["scores"], pair.dino_targets.temperature),
+        EVENNESS: target_entropy(out["dino"]),
     }

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from slivit.ssl.collapse import SPREAD, WatchCollapse, feature_spread, prototype_entropy
+from slivit.ssl.collapse import SPREAD, WatchCollapse, feature_spread, prototype_entropy, target_entropy
 from slivit.ssl.teacher import Distillation, FollowStudent, FreezeLast, Targets, WarmTemperature, half_cosine
 
 
@@ -77,6 +77,8 @@ def test_spread_and_entropy_tell_collapse_from_health():
     same = torch.zeros(8, 8)
     same[:, 2] = 20
     assert prototype_entropy(same, 0.1) < 1e-3
+    assert target_entropy(torch.full((3, 8), 1 / 8)) > 0.9999
+    assert target_entropy(torch.eye(8)) < 1e-3
 
 
 def test_a_collapse_is_told_once_and_not_at_the_start(caplog):
