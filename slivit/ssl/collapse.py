@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from fastai.callback.core import Callback
@@ -76,7 +76,7 @@ class WatchCollapse(Callback):
     """
 
     # By name: what is still healthy, and what an unhealthy value means.
-    healthy = {
+    healthy: ClassVar[dict[str, tuple[float, float, str]]] = {
         SPREAD: (0.02, math.inf, "the features of different images are becoming the same"),
         ENTROPY: (0.1, math.inf, "all images choose the same prototypes"),
         EVENNESS: (-math.inf, 0.999, "the teacher's targets are even, and teach nothing"),
