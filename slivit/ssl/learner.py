@@ -18,6 +18,7 @@ from fastai.optimizer import SGD, Adam, OptimWrapper
 from slivit.callbacks import seed_everything
 from slivit.data.images import LoadImage, LoadItem, Row, count_slices, slice_items, unlabelled_dataloaders
 from slivit.data.preprocessing import Preprocessing
+from slivit.errors import ModelError
 from slivit.learner import Precision, VolumeLearner, precision_callbacks
 from slivit.ssl.pretext import MakeViews, Pretext
 from slivit.ssl.schedules import layered_groups, scheduler
@@ -134,6 +135,8 @@ def pretext_learner(
         seed_everything(seed)
     if checkpoint_activations:
         keep_less(pretext.model)
+    if shards and optimiser == "lars":
+        raise ModelError('fit.shards: "lars" needs whole weights; take "adamw" or "sgd", or shards = false')
     model = spread(pretext.model, torch.device(dls.device or "cpu"), shards)
     splitter, rates = _groups(pretext, layer_decay, patch_lr)
     limits: list[Callback] = [GradientAccumulation(accumulate * dls.train.bs)] if accumulate > 1 else []
