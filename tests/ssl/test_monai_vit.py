@@ -1,4 +1,4 @@
-"""MONAI-ViT's pre-training: what spoils volumes, the three tasks, and a run whose backbone a fine-tuning starts from."""
+"""MONAI-ViT pre-training: what spoils volumes, the three tasks, and a run whose backbone another model takes."""
 
 import math
 
