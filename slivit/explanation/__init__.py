@@ -16,3 +16,4 @@ from slivit.explanation.result import Attribution as Attribution
 from slivit.explanation.result import Explanation as Explanation
 from slivit.explanation.scan import SeenScan as SeenScan
 from slivit.explanation.scan import see_scan as see_scan
+from slivit.explanation.window import seen_by as seen_by

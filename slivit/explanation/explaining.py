@@ -18,7 +18,8 @@ from slivit.explanation.gradcam import grad_cam, resize_cells
 from slivit.explanation.occlusion import Fill, Progress, occlude
 from slivit.explanation.predicting import ExplainError, ScanModel, scan_model
 from slivit.explanation.result import METHODS, Attribution, Explanation
-from slivit.explanation.scan import SeenScan, see_scan
+from slivit.explanation.scan import SeenScan
+from slivit.explanation.window import seen_by
 from slivit.task import Task
 from slivit.volume import Volume
 
@@ -40,7 +41,8 @@ def explain(
 
     Args:
         checkpoint: a run or checkpoint folder, what `load_checkpoint` returned, or a model made by `create_model`.
-        scan: anything that `read_volume` takes, or a whole volume.
+        scan: anything that `read_volume` takes, or a whole volume. Of a scan that is cut into windows, the window is
+            explained that speaks most for the target.
         target: the output to explain: a target, or a class of a multiclass task. By default the one that the model
             finds most likely, or the first one of a regression.
         methods: of "occlusion", "rollout" and "gradcam"; None for all that are defined for the model.
@@ -64,7 +66,7 @@ def explain(
         >>> found.ranking("occlusion")[:3], found.save("why")  # doctest: +SKIP
     """
     model = scan_model(checkpoint, task=task, preprocessing=preprocessing, device=device)
-    seen = see_scan(scan, model.settings)
+    seen = seen_by(model, scan, target, batch_size)
     options = {"fill": fill, "batch_size": batch_size, "progress": progress}
     return explain_seen(model, seen, target=target, methods=methods, **options)  # type: ignore[arg-type]
 

@@ -78,8 +78,10 @@ def see_scan(scan: str | Path | Volume, settings: Preprocessing) -> SeenScan:
 
 
 def slice_numbers(depth: int, settings: Preprocessing) -> npt.NDArray[np.intp]:
-    """(S,) which of a scan's `depth` slices each of the model's slices shows; -1 for a blank."""
+    """(S,) which of a scan's `depth` slices each of the model's slices shows; -1 for a blank. With windows, all."""
     slices = settings.size[0] if settings.size else 0
+    if settings.windows and depth >= slices:
+        return np.arange(depth)
     if settings.resamples(depth):
         lower, weight = resample_positions(depth, slices)
         return np.where(weight < 0.5, lower, lower + 1)

@@ -16,7 +16,7 @@ import torch
 from slivit.checkpoint import Checkpoint, load_checkpoint
 from slivit.data.manifest import read_manifest
 from slivit.data.preprocessing import Preprocessing
-from slivit.explanation import ExplainError, Explanation, ScanModel, SeenScan, explain_seen, scan_model, see_scan
+from slivit.explanation import ExplainError, Explanation, ScanModel, SeenScan, explain_seen, scan_model, seen_by
 from slivit.task import is_missing
 from slivit.viewer.neighbours import Neighbours
 from slivit.viewer.record import Record
@@ -121,7 +121,7 @@ class Bench:
     def _open(self, path: str, name: str, row: Row) -> Opened:
         from slivit.viewer.neighbours import features_of
 
-        scan = see_scan(path, self.settings)
+        scan = seen_by(self.model, path)
         stacks = torch.from_numpy(scan.stack)[None]
         with self._lock:
             predicted, _ = self.model.run(stacks)

@@ -116,7 +116,7 @@ def test_all_code_that_makes_slices_is_part_of_the_key():
     counted = set(cache_module.code_files())
     assert all(file.is_file() for file in counted)
     root = Path(cache_module.__file__).parents[2]
-    harmless = {"slivit.errors"}
+    harmless = {"slivit.errors", "slivit.display"}  # words and pictures of what was read
     for file in counted:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("slivit."):
