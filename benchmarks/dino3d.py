@@ -1,11 +1,15 @@
 """3DINO on AdrenalMNIST3D (64 cubed, official split): what pre-training without labels is worth to a small network.
 
 Run: python benchmarks/dino3d.py --data DATA [--seeds 0 1 2] [--out FOLDER] [--epochs N]
+     python benchmarks/dino3d.py --intensities
 
 DATA holds `medmnist/adrenalmnist3d_64.npz`. For each seed: pre-training on the training scans without their labels, by
 the shipped recipe; then the probe's grid of linear heads on the frozen network, and fine-tuning end to end, each from
 the pre-trained network and from the same one at random. What is chosen (head, epoch) is chosen on the validation scans;
 the test scans are read once. Runs in FOLDER that are done are not repeated, and one that died goes on.
+
+`--intensities` measures instead what it costs to change a crop's contrast, noise, histogram and so on: many at a time,
+or one by one through MONAI.
 """
 
 from __future__ import annotations
@@ -82,15 +86,50 @@ def metrics(folder: Path) -> dict[str, Any]:
     return {split: splits[split]["metrics"]["roc_auc"]["value"] for split in ("val", "test") if split in splits}
 
 
+def intensities() -> None:
+    """Milliseconds of processor time a crop: cutting it, changing it in a batch, changing it through MONAI."""
+    import torch
+
+    from slivit.ssl._crops3d import Crops, resized_crop
+    from slivit.ssl._intensity3d import Intensities, MonaiChanges, change_batch
+
+    settings, rounds = Intensities(), 8
+    one_by_one = MonaiChanges(settings)
+    print("| crop | cut | batch | MONAI | MONAI / batch |\n| --- | --- | --- | --- | --- |")
+    for side, count in ((32, 16), (48, 16), (64, 8), (96, 4)):
+        crops = torch.rand(count, 1, side, side, side) * 2 - 1
+        scan = np.random.default_rng(0).random((round(1.2 * side),) * 3, np.float32)
+        cuts = Crops(size=side, count=1, in_plane=(0.48, 1.0), through=(0.5, 1.0))
+        tasks = (
+            lambda n=count, c=cuts, s=scan: [resized_crop(s, c, (0.0, 1.0)) for _ in range(n)],
+            lambda x=crops: change_batch(x, settings),
+            lambda x=crops: [one_by_one(crop) for crop in x],
+        )
+        spent = [0.0] * len(tasks)
+        for _ in range(rounds):  # interleaved, so that a busy machine slows all alike
+            for i, task in enumerate(tasks):
+                begun = time.process_time()
+                task()
+                spent[i] += (time.process_time() - begun) * 1e3 / rounds / count
+        told = " | ".join(f"{ms:.1f} ms" for ms in spent)
+        print(f"| {side} cubed | {told} | {spent[2] / spent[1]:.1f} |", flush=True)
+
+
 def main() -> None:
     """Run and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--intensities", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/dino3d_benchmark"))
     parser.add_argument("--epochs", type=int, default=15, help="of fine-tuning")
     parser.add_argument("--pretrain", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the recipe")
     options = parser.parse_args()
+    if options.intensities:
+        intensities()
+        return
+    if options.data is None:
+        parser.error("--data is needed")
     manifest = options.data / "medmnist" / "adrenalmnist3d_64.npz"
     rows: dict[tuple[str, str], list[float]] = {}
     for seed in options.seeds:

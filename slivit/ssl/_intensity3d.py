@@ -7,6 +7,7 @@ the tests compare them. Licence: Apache-2.0.
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,8 +76,11 @@ def _replace(volumes: Tensor, on: Tensor, change: Callable[[Tensor], Tensor]) ->
 
 def flip(volumes: Tensor, probability: float) -> Tensor:
     """Mirror each volume along each of its axes with a probability; changes (B, 1, S, H, W) in place."""
-    for axis in (2, 3, 4):
-        _replace(volumes, torch.rand(len(volumes)) < probability, partial(torch.flip, dims=(axis,)))
+    turned = torch.rand(len(volumes), 3) < probability
+    for chosen in itertools.product((False, True), repeat=3):
+        axes = [axis for axis, on in enumerate(chosen, 2) if on]
+        if axes:
+            _replace(volumes, (turned == torch.tensor(chosen)).all(1), partial(torch.flip, dims=axes))
     return volumes
 
 
@@ -110,8 +114,11 @@ def gibbs(volumes: Tensor, alpha: Tensor) -> Tensor:
     radius = (1 - alpha) * max(volumes.shape[2:]) * math.sqrt(2) / 2
     grids = [torch.arange(side, device=volumes.device) - (side - 1) / 2 for side in volumes.shape[2:]]
     distance = torch.stack(torch.meshgrid(*grids, indexing="ij")).norm(dim=0)
-    kept = torch.fft.ifftshift(distance <= _wide(radius), dim=axes)
-    return torch.fft.ifftn(torch.fft.fftn(volumes, dim=axes) * kept, dim=axes).real
+    kept = torch.fft.ifftshift(distance <= _wide(radius), dim=axes).float()
+    # The ball's centre lies between frequencies. Of what it makes of a volume the real part is taken; the mean of the
+    # ball and its point reflection makes the same, and then half of the frequencies say it all.
+    kept = ((kept + kept.flip(axes).roll((1, 1, 1), axes)) / 2)[..., : volumes.shape[-1] // 2 + 1]
+    return torch.fft.irfftn(torch.fft.rfftn(volumes, dim=axes) * kept, s=volumes.shape[2:], dim=axes)
 
 
 def _range(volumes: Tensor) -> tuple[Tensor, Tensor]:
