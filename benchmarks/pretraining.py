@@ -38,6 +38,7 @@ METHODS = (
     "swin_mae_small",
 )  # fmt: skip
 RANDOM_SEEDS = (0, 1, 2)
+SLICES = 12  # of a volume, as in the recipe adrenalmnist3d
 
 
 def kept(path: Path, compute: Callable[[], Any]) -> Any:
@@ -116,9 +117,9 @@ def finetuned(data: Path, out: Path, name: str, start: str, fraction: float, see
     """Test AUC on AdrenalMNIST3D of a volume model with the backbone of a method, from that start."""
     recipe = load_recipe("pretrain", name)
     folder = out / f"adrenal-{name}-{start}-{fraction:g}-{seed}"
-    own = [] if recipe.model.name == "image_classifier" else [f'model.name="{recipe.model.name}"']
-    if own:
-        own += [f"model.{key}={toml(value)}" for key, value in recipe.model.args.items() if key != "slices"]
+    weights = str(out / name) if start == "pre-trained" else ""
+    network = {**recipe.model.args, "name": recipe.model.name, "slices": SLICES, "weights": weights}
+    own = [f'model.weights="{weights}"'] if recipe.model.name == "image_classifier" else [f"model={toml(network)}"]
     overrides = [
         f"out={folder}",
         f"data.manifest={data / 'medmnist' / 'adrenalmnist3d.npz'}",
@@ -126,7 +127,6 @@ def finetuned(data: Path, out: Path, name: str, start: str, fraction: float, see
         f"fit.epochs={epochs}",
         f"seed={seed}",
         f"data.split_seed={seed}",
-        f'model.weights="{out / name if start == "pre-trained" else ""}"',
         *own,
     ]
     finetune.run(load_recipe("finetune", "adrenalmnist3d", overrides), overwrite=True)
@@ -134,10 +134,10 @@ def finetuned(data: Path, out: Path, name: str, start: str, fraction: float, see
 
 
 def toml(value: Any) -> str:
-    """A value as an override writes it."""
-    import tomli_w
-
-    return tomli_w.dumps({"v": value}).removeprefix("v = ").strip()
+    """A value in one line of TOML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(part)}" for key, part in value.items()) + "}"
+    return json.dumps(value)
 
 
 def print_probes(options: argparse.Namespace) -> None:

@@ -109,7 +109,8 @@ def predict_table(
     Example:
         >>> checkpoint = slivit.load_checkpoint("runs/mine")
         >>> rows = slivit.read_manifest("scans.csv", checkpoint.task).rows("test")
-        >>> table = slivit.predict_table(checkpoint.model, rows, checkpoint.task, checkpoint.preprocessing, device="cpu")
+        >>> settings = checkpoint.preprocessing
+        >>> table = slivit.predict_table(checkpoint.model, rows, checkpoint.task, settings, device="cpu")
         >>> len(table), bool(table["prob_bright"].between(0, 1).all())
         (8, True)
     """

@@ -96,7 +96,7 @@ def register_model(
         ...
         ...     def forward(self, x):
         ...         return self.head(self.backbone(x).flatten(1))
-        >>> @slivit.register_model(input="volume", size=(4, 32, 32), mean=(0.0,), std=(1.0,), source="none", licence="MIT")
+        >>> @slivit.register_model(input="volume", size=(4, 32, 32), mean=(0.0,), std=(1.0,), licence="MIT")
         ... def mean_of_all(out_dim):
         ...     return Mean(out_dim)
         >>> slivit.create_model("mean_of_all", 2)(torch.zeros(1, 1, 4, 32, 32)).shape

@@ -76,7 +76,9 @@ def test_both_sets_are_trained_and_measured_and_the_backbone_loads(recipe_file, 
         assert json.loads((folder / name / "metrics.json").read_text())["splits"]["test"]["scans"] == 6
     header = (folder / "history.csv").read_text().splitlines()[0]
     assert header == "epoch,train_loss,valid_loss,roc_auc_shapes,roc_auc_signs"
-    volume = create_model("slivit", 1, backbone="convnext_atto", image_size=32, slices=2, vit_dim=16, vit_depth=1, vit_heads=2)
+    volume = create_model(
+        "slivit", 1, backbone="convnext_atto", image_size=32, slices=2, vit_dim=16, vit_depth=1, vit_heads=2
+    )
     load_backbone(volume, folder)
     with pytest.raises(CheckpointError, match="pre-trained backbone and no head"):
         load_checkpoint(folder)
