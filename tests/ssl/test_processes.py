@@ -3,8 +3,11 @@
 import csv
 import dataclasses
 import os
+import pickle
 import socket
-from functools import partial
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,8 +63,7 @@ def recipe(method, scans, out, batch_size, **fit):
     return check_recipe(SelfSupervisedRecipe, values, "the tests")
 
 
-@pytest.fixture
-def plain_views(monkeypatch):
+def plain_views(patch):
     """SimCLR's views without chance: an image and its mirror image, which processes share out as they lie."""
     make = registry.create_pretext
 
@@ -73,7 +75,7 @@ def plain_views(monkeypatch):
         pretext = make(name, model, **settings)
         return pretext if name == "dino3d" else dataclasses.replace(pretext, views=lambda b: views(model.spec, b))
 
-    monkeypatch.setattr(registry, "create_pretext", create)
+    patch(registry, "create_pretext", create)
 
 
 def free_port():
@@ -82,22 +84,24 @@ def free_port():
         return found.getsockname()[1]
 
 
-def in_two(task, *args):
-    """Run a function in two forked processes, as a launcher would start them."""
-    port, context = str(free_port()), torch.multiprocessing.get_context("fork")
-    processes = [context.Process(target=_started, args=(rank, port, task, args), daemon=True) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(240)
-    assert [process.exitcode for process in processes] == [0, 0]
+def in_two(task, argument, folder):
+    """Run a function of this file in two new processes, as a launcher would start them."""
+    (folder / "argument.pickle").write_bytes(pickle.dumps(argument))
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, task.__name__, str(folder / "argument.pickle")]
+    processes = [
+        subprocess.Popen(command, env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [process.wait(240) for process in processes] == [0, 0]
 
 
-def _started(rank, port, task, args):
-    torch.set_num_threads(1)  # a forked process must not use its parent's pool of threads
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    task(*args)
+def train(made):
+    selfsupervised.run(made)
+
+
+def go_on(made):
+    selfsupervised.run(made, resume=True)
 
 
 def history(folder):
@@ -106,10 +110,12 @@ def history(folder):
     return {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["simclr", "dino3d"])
-def test_two_processes_give_the_losses_of_one_with_the_same_batch(method, scans, tmp_path, plain_views):
+def test_two_processes_give_the_losses_of_one_with_the_same_batch(method, scans, tmp_path, monkeypatch):
+    plain_views(monkeypatch.setattr)
     selfsupervised.run(recipe(method, scans, tmp_path / "one", 8))
-    in_two(selfsupervised.run, recipe(method, scans, tmp_path / "two", 4))
+    in_two(train, recipe(method, scans, tmp_path / "two", 4), tmp_path)
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     for key in ("train_loss", "valid_loss"):
         np.testing.assert_allclose(two[key], one[key], rtol=2e-4)
@@ -119,11 +125,11 @@ def test_two_processes_give_the_losses_of_one_with_the_same_batch(method, scans,
 
 
 @pytest.mark.slow
-def test_shares_of_the_weights_train_alike_and_resume(scans, tmp_path, plain_views):
+def test_shares_of_the_weights_train_alike_and_resume(scans, tmp_path):
     selfsupervised.run(recipe("dino3d", scans, tmp_path / "one", 8))
     two = recipe("dino3d", scans, tmp_path / "two", 4, shards=True, checkpoint_activations=True)
-    in_two(run_that_dies, two)
-    in_two(partial(selfsupervised.run, resume=True), two)
+    in_two(run_that_dies, two, tmp_path)
+    in_two(go_on, two, tmp_path)
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     for key in ("train_loss", "valid_loss"):
         np.testing.assert_allclose(two[key], one[key], rtol=1e-3)
@@ -166,8 +172,9 @@ def batch():
     return torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(3)) * 3 + 1
 
 
+@pytest.mark.slow
 def test_batch_norms_and_koleo_look_at_all_processes(tmp_path):
-    in_two(norms_and_koleo, str(tmp_path))
+    in_two(norms_and_koleo, str(tmp_path), tmp_path)
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     norm, whole = nn.Sequential(nn.BatchNorm2d(3)), batch().requires_grad_()
     out = norm(whole)
@@ -219,3 +226,9 @@ def test_other_training_refuses_several_processes(monkeypatch, blob_scans, tmp_p
               "task": {"kind": "binary", "targets": ["bright"]}}  # fmt: skip
     with pytest.raises(SlivitError, match="4 were launched"):
         finetune.run(check_recipe(FinetuneRecipe, values, "the tests"))
+
+
+if __name__ == "__main__":  # one of two processes
+    torch.set_num_threads(1)
+    plain_views(setattr)
+    globals()[sys.argv[1]](pickle.loads(Path(sys.argv[2]).read_bytes()))
