@@ -80,7 +80,7 @@ class Visitor:
 
         return self.browser.find_elements(By.CSS_SELECTOR, css)
 
-    def wait(self, what, seconds=40):
+    def wait(self, what, seconds=150):
         """The first thing that is not empty, asked for again and again."""
         from selenium.common.exceptions import StaleElementReferenceException
 
