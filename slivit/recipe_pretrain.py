@@ -14,6 +14,17 @@ from slivit.task import Task
 Method = Literal["simclr", "dino", "mae", "simmim", "gmml", "sit", "swin_mae", "dino3d", "monai_vit"]
 
 
+def refuse_unused(data: Data, why: str, *names: str) -> None:
+    """Refuse keys of a data section that would do nothing, so that nobody believes they did.
+
+    Raises:
+        ValueError: one of them was set.
+    """
+    told = [f"data.{name}" for name in names if getattr(data, name) != Data.model_fields[name].get_default()]
+    if told:
+        raise ValueError(f"{', '.join(told)} would do nothing: {why}; leave it out")
+
+
 class Images(Section):
     """Which items an epoch has: slices of scans for methods in 2D, whole scans for those in 3D.
 
@@ -144,6 +155,14 @@ class MixedRecipe(Section):
             raise ValueError(f"fit.monitor must be valid_loss where several sets are trained, got {self.fit.monitor}")
         return self
 
+    @model_validator(mode="after")
+    def _of_one_set(self) -> Self:
+        if self.fit.oversample or self.preprocessing.windows:
+            raise ValueError("fit.oversample and preprocessing.windows are for one labelled set, not for several")
+        for part in self.sets.values():
+            refuse_unused(part.data, "windows of slices are for one labelled set", "slice_labels")
+        return self
+
 
 class Pictures(Section):
     """What a masked method rebuilds, drawn while it trains: `pictures/epoch_010.png` and so on in the run's folder.
@@ -172,3 +191,11 @@ class SelfSupervisedRecipe(Section):
     probe: Probe | None = None
     pictures: Pictures = Pictures()
     logging: Logging = Logging()
+
+    @model_validator(mode="after")
+    def _without_labels(self) -> Self:
+        if self.preprocessing.windows:
+            raise ValueError("preprocessing.windows belong to labelled scans; images.slices says which slices are used")
+        unused = ("test_manifest", "fractions", "train_fraction", "slice_labels", "cache")
+        refuse_unused(self.data, "every row that is not of the test split is used, and read anew each epoch", *unused)
+        return self

@@ -93,3 +93,17 @@ def test_resolved_recipe_is_plain_toml(minimal):
     values = tomllib.loads(resolved_toml(recipe))
     assert values["preprocessing"]["stretch"] is False
     assert values["fit"]["patience"] == 5
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "told"),
+    [
+        ("simclr_small", "data.train_fraction=0.1", "data.train_fraction would do nothing"),
+        ("simclr_small", "data.cache=kept", "data.cache would do nothing"),
+        ("simclr_small", "preprocessing.windows.stride=4", "belong to labelled scans"),
+        ("mixed", "fit.oversample=true", "are for one labelled set"),
+    ],
+)
+def test_keys_that_would_do_nothing_are_refused(recipe, override, told):
+    with pytest.raises(RecipeError, match=told.replace(".", r"\.")):
+        load_recipe("pretrain", recipe, [override])

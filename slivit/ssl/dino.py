@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from slivit.errors import ModelError
 from slivit.models.registry import ModelSpec
 from slivit.ssl._images import feature_dim, frozen_features, grey, image_features, image_spec, to_model
+from slivit.ssl._settings import Count, Share, Temperature, Weight
 from slivit.ssl.collapse import (
     ENTROPY,
     EVENNESS,
@@ -34,10 +35,6 @@ from slivit.ssl.schedules import block_depth
 from slivit.ssl.teacher import Centring, Distillation, FollowStudent, FreezeLast, Targets, WarmTemperature
 from slivit.ssl.views import Range, blur, jitter, random_crop, solarise
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(ge=0)]
-Temperature = Annotated[float, Field(gt=0)]
 LARGE = 2
 
 Outputs = dict[str, Tensor]

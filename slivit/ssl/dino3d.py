@@ -26,6 +26,7 @@ from slivit.models.registry import spec_of
 from slivit.ssl._crops3d import Crops, LoadCrops, collate_crops
 from slivit.ssl._dino3d_model import LARGE, Branch, Dino3dLoss, Dino3dPair
 from slivit.ssl._intensity3d import Intensities, MonaiChanges, change_batch
+from slivit.ssl._settings import Count, Share, Temperature, Weight
 from slivit.ssl.collapse import (
     ENTROPY,
     EVENNESS,
@@ -41,11 +42,6 @@ from slivit.ssl.registry import register_pretext
 from slivit.ssl.schedules import block_depth
 from slivit.ssl.teacher import Centring, FollowStudent, FreezeLast, WarmTemperature, copy_teacher
 from slivit.ssl.views import Range
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(ge=0)]
-Temperature = Annotated[float, Field(gt=0)]
 
 HEADS = ("dino_head", "ibot_head")
 

@@ -27,6 +27,7 @@ from slivit.models.registry import ModelSpec, spec_of
 from slivit.ssl._corruption3d import Corruption, corrupt, rotate
 from slivit.ssl._crops3d import Crops, LoadCrops
 from slivit.ssl._images import feature_dim
+from slivit.ssl._settings import Count, Share, Weight
 from slivit.ssl.collapse import SPREAD, WatchCollapse, feature_spread
 from slivit.ssl.dino3d import frozen_features
 from slivit.ssl.losses.contrastive import nt_xent
@@ -35,9 +36,6 @@ from slivit.ssl.registry import register_pretext
 from slivit.ssl.schedules import block_depth
 from slivit.ssl.views import Range
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(ge=0)]
 Region = Literal["whole", "spoilt"]
 Targets = tuple[Tensor, Tensor, Tensor]
 Views = Callable[[Tensor], tuple[Tensor, Targets]]
