@@ -88,6 +88,7 @@ def _pairs(options: list[str]) -> dict[str, Any]:
 def _task(kind: str | None, targets: list[str] | None) -> Task | None:
     from pydantic import ValidationError
 
+    from slivit.settings import problems
     from slivit.task import Task
 
     if kind is None and not targets:
@@ -95,5 +96,4 @@ def _task(kind: str | None, targets: list[str] | None) -> Task | None:
     try:
         return Task(kind=kind, targets=tuple(targets or ()))  # type: ignore[arg-type]
     except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SlivitError(f"--kind and --target do not make a task: {reasons}") from error
+        raise SlivitError(f"--kind and --target do not make a task: {'; '.join(problems(error))}") from error

@@ -11,7 +11,7 @@ import slivit
 
 ROOT = Path(slivit.__file__).parent
 LAYERS = [
-    {"errors", "parallel", "display", "files", "volume", "task"},
+    {"errors", "parallel", "display", "files", "settings", "volume", "task"},
     {"data", "models", "statistics", "phantoms"},
     {"recipe", "objective", "mixture", "decision", "cases"},  # and every recipe_*
     {"callbacks", "learner", "interpretation", "checkpoint", "predict", "probing", "inference"},

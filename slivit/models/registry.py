@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from slivit.errors import ModelError, nearest, one_of
+from slivit.settings import call_checked
 
 if TYPE_CHECKING:
     from torch import nn
@@ -179,7 +180,7 @@ def create_model(name: str, out_dim: int, **args: Any) -> nn.Module:
     for key in own:
         if key not in allowed:
             raise ModelError(f'{name} takes no argument "{key}".{nearest(key, allowed)} It takes {one_of(allowed)}.')
-    model = factory(out_dim, **own)
+    model = call_checked(name, factory, out_dim, **own)
     size = tuple(getattr(model, "input_size", spec.size))
     model.spec = replace(spec, size=size, args=dict(args))
     channels = getattr(model, "in_chans", spec.channels)

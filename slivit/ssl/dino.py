@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from slivit.errors import ModelError
 from slivit.models.registry import ModelSpec
+from slivit.settings import Count, NonNegative, Positive, Share
 from slivit.ssl._images import feature_dim, frozen_features, grey, image_features, image_spec, to_model
-from slivit.ssl._settings import Count, Share, Temperature, Weight
 from slivit.ssl.collapse import (
     ENTROPY,
     EVENNESS,
@@ -112,11 +112,11 @@ def dino(
     bottleneck: Count = 256,
     fixed_scale: bool = True,
     centring: Centring = "softmax",
-    student_temperature: Temperature = 0.1,
-    teacher_temperature: tuple[Temperature, Temperature] = (0.04, 0.07),
-    temperature_warmup: Weight = 30.0,
+    student_temperature: Positive = 0.1,
+    teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07),
+    temperature_warmup: NonNegative = 30.0,
     momentum: tuple[Share, Share] = (0.996, 1.0),
-    freeze_last: Weight = 1.0,
+    freeze_last: NonNegative = 1.0,
 ) -> Pretext:
     """DINO for any model of single images: ViT, Swin, ConvNeXt or ResNet; the teacher's backbone is kept.
 

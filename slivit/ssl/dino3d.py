@@ -23,10 +23,10 @@ from slivit.errors import ModelError
 from slivit.models._dino3d_vit import PATCH, VisionTransformer3d
 from slivit.models._weights import load_strictly, read_weights
 from slivit.models.registry import spec_of
+from slivit.settings import Count, NonNegative, Positive, Share
 from slivit.ssl._crops3d import Crops, LoadCrops, collate_crops
 from slivit.ssl._dino3d_model import LARGE, Branch, Dino3dLoss, Dino3dPair
 from slivit.ssl._intensity3d import Intensities, MonaiChanges, change_batch
-from slivit.ssl._settings import Count, Share, Temperature, Weight
 from slivit.ssl.collapse import (
     ENTROPY,
     EVENNESS,
@@ -62,7 +62,7 @@ def dino3d(
     augmentation: Literal["batch", "monai", "none"] = "batch",
     change: Share = 0.8,
     gamma: Range = (0.5, 2.0),
-    noise: Weight = 0.002,
+    noise: NonNegative = 0.002,
     gibbs: Share = 0.2,
     flip: Share = 0.5,
     mask_ratio: Range = (0.1, 0.5),
@@ -75,13 +75,13 @@ def dino3d(
     heads: str = "",
     keep_heads: bool = True,
     centring: Centring = "sinkhorn",
-    student_temperature: Temperature = 0.1,
-    teacher_temperature: tuple[Temperature, Temperature] = (0.04, 0.07),
-    temperature_warmup: Weight = 30.0,
+    student_temperature: Positive = 0.1,
+    teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07),
+    temperature_warmup: NonNegative = 30.0,
     momentum: tuple[Share, Share] = (0.992, 1.0),
-    freeze_last: Weight = 1.0,
-    ibot_weight: Weight = 1.0,
-    koleo_weight: Weight = 0.1,
+    freeze_last: NonNegative = 1.0,
+    ibot_weight: NonNegative = 1.0,
+    koleo_weight: NonNegative = 0.1,
 ) -> Pretext:
     """3DINO's pre-training for `dino3d_vit_small`, `_base` and `_large`; the teacher's backbone is kept.
 

@@ -24,10 +24,10 @@ from torch.nn import functional as F
 from slivit.errors import ModelError
 from slivit.models.monai_vit import PlainViT
 from slivit.models.registry import ModelSpec, spec_of
+from slivit.settings import Count, NonNegative, Share
 from slivit.ssl._corruption3d import Corruption, corrupt, rotate
 from slivit.ssl._crops3d import Crops, LoadCrops
 from slivit.ssl._images import feature_dim
-from slivit.ssl._settings import Count, Share, Weight
 from slivit.ssl.collapse import SPREAD, WatchCollapse, feature_spread
 from slivit.ssl.dino3d import frozen_features
 from slivit.ssl.losses.contrastive import nt_xent
@@ -65,12 +65,12 @@ def monai_vit(
     shuffle: Share = 0.8,
     shuffled_boxes: Count = 10,
     shuffled_side: Share = 8 / 96,
-    inpainting_weight: Weight = 1.0,
+    inpainting_weight: NonNegative = 1.0,
     inpainted: Region = "whole",
-    contrastive_weight: Weight = 1.0,
+    contrastive_weight: NonNegative = 1.0,
     temperature: Annotated[float, Field(gt=0)] = 0.5,
     projection: Count = 512,
-    rotation_weight: Weight = 1.0,
+    rotation_weight: NonNegative = 1.0,
     decoder_channels: Count = 16,
 ) -> Pretext:
     """MONAI-ViT's pre-training for `monai_vit`: inpainting, contrast and rotation.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ConfigDict, ValidationError, validate_call
 
 from slivit.errors import ModelError, gather, nearest, one_of
+from slivit.settings import problems
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,6 +88,5 @@ def create_pretext(name: str, model: nn.Module, **settings: Any) -> Pretext:
     try:
         return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(factory)(model, **settings)
     except ValidationError as error:
-        told = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors()]
-        gather(told, f"settings of {name}", ModelError)
+        gather(problems(error), f"settings of {name}", ModelError)
         raise

@@ -1,0 +1,46 @@
+"""The ranges of values that settings have, and in words what is wrong with settings that do not keep to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, ValidationError, validate_call
+
+from slivit.errors import ModelError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+def call_checked(name: str, factory: Callable[..., Any], *args: Any, **settings: Any) -> Any:
+    """Call a factory with settings that must be of the types and in the ranges that its annotations say.
+
+    Args:
+        name: of the factory, for the message.
+        factory: what is called; arguments without an annotation are not looked at.
+        *args: its positional arguments.
+        **settings: its keyword arguments. A whole number is a float too, but no text is a number.
+
+    Raises:
+        ModelError: every setting that does not keep to them, with what was given.
+    """
+    config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+    try:
+        return validate_call(config=config)(factory)(*args, **settings)
+    except ValidationError as error:
+        raise ModelError(f"{name}: {'; '.join(problems(error))}") from error
+
+
+def problems(error: ValidationError) -> list[str]:
+    """One sentence a setting; a value that is of none of several types has them all in one."""
+    told: dict[str, list[str]] = {}
+    given: dict[str, Any] = {}
+    for problem in error.errors():
+        key, *inner = problem["loc"]
+        where = ".".join([str(key), *(str(part) for part in inner if isinstance(part, int))])
+        told.setdefault(where, []).append(problem["msg"].replace("Input should be", "should be", 1))
+        given[where] = problem["input"]
+    return [f"{where}: {' or '.join(dict.fromkeys(said))}, got {given[where]!r}" for where, said in told.items()]
