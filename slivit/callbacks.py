@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
 
@@ -107,6 +107,21 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (fastai and MONAI draw from the global state)
     torch.manual_seed(seed)
+
+
+class FrozenBackbone(Callback):
+    """Run a backbone of which nothing is trained as it runs in a prediction, so that nothing in it changes.
+
+    In training mode a network without a gradient still moves the running statistics of its BatchNorms, and drops out
+    features at random.
+    """
+
+    order, run_valid = TrainEvalCallback.order + 1, False
+
+    def before_train(self) -> None:
+        backbone = bare(self.learn.model).get_submodule("backbone")
+        if not any(p.requires_grad for p in backbone.parameters()):
+            backbone.eval()
 
 
 class AverageWeights(Callback):

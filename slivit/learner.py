@@ -16,7 +16,7 @@ from fastai.learner import Learner, Metric
 from fastai.optimizer import Adam
 from torch import nn
 
-from slivit.callbacks import Autocast, seed_everything
+from slivit.callbacks import Autocast, FrozenBackbone, seed_everything
 from slivit.data.window_loaders import ScanDL
 from slivit.data.windows import Windows
 from slivit.errors import ModelError, SlivitError
@@ -104,7 +104,8 @@ def volume_learner(
         opt_func: a fastai optimiser.
         weight_decay: decoupled, as in AdamW.
         label_smoothing: see `TaskLoss`.
-        freeze_backbone: train the integrator and the head alone.
+        freeze_backbone: train the integrator and the head alone; the backbone runs as it does in a prediction, and
+            its normalisation layers, which fastai would go on training, stay as they are too.
         precision: "bfloat16" and "float16" switch on automatic mixed precision; "auto" does so where there is a GPU.
         channels_last: memory format of the weights; on for tiled models where None, as 2D convolutions run faster so.
         path: the folder in which fastai keeps its files.
@@ -141,7 +142,13 @@ def volume_learner(
         opt_func=opt_func,
         wd=weight_decay,
         path=Path(path),
-        cbs=[*precision_callbacks(precision, dls), *([ChannelsLast()] if channels_last else []), *cbs],
+        train_bn=not freeze_backbone,
+        cbs=[
+            *precision_callbacks(precision, dls),
+            *([ChannelsLast()] if channels_last else []),
+            FrozenBackbone(),
+            *cbs,
+        ],
     )
     if freeze_backbone:
         learn.freeze_to(1)

@@ -163,12 +163,26 @@ def test_parameter_groups_hold_every_parameter_once():
         parameter_groups(torch.nn.Linear(2, 2))
 
 
-def test_a_frozen_backbone_does_not_move(blob_scans, tmp_path):
+@pytest.mark.parametrize("backbone", ["resnet10t", "convnext_atto"])
+def test_a_frozen_backbone_does_not_move(blob_scans, tmp_path, backbone):
+    model = create_model("slivit", 1, **SMALL | {"backbone": backbone, "stride": 16 if "net10" in backbone else 32})
+    learn, *_ = make(blob_scans, tmp_path, model=model, freeze_backbone=True)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-2)
+    moved = {k.partition(".")[0] for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert "backbone" not in moved, "statistics and weights of normalisation layers are part of it"
+    assert "head" in moved
+
+
+def test_a_backbone_that_is_thawed_trains_again(blob_scans, tmp_path):
     learn, *_ = make(blob_scans, tmp_path, freeze_backbone=True)
-    weights = [p.clone() for p in learn.model.backbone.parameters() if p.ndim == 4]
-    fit(learn, tmp_path, epochs=1)
-    after = [p for p in learn.model.backbone.parameters() if p.ndim == 4]
-    assert all(torch.equal(a, b) for a, b in zip(weights, after, strict=True))
+    before = {k: v.clone() for k, v in learn.model.backbone.state_dict().items()}
+    learn.unfreeze()
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-2)
+    after = learn.model.backbone.state_dict()
+    assert not any(torch.equal(before[k], after[k]) for k in before if k.endswith(("conv1.weight", "running_mean")))
 
 
 def test_bfloat16_trains_on_a_cpu_and_float16_is_refused(blob_scans, tmp_path):
