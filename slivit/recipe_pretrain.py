@@ -64,10 +64,10 @@ class PretextFit(Section):
         epochs: passes over the items.
         lr: the peak learning rate, at the batch size given here.
         batch_size: items a step of one process.
-        accumulate: steps whose gradients are added up before the weights change.
+        accumulate: batches whose gradients are added up before the weights change.
         optimiser: "adamw", "sgd" (momentum 0.9) or "lars".
         betas: of AdamW.
-        weight_decay: decoupled; biases and norms have none.
+        weight_decay: decoupled (of "lars" a part of the gradient); biases, norms and other vectors have none.
         weight_decay_end: weight decay follows a half cosine to this value; constant where it is negative.
         schedule: "cosine" (linear warm-up, then a half cosine) or "one_cycle" (fastai's).
         warmup: epochs in which the rate rises.

@@ -20,6 +20,9 @@ from slivit.models.registry import ModelSpec, spec_of
 from slivit.ssl._images import grey, image_spec, to_model
 from slivit.ssl.views import Range, normalise, random_crop
 
+# Tokens and positions are no weights; SimMIM and SiT leave them out of the weight decay, as Swin and DeiT do.
+TOKENS_AND_POSITIONS = ("cls_token", "reg_token", "mask_token", "pos_embed", "relative_position_bias_table")
+
 
 def transformer_of(model: nn.Module, method: str, families: tuple[str, ...]) -> tuple[Any, TransformerInfo, ModelSpec]:
     """The transformer of a model of single images, what is known of it, and the model's specification.

@@ -10,16 +10,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from fastai.callback.core import Callback
-from fastai.callback.training import GradientAccumulation, GradientClip
+from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import AvgMetric
-from fastai.optimizer import SGD, Adam, OptimWrapper
+from fastai.optimizer import SGD, Adam
+from torch import Tensor
 
 from slivit.callbacks import seed_everything
 from slivit.data.images import LoadImage, LoadItem, Row, count_slices, slice_items, unlabelled_dataloaders
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import ModelError
 from slivit.learner import Precision, VolumeLearner, precision_callbacks
+from slivit.parallel import bare
+from slivit.ssl._accumulation import Accumulate
+from slivit.ssl._lars import lars
 from slivit.ssl.pretext import MakeViews, Pretext
 from slivit.ssl.schedules import layered_groups, scheduler
 from slivit.ssl.spread import checkpoint_activations as keep_less
@@ -34,6 +38,18 @@ class PretextLearner(VolumeLearner):
 
     pretext: Pretext
     rates: np.ndarray
+
+    def create_opt(self) -> None:
+        """As of any Learner (no weight decay of biases and norms), and none of what `undecayed` names."""
+        super().create_opt()
+        for name, parameter in bare(self.model).named_parameters():
+            if parameter.requires_grad and undecayed(name, parameter, self.pretext):
+                self.opt.state[parameter]["do_wd"] = False
+
+
+def undecayed(name: str, parameter: Tensor, pretext: Pretext) -> bool:
+    """Whether a parameter has no weight decay: vectors (biases, norms, scales of layers), and what the method names."""
+    return parameter.ndim < 2 or any(part in name for part in pretext.undecayed)
 
 
 def pretext_dataloaders(
@@ -113,11 +129,11 @@ def pretext_learner(
         pretext: from `slivit.ssl.create_pretext`.
         optimiser: "adamw", "sgd" (momentum 0.9) or "lars".
         betas: of AdamW.
-        weight_decay: decoupled, as in AdamW; biases and norms have none.
+        weight_decay: decoupled, as in AdamW; of "lars" a part of the gradient. See `undecayed` for what has none.
         layer_decay: see `layered_groups`; 1 gives every parameter the same rate.
         patch_lr: see `layered_groups`.
         clip: the largest norm of the gradient; 0 for none.
-        accumulate: steps whose gradients are added up.
+        accumulate: batches a step, the mean of whose gradients it takes.
         precision: "bfloat16" and "float16" switch on automatic mixed precision.
         checkpoint_activations: compute a block's activations again for the gradients, instead of keeping them.
         shards: in several processes give each a share of the weights instead of a copy (FSDP).
@@ -139,7 +155,7 @@ def pretext_learner(
         raise ModelError('fit.shards: "lars" needs whole weights; take "adamw" or "sgd", or shards = false')
     model = spread(pretext.model, torch.device(dls.device or "cpu"), shards)
     splitter, rates = _groups(pretext, layer_decay, patch_lr)
-    limits: list[Callback] = [GradientAccumulation(accumulate * dls.train.bs)] if accumulate > 1 else []
+    limits: list[Callback] = [Accumulate(accumulate)] if accumulate > 1 else []
     limits += [GradientClip(clip)] if clip else []
     learn = PretextLearner(
         dls,
@@ -203,9 +219,7 @@ def _optimiser(name: Optimiser, betas: tuple[float, float]) -> Callable[..., Any
     if name == "sgd":
         return partial(SGD, mom=SGD_MOMENTUM)
     if name == "lars":
-        from timm.optim.lars import Lars
-
-        return partial(OptimWrapper, opt=partial(Lars, momentum=SGD_MOMENTUM))
+        return partial(lars, mom=SGD_MOMENTUM)
     return partial(Adam, mom=betas[0], sqr_mom=betas[1], eps=1e-8)
 
 

@@ -32,6 +32,7 @@ class Pretext:
         pictures: a batch -> named (B, H, W) images from 0 to 1, drawn beside each other (original, masked, rebuilt).
         parts: named scalars of the last step, logged as means over an epoch.
         extra: further modules to keep in files of their own, such as a decoder for segmentation.
+        undecayed: parts of the names of parameters that have no weight decay, beside biases, norms and other vectors.
         depth_of: the name of a parameter -> its layer, 0 for the embedding, for layer-wise rates; None where the
             method has no layers.
 
@@ -53,6 +54,7 @@ class Pretext:
     pictures: Callable[[Tensor], dict[str, Tensor]] | None = None
     parts: dict[str, float] = field(default_factory=dict)
     extra: Mapping[str, nn.Module] = field(default_factory=dict)
+    undecayed: Sequence[str] = ()
     depth_of: Callable[[str], int] | None = None
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from slivit.ssl._images import grey, to_model
 from slivit.ssl._patches import (
+    TOKENS_AND_POSITIONS,
     PixelHead,
     check_units,
     depth_of,
@@ -108,6 +109,7 @@ def simmim(
         features=lambda batch: patch_features(model, spec, batch),
         pictures=pictures,
         extra={"decoder": network.decoder},
+        undecayed=TOKENS_AND_POSITIONS,
         depth_of=depth_of(transformer, info.family),
     )
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from slivit.ssl._images import to_model
-from slivit.ssl._patches import depth_of, grey_target, patch_features, square, transformer_of
+from slivit.ssl._patches import TOKENS_AND_POSITIONS, depth_of, grey_target, patch_features, square, transformer_of
 from slivit.ssl.gmml import Corruption, LightDecoder, Part, Restorer, restored_pictures
 from slivit.ssl.losses.contrastive import nt_xent
 from slivit.ssl.pretext import Pretext
@@ -118,6 +118,7 @@ def sit(
         pictures=lambda batch: restored_pictures(network, corrupt, spec, batch),
         parts=parts,
         extra={"decoder": decoder},
+        undecayed=TOKENS_AND_POSITIONS,
         depth_of=depth_of(transformer, info.family),
     )
 

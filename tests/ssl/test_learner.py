@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from fastai.callback.core import Callback
 
 import slivit
 from slivit.data.images import count_slices, load_image, slice_items
 from slivit.errors import CheckpointError
+from slivit.ssl._lars import lars
+from slivit.ssl.learner import pretext_learner, undecayed
 from slivit.ssl.schedules import block_depth, layered_groups, warmup_cosine
+
+SWIN = {"slices": 1, "image_size": 32, "backbone_args": {"patch_size": 4, "window_size": 4, "embed_dim": 8,
+        "depths": (2, 2), "num_heads": (1, 2)}}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +106,90 @@ def test_rates_by_layer():
     assert rate[id(model.backbone.blocks[1].norm1.weight)] == 0.5
     assert rate[id(model.backbone.cls_token)] == 0.125
     assert rate[id(model.backbone.patch_embed.proj.weight)] == pytest.approx(0.025)
+
+
+class Scale(torch.nn.Module):
+    """Something with a parameter of each kind that weight decay treats in its own way."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 2)
+        self.norm = torch.nn.LayerNorm(2)
+        self.gamma = torch.nn.Parameter(torch.ones(2))
+        self.cls_token = torch.nn.Parameter(torch.ones(1, 1, 2))
+
+    def forward(self, x):
+        return self.norm(self.linear(x)) * self.gamma + self.cls_token[0]
+
+
+def toy(images=12, batch=2, undecayed=(), **options):
+    """A learner whose loss has no gradient, so that weight decay alone changes weights."""
+    from fastai.data.core import DataLoader, DataLoaders
+
+    model = Scale()
+    pretext = slivit.Pretext(
+        name="toy",
+        model=model,
+        views=lambda batch: (batch, torch.zeros(2 * len(batch))),  # as of a method with two views
+        loss=lambda out, _: (out * 0).sum(),
+        encoder=model,
+        features=lambda batch: batch,
+        undecayed=undecayed,
+    )
+    data = [torch.randn(2) for _ in range(images)]
+    dls = DataLoaders(DataLoader(data, bs=batch), DataLoader(data[:2], bs=batch), device=torch.device("cpu"))
+    return pretext_learner(dls, pretext, **options)
+
+
+def changed(learn, epochs=1, lr=0.1):
+    before = {name: p.detach().clone() for name, p in learn.model.named_parameters()}
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(epochs, lr)
+    return {name for name, p in learn.model.named_parameters() if not torch.equal(p, before[name])}
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd", "lars"])
+def test_weight_decay_spares_biases_norms_scales_and_what_the_method_names(optimiser):
+    options = {"optimiser": optimiser, "weight_decay": 0.1}
+    assert changed(toy(**options)) == {"linear.weight", "cls_token"}
+    assert changed(toy(**options, undecayed=("cls_token",))) == {"linear.weight"}
+
+
+def test_the_methods_name_what_their_papers_leave_out():
+    model = slivit.create_model("slice_swin", 1, **SWIN)
+    pretext = slivit.create_pretext("simmim", model, unit=8)
+    names = [n for n, p in pretext.model.named_parameters() if p.requires_grad and p.ndim > 1]
+    spared = {n.rsplit(".", 1)[-1] for n in names if undecayed(n, pretext.model.get_parameter(n), pretext)}
+    assert spared == {"mask_token", "relative_position_bias_table"}
+
+
+def test_lars_steps_by_the_size_of_the_weights():
+    weight, bias = torch.nn.Parameter(torch.full((2, 2), 3.0)), torch.nn.Parameter(torch.ones(2))
+    optimiser = lars([[weight, bias]], lr=2.0, mom=0.5, wd=0.1)
+    optimiser.state[bias]["do_wd"] = False
+    weight.grad, bias.grad = torch.full((2, 2), 4.0), torch.full((2,), 0.25)
+    optimiser.step()
+    # |weight| = 6 and |gradient + 0.1 weight| = 8.6, each of whose entries is 4.3
+    assert weight[0, 0].item() == pytest.approx(3 - 2 * 0.001 * 6 / 8.6 * 4.3)
+    assert bias[0].item() == pytest.approx(1 - 2 * 0.25)
+    optimiser.step()
+    assert bias[0].item() == pytest.approx(0.5 - 2 * (0.5 * 0.25 + 0.25))
+
+
+def test_batches_that_make_a_step_together_count_alike_and_none_is_left_over():
+    steps, losses = [], []
+
+    class Watch(Callback):
+        run_valid = False
+
+        def before_backward(self):
+            losses.append(round(len(self.xb[0]) / self.loss_grad.item(), 3))
+
+        def after_step(self):
+            steps.append(self.iter)
+
+    learn = toy(images=14, accumulate=3, cbs=[Watch()])
+    learn.loss_func = lambda out, _: (out * 0).sum() + 2.0
+    changed(learn)
+    assert steps == [2, 5, 6]  # of seven batches, of two images each
+    assert losses == [3.0] * 6 + [1.0]
