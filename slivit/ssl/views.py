@@ -11,8 +11,8 @@ from torch.nn import functional as F
 Range = tuple[float, float]
 
 
-def uniform(batch: int, low: float, high: float, device: torch.device | str = "cpu") -> Tensor:
-    """(batch,) uniform numbers, drawn on the CPU so that every device gets the same ones."""
+def uniform(batch: int, low: float | Tensor, high: float | Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """(batch,) uniform numbers, drawn on the CPU so that every device gets the same ones; limits may be (batch,)."""
     return (torch.rand(batch) * (high - low) + low).to(device)
 
 
@@ -20,6 +20,8 @@ def random_crop(
     images: Tensor, size: int, scale: Range = (0.2, 1.0), ratio: Range = (3 / 4, 4 / 3), flip: float = 0.5
 ) -> Tensor:
     """Cut a part of random area and aspect ratio out of each image, resize it, and mirror some of them.
+
+    No side is longer than the image's: the larger a part, the nearer it is to the image's own aspect ratio.
 
     Args:
         images: (B, C, H, W) float.
@@ -31,7 +33,9 @@ def random_crop(
     Source: Szegedy et al. 2015; Chen et al. 2020 (SimCLR), appendix A.
     """
     count = len(images)
-    area, aspect = uniform(count, *scale), uniform(count, math.log(ratio[0]), math.log(ratio[1])).exp()
+    area = uniform(count, *scale)
+    narrowest, widest = (area.log().clamp(min=math.log(ratio[0])), (-area.log()).clamp(max=math.log(ratio[1])))
+    aspect = uniform(count, narrowest, widest).exp()
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
     mirror = torch.where(torch.rand(count) < flip, -1.0, 1.0)
     theta = torch.zeros(count, 2, 3)
