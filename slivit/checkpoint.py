@@ -149,7 +149,7 @@ def save_checkpoint(
             "preprocessing": preprocessing.model_dump(mode="json"),
             "training": dict(training or {}),
             "versions": package_versions(),
-            "sha256": _sha256(partial / WEIGHTS),
+            "sha256": file_checksum(partial / WEIGHTS),
         }
         write_json(partial / CONFIG, config)
     return folder
@@ -200,7 +200,7 @@ def save_backbone(
             "preprocessing": preprocessing.model_dump(mode="json"),
             "training": dict(training or {}),
             "versions": package_versions(),
-            "sha256": _sha256(partial / WEIGHTS),
+            "sha256": file_checksum(partial / WEIGHTS),
         }
         write_json(partial / CONFIG, config)
     return folder
@@ -343,10 +343,11 @@ def _build(config: Mapping[str, Any], folder: Path) -> nn.Module:
 
 
 def _check_sum(folder: Path, config: Mapping[str, Any]) -> None:
-    if _sha256(folder / WEIGHTS) != config["sha256"]:
+    if file_checksum(folder / WEIGHTS) != config["sha256"]:
         raise CheckpointError(f"{folder / WEIGHTS}: its checksum is not the one in {CONFIG}; the file was changed")
 
 
-def _sha256(path: Path) -> str:
+def file_checksum(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.models.registry import spec_of
 from slivit.recipe_pretrain import MixedRecipe
 from slivit.stages.caching import cache_of
-from slivit.stages.lineage import describe_start
+from slivit.stages.lineage import started_from
 from slivit.stages.measure import check_testing, measure, write_results
 from slivit.stages.runs import PROGRESS, SPLIT, logged, open_run
 from slivit.stages.sources import load_manifest
@@ -170,4 +170,4 @@ def _record(recipe: MixedRecipe, manifests: dict[str, Manifest]) -> dict[str, An
         "source": {name: manifest.source for name, manifest in manifests.items()},
         "outputs": {name: list(m.task.prediction_columns) for name, m in manifests.items()},
     }
-    return record | ({"started_from": describe_start(recipe.model.weights)} if recipe.model.weights else {})
+    return record | started_from(recipe.model)

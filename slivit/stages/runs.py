@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from slivit.checkpoint import package_versions
 from slivit.errors import RecipeError
@@ -15,6 +16,8 @@ from slivit.parallel import only_one_process
 from slivit.recipe import resolved_toml
 from slivit.recipe_pretrain import MixedRecipe, SelfSupervisedRecipe
 from slivit.recipe_sections import TrainingRecipe
+
+log = logging.getLogger(__name__)
 
 RunRecipe = TrainingRecipe | MixedRecipe | SelfSupervisedRecipe
 
@@ -97,6 +100,29 @@ def logged(folder: Path) -> Iterator[None]:
         package.removeHandler(handler)
         package.setLevel(before)
         handler.close()
+
+
+def progress_of(folder: Path, *, resume: bool) -> dict[str, Any] | None:
+    """What `SaveProgress` kept of a run that goes on; None for a new run, and where not one epoch was finished.
+
+    Args:
+        folder: of the run.
+        resume: whether it goes on.
+
+    Raises:
+        RecipeError: a run that is finished.
+        CheckpointError: a file that is not whole.
+    """
+    from slivit.callbacks import read_progress
+
+    if not resume:
+        return None
+    if (folder / PROGRESS).is_file():
+        return read_progress(folder / PROGRESS)
+    if (folder / "checkpoint").is_dir():
+        raise RecipeError(f"{folder}: the run is finished; there is nothing to go on with. --overwrite trains anew")
+    log.info("%s: died in its first epoch, and starts from the beginning", folder)
+    return None
 
 
 def recipe_of(folder: Path) -> Path:

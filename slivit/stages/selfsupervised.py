@@ -15,9 +15,9 @@ from slivit.errors import ManifestError, RecipeError
 from slivit.models.registry import spec_of
 from slivit.parallel import from_main, is_main, local_device, process_group, wait_for_all
 from slivit.recipe_pretrain import SelfSupervisedRecipe
-from slivit.stages.lineage import describe_start
+from slivit.stages.lineage import started_from
 from slivit.stages.probed import make_probe
-from slivit.stages.runs import HISTORY, PROGRESS, SPLIT, logged, open_run
+from slivit.stages.runs import HISTORY, PROGRESS, SPLIT, logged, open_run, progress_of
 from slivit.stages.tracking import check_logging, tracked
 from slivit.stages.unlabelled import scan_depths, unlabelled_frame
 
@@ -166,7 +166,7 @@ def fit(
     from slivit.ssl.pictures import DrawPictures
 
     options = recipe.fit
-    start = callbacks.read_progress(folder / PROGRESS)["epoch"] if resume else 0
+    progress = progress_of(folder, resume=resume)
     own = [
         callbacks.SeedEpochs(recipe.seed),
         callbacks.StopOnNaN(),
@@ -187,7 +187,7 @@ def fit(
             lr_end=options.lr_end,
             weight_decay_end=options.weight_decay_end if options.weight_decay_end >= 0 else None,
             cbs=[*own, *cbs],
-            start_epoch=start,
+            start_epoch=progress["epoch"] if progress else 0,
         )
 
 
@@ -208,4 +208,4 @@ def _record(recipe: SelfSupervisedRecipe, frame: pd.DataFrame) -> dict[str, Any]
         "scans": {str(k): int(v) for k, v in frame["split"].value_counts().items()},
         "source": recipe.data.manifest,
     }
-    return record | ({"started_from": describe_start(recipe.model.weights)} if recipe.model.weights else {})
+    return record | started_from(recipe.model)

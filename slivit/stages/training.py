@@ -22,10 +22,10 @@ from slivit.stages.caching import cache_of
 from slivit.stages.deciding import chooses, decide
 from slivit.stages.described import describe_rows
 from slivit.stages.details import check_subgroups
-from slivit.stages.lineage import describe_start
+from slivit.stages.lineage import started_from
 from slivit.stages.measure import check_testing, measure, write_results
 from slivit.stages.rates import search_rates
-from slivit.stages.runs import HISTORY, PROGRESS, SPLIT, logged, open_run
+from slivit.stages.runs import HISTORY, PROGRESS, SPLIT, logged, open_run, progress_of
 from slivit.stages.sources import load_manifest
 from slivit.stages.tracking import check_logging, tracked
 from slivit.stages.windowing import check_windows, plan_of
@@ -182,7 +182,7 @@ def fit(
     from slivit.learner import find_lr, group_rates
 
     settings = recipe.fit
-    progress = callbacks.read_progress(folder / PROGRESS) if resume else None
+    progress = progress_of(folder, resume=resume)
     peak = progress["lr_max"] if progress else settings.lr
     if isinstance(peak, tuple):
         raise RecipeError("fit.lr is a list, and only the training of one set by its labels tries several rates")
@@ -259,5 +259,5 @@ def _scans_range(recipe: TrainingRecipe, manifest: Manifest, settings: Preproces
 def _record(recipe: TrainingRecipe, manifest: Manifest) -> dict[str, Any]:
     """How a checkpoint came about, as plain values."""
     counts = {split: len(manifest.rows(split)) for split in manifest.splits}
-    started = {"started_from": describe_start(recipe.model.weights)} if recipe.model.weights else {}
-    return {"recipe": recipe.model_dump(mode="json"), "scans": counts, "source": manifest.source, **started}
+    record = {"recipe": recipe.model_dump(mode="json"), "scans": counts, "source": manifest.source}
+    return record | started_from(recipe.model)
