@@ -99,7 +99,7 @@ def draw_augmentation(
         batch: the number B of volumes.
         slices: the number S of slices.
         generator: a torch generator; the global one by default.
-        size: (H, W) of a slice, on which the shifts of `policy` depend.
+        size: (H, W) of a slice, on which the shifts of `policy` and turns of slices that are not square depend.
     """
     import torch
 
@@ -116,7 +116,7 @@ def draw_augmentation(
     room = (1 - torch.stack(_clamped(scale), 1)).clamp(min=0)
     shift = torch.stack([uniform(-1, 1), uniform(-1, 1)], 1)
     move = torch.stack([uniform(-1, 1), uniform(-1, 1)], 1) * (2 * settings.translate)
-    theta = _affine(angle, scale * torch.where(flips, -1.0, 1.0), shift * room + move)
+    theta = _affine(angle, scale * torch.where(flips, -1.0, 1.0), shift * room + move, size[1] / size[0])
     order = _slice_order(settings, slices, coin(settings.flip_slices), uniform)
     policies = [draw_policy(*size, generator) for _ in range(batch)] if settings.policy else ()
     return Draw(theta, order, tuple(policies))
@@ -138,14 +138,18 @@ def _clamped(scale: Tensor) -> tuple[Tensor, Tensor]:
     return scale[:, 0].clamp(max=1), scale[:, 1].clamp(max=1)
 
 
-def _affine(angle: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """(B, 2, 3): a turn by `angle`, after a change of size by `scale` (x, y), centred on `shift`."""
+def _affine(angle: Tensor, scale: Tensor, shift: Tensor, aspect: float) -> Tensor:
+    """(B, 2, 3): a turn by `angle`, after a change of size by `scale` (x, y), centred on `shift`.
+
+    Positions run from -1 to 1 along both sides of a slice, whose width is `aspect` times its height: without it a turn
+    would shear what it turns.
+    """
     import torch
 
     cos, sin = angle.cos(), angle.sin()
     rows = [
-        torch.stack([cos * scale[:, 0], -sin * scale[:, 1], shift[:, 0]], 1),
-        torch.stack([sin * scale[:, 0], cos * scale[:, 1], shift[:, 1]], 1),
+        torch.stack([cos * scale[:, 0], -sin / aspect * scale[:, 1], shift[:, 0]], 1),
+        torch.stack([sin * aspect * scale[:, 0], cos * scale[:, 1], shift[:, 1]], 1),
     ]
     return torch.stack(rows, 1)
 

@@ -87,3 +87,12 @@ def test_slices_shift_and_repeat_the_border():
 def test_bad_settings(bad):
     with pytest.raises(ValidationError):
         Augmentation(**bad)
+
+
+def test_a_turned_slice_keeps_its_shapes_also_where_it_is_not_square():
+    rows, columns = torch.meshgrid(torch.arange(40) - 19.5, torch.arange(80) - 39.5, indexing="ij")
+    disc = 255 * (12.5 - (rows**2 + columns**2).sqrt()).clamp(0, 1)
+    draw = draw_augmentation(Augmentation(rotate=60), 8, 1, seeded(), (40, 80))
+    turned = apply_augmentation(disc.expand(8, 1, 40, 80), draw)
+    assert float(draw.theta[:, 0, 1].abs().max()) > 0.2, "some are turned far"
+    assert float((turned - disc).abs().mean((1, 2, 3)).max()) < 2, "a disc in the middle stays where and what it is"
