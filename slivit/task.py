@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from slivit.errors import ManifestError, one_of
 
@@ -57,9 +57,34 @@ class Task(BaseModel):
             raise ValueError(f"classes belong to a multiclass task, not to a {self.kind} one")
         if len(set(self.targets)) != len(self.targets):
             raise ValueError(f"target columns are repeated: {self.targets}")
-        if self.class_weights is not None and self.kind == "regression":
-            raise ValueError("class_weights belong to classification, not to regression")
+        self._check_weights()
+        self._check_scale()
         return self
+
+    def _check_weights(self) -> None:
+        if self.class_weights is None:
+            return
+        if self.kind == "regression":
+            raise ValueError("class_weights belong to classification, not to regression")
+        if isinstance(self.class_weights, str):
+            return
+        needed, what = len(self.targets), "target"
+        if self.kind == "multiclass":
+            needed, what = len(self.classes), "class"
+        # Without names of classes their number is not known yet: `fitted` finds them, and checks again.
+        if needed and len(self.class_weights) != needed:
+            raise ValueError(f"class_weights has {len(self.class_weights)} numbers; give one a {what}, so {needed}")
+        if not all(math.isfinite(w) and w >= 0 for w in self.class_weights):
+            raise ValueError(f"class_weights must be numbers that are not negative, got {self.class_weights}")
+
+    def _check_scale(self) -> None:
+        """One number would be broadcast over several targets in silence, and a spread of 0 is divided by."""
+        if not self.center and not self.spread:
+            return
+        if self.kind != "regression" or not len(self.center) == len(self.spread) == len(self.targets):
+            raise ValueError("center and spread belong to regression, and come together: one number each a target")
+        if not all(map(math.isfinite, self.center)) or not all(math.isfinite(s) and s > 0 for s in self.spread):
+            raise ValueError(f"center must be finite and spread above 0, got {self.center} and {self.spread}")
 
     @property
     def out_dim(self) -> int:
@@ -116,6 +141,9 @@ class Task(BaseModel):
         """Return the task completed by the training rows: class names, standardisation, class weights.
 
         What the user gave is kept. Call it on training rows alone, so that nothing of the other splits leaks.
+
+        Raises:
+            ManifestError: weights for another number of classes than the rows have.
         """
         found: dict[str, Any] = {}
         if self.kind == "multiclass" and not self.classes:
@@ -125,7 +153,11 @@ class Task(BaseModel):
             spread = values.std(axis=0)
             found["center"] = tuple(values.mean(axis=0).tolist())
             found["spread"] = tuple(np.where(spread > 0, spread, 1.0).tolist())
-        task = Task.model_validate(self.model_dump() | found)
+        try:
+            task = Task.model_validate(self.model_dump() | found)
+        except ValidationError as error:
+            told, classes = error.errors()[0]["msg"], one_of(found.get("classes", ()))
+            raise ManifestError(f"{self.targets[0]}: {told}; the training rows have {classes}") from error
         if self.class_weights == "balanced":
             return task.model_copy(update={"class_weights": task.balanced_weights(rows)})
         return task

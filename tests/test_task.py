@@ -82,6 +82,13 @@ def test_balanced_weights():
         {"kind": "binary", "targets": ("a",), "classes": ("x",)},
         {"kind": "multilabel", "targets": ("a", "a")},
         {"kind": "regression", "targets": ("a",), "class_weights": "balanced"},
+        {"kind": "binary", "targets": ("a",), "class_weights": (1.0, 3.0)},
+        {"kind": "multilabel", "targets": ("a", "b"), "class_weights": (3.0,)},
+        {"kind": "multiclass", "targets": ("a",), "classes": ("x", "y"), "class_weights": (1.0, 2.0, 3.0)},
+        {"kind": "multiclass", "targets": ("a",), "classes": ("x", "y"), "class_weights": (1.0, -2.0)},
+        {"kind": "regression", "targets": ("a", "b"), "center": (1.0,), "spread": (2.0,)},
+        {"kind": "regression", "targets": ("a",), "center": (1.0,)},
+        {"kind": "regression", "targets": ("a",), "center": (1.0,), "spread": (0.0,)},
         {"kind": "segmentation", "targets": ("a",)},
     ],
 )
@@ -93,3 +100,10 @@ def test_inconsistent_tasks(bad):
 def test_a_task_survives_json():
     task = Task(kind="multiclass", targets=("g",), classes=("a", "b"), class_weights=(1.0, 2.0))
     assert Task(**task.model_dump(mode="json")) == task
+
+
+def test_weights_for_another_number_of_classes_than_the_rows_have_are_told():
+    task = Task(kind="multiclass", targets=("g",), class_weights=(1.0, 2.0))
+    assert task.fitted([{"g": "a"}, {"g": "b"}]).class_weights == (1.0, 2.0)
+    with pytest.raises(ManifestError, match=r"class_weights has 2 numbers; give one a class, so 3.*rows have.*a.*b"):
+        task.fitted([{"g": "a"}, {"g": "b"}, {"g": "c"}])
