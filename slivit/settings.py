@@ -11,8 +11,11 @@ from slivit.errors import ModelError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+
+WORDS = {"Input should be": "should be", "greater than or equal to": "at least", "less than or equal to": "at most"}
 
 
 def call_checked(name: str, factory: Callable[..., Any], *args: Any, **settings: Any) -> Any:
@@ -41,6 +44,13 @@ def problems(error: ValidationError) -> list[str]:
     for problem in error.errors():
         key, *inner = problem["loc"]
         where = ".".join([str(key), *(str(part) for part in inner if isinstance(part, int))])
-        told.setdefault(where, []).append(problem["msg"].replace("Input should be", "should be", 1))
+        told.setdefault(where, []).append(_shorter(problem["msg"]))
         given[where] = problem["input"]
     return [f"{where}: {' or '.join(dict.fromkeys(said))}, got {given[where]!r}" for where, said in told.items()]
+
+
+def _shorter(message: str) -> str:
+    """pydantic's message as the other messages of this package are worded."""
+    for theirs, ours in WORDS.items():
+        message = message.replace(theirs, ours)
+    return message

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
 from slivit.models._weights import WeightRules, Weights, start_from, sum_first_layers
+
+Channels = Literal[1, 3]
+"""Of an input: 3 for colour, or 1 for grey with a summed first layer."""
 
 
 class VolumeModel(nn.Module):
@@ -73,17 +75,3 @@ def check_volume(x: Tensor, name: str, channels: int, size: tuple[int, int, int]
             f"{name} takes (B, {channels}, {slices}, {height}, {width}): channels, slices, rows and columns; "
             f"got {tuple(x.shape)}"
         )
-
-
-def check_sizes(name: str, sizes: Mapping[str, Any]) -> None:
-    """Raise ModelError where a size, or one of a list of sizes, is not a positive whole number."""
-    for key, value in sizes.items():
-        for number in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise ModelError(f"{name}: {key} must be whole numbers of at least 1, got {value}")
-
-
-def check_channels(name: str, in_chans: int) -> None:
-    """Raise ModelError where `in_chans` is neither grey (1) nor colour (3)."""
-    if in_chans not in (1, 3):
-        raise ModelError(f"{name}: in_chans must be 3, or 1 for grey input with a summed first layer; got {in_chans}")

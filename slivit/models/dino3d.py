@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from slivit.errors import CheckpointError, ModelError
 from slivit.models._dino3d_vit import PATCH, VisionTransformer3d, grid_of, interpolate_positions, patch_map
-from slivit.models._volume import check_sizes
 from slivit.models._weights import State, WeightRules, Weights, start_from
 from slivit.models.registry import register_model
+from slivit.settings import Count, NonNegative, Positive, Share
 
 # Names and chunks of blocks that the released code wraps round the backbone's own names.
 PUBLISHED_NAMES = ((r"^module\.", ""), (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."))
@@ -140,20 +140,20 @@ def dino3d_vit(
     name: str,
     out_dim: int,
     *,
-    slices: int = 96,
-    image_size: int = 96,
-    in_chans: int = 1,
-    last_layers: int = 1,
+    slices: Count = 96,
+    image_size: Count = 96,
+    in_chans: Count = 1,
+    last_layers: Count = 1,
     average_patches: bool = False,
-    dim: int,
-    depth: int,
-    heads: int,
-    mlp_ratio: float = 4.0,
-    position_size: int = 96,
+    dim: Count,
+    depth: Count,
+    heads: Count,
+    mlp_ratio: Positive = 4.0,
+    position_size: Count = 96,
     resize_positions: bool = False,
-    layer_scale: float = 1e-5,
-    drop_path: float = 0.0,
-    dropout: float = 0.0,
+    layer_scale: NonNegative = 1e-5,
+    drop_path: Share = 0.0,
+    dropout: Share = 0.0,
     mask_token: bool = False,
     pretrained: bool | Weights = False,
 ) -> Dino3d:
@@ -243,7 +243,6 @@ def _fit_positions(resize: bool, state: State, wanted: State) -> State:
 
 
 def _check(name: str, sizes: dict[str, int], counts: dict[str, int], drop_path: float) -> None:
-    check_sizes(name, sizes | counts)
     for key, value in sizes.items():
         if value % PATCH:
             raise ModelError(f"{name}: {key} must be a multiple of {PATCH}, the side of a patch; got {value}")

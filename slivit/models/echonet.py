@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slivit.errors import ModelError
-from slivit.models._volume import VolumeModel, check_sizes
+from slivit.models._volume import VolumeModel
 from slivit.models._weights import WeightRules, Weights
 from slivit.models.registry import register_model
+from slivit.settings import Count, Share
 
 SMALLEST = 75  # pixels, of which one is left behind the last stage
 SCALES = (0.17, 0.10, 0.20)  # of the residual branches
@@ -161,11 +162,11 @@ class EchoNet(VolumeModel):
 def echonet(
     out_dim: int,
     *,
-    slices: int = 20,
-    image_size: int = 299,
-    depths: Sequence[int] = (5, 10, 5),
-    width: int = 32,
-    dropout: float = 0.2,
+    slices: Count = 20,
+    image_size: Count = 299,
+    depths: Sequence[Count] = (5, 10, 5),
+    width: Count = 32,
+    dropout: Share = 0.2,
     pretrained: bool | Weights = False,
 ) -> EchoNet:
     """EchoNet: (B, 1, S, P, P) float32 frames -> (B, out_dim) logits, the average of those of the frames.
@@ -185,7 +186,6 @@ def echonet(
 
     Source: Ghorbani et al. 2020, Methods, "EchoNet development and training".
     """
-    check_sizes("echonet", {"slices": slices, "image_size": image_size, "depths": tuple(depths), "width": width})
     if image_size < SMALLEST or len(depths) != 3 or width % 2:
         raise ModelError(
             f"echonet: image_size must be at least {SMALLEST}, depths three numbers and width even; "

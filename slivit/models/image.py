@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from slivit.errors import ModelError
 from slivit.models._backbones import BackboneInfo, build_backbone, feature_map
+from slivit.models._weights import Weights
 from slivit.models.registry import register_model
+from slivit.settings import Count, Share
 
 
 class ImageClassifier(nn.Module):
@@ -60,10 +62,10 @@ def image_classifier(
     out_dim: int,
     *,
     backbone: str = "convnext_tiny",
-    image_size: int = 256,
-    stride: int = 32,
-    dropout: float = 0.0,
-    pretrained: bool | str = False,
+    image_size: Count = 256,
+    stride: Count = 32,
+    dropout: Share = 0.0,
+    pretrained: bool | Weights = False,
     backbone_args: Mapping[str, Any] | None = None,
 ) -> ImageClassifier:
     """A 2D classifier whose backbone SLIViT and other models of slices can start from.

@@ -15,9 +15,10 @@ from torch import nn
 from slivit.errors import ModelError
 from slivit.models._hub import fetch_torchvision
 from slivit.models._mvit import build_mvit, resize_positions
-from slivit.models._volume import VolumeModel, check_channels, check_sizes
+from slivit.models._volume import Channels, VolumeModel
 from slivit.models._weights import WeightRules, Weights, first_layers
 from slivit.models.registry import register_model
+from slivit.settings import Count, Share, Whole
 
 STAGES = 4
 HUB_NAME = "KINETICS400_V1"
@@ -33,11 +34,11 @@ def video_resnet(
     name: str,
     out_dim: int,
     *,
-    slices: int = 16,
-    image_size: int = 112,
-    depths: Sequence[int] = (2, 2, 2, 2),
-    in_chans: int = 3,
-    dropout: float = 0.0,
+    slices: Count = 16,
+    image_size: Count = 112,
+    depths: Sequence[Whole] = (2, 2, 2, 2),
+    in_chans: Channels = 3,
+    dropout: Share = 0.0,
     pretrained: bool | Weights = False,
 ) -> VolumeModel:
     """ResNet-18 for video: (B, 3, S, P, P) float32 clips -> (B, out_dim) logits.
@@ -67,7 +68,6 @@ def _kept_stages(name: str, depths: Sequence[int]) -> int:
     kept = depths.index(0) if 0 in depths else len(depths)
     if len(depths) != STAGES or any(depths[kept:]) or not kept:
         raise ModelError(f"{name}: depths has {STAGES} numbers, and 0 for the last stages alone; got {depths}")
-    check_sizes(name, {"depths": tuple(depths[:kept])})
     return kept
 
 
@@ -94,10 +94,10 @@ for _name, _parameters in (("r3d_18", 33_166_785), ("mc3_18", 11_490_753), ("r2p
 def s3d(
     out_dim: int,
     *,
-    slices: int = 16,
-    image_size: int = 224,
-    in_chans: int = 3,
-    dropout: float = 0.2,
+    slices: Count = 16,
+    image_size: Count = 224,
+    in_chans: Channels = 3,
+    dropout: Share = 0.2,
     pretrained: bool | Weights = False,
 ) -> VolumeModel:
     """Separable 3D Inception: (B, 3, S, P, P) float32 clips -> (B, out_dim) logits.
@@ -126,13 +126,13 @@ def mvit(
     name: str,
     out_dim: int,
     *,
-    slices: int = 16,
-    image_size: int = 224,
-    depths: Sequence[int] = (1, 2, 11, 2),
-    width: int = 96,
-    drop_path: float = 0.2,
-    in_chans: int = 3,
-    dropout: float = 0.5,
+    slices: Count = 16,
+    image_size: Count = 224,
+    depths: Sequence[Count] = (1, 2, 11, 2),
+    width: Count = 96,
+    drop_path: Share = 0.2,
+    in_chans: Channels = 3,
+    dropout: Share = 0.5,
     pretrained: bool | Weights = False,
 ) -> VolumeModel:
     """Multiscale vision transformer: (B, 3, S, P, P) float32 clips -> (B, out_dim) logits.
@@ -148,7 +148,6 @@ def mvit(
 
     Source: Fan et al. 2021 (v1-B), section 3 and Table 2; Li et al. 2022 (v2-S), section 4 and Table 7.
     """
-    check_sizes(name, {"slices": slices, "image_size": image_size, "depths": tuple(depths), "width": width})
     if slices % 2 or image_size % 32 or sum(depths) < 2:
         raise ModelError(
             f"{name}: slices must be even, image_size a multiple of 32 and depths at least 2 blocks together; "
@@ -181,14 +180,14 @@ def swin3d(
     name: str,
     out_dim: int,
     *,
-    slices: int = 32,
-    image_size: int = 224,
-    embed_dim: int = 96,
-    depths: Sequence[int] = (2, 2, 18, 2),
-    num_heads: Sequence[int] = (3, 6, 12, 24),
-    drop_path: float = 0.1,
-    in_chans: int = 3,
-    dropout: float = 0.0,
+    slices: Count = 32,
+    image_size: Count = 224,
+    embed_dim: Count = 96,
+    depths: Sequence[Count] = (2, 2, 18, 2),
+    num_heads: Sequence[Count] = (3, 6, 12, 24),
+    drop_path: Share = 0.1,
+    in_chans: Channels = 3,
+    dropout: Share = 0.0,
     pretrained: bool | Weights = False,
 ) -> VolumeModel:
     """Video Swin: (B, 3, S, P, P) float32 clips -> (B, out_dim) logits.
@@ -207,7 +206,6 @@ def swin3d(
     """
     from torchvision.models.video import SwinTransformer3d
 
-    check_sizes(name, {"embed_dim": embed_dim, "depths": tuple(depths), "num_heads": tuple(num_heads)})
     if len(depths) != len(num_heads) or sum(depths) < 2 or any(embed_dim * 2**i % n for i, n in enumerate(num_heads)):
         raise ModelError(
             f"{name}: depths and num_heads have one number a stage, and a stage's heads divide its channels; "
@@ -249,14 +247,12 @@ def _model(
     out_dim: int,
     features: int,
     size: tuple[int, int, int],
-    in_chans: int,
+    in_chans: Channels,
     dropout: float,
     pretrained: bool | Weights,
     **rules: Any,
 ) -> VolumeModel:
     """Put a head on a network whose classifier has been replaced by the identity."""
-    check_sizes(name, {"slices": size[0], "image_size": size[1]})
-    check_channels(name, in_chans)
     info = WeightRules(
         architecture=name,
         first=first_layers(network),

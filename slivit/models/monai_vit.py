@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slivit.errors import ModelError
-from slivit.models._volume import VolumeModel, check_sizes
+from slivit.models._volume import VolumeModel
 from slivit.models._weights import State, WeightRules, Weights
 from slivit.models.registry import register_model
+from slivit.settings import Count, Share
 
 POSITIONS = "patch_embedding.position_embeddings"
 # UNETR keeps the network as "vit", the pre-training of its authors as "transformer".
@@ -87,16 +88,16 @@ class MonaiViT(VolumeModel):
 def monai_vit(
     out_dim: int,
     *,
-    slices: int = 96,
-    image_size: int = 96,
-    patch_size: int = 16,
-    dim: int = 768,
-    depth: int = 12,
-    heads: int = 12,
-    mlp_dim: int = 3072,
+    slices: Count = 96,
+    image_size: Count = 96,
+    patch_size: Count = 16,
+    dim: Count = 768,
+    depth: Count = 12,
+    heads: Count = 12,
+    mlp_dim: Count = 3072,
     embedding: Literal["conv", "perceptron"] = "conv",
     qkv_bias: bool = False,
-    dropout: float = 0.0,
+    dropout: Share = 0.0,
     pretrained: bool | Weights = False,
 ) -> MonaiViT:
     """MONAI's ViT over volumes: (B, 1, S, P, P) float32 volumes from 0 to 1 -> (B, out_dim) logits.
@@ -122,15 +123,11 @@ def monai_vit(
 
     Source: Dosovitskiy et al. 2021, section 3.1; Hatamizadeh et al. 2022, section 3.1.
     """
-    sizes = {"slices": slices, "image_size": image_size, "patch_size": patch_size}
-    check_sizes("monai_vit", {**sizes, "dim": dim, "depth": depth, "heads": heads, "mlp_dim": mlp_dim})
     if slices % patch_size or image_size % patch_size or dim % heads:
         raise ModelError(
             "monai_vit: slices and image_size must be multiples of patch_size, and dim of heads; "
             f"got {slices} and {image_size} of {patch_size}, {dim} of {heads}"
         )
-    if embedding not in ("conv", "perceptron"):
-        raise ModelError(f'monai_vit: embedding is "conv" or "perceptron", got "{embedding}"')
     network = _network(
         img_size=(image_size, image_size, slices),
         patch_size=(patch_size,) * 3,

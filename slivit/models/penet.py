@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
-from slivit.models._volume import VolumeModel, check_channels, check_sizes
+from slivit.models._volume import Channels, VolumeModel
 from slivit.models._weights import WeightRules, Weights, first_layers
 from slivit.models.registry import register_model
+from slivit.settings import Count, Share
 
 GROUP = 16  # channels that are normalised together
 EXPANSION, REDUCTION = 2, 16
@@ -147,14 +148,14 @@ def _initialise(module: nn.Module) -> None:
 def penet(
     out_dim: int,
     *,
-    slices: int = 24,
-    image_size: int = 192,
-    depths: Sequence[int] = (3, 4, 6, 3),
-    width: int = 128,
-    groups: int = 32,
-    drop_path: float = 0.5,
-    in_chans: int = 3,
-    dropout: float = 0.0,
+    slices: Count = 24,
+    image_size: Count = 192,
+    depths: Sequence[Count] = (3, 4, 6, 3),
+    width: Count = 128,
+    groups: Count = 32,
+    drop_path: Share = 0.5,
+    in_chans: Channels = 3,
+    dropout: Share = 0.0,
     pretrained: bool | Weights = False,
 ) -> VolumeModel:
     """PENet's classifier: (B, 3, S, P, P) float32 clips of CT slices -> (B, out_dim) logits.
@@ -180,13 +181,8 @@ def penet(
 
     Source: Huang et al. 2020, Methods, "Model development".
     """
-    sizes = {"slices": slices, "image_size": image_size, "depths": tuple(depths), "width": width, "groups": groups}
-    check_sizes("penet", sizes)
-    check_channels("penet", in_chans)
     if width % (2 * GROUP) or width % groups:
         raise ModelError(f"penet: width must be a multiple of {2 * GROUP} and of groups, got {width} and {groups}")
-    if not 0 <= drop_path <= 1:
-        raise ModelError(f"penet: drop_path is a probability, got {drop_path}")
     backbone = PENetBackbone(depths, width, groups, drop_path)
     rules = WeightRules(architecture="penet", rename=(("xnet_blocks", "penet_blocks"),), first=first_layers(backbone))
     return VolumeModel(

@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from slivit.errors import ModelError
 from slivit.models._hub import fetch_url
 from slivit.models._resnet_video import Conv2plus1d, Plan, Stage, VideoResNet, conv3d, depthwise, in_slice
-from slivit.models._volume import VolumeModel, check_channels, check_sizes
+from slivit.models._volume import Channels, VolumeModel
 from slivit.models._weights import WeightRules, Weights, first_layers
 from slivit.models.registry import register_model
+from slivit.settings import Count, Share
 
 URL = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"
 HUB_NAME = "KINETICS400"
@@ -138,12 +139,12 @@ def pytorchvideo(
     name: str,
     out_dim: int,
     *,
-    slices: int = 32,
-    image_size: int = 224,
-    depths: Sequence[int] = (3, 4, 6, 3),
-    width: int = 64,
-    in_chans: int = 3,
-    dropout: float = 0.0,
+    slices: Count = 32,
+    image_size: Count = 224,
+    depths: Sequence[Count] = (3, 4, 6, 3),
+    width: Count = 64,
+    in_chans: Channels = 3,
+    dropout: Share = 0.0,
     pretrained: bool | Weights = False,
 ) -> VolumeModel:
     """A bottleneck ResNet for video: (B, 3, S, P, P) float32 clips -> (B, out_dim) logits.
@@ -163,8 +164,6 @@ def pytorchvideo(
         ModelError: a value that is not allowed.
         CheckpointError: weights that cannot be had, or that do not fit.
     """
-    check_sizes(name, {"slices": slices, "image_size": image_size, "depths": tuple(depths), "width": width})
-    check_channels(name, in_chans)
     if len(depths) != 4:
         raise ModelError(f"{name}: depths has one number for each of the four stages, got {tuple(depths)}")
     if name == "slowfast_r50" and slices % SLOWER:

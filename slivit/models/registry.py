@@ -82,6 +82,7 @@ def register_model(
     The module it returns must have `.backbone` and `.head` (parameters outside both count as the integrator), and may
     have `.input_size`, an (S, H, W) that overrides `size` for that instance, and `.in_chans`, its number of channels:
     1 instead of three has the mean and std of the three on average, several instead of one repeat those of the one.
+    `create_model` holds its arguments to their annotations, such as `slices: Count` (see `slivit.settings`).
 
     Args:
         name: the registered name; the function's by default.

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slivit.errors import ModelError
-from slivit.models._volume import VolumeModel, check_sizes
+from slivit.models._volume import VolumeModel
 from slivit.models._weights import WeightRules, Weights
 from slivit.models.registry import register_model
+from slivit.settings import Count, Share
 
 
 class BasicBlock(nn.Module):
@@ -81,11 +82,11 @@ class ResNet3d(nn.Module):
 def resnet3d_18(
     out_dim: int,
     *,
-    slices: int = 28,
-    image_size: int = 256,
-    depths: Sequence[int] = (2, 2, 2, 2),
-    width: int = 64,
-    dropout: float = 0.0,
+    slices: Count = 28,
+    image_size: Count = 256,
+    depths: Sequence[Count] = (2, 2, 2, 2),
+    width: Count = 64,
+    dropout: Share = 0.0,
     pretrained: bool | Weights = False,
 ) -> VolumeModel:
     """3D ResNet-18: (B, 1, S, P, P) float32 volumes -> (B, out_dim) logits.
@@ -105,7 +106,6 @@ def resnet3d_18(
 
     Source: Hara et al. 2018, section 3.2 and Table 1 (shortcuts of type B).
     """
-    check_sizes("resnet3d_18", {"slices": slices, "image_size": image_size, "depths": tuple(depths), "width": width})
     if len(depths) != 4:
         raise ModelError(f"resnet3d_18: depths has one number for each of the four stages, got {tuple(depths)}")
     network = ResNet3d(depths, width)

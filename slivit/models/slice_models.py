@@ -14,11 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from slivit.errors import ModelError, one_of
+from slivit.errors import ModelError
 from slivit.models._backbones import build_backbone, feature_map
-from slivit.models._volume import check_channels, check_sizes, check_volume
+from slivit.models._volume import Channels, check_volume
 from slivit.models._weights import Weights, start_from, sum_first_layers
 from slivit.models.registry import register_model
+from slivit.settings import Count
 
 Pool = Literal["mean", "max"]
 STRIDE = 32
@@ -46,12 +47,10 @@ class SliceModel(nn.Module):
         *,
         backbone: str,
         backbone_args: Mapping[str, Any] | None,
-        in_chans: int,
+        in_chans: Channels,
         pretrained: bool | Weights,
     ) -> None:
         super().__init__()
-        check_sizes(name, {"slices": size[0], "image_size": size[1]})
-        check_channels(name, in_chans)
         self.name, self.input_size, self.in_chans = name, size, in_chans
         self.backbone, self.backbone_info = build_backbone(
             backbone, stride=STRIDE, image_size=size[1], pretrained=pretrained is True, args=backbone_args
@@ -181,20 +180,15 @@ def pool_slices(features: Tensor, pool: str) -> Tensor:
     return features.mean(1) if pool == "mean" else features.amax(1)
 
 
-def _check_pool(name: str, pool: str, allowed: tuple[str, ...] = ("mean", "max")) -> None:
-    if pool not in allowed:
-        raise ModelError(f'{name}: pool is one of {one_of(allowed)}, got "{pool}"')
-
-
 def pooled_slices(
     name: str,
     backbone: str,
     out_dim: int,
     *,
-    slices: int = 32,
-    image_size: int = 224,
+    slices: Count = 32,
+    image_size: Count = 224,
     pool: Pool = "mean",
-    in_chans: int = 3,
+    in_chans: Channels = 3,
     pretrained: bool | Weights = False,
     backbone_args: Mapping[str, Any] | None = None,
 ) -> PooledSlices:
@@ -213,7 +207,6 @@ def pooled_slices(
 
     Source: Ke et al. 2023, section 3, 2D baselines.
     """
-    _check_pool(name, pool)
     return PooledSlices(
         name,
         out_dim,
@@ -258,14 +251,14 @@ for _name, _backbone, _parameters in (
 def lrcn(
     out_dim: int,
     *,
-    slices: int = 32,
-    image_size: int = 224,
+    slices: Count = 32,
+    image_size: Count = 224,
     backbone: str = "resnext101_32x8d.tv_in1k",
-    hidden: int = 128,
-    layers: int = 1,
+    hidden: Count = 128,
+    layers: Count = 1,
     bidirectional: bool = True,
     pool: Pool = "mean",
-    in_chans: int = 3,
+    in_chans: Channels = 3,
     pretrained: bool | Weights = False,
     backbone_args: Mapping[str, Any] | None = None,
 ) -> LRCN:
@@ -281,8 +274,6 @@ def lrcn(
 
     Source: Donahue et al. 2015, section 4; Ke et al. 2023, section 3 (GRU).
     """
-    _check_pool("lrcn", pool)
-    check_sizes("lrcn", {"hidden": hidden, "layers": layers})
     return LRCN(
         out_dim,
         (slices, image_size, image_size),
@@ -307,14 +298,14 @@ def lrcn(
 def position_encoded_slices(
     out_dim: int,
     *,
-    slices: int = 32,
-    image_size: int = 224,
+    slices: Count = 32,
+    image_size: Count = 224,
     backbone: str = "resnet18.tv_in1k",
-    dim: int = 32,
-    heads: int = 1,
-    hidden: int = 64,
+    dim: Count = 32,
+    heads: Count = 1,
+    hidden: Count = 64,
     pool: Literal["attention", "mean", "max"] = "attention",
-    in_chans: int = 3,
+    in_chans: Channels = 3,
     pretrained: bool | Weights = False,
     backbone_args: Mapping[str, Any] | None = None,
 ) -> PositionEncodedSlices:
@@ -330,8 +321,6 @@ def position_encoded_slices(
 
     Source: Gupta et al. 2023, section 2 (ResNet-18, positions); Gupta et al. 2021 (arXiv:2102.04438), attention.
     """
-    _check_pool("position_encoded_slices", pool, ("attention", "mean", "max"))
-    check_sizes("position_encoded_slices", {"dim": dim, "heads": heads, "hidden": hidden})
     if dim % heads:
         raise ModelError(f"position_encoded_slices: dim must be a multiple of heads, got {dim} and {heads}")
     return PositionEncodedSlices(

@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from slivit.errors import ModelError, one_of
+from slivit.errors import ModelError
 from slivit.models._integrators import GatedAttention, Integrator, MeanIntegrator, SlivitIntegrator
 from slivit.models._transformers import SWINS, Family, build_transformer, patch_tokens
-from slivit.models._volume import check_channels, check_sizes, check_volume
+from slivit.models._volume import Channels, check_volume
 from slivit.models._weights import ChannelWeights, Weights, start_from, sum_first_layers
 from slivit.models.registry import register_model
+from slivit.settings import Count, Share
 
 Pool = Literal["token", "mean"]
 WEIGHTS = "{} of timm with pretrained = true; files of {} load too"
@@ -48,19 +49,15 @@ class SliceTransformer(nn.Module):
         size: tuple[int, int, int],
         *,
         backbone: str,
-        in_chans: int,
-        pool: str,
-        integrator: str,
+        in_chans: Channels,
+        pool: Pool,
+        integrator: Integrator,
         sizes: Mapping[str, int],
         dropout: float,
         pretrained: bool | Weights,
         **options: Any,
     ) -> None:
         super().__init__()
-        name = f"slice_{family}"
-        check_sizes(name, {"slices": size[0], "image_size": size[1], **sizes})
-        check_channels(name, in_chans)
-        _check_choice(name, "pool", pool, ("token", "mean"))
         self.input_size, self.in_chans, self.pool = size, in_chans, pool
         self.backbone, self.backbone_info = build_transformer(
             family, backbone, image_size=size[1], pretrained=pretrained is True, **options
@@ -68,7 +65,7 @@ class SliceTransformer(nn.Module):
         if in_chans == 1:
             sum_first_layers(self.backbone)
         width = self.backbone_info.channels
-        self.integrator = _integrator(name, integrator, width, size[0], sizes, dropout)
+        self.integrator = _integrator(integrator, width, size[0], sizes, dropout)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(sizes["vit_dim"] if integrator == "slivit" else width, out_dim)
         if pretrained is not True:
@@ -105,8 +102,7 @@ class SliceTransformer(nn.Module):
         return self.integrator.weights(self.forward_slices(x))
 
 
-def _integrator(name: str, kind: str, width: int, slices: int, sizes: Mapping[str, int], dropout: float) -> nn.Module:
-    _check_choice(name, "integrator", kind, ("slivit", "attention", "mean"))
+def _integrator(kind: Integrator, width: int, slices: int, sizes: Mapping[str, int], dropout: float) -> nn.Module:
     if kind == "mean":
         return MeanIntegrator()
     if kind == "attention":
@@ -121,11 +117,6 @@ def _integrator(name: str, kind: str, width: int, slices: int, sizes: Mapping[st
         mlp_dim=sizes["mlp_dim"],
         dropout=dropout,
     )
-
-
-def _check_choice(name: str, key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ModelError(f'{name}: {key} is one of {one_of(allowed)}, got "{value}"')
 
 
 COMMON: dict[str, Any] = {"input": "clip", "size": (28, 224, 224)}
@@ -154,19 +145,19 @@ SMALL_SWIN = {"patch_size": 4, "window_size": 4, "embed_dim": 8, "depths": (1, 2
 def slice_vit(
     out_dim: int,
     *,
-    slices: int = 28,
-    image_size: int = 224,
+    slices: Count = 28,
+    image_size: Count = 224,
     backbone: str = "vit_small_patch16_224",
     pool: Pool = "token",
     integrator: Integrator = "mean",
-    hidden: int = 128,
-    vit_dim: int = 256,
-    vit_depth: int = 5,
-    vit_heads: int = 20,
-    dim_head: int = 64,
-    mlp_dim: int = 512,
-    dropout: float = 0.0,
-    in_chans: int = 3,
+    hidden: Count = 128,
+    vit_dim: Count = 256,
+    vit_depth: Count = 5,
+    vit_heads: Count = 20,
+    dim_head: Count = 64,
+    mlp_dim: Count = 512,
+    dropout: Share = 0.0,
+    in_chans: Channels = 3,
     pretrained: bool | Weights = False,
     channel_weights: ChannelWeights = "output",
     backbone_args: Mapping[str, Any] | None = None,
@@ -225,18 +216,18 @@ def slice_vit(
 def slice_swin(
     out_dim: int,
     *,
-    slices: int = 28,
-    image_size: int = 224,
+    slices: Count = 28,
+    image_size: Count = 224,
     backbone: str = SWINS[0],
     integrator: Integrator = "mean",
-    hidden: int = 128,
-    vit_dim: int = 256,
-    vit_depth: int = 5,
-    vit_heads: int = 20,
-    dim_head: int = 64,
-    mlp_dim: int = 512,
-    dropout: float = 0.0,
-    in_chans: int = 3,
+    hidden: Count = 128,
+    vit_dim: Count = 256,
+    vit_depth: Count = 5,
+    vit_heads: Count = 20,
+    dim_head: Count = 64,
+    mlp_dim: Count = 512,
+    dropout: Share = 0.0,
+    in_chans: Channels = 3,
     pretrained: bool | Weights = False,
     grow: bool = False,
     channel_weights: ChannelWeights = "output",

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from slivit.errors import ModelError
 from slivit.models._backbones import build_backbone, feature_map
-from slivit.models._volume import check_sizes
 from slivit.models._weights import Weights
 from slivit.models.registry import register_model
+from slivit.settings import Count
 
 STRIDE, KERNEL, POOL = 32, 3, 4
 
@@ -105,10 +105,10 @@ def slivernet(
     out_dim: int,
     *,
     backbone: str = "resnet18.tv_in1k",
-    slices: int = 19,
-    image_size: int = 256,
-    width: int = 16,
-    hidden: int = 24,
+    slices: Count = 19,
+    image_size: Count = 256,
+    width: Count = 16,
+    hidden: Count = 24,
     deep: bool = False,
     pretrained: bool | Weights = False,
     backbone_args: Mapping[str, Any] | None = None,
@@ -132,7 +132,6 @@ def slivernet(
 
     Source: Rakocz et al. 2021, Methods, "SLIVER-net".
     """
-    check_sizes("slivernet", {"slices": slices, "image_size": image_size, "width": width, "hidden": hidden})
     least = 20 if deep else 5
     if slices < least:
         raise ModelError(f"slivernet: slices must be at least {least} (deep={deep}), got {slices}")

@@ -9,19 +9,20 @@ Licence: Apache-2.0 for this file; the weights that the authors released are und
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from slivit.errors import ModelError, one_of
+from slivit.errors import ModelError
 from slivit.models._backbones import build_backbone, feature_map
 from slivit.models._vit import Block, adjacent_mask, sincos_positions
+from slivit.models._weights import Weights
 from slivit.models.registry import register_model
+from slivit.settings import Count, Share
 
-TOKEN_LAYOUTS = ("per_slice", "published")
-ATTENTION = ("global", "adjacent")
+TokenLayout = Literal["per_slice", "published"]
+Reach = Literal["global", "adjacent"]
 
 
 class SLIViT(nn.Module):
@@ -43,7 +44,7 @@ class SLIViT(nn.Module):
         image_size: int,
         stride: int,
         backbone_args: Mapping[str, Any] | None,
-        pretrained: bool | str | Path,
+        pretrained: bool | Weights,
         vit_dim: int,
         vit_depth: int,
         vit_heads: int,
@@ -51,8 +52,8 @@ class SLIViT(nn.Module):
         mlp_dim: int,
         dropout: float,
         embedding_dropout: float,
-        token_layout: str,
-        attention: str,
+        token_layout: TokenLayout,
+        attention: Reach,
     ) -> None:
         super().__init__()
         self.input_size = (slices, image_size, image_size)
@@ -160,20 +161,20 @@ def slivit(
     out_dim: int,
     *,
     backbone: str = "convnext_tiny",
-    slices: int = 28,
-    image_size: int = 256,
-    stride: int = 32,
+    slices: Count = 28,
+    image_size: Count = 256,
+    stride: Count = 32,
     backbone_args: Mapping[str, Any] | None = None,
-    pretrained: bool | str | Path = False,
-    vit_dim: int = 256,
-    vit_depth: int = 5,
-    vit_heads: int = 20,
-    dim_head: int = 64,
-    mlp_dim: int = 512,
-    dropout: float = 0.0,
-    embedding_dropout: float = 0.0,
-    token_layout: Literal["per_slice", "published"] = "per_slice",
-    attention: Literal["global", "adjacent"] = "global",
+    pretrained: bool | Weights = False,
+    vit_dim: Count = 256,
+    vit_depth: Count = 5,
+    vit_heads: Count = 20,
+    dim_head: Count = 64,
+    mlp_dim: Count = 512,
+    dropout: Share = 0.0,
+    embedding_dropout: Share = 0.0,
+    token_layout: TokenLayout = "per_slice",
+    attention: Reach = "global",
 ) -> SLIViT:
     """SLIViT: (B, 3, S*P, P) float32 tiled slices -> (B, out_dim) logits.
 
@@ -204,14 +205,8 @@ def slivit(
 
     Source: Avram et al. 2024, Methods, "SLIViT's framework".
     """
-    _one_of("token_layout", token_layout, TOKEN_LAYOUTS)
-    _one_of("attention", attention, ATTENTION)
     if token_layout == "published" and attention == "adjacent":
         raise ModelError('attention="adjacent" needs token_layout="per_slice": published tokens belong to no slice')
-    sizes = {"slices": slices, "image_size": image_size, "vit_dim": vit_dim, "vit_depth": vit_depth}
-    for name, value in (sizes | {"vit_heads": vit_heads, "dim_head": dim_head, "mlp_dim": mlp_dim}).items():
-        if value < 1:
-            raise ModelError(f"slivit: {name} must be at least 1, got {value}")
     return SLIViT(
         out_dim,
         backbone=backbone,
@@ -230,8 +225,3 @@ def slivit(
         token_layout=token_layout,
         attention=attention,
     )
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ModelError(f'slivit: {name} is "{value}"; allowed are {one_of(allowed)}')

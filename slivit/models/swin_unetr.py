@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from slivit.errors import ModelError
 from slivit.models._hub import fetch_url
-from slivit.models._volume import VolumeModel, check_sizes
+from slivit.models._volume import VolumeModel
 from slivit.models._weights import WeightRules, Weights
 from slivit.models.registry import register_model
+from slivit.settings import Count, Share
 
 IDENTIFIER = "MODEL_SWINVIT"
 URL = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/model_swinvit.pt"
@@ -72,14 +73,14 @@ def swin_unetr(
     name: str,
     out_dim: int,
     *,
-    slices: int = 96,
-    image_size: int = 96,
-    width: int = 48,
-    depths: Sequence[int] = (2, 2, 2, 2),
-    heads: Sequence[int] = (3, 6, 12, 24),
-    window_size: int = 7,
-    drop_path: float = 0.0,
-    dropout: float = 0.0,
+    slices: Count = 96,
+    image_size: Count = 96,
+    width: Count = 48,
+    depths: Sequence[Count] = (2, 2, 2, 2),
+    heads: Sequence[Count] = (3, 6, 12, 24),
+    window_size: Count = 7,
+    drop_path: Share = 0.0,
+    dropout: Share = 0.0,
     pretrained: bool | Weights = False,
 ) -> SwinModel:
     """The encoder of Swin UNETR: (B, 1, S, P, P) float32 volumes from 0 to 1 -> (B, out_dim) logits.
@@ -107,9 +108,6 @@ def swin_unetr(
     Source: Tang et al. 2022, section 3.1; Xu et al. 2025, Methods, baselines.
     """
     stages = {"depths": tuple(depths), "heads": tuple(heads)}
-    check_sizes(
-        name, {"slices": slices, "image_size": image_size, "width": width, "window_size": window_size, **stages}
-    )
     if slices % STRIDE or image_size % STRIDE:
         raise ModelError(f"{name}: slices and image_size must be multiples of {STRIDE}, got {slices} and {image_size}")
     if {len(stage) for stage in stages.values()} != {4} or any(width * 2**i % n for i, n in enumerate(heads)):

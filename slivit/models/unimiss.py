@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slivit.errors import ModelError
-from slivit.models._volume import check_sizes, check_volume
+from slivit.models._volume import check_volume
 from slivit.models._weights import State, WeightRules, Weights, start_from
 from slivit.models.registry import register_model
+from slivit.settings import Count
 
 Grid = tuple[int, int, int]
 PUBLISHED = (16, 96, 96)
@@ -224,11 +225,11 @@ def unimiss(
     name: str,
     out_dim: int,
     *,
-    slices: int = 16,
-    image_size: int = 96,
-    dims: Sequence[int] = (48, 128, 256, 512),
-    depths: Sequence[int] = (2, 3, 4, 3),
-    num_heads: Sequence[int] = (1, 2, 4, 8),
+    slices: Count = 16,
+    image_size: Count = 96,
+    dims: Sequence[Count] = (48, 128, 256, 512),
+    depths: Sequence[Count] = (2, 3, 4, 3),
+    num_heads: Sequence[Count] = (1, 2, 4, 8),
     pretrained: bool | Weights = False,
 ) -> UniMiSS:
     """UniMiSS's MiT: (B, 1, S, P, P) float32 volumes -> (B, out_dim) logits.
@@ -254,7 +255,6 @@ def unimiss(
     """
     size = (slices, image_size, image_size)
     stages = {"dims": tuple(dims), "depths": tuple(depths), "num_heads": tuple(num_heads)}
-    check_sizes(name, {"slices": slices, "image_size": image_size, **stages})
     if {len(stage) for stage in stages.values()} != {4} or any(d % n for d, n in zip(dims, num_heads, strict=True)):
         raise ModelError(f"{name}: dims, depths and num_heads have four numbers, and heads divide dims; got {stages}")
     if slices % 16 or image_size % 32 or (slices, image_size) == (16, 32):

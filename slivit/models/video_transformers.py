@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from slivit.errors import ModelError, nearest
 from slivit.models._hub import fetch_hugging_face
-from slivit.models._volume import VolumeModel, check_channels, check_sizes
+from slivit.models._volume import Channels, VolumeModel
 from slivit.models._weights import State, WeightRules, Weights
 from slivit.models.registry import IMAGENET_MEAN, IMAGENET_STD, register_model
+from slivit.settings import Count, Share
 
 Triple = tuple[int, int, int]
 
@@ -112,11 +113,11 @@ def video_transformer(
     name: str,
     out_dim: int,
     *,
-    slices: int = 16,
-    image_size: int = 224,
+    slices: Count = 16,
+    image_size: Count = 224,
     config: Mapping[str, Any] | None = None,
-    in_chans: int = 3,
-    dropout: float = 0.0,
+    in_chans: Channels = 3,
+    dropout: Share = 0.0,
     pretrained: bool | Weights = False,
 ) -> VolumeModel:
     """A video transformer: (B, 3, S, P, P) float32 clips -> (B, out_dim) logits.
@@ -140,8 +141,6 @@ def video_transformer(
         CheckpointError: weights that cannot be had, or that do not fit.
     """
     member = MEMBERS[name]
-    check_sizes(name, {"slices": slices, "image_size": image_size})
-    check_channels(name, in_chans)
     settings, grid = _settings(name, slices, image_size, in_chans, dict(config or {}))
     network = _network(member, settings)
     norm = nn.LayerNorm(settings.hidden_size) if member.mean_pooled else None

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from slivit.errors import ModelError
 from slivit.models._vit import Block
-from slivit.models._volume import VolumeModel, check_sizes
+from slivit.models._volume import VolumeModel
 from slivit.models._weights import WeightRules, Weights
 from slivit.models.registry import register_model
+from slivit.settings import Count, Share
 
 
 class Encoder(nn.Module):
@@ -87,16 +88,16 @@ class FactorisedEncoder(nn.Module):
 def vit3d(
     out_dim: int,
     *,
-    slices: int = 28,
-    image_size: int = 256,
-    tubelet_size: int = 2,
-    patch_size: int = 16,
-    dim: int = 384,
-    spatial_depth: int = 8,
-    temporal_depth: int = 4,
-    heads: int = 6,
-    mlp_dim: int = 1536,
-    dropout: float = 0.0,
+    slices: Count = 28,
+    image_size: Count = 256,
+    tubelet_size: Count = 2,
+    patch_size: Count = 16,
+    dim: Count = 384,
+    spatial_depth: Count = 8,
+    temporal_depth: Count = 4,
+    heads: Count = 6,
+    mlp_dim: Count = 1536,
+    dropout: Share = 0.0,
     pretrained: bool | Weights = False,
 ) -> VolumeModel:
     """3D ViT with a factorised encoder: (B, 1, S, P, P) float32 volumes -> (B, out_dim) logits.
@@ -121,9 +122,6 @@ def vit3d(
 
     Source: Arnab et al. 2021, section 3.3, model 2.
     """
-    sizes = {"slices": slices, "image_size": image_size, "tubelet_size": tubelet_size, "patch_size": patch_size}
-    more = {"spatial_depth": spatial_depth, "temporal_depth": temporal_depth, "heads": heads, "mlp_dim": mlp_dim}
-    check_sizes("vit3d", {**sizes, **more, "dim": dim})
     if slices % tubelet_size or image_size % patch_size or dim % heads:
         raise ModelError(
             f"vit3d: slices must be a multiple of tubelet_size, image_size of patch_size and dim of heads; "

@@ -81,7 +81,7 @@ def test_wrong_backbones_and_choices_are_told():
         create_model("slice_vit", 1, backbone="swin_tiny_patch4_window7_224")
     with pytest.raises(ModelError, match="vit_small_patch16_224"):
         create_model("slice_vit", 1, backbone="vit_smal_patch16_224")
-    with pytest.raises(ModelError, match='pool is one of "token", "mean", got "max"'):
+    with pytest.raises(ModelError, match="pool: should be 'token' or 'mean', got 'max'"):
         vit(pool="max")
     with pytest.raises(ModelError, match="patch size 8, got 36"):
         vit(size=36)

@@ -1,0 +1,51 @@
+"""Settings: a value of another type or out of its range is told before anything is made of it."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from slivit.errors import ModelError
+from slivit.settings import Count, Share, call_checked
+
+
+def network(
+    name: str,
+    out_dim: int,
+    *,
+    depths: Sequence[Count] = (1,),
+    dropout: Share = 0.0,
+    pool: Literal["mean", "max"] = "mean",
+    pretrained: bool | str | Path | Mapping[str, Any] = False,
+    free=None,
+):
+    return name, out_dim, depths, dropout, pool, pretrained, free
+
+
+def call(**settings):
+    return call_checked("net", partial(network, "net", depths=(2, 2)), 3, **settings)
+
+
+def test_what_fits_goes_through_as_it_was_given():
+    assert call() == ("net", 3, (2, 2), 0.0, "mean", False, None)
+    assert call(depths=[1, 2], dropout=1, pool="max", free=object)[2:] == ([1, 2], 1.0, "max", False, object)
+    assert call(pretrained=Path("weights.pth"))[-2] == Path("weights.pth")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"dropout": 1.5}, "net: dropout: should be at most 1, got 1.5"),
+        ({"dropout": "0.5"}, "net: dropout: should be a valid number, got '0.5'"),
+        ({"depths": [1, 0]}, "net: depths.1: should be at least 1, got 0"),
+        ({"depths": [True]}, "net: depths.0: should be a valid integer, got True"),
+        ({"pool": "median"}, "net: pool: should be 'mean' or 'max', got 'median'"),
+        ({"pretrained": 3}, r"net: pretrained: should be a valid boolean or .* string or .* Path or .*, got 3"),
+        ({"dropout": -1, "depths": 3}, r"net: depths: .*; dropout: "),
+    ],
+)
+def test_what_does_not_fit_is_told(wrong, told):
+    with pytest.raises(ModelError, match=f"^{told}"):
+        call(**wrong)
