@@ -93,8 +93,8 @@ def test_the_quick_walk_gives_the_same_headers_and_pixels_as_pydicom():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = dicom_headers.read_dataset(entry, path.name, pixels=True)
-        quick = list(dicom_headers.frames_of(plain.get, entry, plain))
-        slow = list(dicom_headers.frames_of(dicom_headers.getter(dataset), entry, None))
+        quick = list(dicom_headers.frames_of(plain.get, entry, path.name, plain))
+        slow = list(dicom_headers.frames_of(dicom_headers.getter(dataset), entry, path.name, None))
         assert [replace(frame, pixels_at=None) for frame in quick] == slow
         if quick[0].pixels_at is not None:
             for one, other in zip(dicom_pixels.decode(quick, ""), dicom_pixels.decode(slow, ""), strict=True):
@@ -150,6 +150,13 @@ def test_enhanced_frames_have_their_own_place_and_scaling(tmp_path, dicom_file, 
     np.testing.assert_array_equal(part.array, scan.array[[3, 0]])
 
 
+def test_enhanced_frames_without_a_place_each_are_refused(tmp_path, dicom_file, rng):
+    groups = _functional_groups([30, 10, 40], [1, 2, 3])
+    dicom_file(rng.integers(0, 9, (4, 5, 6), dtype=np.int16), **groups).save_as(tmp_path / "a.dcm")
+    with pytest.raises(ReadError, match=r"a\.dcm: has 4 frames and tells the places of 3"):
+        read_volume(tmp_path / "a.dcm")
+
+
 def test_multi_frame_without_places_keeps_its_order(tmp_path, dicom_file, rng):
     pixels = rng.integers(0, 255, (7, 5, 6), dtype=np.uint8)
     dicom_file(pixels, Modality="US").save_as(tmp_path / "a.dcm", enforce_file_format=True)
@@ -183,8 +190,30 @@ def test_modality_lookup_table_is_applied(tmp_path, dicom_file):
         np.array([5, 500, 50, 5000], "<u2").tobytes(),
     )
     lut = {"ModalityLUTSequence": Sequence([table])}
-    dicom_file(np.array([[0, 1], [2, 3]], np.uint16), **lut).save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").array[0], [[5, 500], [50, 5000]])
+    pixels, wanted = np.array([[0, 1], [2, 3]], np.uint16), np.array([[5, 500], [50, 5000]])
+    dicom_file(pixels, **lut).save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").array[0], wanted)
+    white = {"PhotometricInterpretation": "MONOCHROME1", "Modality": "CR"}
+    dicom_file(pixels, **lut, **white).save_as(tmp_path / "b.dcm", enforce_file_format=True)
+    scan = read_volume(tmp_path / "b.dcm")
+    np.testing.assert_array_equal(scan.array[0], 65535 - wanted)
+    assert any("inverted" in note for note in scan.notes)
+
+
+@pytest.mark.parametrize(
+    ("odd", "note"),
+    [
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "RescaleSlope is 0"),
+        ({"BitsStored": 12, "HighBit": 15}, "HighBit 15 does not fit 12 bits"),
+        ({"PixelSpacing": lambda i: [1.0 + i // 2, 1.0]}, "pixel spacing differs between slices, 1 to 3 mm"),
+        ({"PhotometricInterpretation": lambda i: f"MONOCHROME{i % 2 + 1}", "Modality": "MR"}, "only 3 of 5 slices"),
+    ],
+)
+def test_what_is_odd_about_a_header_is_said_and_erases_nothing(tmp_path, dicom_series, voxels, odd, note):
+    scan = read_volume(dicom_series(tmp_path / "s", voxels, **odd))
+    assert any(note in told for told in scan.notes), scan.notes
+    plain = voxels[1::2] if "PhotometricInterpretation" in odd else voxels
+    np.testing.assert_array_equal(scan.array[1::2] if len(plain) < 5 else scan.array, plain)
 
 
 def test_text_in_other_alphabets_names_the_series(tmp_path, dicom_series, voxels):

@@ -8,9 +8,9 @@ from itertools import groupby
 import numpy as np
 
 from slivit.data.readers import geometry
-from slivit.data.readers.base import COLOUR_NOTE, Array, Scan, ScanInfo, counted, decoding
+from slivit.data.readers.base import Array, Scan, ScanInfo, counted, decoding
 from slivit.data.readers.dicom_headers import Frame, read_frames, require_frames
-from slivit.data.readers.dicom_pixels import INVERTED_NOTE, decode, is_colour, is_inverted, value_type
+from slivit.data.readers.dicom_pixels import decode, value_notes, value_type
 from slivit.data.readers.dicom_series import Stack, choose_series, stack_frames
 from slivit.data.readers.entries import Entry
 from slivit.errors import ReadError
@@ -40,7 +40,7 @@ def open_dicom(
     """
     frames, notes = _collect(entries, source)
     stack = stack_frames(choose_series(frames, series, source), source, frame)
-    notes = (*notes, *stack.notes, *_value_notes(stack.frames[0]))
+    notes = (*notes, *stack.notes, *value_notes(stack.frames))
     if stack.affine is None:
         return _unoriented(stack, source, axis, notes)
     seen = geometry.view((len(stack.frames), *stack.frames[0].shape), stack.affine, source, axis)
@@ -56,11 +56,6 @@ def open_dicom(
 
     in_order = [stack.frames[seen.stored_index(i)] for i in range(len(stack.frames))] if seen.keeps_slices else []
     return Scan(info, load, tuple(frame.uid for frame in in_order))
-
-
-def _value_notes(frame: Frame) -> tuple[str, ...]:
-    """Return what was done to the values, besides scaling."""
-    return (COLOUR_NOTE,) * is_colour(frame) + (INVERTED_NOTE,) * is_inverted(frame)
 
 
 def _unoriented(stack: Stack, source: str, axis: str | None, notes: tuple[str, ...]) -> Scan:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slivit.data.readers.base import Array, check_size, decoding
+from slivit.data.readers.base import Array, check_size, counted, decoding
 from slivit.data.readers.dicom_scan import PlainHeader, plain_header
 from slivit.data.readers.entries import Entry
 from slivit.errors import ReadError
@@ -41,6 +41,7 @@ TAGS = {
     0x00280030: "PixelSpacing",
     0x00280100: "BitsAllocated",
     0x00280101: "BitsStored",
+    0x00280102: "HighBit",
     0x00280103: "PixelRepresentation",
     0x00281052: "RescaleIntercept",
     0x00281101: "RedPaletteColorLookupTableDescriptor",
@@ -82,12 +83,13 @@ class Frame:
         orientation: ImageOrientationPatient: the directions of a row and of a column, or None.
         pixel_spacing: mm between rows and between columns, or None.
         thickness: SpacingBetweenSlices or else SliceThickness in mm, or None.
-        slope: RescaleSlope.
+        slope: RescaleSlope; a 0, which would erase the image, counts as 1.
         intercept: RescaleIntercept.
         photometric: PhotometricInterpretation.
         has_lut: whether a Modality LUT stands in the place of slope and intercept.
         stored: the type of the stored values.
         bits: how many of its bits are used.
+        high_bit: the uppermost of them.
         pixels_at: where in the file the pixels of frame 0 start, if they are stored as they are; else None.
     """
 
@@ -107,6 +109,7 @@ class Frame:
     has_lut: bool
     stored: np.dtype[Any]
     bits: int
+    high_bit: int
     pixels_at: int | None
 
     @property
@@ -146,14 +149,14 @@ def read_frames(entry: Entry, source: str) -> list[Frame] | str | None:
     with decoding(source, "DICOM"), entry.open() as stream:
         plain = plain_header(stream, TAGS)
     if plain is not None and plain.get("Rows") and plain.get("Columns"):
-        return list(frames_of(plain.get, entry, plain))
+        return list(frames_of(plain.get, entry, source, plain))
     dataset = read_dataset(entry, source, pixels=False)
     if dataset is None:
         return None
     with decoding(source, "DICOM"):
         if "Rows" not in dataset or "Columns" not in dataset:
             return _without_image(dataset, source)
-        return list(frames_of(getter(dataset), entry, None))
+        return list(frames_of(getter(dataset), entry, source, None))
 
 
 def getter(dataset: Dataset) -> Get:
@@ -177,20 +180,26 @@ def _without_image(dataset: Dataset, source: str) -> str:
     return name
 
 
-def frames_of(get: Get, entry: Entry, plain: PlainHeader | None) -> Iterator[Frame]:
+def frames_of(get: Get, entry: Entry, source: str, plain: PlainHeader | None) -> Iterator[Frame]:
     """Yield the frames of a file from its header.
 
     Args:
         get: value by keyword, or None.
         entry: the file.
+        source: its name for messages.
         plain: the header, where the quick walk gave it: then it says where the pixels lie.
     """
     whole = _whole(get, entry)
     count = max(1, int(_number(get("NumberOfFrames")) or 1))
-    check_size(entry.name, (count, *whole.shape), 1, entry.size)
+    check_size(source, (count, *whole.shape), 1, entry.size)
     whole = replace(whole, pixels_at=None if plain is None else _native_start(whole, plain, count))
     groups = get("PerFrameFunctionalGroupsSequence")
-    if groups is not None and len(groups) == count:
+    if groups and count > 1 and len(groups) != count:
+        raise ReadError(
+            f"{source}: has {counted(count, 'frame')} and tells the places of {len(groups)}, so it is not known "
+            "where they lie; the file is damaged. Copy or export it again."
+        )
+    if groups and len(groups) == count:
         shared = (get("SharedFunctionalGroupsSequence") or [None])[0]
         for index, own in enumerate(groups):
             yield _functional(replace(whole, index=index), shared, own)
@@ -216,6 +225,8 @@ def _whole(get: Get, entry: Entry) -> Frame:
         _text(get(name)) for name in ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality")
     )
     slope = _number(get("DoseGridScaling")) or _number(get("RescaleSlope"))
+    bits = int(_number(get("BitsStored")) or _number(get("BitsAllocated")) or 16)
+    high_bit = _number(get("HighBit"))
     return Frame(
         entry=entry,
         index=0,
@@ -232,7 +243,8 @@ def _whole(get: Get, entry: Entry) -> Frame:
         photometric=_text(get("PhotometricInterpretation")),
         has_lut=bool(get("ModalityLUTSequence")),
         stored=_stored_type(get),
-        bits=int(_number(get("BitsStored")) or _number(get("BitsAllocated")) or 16),
+        bits=bits,
+        high_bit=bits - 1 if high_bit is None else int(high_bit),
         pixels_at=None,
     )
 

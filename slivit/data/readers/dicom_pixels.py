@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from slivit.data.readers.base import Array, grey_type, rescale, to_grey
+from slivit.data.readers.base import COLOUR_NOTE, Array, grey_type, rescale, to_grey
 from slivit.data.readers.dicom_headers import Frame, read_dataset
 from slivit.errors import ReadError
 
@@ -28,9 +28,22 @@ def is_inverted(frame: Frame) -> bool:
     return frame.photometric == "MONOCHROME1" and frame.series.modality not in _WITH_UNIT and frame.stored.kind != "f"
 
 
+def value_notes(frames: Sequence[Frame]) -> tuple[str, ...]:
+    """Return what was done to the values of a series besides scaling, and what is odd about them."""
+    inverted = [is_inverted(f) for f in frames]
+    notes = (COLOUR_NOTE,) * any(map(is_colour, frames)) + (INVERTED_NOTE,) * any(inverted)
+    if any(inverted) and not all(inverted):
+        notes += (f"only {sum(inverted)} of {len(frames)} slices are MONOCHROME1",)
+    if any(f.slope == 0 for f in frames):
+        notes += ("RescaleSlope is 0, which would erase the image; it was taken for 1",)
+    if odd := next((f for f in frames if f.high_bit >= f.bits), None):
+        notes += (f"HighBit {odd.high_bit} does not fit {odd.bits} bits stored; the lowest {odd.bits} bits were read",)
+    return notes
+
+
 def value_type(frames: Sequence[Frame]) -> np.dtype[Any]:
     """Return the type of the grey values of a series, the same for whichever of its slices are decoded."""
-    scalings = {(is_colour(f), f.has_lut, f.stored, f.slope, f.intercept) for f in frames}
+    scalings = {(is_colour(f), f.has_lut, f.stored, _slope(f), f.intercept) for f in frames}
     return np.result_type(*(_grey_type(*scaling) for scaling in scalings))
 
 
@@ -86,12 +99,24 @@ def _grey(frame: Frame, dataset: Dataset) -> Array:
         pixels = apply_color_lut(pixels, dataset)
     if pixels.ndim == 3:
         return to_grey(pixels)
-    return apply_modality_lut(pixels, dataset) if frame.has_lut else _finished(pixels, frame)
+    if not frame.has_lut:
+        return _finished(pixels, frame)
+    looked_up = apply_modality_lut(pixels, dataset)
+    return _inverted(looked_up, _lut_bits(dataset)) if is_inverted(frame) else looked_up
+
+
+def _lut_bits(dataset: Dataset) -> int:
+    """Return how many bits the values of the modality lookup table have."""
+    return int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
+
+
+def _slope(frame: Frame) -> float:
+    return frame.slope or 1.0
 
 
 def _finished(pixels: Array, frame: Frame) -> Array:
     """Return stored values in their unit, bright as bright."""
-    return rescale(_inverted(pixels, frame.bits) if is_inverted(frame) else pixels, frame.slope, frame.intercept)
+    return rescale(_inverted(pixels, frame.bits) if is_inverted(frame) else pixels, _slope(frame), frame.intercept)
 
 
 def _inverted(pixels: Array, bits: int) -> Array:

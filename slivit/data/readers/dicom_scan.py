@@ -22,7 +22,9 @@ _GROUP_ELEMENT_LENGTH = struct.Struct("<HHI").unpack_from
 _IMPLICIT = "1.2.840.10008.1.2"
 _EXPLICIT = "1.2.840.10008.1.2.1"
 _COMPRESSED = re.compile(r"1\.2\.840\.10008\.1\.2\.(4\.\d+|5)")
-_SHORTS = frozenset(("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation"))
+_SHORTS = frozenset(
+    ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
+)
 # What a plain file has none of: found in a header, they make the walk give up.
 _COMPLEX = frozenset((0x00283000, 0x3004000C, 0x00186011, 0x52009229, 0x52009230, 0x00281101))
 

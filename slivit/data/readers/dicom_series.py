@@ -212,6 +212,7 @@ def _affine(frames: list[Frame], places: Array) -> tuple[Affine | None, tuple[st
     step, notes = _step(places, first.thickness)
     if first.pixel_spacing is None:
         return None, (*notes, "the header has no pixel spacing")
+    notes += _pixel_notes(frames)
     across = normal(first.orientation or ())
     across = across / np.linalg.norm(across) * step
     if places[-1] - places[0] > _SAME_PLACE:
@@ -225,6 +226,15 @@ def _affine(frames: list[Frame], places: Array) -> tuple[Affine | None, tuple[st
     affine[:3, 2] = orientation[:3] * first.pixel_spacing[1]
     affine[:3, 3] = origin
     return LPS_TO_RAS @ affine, notes
+
+
+def _pixel_notes(frames: Sequence[Frame]) -> tuple[str, ...]:
+    """Return a note where pixels are larger in some slices than in others, so that no one grid holds them."""
+    sizes = np.array([f.pixel_spacing or (np.nan, np.nan) for f in frames])
+    low, high = np.nanmin(sizes), np.nanmax(sizes)
+    if np.allclose(sizes, sizes[0], rtol=0.01):
+        return ()
+    return (f"the pixel spacing differs between slices, {low:.3g} to {high:.3g} mm; that of the first was taken",)
 
 
 def _step(places: Array, thickness: float | None) -> tuple[float, tuple[str, ...]]:
