@@ -142,3 +142,48 @@ def test_a_stack_among_frames_is_refused(tmp_path, frames):
     tifffile.imwrite(tmp_path / "a.tif", frames, photometric="minisblack")
     with pytest.raises(ReadError, match="12 pages"):
         read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize(
+    "options", [{"compression": "zlib", "tile": (16, 16)}, {"tile": (16, 16)}, {"compression": "zlib"}]
+)
+def test_floats_of_either_byte_order(tmp_path, rng, bigtiff, options):
+    values = rng.normal(0, 100, (2, 20, 30)).astype(np.float32)
+    for order in "<>":
+        options = {"bigtiff": bigtiff, "metadata": None, "photometric": "minisblack"} | options
+        tifffile.imwrite(tmp_path / "a.tif", values, byteorder=order, **options)
+        np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array, values)
+
+
+def _with_one_directory(path, order):
+    """Cut the chain of directories after the first, as ImageJ writes stacks of more than 4 GB."""
+    with tifffile.TiffFile(path) as file:
+        start = file.pages[0].offset
+    raw = bytearray(path.read_bytes())
+    entries = int.from_bytes(raw[start : start + 2], order)
+    at = start + 2 + 12 * entries
+    path.write_bytes(raw[:at] + bytes(4) + raw[at + 4 :])
+
+
+def test_a_stack_with_the_directory_of_its_first_image_alone_is_read_whole(tmp_path, rng):
+    values = rng.integers(0, 60000, (5, 8, 9), dtype=np.uint16)
+    file = tmp_path / "a.tif"
+    tifffile.imwrite(file, values, imagej=True, byteorder="<")
+    _with_one_directory(file, "little")
+    np.testing.assert_array_equal(read_volume(file).array, values)
+    np.testing.assert_array_equal(read_volume(file, select=lambda depth: [depth - 1]).array, values[-1:])
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ReadError, match="ends before the last of its 5 images"):
+        read_volume(file)
+    tifffile.imwrite(file, values, metadata={"axes": "ZYX"}, truncate=True)
+    with pytest.raises(ReadError, match="the first of its images alone"):
+        read_volume(file)
+
+
+def test_channels_and_frames_among_slices_are_said(tmp_path, rng):
+    values = rng.integers(0, 60000, (2, 3, 8, 9), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", values, imagej=True, metadata={"axes": "ZCYX"})
+    scan = read_volume(tmp_path / "a.tif")
+    np.testing.assert_array_equal(scan.array, values.reshape(6, 8, 9))
+    assert [note.partition(":")[0] for note in scan.notes] == ["an ImageJ hyperstack of 3 channels x 2 slices"]

@@ -78,6 +78,7 @@ def _header(entry: Entry, source: str) -> ImageHeader:
 
 
 def _scan(kind: str, depth: int, header: ImageHeader, source: str, notes: tuple[str, ...], load: Load) -> Scan:
+    notes += header.notes
     if header.colour:
         notes += (COLOUR_NOTE,)
     return Scan(ScanInfo(kind, (depth, *header.shape), str(header.dtype), None, source, notes=notes), load)

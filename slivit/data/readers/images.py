@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -27,25 +27,31 @@ class ImageHeader:
         shape: (H, W) of the first page.
         dtype: of the grey values.
         colour: whether colour is converted.
+        notes: what the user should know.
     """
 
     pages: int
     shape: tuple[int, int]
     dtype: np.dtype[Any]
     colour: bool
+    notes: tuple[str, ...] = ()
 
 
 def read_header(stream: BinaryIO) -> ImageHeader:
     """Return the header of an image without decoding it."""
     pages = _tiff_pages(stream)
+    return replace(_header(stream, pages), notes=_hyperstack(pages))
+
+
+def _header(stream: BinaryIO, pages: Sequence[tiff.Tags]) -> ImageHeader:
     plain = _plain(stream, pages[:1])
     if plain:
         grey = np.dtype(plain[0].stored.newbyteorder("="))
         colour = len(plain[0].shape) == 3
         height, width = plain[0].shape[:2]
         return ImageHeader(len(pages), (height, width), grey_type(grey) if colour else grey, colour)
-    stream.seek(0)
-    if pages and not _pillow_keeps(pages[0]):
+    magic = _magic(stream)
+    if pages and not _pillow_keeps(pages[0], magic):
         return _tifffile_header(stream, len(pages))
     return _pillow_header(stream, len(pages))
 
@@ -58,8 +64,8 @@ def read_pages(stream: BinaryIO, indices: Sequence[int]) -> Iterator[Array]:
     if plain:
         yield from (page.read(stream) for page in plain)
         return
-    stream.seek(0)
-    if not all(_pillow_keeps(tags) for tags in chosen):
+    magic = _magic(stream)
+    if not all(_pillow_keeps(tags, magic) for tags in chosen):
         yield from _tifffile_pages(stream, indices)
     else:
         yield from _pillow_pages(stream, indices)
@@ -67,14 +73,29 @@ def read_pages(stream: BinaryIO, indices: Sequence[int]) -> Iterator[Array]:
 
 def _tiff_pages(stream: BinaryIO) -> list[tiff.Tags]:
     """Return the tags of the pages of a TIFF; none for other images."""
+    return tiff.directories(stream) if _magic(stream) in tiff.MAGIC else []
+
+
+def _magic(stream: BinaryIO) -> bytes:
+    """Return the first four bytes, and leave the stream at its start."""
     stream.seek(0)
-    return tiff.directories(stream) if stream.read(4) in tiff.MAGIC else []
+    magic = stream.read(4)
+    stream.seek(0)
+    return magic
+
+
+def _hyperstack(pages: Sequence[tiff.Tags]) -> tuple[str, ...]:
+    """Return a note where ImageJ says that the pages are more than slices."""
+    told = tiff.imagej(tiff.description(pages[0])) if pages else {}
+    axes = [f"{told[name]} {name}" for name in ("channels", "slices", "frames") if told.get(name, 1) > 1]
+    if len(axes) < 2:
+        return ()
+    return (f"an ImageJ hyperstack of {' x '.join(axes)}: all of its images were read as slices, in their order",)
 
 
 def _plain(stream: BinaryIO, pages: Sequence[tiff.Tags]) -> list[tiff.PlainPage]:
     """Return where pages lie in the file as they are; nothing where any does not."""
-    stream.seek(0)
-    order = "<" if stream.read(2) == b"II" else ">"
+    order = "<" if _magic(stream)[:2] == b"II" else ">"
     found = [page for tags in pages if (page := tiff.plain_page(tags, order)) is not None]
     return found if len(found) == len(pages) else []
 
@@ -140,15 +161,20 @@ def _deep_colour(stream: BinaryIO) -> Array:
     return to_grey(decoded[..., 2::-1]) if decoded.ndim == 3 else decoded
 
 
-def _pillow_keeps(tags: tiff.Tags) -> bool:
-    """True where Pillow keeps the values of a TIFF page: not where they are signed, wide, planar or deep colour."""
+def _pillow_keeps(tags: tiff.Tags, magic: bytes) -> bool:
+    """True where Pillow keeps the values of a TIFF page: not where they are signed, wide, planar or deep colour.
+
+    It does not know big-endian BigTIFF, and swaps the bytes of compressed big-endian floats once too often.
+    """
+    if magic == tiff.BIG_BIG_ENDIAN:
+        return False
     bits, formats = set(tags.get(tiff.BITS, (1,))), set(tags.get(tiff.SAMPLE_FORMAT, (1,)))
     samples, planar = tags.get(tiff.SAMPLES, (1,)), tags.get(tiff.PLANAR, (1,))
     if max(bits) <= 8:
         return formats == {1} and (samples == (1,) or planar == (1,))
     if samples != (1,) or tags.get(tiff.PHOTOMETRIC) != (1,):
         return False
-    return (bits, formats) in (({16}, {1}), ({32}, {3}))
+    return (bits, formats) in (({16}, {1}), *([({32}, {3})] if magic[:2] == b"II" else []))
 
 
 def _tifffile_header(stream: BinaryIO, pages: int) -> ImageHeader:
@@ -156,7 +182,8 @@ def _tifffile_header(stream: BinaryIO, pages: int) -> ImageHeader:
 
     with tifffile.TiffFile(stream) as file:
         page = file.pages.first
-        dtype = np.dtype(page.dtype) if page.dtype is not None else np.dtype(np.uint8)
+        # Pages of one bit become 0 and 255.
+        dtype = np.dtype(np.uint8 if page.dtype is None or page.dtype == bool else page.dtype)
         colour = page.samplesperpixel >= 3
         shape = page.imagelength, page.imagewidth
         return ImageHeader(pages, shape, grey_type(dtype) if colour else dtype, colour)

@@ -7,6 +7,7 @@ through an image library, and keeps every type. Compressed, tiled, planar and pa
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ import numpy as np
 
 from slivit.data.readers.base import Array, to_grey
 
-MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+BIG_BIG_ENDIAN = b"MM\0+"
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", BIG_BIG_ENDIAN)
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, OFFSETS = 256, 257, 258, 259, 262, 273
-ORIENTATION, SAMPLES, COUNTS, PLANAR, TILE_WIDTH, SAMPLE_FORMAT = 274, 277, 279, 284, 322, 339
+DESCRIPTION, ORIENTATION, SAMPLES, COUNTS, PLANAR, TILE_WIDTH, SAMPLE_FORMAT = 270, 274, 277, 279, 284, 322, 339
 _WANTED = {WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, OFFSETS, ORIENTATION, SAMPLES, COUNTS, PLANAR, TILE_WIDTH}
-_WANTED |= {SAMPLE_FORMAT}
-_LETTERS = {3: "H", 4: "I", 16: "Q"}  # the types of whole numbers: 2, 4 and 8 bytes
+_WANTED |= {SAMPLE_FORMAT, DESCRIPTION}
+_LETTERS = {2: "B", 3: "H", 4: "I", 16: "Q"}  # the types of letters, and of whole numbers of 2, 4 and 8 bytes
+_TEXT = 2
+_LONGEST = 2000  # bytes of a description; what ImageJ says of a stack stands at the start
 _KINDS = {1: "u", 2: "i", 3: "f"}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 
@@ -68,13 +72,17 @@ class PlainPage:
     stored: np.dtype[np.generic]
     inverted: bool
 
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+        return int(np.prod(self.shape)) * self.stored.itemsize
+
     def read(self, stream: BinaryIO) -> Array:
         """Return the page as grey (H, W) values."""
         stream.seek(self.at)
-        needed = int(np.prod(self.shape)) * self.stored.itemsize
-        raw = stream.read(needed)
-        if len(raw) < needed:
-            raise ValueError(f"a page ends after {len(raw)} of {needed} bytes")
+        raw = stream.read(self.bytes)
+        if len(raw) < self.bytes:
+            raise ValueError(f"a page ends after {len(raw)} of {self.bytes} bytes")
         pixels: Array = np.frombuffer(raw, self.stored).reshape(self.shape)
         pixels = pixels.astype(self.stored.newbyteorder("="), copy=False)
         if self.inverted:
@@ -105,7 +113,36 @@ def directories(stream: BinaryIO) -> list[Tags]:
         stream.seek(at)
         pages.append(dict(_entries(stream, layout)))
         at = layout.read(stream, layout.link)
-    return pages
+    return _all_images(pages, order, size)
+
+
+def _all_images(pages: list[Tags], order: str, size: int) -> list[Tags]:
+    """Return the pages that a file without a directory for each of its images holds.
+
+    ImageJ writes a stack of more than 4 GB with the directory of the first image alone; the others follow it.
+    """
+    text = description(pages[0]) if len(pages) == 1 else ""
+    if '"truncated": true' in text:  # as tifffile writes it
+        raise ValueError("it has a directory for the first of its images alone; write it with one for each")
+    count, first = imagej(text).get("images", 1), plain_page(pages[0], order) if text else None
+    if count < 2 or first is None or first.at + 2 * first.bytes > size:
+        return pages  # one image, perhaps taken out of a stack with what was told of that
+    if first.at + count * first.bytes > size:
+        raise ValueError(f"it ends before the last of its {count} images")
+    starts = range(first.at, first.at + count * first.bytes, first.bytes)
+    return [{**pages[0], OFFSETS: (start,), COUNTS: (first.bytes,)} for start in starts]
+
+
+def description(tags: Tags) -> str:
+    """Return the start of the text that a page carries."""
+    return bytes(b for b in tags.get(DESCRIPTION, ()) if b < 256).decode("latin-1")
+
+
+def imagej(text: str) -> dict[str, int]:
+    """Return the numbers of images, channels, slices and frames that ImageJ notes in a description."""
+    if not text.startswith("ImageJ="):
+        return {}
+    return {name: int(number) for name, number in re.findall(r"^(images|channels|slices|frames)=(\d+)", text, re.M)}
 
 
 def _entries(stream: BinaryIO, layout: Layout) -> Iterator[tuple[int, tuple[int, ...]]]:
@@ -116,13 +153,14 @@ def _entries(stream: BinaryIO, layout: Layout) -> Iterator[tuple[int, tuple[int,
     if len(raw) < layout.entry.size * number:
         raise ValueError("a directory is cut short")
     for tag, kind, count, value in layout.entry.iter_unpack(raw):
-        if tag in _WANTED and kind in _LETTERS:
+        if tag in _WANTED and kind in _LETTERS and (kind == _TEXT) == (tag == DESCRIPTION):
             yield tag, _numbers(stream, layout, _LETTERS[kind], count, value)
     stream.seek(end)
 
 
 def _numbers(stream: BinaryIO, layout: Layout, letter: str, count: int, value: bytes) -> tuple[int, ...]:
     """Return the values of a tag, which stand in the entry itself where there is room, else elsewhere."""
+    count = min(count, _LONGEST) if letter == "B" else count
     needed = count * struct.calcsize(letter)
     if needed > len(value):
         stream.seek(struct.unpack(layout.order + layout.link, value)[0])
