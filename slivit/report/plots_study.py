@@ -17,7 +17,8 @@ Found = Mapping[str, Any]
 Lines = Mapping[str, Sequence[Found]]
 """The cells of each line of a panel, from few labels to many."""
 
-PANEL, MOST_LINES = 2.3, len(PALETTE)
+PANEL, MOST_LINES, MOST_BANDS, DODGE = 2.3, len(PALETTE), 3, 1.02
+"""Inches of a panel, its lines, of how many a band is drawn, and by how much lines with bars stand side by side."""
 
 
 def study_plots(found: Found) -> Iterator[Plot]:
@@ -78,8 +79,11 @@ def label_plot(found: Found, metric: str, unit: str) -> Plot:
     figure.supxlabel("Training scans", fontsize=9.5)
     figure.supylabel(with_unit(metric, unit), fontsize=9.5)
     _legend(figure, grid.flat[0], names)
+    banded = len(drawn) == 1 and len(names) <= MOST_BANDS
+    settings = found["settings"]
+    drawn_by = "patients" if settings["by_patient"] else "scans"
     caption = "Mean over the seeds by the number of training scans (logarithmic). "
-    caption += "Band: interval over test scans." if len(drawn) == 1 and len(names) <= 3 else "Bars: SD over the seeds."
+    caption += f"{'Band' if banded else 'Bars'}: {100 * settings['level']:.4g}% interval over test {drawn_by}."
     alt = f"{metric_name(metric)} by training scans of {', '.join(drawn)}"
     return Plot(f"labels-{_file(metric)}", f"{with_unit(metric, unit)} by number of labels", caption, figure, alt)
 
@@ -90,16 +94,24 @@ def _panel(ax: Axes, lines: Lines, names: Sequence[str], metric: str, *, single:
         i = names.index(name)
         known = [cell for cell in cells if cell["metrics"][metric]["value"] is not None]
         x, y = [c["train_scans"] for c in known], [c["metrics"][metric]["value"] for c in known]
-        bars = [c["spread"][metric]["sd"] or 0.0 for c in known]
+        low, high = ([c["metrics"][metric][side] for c in known] for side in ("low", "high"))
+        whole = None not in (*low, *high)
         style = {"color": colour(i), "marker": marker(i), "linestyle": dash(i), "ms": 4, "linewidth": 1.4}
-        if single and len(names) <= 3:
-            low, high = ([c["metrics"][metric][side] for c in known] for side in ("low", "high"))
-            if None not in (*low, *high):
+        if single and len(names) <= MOST_BANDS:
+            if whole:
                 ax.fill_between(x, low, high, color=colour(i), alpha=0.14, linewidth=0)
             ax.plot(x, y, label=name, **style)
         else:
-            ax.errorbar(x, y, bars, label=name, elinewidth=0.8, capsize=2, **style)
+            beside = [n * DODGE ** (i - (len(names) - 1) / 2) for n in x]
+            reach = _reach(y, low, high) if whole else None
+            ax.errorbar(beside, y, reach, label=name, elinewidth=0.8, capsize=2, **style)
     ax.grid(True)
+
+
+def _reach(values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> list[list[float]]:
+    """How far intervals reach below and above their values: they never leave a metric's range, as an SD may."""
+    below = [max(value - end, 0.0) for value, end in zip(values, low, strict=True)]
+    return [below, [max(end - value, 0.0) for value, end in zip(values, high, strict=True)]]
 
 
 def _legend(figure: Any, ax: Axes, names: Sequence[str]) -> None:
