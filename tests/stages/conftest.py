@@ -1,0 +1,76 @@
+"""Shared by the tests of studies: a base recipe, a study on it, and runs that are written without training."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from slivit.files import write_json, write_text
+from slivit.recipe import resolved_toml
+from slivit.recipe_study import StudyRecipe
+
+NET = {"backbone": "resnet10t", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
+       "vit_heads": 2, "dim_head": 8, "mlp_dim": 16}  # fmt: skip
+
+
+@pytest.fixture
+def study_base(blob_scans, tmp_path):
+    """A fine-tuning recipe that speaks of SLIViT and of weights."""
+    values = {"out": "unused", "task.kind": "binary", "task.targets": ["bright"], "data.manifest": str(blob_scans),
+              "data.workers": 0, "fit.epochs": 1, "fit.lr": 1e-3, "testing.draws": 50, "model.weights": "some.pth",
+              **{f"model.{k}": v for k, v in NET.items()}}  # fmt: skip
+    write_text(tmp_path / "base.toml", "\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items()))
+    return tmp_path / "base.toml"
+
+
+@pytest.fixture
+def make_study(study_base, tmp_path):
+    """A study of two models, two initialisations, two shares and two seeds; changes by section."""
+
+    def make(**changes):
+        narrow = {"model": {"slices": 4, "image_size": 32, "width": 8}, "fit": {"batch_size": 2}}
+        values = {
+            "out": str(tmp_path / "study"),
+            "recipe": str(study_base),
+            "models": {"slivit": {"title": "SLIViT"}, "resnet3d_18": {"title": "3D ResNet", "set": narrow}},
+            "starts": {"random": {}, "video": {"models": {"slivit": {"model": {"weights": "video.pth"}}}}},
+            "fractions": [1.0, 0.25],
+            "seeds": [0, 1],
+            "exclude": [{"models": ["resnet3d_18"], "starts": ["video"], "why": "no such weights"}],
+            "reference": {"model": "slivit", "start": "random"},
+        }
+        return StudyRecipe.model_validate(values | changes)
+
+    return make
+
+
+@pytest.fixture
+def trained(monkeypatch, made_up_predictions):
+    """Runs are written without training; (folder, resume) of each is kept. `fails` names folders that fail."""
+    made, fails = [], {}
+
+    def write(recipe, *, resume=False, overwrite=False):
+        folder = Path(recipe.out)
+        made.append(("/".join(folder.parts[-4:]), resume))
+        write_text(folder / "recipe.toml", resolved_toml(recipe))
+        if error := next((e for name, e in fails.items() if name in str(folder)), None):
+            raise error
+        table, _ = made_up_predictions("binary", n=90)
+        noise = np.random.default_rng(recipe.seed).normal(size=90) * (1.2 - recipe.data.train_fraction)
+        noise *= 0.2 if recipe.model.name == "slivit" else 0.8
+        p = np.clip(table["prob_drusen"] + noise, 0, 1)
+        table.assign(prob_drusen=p).to_csv(folder / "predictions.csv", index=False)
+        rows = [{"patient": f"T{i}", "split": "train"} for i in range(round(40 * recipe.data.train_fraction))]
+        pd.DataFrame(rows).to_csv(folder / "split.csv", index=False)
+        write_text(folder / "metrics.json", "{}")
+        write_json(folder / "checkpoint" / "config.json", {"sha256": "first", "training": {}})
+        (folder / "progress.pt").unlink(missing_ok=True)
+
+    monkeypatch.setattr("slivit.stages.finetune.run", write)
+    monkeypatch.setattr("slivit.stages.pretrain.run", write)
+    monkeypatch.setattr("slivit.stages.study.check_networks", lambda jobs: None)
+    monkeypatch.setattr("slivit.stages.study.compare_runs", lambda grid, states: Path(grid.recipe.out) / "study.html")
+    write.made, write.fails = made, fails
+    return write
