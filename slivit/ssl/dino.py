@@ -7,6 +7,7 @@ Origin: written for this project. Licence: Apache-2.0.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -93,6 +94,66 @@ class DinoPair(Distillation):
             targets = self.targets(scores)
         return {"large": large, "small": small, "targets": targets, "scores": scores, "features": features}
 
+    def measured(self, out: Outputs) -> dict[str, Tensor]:
+        """What of `forward`'s outputs tells a collapse."""
+        return {
+            SPREAD: feature_spread(out["features"]),
+            ENTROPY: prototype_entropy(out["scores"], self.targets.temperature),
+            EVENNESS: target_entropy(out["targets"]),
+        }
+
+
+@dataclass(frozen=True)
+class Change:
+    """How crops are changed beside their place: how probable it is, of the first, the second and the small ones.
+
+    Args:
+        flip: a left-right mirroring.
+        strength: of the changes of brightness and contrast.
+        blur: by kind of crop.
+        solarise: of the second alone.
+    """
+
+    flip: float
+    strength: float
+    blur: tuple[float, float, float]
+    solarise: float
+
+
+class ImageCrops:
+    """Two large and some small crops of each image, changed at random: the views of DINO.
+
+    Args:
+        spec: of the model; large crops have its size.
+        change: how they are changed.
+        large: smallest and largest area of a large crop, as a fraction of the image.
+        small: those of a small one.
+        small_size: side of a small crop, in pixels.
+        count: small crops an image; 0 for none.
+
+    Source: Caron et al. 2021, section 3.1 and appendix C.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, change: Change, *, large: Range, small: Range, small_size: int, count: int
+    ) -> None:
+        self.spec, self.change, self.count = spec, change, count
+        self.kinds = ((large, spec.size[1]), (large, spec.size[1]), (small, small_size))
+
+    def __call__(self, batch: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """(B, 1, H, W) uint8 -> what `DinoPair` takes, and the numbers of the images."""
+        images = grey(batch)
+        crops = {"large": torch.cat([self._crop(images, kind) for kind in range(LARGE)])}
+        if self.count:
+            crops["small"] = torch.cat([self._crop(images, LARGE) for _ in range(self.count)])
+        return crops, torch.arange(len(batch))
+
+    def _crop(self, images: Tensor, kind: int) -> Tensor:
+        area, size = self.kinds[kind]
+        cut = random_crop(images, size, scale=area, flip=self.change.flip)
+        cut = blur(jitter(cut, self.change.strength), self.change.blur[kind])
+        return to_model(solarise(cut, self.change.solarise if kind == 1 else 0), self.spec)
+
 
 @register_pretext
 def dino(
@@ -153,47 +214,29 @@ def dino(
     head = DinoHead(feature_dim(model), prototypes, layers=head_layers, hidden=head_hidden, bottleneck=bottleneck)
     head.last_layer.parametrizations.weight.original0.requires_grad_(not fixed_scale)
     pair = DinoPair(ImageBranch(model, head), prototypes, centring)
-
-    def view(images: Tensor, number: int, area: Range, size: int) -> Tensor:
-        cut = jitter(random_crop(images, size, scale=area, flip=flip), strength)
-        cut = blur(cut, blur_probability[number])
-        return to_model(solarise(cut, solarise_probability if number == 1 else 0), spec)
-
-    def views(batch: Tensor) -> tuple[Any, Any]:
-        images = grey(batch)
-        crops = {"large": torch.cat([view(images, i, large_crop, spec.size[1]) for i in range(LARGE)])}
-        if small_crops:
-            crops["small"] = torch.cat([view(images, 2, small_crop, small_size) for _ in range(small_crops)])
-        return crops, torch.arange(len(batch))
-
-    def loss(out: Outputs, _: Any) -> Tensor:
-        return multi_crop_loss(out["large"], out["small"], out["targets"], student_temperature)
-
-    def measure(out: Outputs) -> dict[str, Tensor]:
-        entropy = prototype_entropy(out["scores"], pair.targets.temperature)
-        return {
-            SPREAD: feature_spread(out["features"]),
-            ENTROPY: entropy,
-            EVENNESS: target_entropy(out["targets"]),
-        }
-
+    change = Change(flip, strength, blur_probability, solarise_probability)
     parts = dict.fromkeys((SPREAD, ENTROPY, EVENNESS), float("nan"))
     return Pretext(
         name="dino",
         model=pair,
-        views=views,
-        loss=loss,
+        views=ImageCrops(spec, change, large=large_crop, small=small_crop, small_size=small_size, count=small_crops),
+        loss=partial(pair_loss, temperature=student_temperature),
         encoder=pair.teacher.encoder,
         features=partial(frozen_features, pair.teacher.encoder, spec),
         callbacks=[
             WarmTemperature([pair.targets], *teacher_temperature, temperature_warmup),
             FreezeLast([pair.student.head.last_layer], freeze_last),
             FollowStudent(pair, *momentum),
-            WatchCollapse(measure, parts),
+            WatchCollapse(pair.measured, parts),
         ],
         parts=parts,
         depth_of=_depths(model),
     )
+
+
+def pair_loss(out: Outputs, _: Any, temperature: float) -> Tensor:
+    """The loss of what `DinoPair` gives; `temperature` is the student's."""
+    return multi_crop_loss(out["large"], out["small"], out["targets"], temperature)
 
 
 def _depths(model: nn.Module) -> Any:

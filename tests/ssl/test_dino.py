@@ -78,6 +78,26 @@ def test_crops_of_two_sizes_go_through_every_kind_of_network(name, args, small):
     assert pretext.features(torch.zeros(2, 1, side, side, dtype=torch.uint8)).shape == out["features"][:2].shape
 
 
+def test_each_kind_of_crop_is_changed_in_its_own_way():
+    model = create_model("image_classifier", 1, **RESNET)
+    whole = {"large_crop": (1.0, 1.0), "small_crop": (1.0, 1.0), "small_size": 32, "small_crops": 1, "flip": 0.0}
+    still = {"strength": 0.0, "blur_probability": (0.0, 0.0, 0.0), "solarise_probability": 0.0}
+    image = torch.randint(0, 255, (2, 1, 32, 32), dtype=torch.uint8)
+
+    def crops(**more):
+        made, _ = create_pretext("dino", model, **whole | still | more, **HEAD).views(image)
+        return [*made["large"].chunk(2), made["small"]]
+
+    plain = crops()
+    assert torch.equal(plain[0], plain[1])
+    assert torch.equal(plain[0], plain[2])
+    for i in range(3):
+        blurred = crops(blur_probability=tuple(float(i == k) for k in range(3)))
+        assert [torch.equal(a, b) for a, b in zip(blurred, plain, strict=True)] == [k != i for k in range(3)]
+    inverted = crops(solarise_probability=1.0)
+    assert [torch.equal(a, b) for a, b in zip(inverted, plain, strict=True)] == [True, False, True]
+
+
 def test_all_pairs_but_the_same_crop_count_alike():
     generator = torch.Generator().manual_seed(0)
     large, small = (torch.randn(n, 8, generator=generator) for n in (6, 9))
