@@ -1,10 +1,14 @@
 import tomllib
+from importlib import import_module
+from inspect import signature
+from typing import get_args
 
 import pytest
 
 from slivit.errors import RecipeError
 from slivit.models.registry import list_models
 from slivit.recipe import RECIPES, find_recipe, load_recipe, resolved_toml, shipped_recipes
+from slivit.recipe_pretrain import Method
 
 SHIPPED = [(stage, name) for stage in RECIPES for name in shipped_recipes(stage)]
 MINIMAL = 'out = "o"\n[data]\nmanifest = "m.csv"\n[task]\nkind = "binary"\ntargets = ["t"]\n'
@@ -37,6 +41,16 @@ def test_the_paper_s_experiments_ship():
     assert wanted <= set(shipped_recipes("finetune"))
     assert "default" in shipped_recipes("evaluate")
     assert {"slivit_benchmarks", "video_pretraining", "initialisations", "demo"} <= set(shipped_recipes("study"))
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_every_method_ships_with_the_numbers_of_its_paper_and_with_small_ones(method):
+    for name in (method, f"{method}_small"):
+        recipe = load_recipe("pretrain", name)
+        assert recipe.method == method
+        assert "# Source:" in find_recipe("pretrain", name).read_text()
+        settings = signature(getattr(import_module(f"slivit.ssl.{method}"), method)).parameters
+        assert set(recipe.pretext.args) < set(settings)
 
 
 def test_overrides_are_typed(minimal):

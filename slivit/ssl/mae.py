@@ -61,6 +61,17 @@ def grid_positions(side: int, dim: int, prefix: int = 1) -> Tensor:
     return torch.cat([torch.zeros(prefix, dim), torch.cat([columns, rows], 1)])[None]
 
 
+def xavier(module: nn.Module) -> None:
+    """Initialise a linear layer of a transformer block evenly within Xavier's bounds, with a bias of 0.
+
+    Source: He et al. 2022, appendix A.1.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 class MaeDecoder(nn.Module):
     """Visible tokens and mask tokens in their places through a narrow transformer, to the pixels of all patches.
 
@@ -82,6 +93,7 @@ class MaeDecoder(nn.Module):
         self.register_buffer("positions", grid_positions(side, width), persistent=False)
         norm: Any = partial(nn.LayerNorm, eps=EPS)
         self.layers = nn.Sequential(*(Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)))
+        self.layers.apply(xavier)
         self.norm = nn.LayerNorm(width, eps=EPS)
         self.pixels = nn.Linear(width, patch * patch)
 
@@ -156,6 +168,8 @@ def mae(
         raise ModelError(f"mae: decoder_dim must be a multiple of decoder_heads, got {decoder_dim} and {decoder_heads}")
     size, patch = spec.size[1], info.patch
     side = size // patch
+    if side < 2:
+        raise ModelError(f"mae: an image of {size} pixels is one patch, of which nothing can be removed")
     if positions == "sincos":
         vit.pos_embed.data.copy_(grid_positions(side, info.channels, vit.num_prefix_tokens))
         vit.pos_embed.requires_grad_(False)

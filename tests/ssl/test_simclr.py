@@ -9,9 +9,17 @@ from slivit.models.registry import create_model
 from slivit.ssl import create_pretext, list_pretexts
 from slivit.ssl.losses.contrastive import nt_xent
 
+NETWORKS = {
+    "convnext": ("image_classifier", {"backbone": "convnext_atto"}),
+    "resnet": ("image_classifier", {"backbone": "resnet10t", "stride": 16}),
+    "swin": ("slice_swin", {"slices": 1, "backbone_args": {"patch_size": 4, "window_size": 4, "embed_dim": 8,
+                                                           "depths": (2, 2), "num_heads": (1, 2)}}),
+}  # fmt: skip
 
-def encoder(size=32):
-    return create_model("image_classifier", 1, backbone="convnext_atto", image_size=size)
+
+def encoder(size=32, kind="convnext"):
+    name, args = NETWORKS[kind]
+    return create_model(name, 1, image_size=size, **args)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
@@ -28,8 +36,9 @@ def test_views_are_two_different_normalised_images_of_each():
     assert not torch.equal(inputs[0], inputs[3])
 
 
-def test_gradients_reach_the_backbone_and_leave_the_head():
-    model = encoder()
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_gradients_reach_the_backbone_and_leave_the_head(kind):
+    model = encoder(kind=kind)
     pretext = create_pretext("simclr", model, hidden=16, projection=8)
     inputs, targets = pretext.views(torch.randint(0, 255, (4, 1, 32, 32), dtype=torch.uint8))
     pretext.loss(pretext.model(inputs), targets).backward()
