@@ -209,8 +209,9 @@ class PixelHead(nn.Module):
 
 
 def check_units(method: str, size: int, patch: int, unit: int) -> None:
-    """Raise ModelError where units of masking do not divide the image, or patches do not divide a unit."""
-    if unit % patch or size % unit:
+    """Raise ModelError where units of masking do not divide the image, patches not a unit, or a unit is all of it."""
+    if unit % patch or size % unit or unit == size:
         raise ModelError(
-            f"{method}: unit must be a multiple of the patch size {patch} and divide the image size {size}, got {unit}"
+            f"{method}: unit must be a multiple of the patch size {patch}, and divide the image size {size} into "
+            f"several; got {unit}"
         )

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from slivit.models.registry import ModelSpec
+from slivit.settings import Share
 from slivit.ssl._images import grey, to_model
 from slivit.ssl._patches import (
     depth_of,
@@ -32,7 +33,7 @@ from slivit.ssl.registry import register_pretext
 from slivit.ssl.simmim import l1_loss, stride_of
 from slivit.ssl.views import Range, uniform
 
-Part = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(gt=0, le=1)]
 HALF = 0.5
 
 
@@ -115,7 +116,7 @@ def gmml(
     model: nn.Module,
     *,
     noise: Part = 0.75,
-    replace: Part = 0.3,
+    replace: Share = 0.3,
     largest: Part = 0.3,
     crop: Range = (0.25, 1.0),
     flip: float = 0.5,

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from slivit.settings import Share
 from slivit.ssl._images import to_model
 from slivit.ssl._patches import TOKENS_AND_POSITIONS, depth_of, grey_target, patch_features, square, transformer_of
 from slivit.ssl.gmml import Corruption, LightDecoder, Part, Restorer, restored_pictures
@@ -53,7 +54,7 @@ def sit(
     model: nn.Module,
     *,
     noise: Part = 0.75,
-    replace: Part = 0.3,
+    replace: Share = 0.3,
     largest: Part = 0.3,
     temperature: Annotated[float, Field(gt=0)] = 0.5,
     weighting: Literal["learned", "equal"] = "learned",
@@ -92,12 +93,9 @@ def sit(
     corrupt = Corruption(spec, info.patch, noise=noise, replace=replace, largest=largest)
     parts = {"restored": float("nan"), "contrastive": float("nan")}
 
-    def view(batch: Tensor) -> Tensor:
-        cut = square(batch, spec.size[1], crop, flip)
-        return blur(jitter(cut, strength), blur_probability)
-
     def views(batch: Tensor) -> tuple[Any, Any]:
-        images = torch.cat([view(batch), view(batch)])
+        cuts = [square(batch, spec.size[1], crop, flip) for _ in range(2)]
+        images = torch.cat([blur(jitter(cut, strength), blur_probability) for cut in cuts])
         corrupted, mask = corrupt(images)
         return to_model(corrupted, spec), (grey_target(images, spec), mask)
 
@@ -105,7 +103,7 @@ def sit(
         restored, projections, spread = outputs
         first, second = projections.chunk(2)
         losses = torch.stack([l1_loss(restored, *targets), nt_xent(first, second, temperature)])
-        parts.update(zip(("restored", "contrastive"), losses.detach().tolist(), strict=True))
+        parts.update(zip(parts, losses.detach().tolist(), strict=True))
         return weighed(losses, spread.float())
 
     return Pretext(

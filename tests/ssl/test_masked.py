@@ -242,6 +242,14 @@ def test_patch_expanding_undoes_the_order_of_patch_merging():
     assert expand(tokens).shape == (1, 2, 4, 4)
 
 
+def test_the_blocks_of_the_mae_decoder_start_as_xavier_s():
+    decoder = create_pretext("mae", encoder(), **TINY_DECODER).model.decoder
+    for layer in (layer for layer in decoder.layers.modules() if isinstance(layer, torch.nn.Linear)):
+        bound = (6 / sum(layer.weight.shape)) ** 0.5
+        assert 0.8 * bound < layer.weight.abs().max() <= bound
+        assert not layer.bias.any()
+
+
 # ---- references
 
 
@@ -331,8 +339,14 @@ def test_models_that_do_not_fit_are_told():
         create_pretext("simmim", convnext)
     with pytest.raises(ModelError, match="single square images"):
         create_pretext("gmml", encoder(slices=3))
-    with pytest.raises(ModelError, match="patch size 2 and divide the image size 32, got 7"):
+    with pytest.raises(ModelError, match="patch size 2, and divide the image size 32 into several; got 7"):
         create_pretext("simmim", encoder("slice_swin"), unit=7)
+    with pytest.raises(ModelError, match="into several; got 32"):  # one unit: there would be no loss
+        create_pretext("swin_mae", encoder("slice_swin"), unit=32)
+    with pytest.raises(ModelError, match="one patch"):
+        create_pretext("mae", encoder(image_size=8), **TINY_DECODER)
+    with pytest.raises(ModelError, match="noise"):
+        create_pretext("gmml", encoder(), noise=0.0, replace=0.0)
     with pytest.raises(ModelError, match="decoder_heads"):
         create_pretext("mae", encoder(), decoder_dim=16, decoder_heads=5)
 
