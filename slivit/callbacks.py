@@ -343,7 +343,7 @@ def later_epochs(callbacks: Sequence[Callback], epochs: int) -> list[Callback]:
 
 
 class LogEpochs(Callback):
-    """One line a finished epoch to the log: the epoch, the losses, the metrics, the time."""
+    """One line a finished epoch to the log: the epoch, the losses, the metrics, the learning rate, the time."""
 
     order = 51  # behind fastai's Recorder, which gathers the values
 
@@ -352,4 +352,5 @@ class LogEpochs(Callback):
             return
         names, values = self.recorder.metric_names[1:], self.recorder.log[1:]
         shown = [f"{n} {v:.4f}" if isinstance(v, float) else f"{n} {v}" for n, v in zip(names, values, strict=False)]
+        shown.insert(-1, f"lr {self.opt.hypers[-1]['lr']:.3g}")
         log.info("epoch %d/%d: %s", self.epoch + 1, self.n_epoch, ", ".join(shown))
