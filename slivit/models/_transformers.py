@@ -198,11 +198,13 @@ def fit_swin(state: State, wanted: State, *, grow: bool) -> State:
         like = wanted.get(name)
         if name.endswith("relative_position_bias_table") and like is not None and like.shape[1] == table.shape[1]:
             state[name] = _resized(table, like)
-    if grow:
-        new = {name: tensor for name, tensor in wanted.items() if _is_new(name, state)}
-        if new:
-            log.warning("not in the weights, and left at random: %s", ", ".join(sorted({_block(n) for n in new})))
-        state |= new
+    new = {name: tensor for name, tensor in wanted.items() if _is_new(name, state)}
+    blocks = ", ".join(sorted({_block(name) for name in new}))
+    if new and grow:
+        log.warning("not in the weights, and left at random: %s", blocks)
+        return state | new
+    if new and new.keys() == wanted.keys() - state.keys():
+        log.warning("these weights are of a shallower Swin; with grow = true it starts from them, but for %s", blocks)
     return state
 
 

@@ -199,6 +199,8 @@ def test_a_deeper_swin_grows_from_a_shallower_one_where_that_is_asked_for(caplog
     source, deep = swin(), swin(depths=(2, 6, 2))
     with pytest.raises(CheckpointError, match=r"layers\.1\.blocks\.2"):
         load_backbone(deep, source.backbone.state_dict())
+    assert "with grow = true it starts from them, but for layers.1.blocks.2, layers.1.blocks.3" in caplog.text
+    caplog.clear()
     deep = swin(depths=(2, 6, 2), grow=True)
     before = {k: v.clone() for k, v in deep.backbone.state_dict().items()}
     load_backbone(deep, source.backbone.state_dict())
