@@ -20,7 +20,7 @@ from slivit.callbacks import Autocast, FrozenBackbone, seed_everything
 from slivit.data.window_loaders import ScanDL
 from slivit.data.windows import Windows
 from slivit.errors import ModelError, SlivitError
-from slivit.objective import TaskLoss, task_metrics
+from slivit.objective import TaskLoss, WholeLoss, task_metrics
 from slivit.task import Task
 
 log = logging.getLogger(__name__)
@@ -150,6 +150,7 @@ def volume_learner(
             *cbs,
         ],
     )
+    learn.recorder.loss = WholeLoss()
     if freeze_backbone:
         learn.freeze_to(1)
     return learn

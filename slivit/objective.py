@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from fastai.learner import Metric
+from fastai.learner import AvgLoss, Metric
+from fastai.torch_core import find_bs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -68,6 +69,13 @@ class TaskLoss(nn.Module):
             return losses.sum(1) / known.sum(1).clamp(min=1)
         return losses.sum() / known.sum().clamp(min=1)
 
+    def counted(self, target: Tensor) -> float:
+        """What the mean over a batch was divided by: known labels, or scans by the weights of their classes."""
+        target = target.as_subclass(Tensor)
+        if self.task.kind != "multiclass":
+            return float((~target.isnan()).sum())
+        return float(len(target) if self.weights is None else self.weights.to(target.device)[target].sum())
+
     def activation(self, logits: Tensor) -> Tensor:
         """Logits to probabilities; standardised outputs to the target's unit."""
         logits = logits.as_subclass(Tensor).float()
@@ -86,6 +94,25 @@ class TaskLoss(nn.Module):
 
 def _weights(task: Task) -> Tensor | None:
     return torch.tensor(task.class_weights) if isinstance(task.class_weights, tuple) else None
+
+
+class WholeLoss(AvgLoss):
+    """The loss of all validation items as if they were one batch, however many labels each batch has.
+
+    fastai weighs every batch by its items, so that the loss, and with it the best epoch, would depend on the size of
+    the batches where labels are missing or classes have weights.
+    """
+
+    def accumulate(self, learn: Learner) -> None:
+        weigh = getattr(learn.loss_func, "counted", None)
+        counted = weigh(learn.y) if weigh else find_bs(learn.yb)
+        self.total += learn.to_detach(learn.loss.mean()) * counted
+        self.count += counted
+
+    @property
+    def value(self) -> Tensor | float:
+        """The loss, or NaN where no item has a label."""
+        return self.total / self.count if self.count else float("nan")
 
 
 class EpochMetric(Metric):

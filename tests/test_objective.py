@@ -1,9 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from slivit.objective import EpochMetric, TaskLoss, task_metrics
+from slivit.objective import EpochMetric, TaskLoss, WholeLoss, task_metrics
 from slivit.task import Task
 
 BINARY = Task(kind="binary", targets=("a",))
@@ -78,3 +80,23 @@ def test_an_undefined_metric_is_not_a_number():
     metric = EpochMetric("m", lambda y, p: None)
     metric.targets, metric.predictions = [torch.zeros(2)], [torch.zeros(2)]
     assert np.isnan(metric.value)
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "multiclass", "regression"])
+def test_the_validation_loss_is_that_of_all_items_however_they_are_batched(kind):
+    generator = torch.Generator().manual_seed(0)
+    if kind == "multiclass":
+        task = Task(kind=kind, targets=("c",), classes=("x", "y", "z"), class_weights=(1.0, 5.0, 0.2))
+        target = torch.randint(0, 3, (11,), generator=generator)
+    else:
+        task = Task(kind=kind, targets=("a", "b"))
+        target = torch.randint(0, 2, (11, 2), generator=generator).float()
+        target[:5, 1] = target[7, 0] = float("nan")
+    loss, logits = TaskLoss(task, 0.0), torch.randn(11, task.out_dim, generator=generator)
+    metric = WholeLoss()
+    metric.reset()
+    for part in torch.arange(11).split(4):
+        x, y = logits[part], target[part]
+        learn = SimpleNamespace(loss_func=loss, y=y, yb=(y,), loss=loss(x, y), to_detach=torch.Tensor.detach)
+        metric.accumulate(learn)
+    assert float(metric.value) == pytest.approx(float(loss(logits, target)), rel=1e-6)
