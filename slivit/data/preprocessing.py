@@ -16,6 +16,9 @@ from slivit.errors import ReadError
 from slivit.volume import Volume
 
 Stack = TypeVar("Stack", bound=Any)
+SHORT_SCAN = r".*: has \d+ slices, \d+ are used: "
+"""How the warning of a scan with too few slices begins, also where a cache repeats it: for a filter of warnings."""
+
 _OPTIONAL = ("window", "stretch", "resize", "windows")
 
 

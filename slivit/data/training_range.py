@@ -58,6 +58,8 @@ class TrainingRange(BaseModel):
         low: of the 1st percentiles of intensities.
         middle: of the medians.
         high: of the 99th percentiles.
+        fewer: how many of the scans have fewer slices than the model takes.
+        more: how many have more.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,6 +72,8 @@ class TrainingRange(BaseModel):
     low: Range
     middle: Range
     high: Range
+    fewer: int = 0
+    more: int = 0
 
 
 def look_at(volume: Volume) -> Look:
@@ -100,7 +104,7 @@ def training_range(paths: Sequence[str], settings: Preprocessing, *, workers: in
     settings = settings.model_copy(update={"windows": None})  # a few slices of each scan are enough
     outcomes = spread(partial(_look, settings=settings), chosen, workers, died=_died)
     looks = [look for _, look in outcomes if look is not None and np.isfinite(look.middle)]
-    return _summary(looks, len(paths)) if looks else None
+    return _summary(looks, len(paths), settings) if looks else None
 
 
 def _look(path: str, settings: Preprocessing) -> Look | None:
@@ -116,7 +120,8 @@ def _died(path: str) -> Look | None:
     return None
 
 
-def _summary(looks: Sequence[Look], of: int) -> TrainingRange:
+def _summary(looks: Sequence[Look], of: int, settings: Preprocessing) -> TrainingRange:
+    wanted = settings.size[0] if settings.size else 0
     known = [look.spacing for look in looks if look.spacing is not None]
     return TrainingRange(
         scans=len(looks),
@@ -125,6 +130,8 @@ def _summary(looks: Sequence[Look], of: int) -> TrainingRange:
         spacing=_ranges(known) if known else None,
         with_spacing=len(known),
         **{name: _range([getattr(look, name) for look in looks]) for name in ("low", "middle", "high")},
+        fewer=sum(look.shape[0] < wanted for look in looks),
+        more=sum(look.shape[0] > wanted for look in looks),
     )
 
 
@@ -135,6 +142,36 @@ def _range(values: Sequence[float]) -> Range:
 def _ranges(triples: Sequence[tuple[float, float, float]]) -> tuple[Range, Range, Range]:
     first, second, third = (_range(values) for values in zip(*triples, strict=True))
     return first, second, third
+
+
+def depths_told(known: TrainingRange, settings: Preprocessing) -> str:
+    """One sentence about the slices of training scans; empty where all have as many as the model takes.
+
+    Args:
+        known: of the training scans.
+        settings: the preprocessing, with its size set.
+    """
+    if not settings.size or settings.sampling == "all" or not (known.fewer or known.more):
+        return ""
+    looked_at = f"{known.scans} of {known.of}" if known.scans < known.of else f"{known.of}"
+    parts = [f"{known.fewer} have fewer ({_short_how(settings)})"] if known.fewer else []
+    parts += [f"{known.more} have more ({_long_how(settings)})"] if known.more else []
+    depths = _told(known.shape[0])
+    return f"{looked_at} training scans: {depths} slices; the model takes {settings.size[0]}: {', '.join(parts)}"
+
+
+def _short_how(settings: Preprocessing) -> str:
+    if settings.short == "pad":
+        return "blank slices are put behind them"
+    return "their slices are interpolated" if settings.sampling == "resample" else "their slices are repeated evenly"
+
+
+def _long_how(settings: Preprocessing) -> str:
+    if settings.windows:
+        return "they are cut into windows"
+    return {"middle": "the middle ones are used", "resample": "they are interpolated"}.get(
+        settings.sampling, "evenly spread ones are used"
+    )
 
 
 def range_of(training: Any) -> TrainingRange | None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import save_checkpoint, store_operating_point
 from slivit.data.manifest import Manifest
-from slivit.data.preprocessing import Preprocessing
-from slivit.data.training_range import training_range
+from slivit.data.preprocessing import SHORT_SCAN, Preprocessing
+from slivit.data.training_range import depths_told, training_range
 from slivit.decision import Decision
 from slivit.errors import RecipeError
 from slivit.models.registry import spec_of
@@ -69,7 +70,11 @@ def train(
     check_windows(recipe)
     check_logging(recipe.logging)
     folder = open_run(recipe, resume=resume, overwrite=overwrite)
-    with logged(folder), tracked(recipe.logging, recipe.model_dump(mode="json"), folder) as tracking:
+    with (
+        logged(folder),
+        tracked(recipe.logging, recipe.model_dump(mode="json"), folder) as tracking,
+        _short_scans_told_once(),
+    ):
         manifest = fitted_manifest(recipe)
         check_subgroups(manifest.frame, recipe.testing)
         manifest.to_csv(folder / SPLIT)
@@ -77,13 +82,14 @@ def train(
         model = build(recipe, manifest)
         settings = recipe.preprocessing.model_copy(update={"size": spec_of(model).size})
         plan = plan_of(recipe, manifest, settings, folder)
+        looked_at = _scans_range(recipe, manifest, settings)
         if isinstance(recipe.fit.lr, tuple):
             one = _trainer(recipe, manifest, settings, plan, build, tracking)
             best = search_rates(recipe, model, folder, one, resume=resume)
         else:
             learn = make_learner(recipe, manifest, model, settings, folder, plan)
             best = fit(learn, recipe, folder, resume=resume, cbs=tracking)
-        training = {"stage": stage, **_record(recipe, manifest), **_scans_range(recipe, manifest, settings), **best}
+        training = {"stage": stage, **_record(recipe, manifest), **looked_at, **best}
         save_checkpoint(folder / "checkpoint", model, manifest.task, settings, training)
         predict_and_measure(recipe, manifest, model, settings, folder)
         (folder / PROGRESS).unlink(missing_ok=True)
@@ -253,7 +259,19 @@ def _scans_range(recipe: TrainingRecipe, manifest: Manifest, settings: Preproces
     """What the training scans are like, so that predictions can tell of scans that are not like them."""
     paths = [str(row["path"]) for row in manifest.rows("train")]
     found = training_range(paths, settings, workers=recipe.data.processes)
-    return {"scans_range": found.model_dump(mode="json")} if found else {}
+    if found is None:
+        return {}
+    if told := depths_told(found, settings):
+        log.log(logging.WARNING if found.fewer else logging.INFO, told)
+    return {"scans_range": found.model_dump(mode="json")}
+
+
+@contextmanager
+def _short_scans_told_once() -> Iterator[None]:
+    """Keep quiet about single scans with few slices: one line tells of all, instead of one a scan and epoch."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", SHORT_SCAN, UserWarning)
+        yield
 
 
 def _record(recipe: TrainingRecipe, manifest: Manifest) -> dict[str, Any]:

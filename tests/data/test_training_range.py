@@ -5,7 +5,17 @@ import pandas as pd
 import pytest
 
 from slivit.data.preprocessing import Preprocessing
-from slivit.data.training_range import MOST, Look, look_at, range_of, training_range, warnings_for
+from slivit.data.training_range import (
+    MOST,
+    Look,
+    _summary,
+    depths_told,
+    look_at,
+    range_of,
+    training_range,
+    warnings_for,
+)
+from slivit.data.windows import Windows
 from slivit.volume import Volume
 
 SETTINGS = Preprocessing(size=(4, 8, 8))
@@ -60,3 +70,17 @@ def test_a_look_counts_finite_values_and_the_whole_depth():
     look = look_at(Volume(array, None, "x", indices=(0, 5), depth=9))
     assert look.shape == (9, 10, 10)
     np.testing.assert_allclose([look.low, look.high], np.nanpercentile(array, (1, 99)))
+
+
+def depths(settings, *shapes):
+    looks = [Look((n, 24, 24), None, 0.0, 1.0, 2.0) for n in shapes]
+    return depths_told(_summary(looks, 90, settings), settings)
+
+
+def test_one_sentence_tells_how_many_scans_have_other_slices_than_the_model_takes():
+    told = depths(SETTINGS, 2, 3, 4, 9)
+    assert told.startswith("4 of 90 training scans: 2 to 9 slices; the model takes 4: 2 have fewer")
+    assert told.endswith("(their slices are repeated evenly), 1 have more (evenly spread ones are used)")
+    assert "blank" in depths(SETTINGS.model_copy(update={"short": "pad"}), 2)
+    assert "windows" in depths(SETTINGS.model_copy(update={"windows": Windows()}), 9)
+    assert depths(SETTINGS, 4, 4) == depths(SETTINGS.model_copy(update={"sampling": "all"}), 9) == ""
