@@ -362,13 +362,13 @@ def _column_problems(raw: pd.DataFrame, targets: Sequence[str], rules: _Rules) -
 def _core(raw: pd.DataFrame, base: Path, rules: _Rules) -> tuple[pd.DataFrame, list[str], list[str]]:
     """The columns path, patient and split, with their problems and warnings."""
     names, problems, warnings = rules.columns, [], []
-    blank = pd.Series("", index=raw.index, dtype=object)
+    split = blank = pd.Series("", index=raw.index, dtype=object)
     path = as_text(raw[names.path]) if names.path in raw else blank
     patient = as_text(raw[names.patient]) if names.patient in raw else path
-    split = blank
     problems += checks.empty_cells(path.rename(names.path)) if names.path in raw else []
     if names.patient in raw:
         problems += checks.empty_cells(patient.rename(names.patient))
+        warnings += checks.similar_patients(patient)
     elif rules.patient_from_path:
         warnings.append("there is no patient column: each scan counts as a patient of its own")
     if names.split in raw:

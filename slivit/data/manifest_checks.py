@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -204,6 +205,25 @@ def shared_patients(frame: pd.DataFrame) -> list[str]:
             f'row {last["row"]}: patient "{patient}" is {places} and in {last["split"]}; splits must not share patients'
         )
     return capped(problems, len(problems), "patients in two splits")
+
+
+def similar_patients(patient: pd.Series) -> list[str]:
+    """Patients whose names differ in letter case, spaces, leading zeros or a ".0" alone, as spreadsheets change them.
+
+    They may be one patient each, who could then stand in two splits.
+    """
+    names = pd.Series(patient.unique())
+    alike = names.groupby(names.map(_plain_name), sort=False).agg(list)
+    told = ["patients " + " and ".join(f'"{n}"' for n in same) for same in alike if len(same) > 1 and same[0]]
+    if not told:
+        return []
+    more = f", and {len(told) - 3} more such" if len(told) > 3 else ""
+    return [f"{'; '.join(told[:3])}{more}: taken for different patients; if they are not, give them one name"]
+
+
+def _plain_name(name: str) -> str:
+    name = re.sub(r"^(\d+)\.0+$", r"\1", name.casefold())
+    return re.sub(r"\s+|(?<!\d)0+(?=\d)", "", name)
 
 
 def empty_splits(frame: pd.DataFrame, need: Sequence[str]) -> list[str]:

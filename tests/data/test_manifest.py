@@ -301,3 +301,15 @@ def test_medmnist_real(real_data, tmp_path, name, counts):
     assert manifest.frame["split"].value_counts(sort=False).tolist() == list(counts)
     assert manifest.rows("val")[0]["path"] == f"{real_data / name}#val/0"
     assert frame["label"].tolist() == manifest.frame["label"].tolist()
+
+
+@pytest.mark.parametrize(("one", "other"), [("007", "7"), ("7.0", "7"), ("p6", "P6"), ("A 12", "A12"), ("P06", "P6")])
+def test_patients_that_a_spreadsheet_may_have_parted_are_told(table, one, other):
+    text = GOOD.replace("P1,", f"{one},").replace("P6", other)
+    (told,) = read_manifest(table(text), BINARY).warnings
+    assert f'patients "{one}" and "{other}": taken for different patients' in told
+
+
+def test_patients_with_other_numbers_or_letters_are_not_taken_for_alike(table):
+    text = GOOD.replace("P1,", "P10,").replace("P2,", "P100,").replace("P3,", "1.05,").replace("P4,", "1.5.1,")
+    assert read_manifest(table(text), BINARY).warnings == ()
