@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, ValidationError, validate_call
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, validate_call
 
 from slivit.errors import ModelError
 
@@ -15,7 +15,40 @@ Whole = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
-WORDS = {"Input should be": "should be", "greater than or equal to": "at least", "less than or equal to": "at most"}
+
+def rising(pair: tuple[float, float]) -> tuple[float, float]:
+    """A range as it is.
+
+    Raises:
+        ValueError: its first number is above its second.
+    """
+    if pair[0] > pair[1]:
+        raise ValueError("should be the smallest and the largest value, in this order")
+    return pair
+
+
+def apart(pair: tuple[float, float]) -> tuple[float, float]:
+    """A range as it is.
+
+    Raises:
+        ValueError: its first number is not below its second.
+    """
+    if pair[0] >= pair[1]:
+        raise ValueError("should be a low and a high value, the low one first")
+    return pair
+
+
+Shares = Annotated[tuple[Share, Share], AfterValidator(rising)]
+Positives = Annotated[tuple[Positive, Positive], AfterValidator(rising)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Percents = Annotated[tuple[Percent, Percent], AfterValidator(apart)]
+
+WORDS = {
+    "Value error, ": "",
+    "Input should be": "should be",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+}
 
 
 def call_checked(name: str, factory: Callable[..., Any], *args: Any, **settings: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from slivit.errors import ModelError
-from slivit.settings import Count, Share, call_checked
+from slivit.settings import Count, Percents, Share, Shares, call_checked
 
 
 def network(
@@ -17,6 +17,8 @@ def network(
     *,
     depths: Sequence[Count] = (1,),
     dropout: Share = 0.0,
+    part: Shares = (0.2, 1.0),
+    stretch: Percents = (1.0, 99.0),
     pool: Literal["mean", "max"] = "mean",
     pretrained: bool | str | Path | Mapping[str, Any] = False,
     free=None,
@@ -43,6 +45,12 @@ def test_what_fits_goes_through_as_it_was_given():
         ({"depths": [True]}, "net: depths.0: should be a valid integer, got True"),
         ({"pool": "median"}, "net: pool: should be 'mean' or 'max', got 'median'"),
         ({"pretrained": 3}, r"net: pretrained: should be a valid boolean or .* string or .* Path or .*, got 3"),
+        (
+            {"part": (0.9, 0.1)},
+            r"net: part: should be the smallest and the largest value, .*, got \(0.9, 0.1\)",
+        ),
+        ({"part": (0.0, 3.0)}, "net: part.1: should be at most 1, got 3.0"),
+        ({"stretch": (5, 5)}, r"net: stretch: should be a low and a high value, the low one first, got \(5, 5\)"),
         ({"dropout": -1, "depths": 3}, r"net: depths: .*; dropout: "),
     ],
 )

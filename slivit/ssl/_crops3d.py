@@ -145,7 +145,9 @@ def resized_crop(array: Array, crops: Crops, scale: tuple[float, float]) -> Tens
 
 
 def in_plane_size(height: int, width: int, crops: Crops) -> tuple[int, int]:
-    """Rows and columns of a crop of random area and aspect ratio; the whole slice where ten draws do not fit in it.
+    """Rows and columns of a crop of random area and aspect ratio.
+
+    Where ten draws do not fit into the slice, as in long ones, it is the largest crop of an allowed ratio.
 
     Source: Szegedy et al. 2015 (RandomResizedCrop).
     """
@@ -155,7 +157,8 @@ def in_plane_size(height: int, width: int, crops: Crops) -> tuple[int, int]:
         rows, columns = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < rows <= height and 0 < columns <= width:
             return rows, columns
-    return height, width
+    low, high = crops.ratio
+    return min(height, round(width / low)), min(width, round(height * high))
 
 
 def _between(low: float, high: float) -> float:

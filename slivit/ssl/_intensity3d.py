@@ -30,7 +30,7 @@ class Intensities:
     Args:
         change: probability that a crop's intensities change: by contrast, noise or histogram, one of the three.
         gamma: smallest and largest exponent of the contrast.
-        noise: standard deviation of the noise, in units of the scale from -1 to 1.
+        noise: largest standard deviation of the noise, in units of the scale from -1 to 1; each crop has its own.
         points: control points of the histogram's shift.
         gibbs: probability of Gibbs ringing.
         alpha: its smallest and largest strength, from 0 to 1.
@@ -43,7 +43,7 @@ class Intensities:
     points: int = POINTS
     gibbs: float = 0.2
     alpha: Range = (0.0, 1.0)
-    flip: float = 0.5
+    flip: float = 0.3
 
 
 def change_batch(volumes: Tensor, settings: Intensities) -> Tensor:
@@ -56,7 +56,7 @@ def change_batch(volumes: Tensor, settings: Intensities) -> Tensor:
     volumes, device = volumes.clone(), volumes.device
     changes = (
         lambda x: contrast(x, uniform(len(x), *settings.gamma, device)),
-        lambda x: x + settings.noise * torch.randn(x.shape).to(device),
+        lambda x: with_noise(x, settings.noise),
         lambda x: histogram_shift(x, control_points(len(x), settings.points).to(device)),
     )
     chosen = torch.randint(len(changes), (len(volumes),))
@@ -88,6 +88,12 @@ def contrast(volumes: Tensor, gamma: Tensor) -> Tensor:
     """Raise intensities, as a part of each volume's own range, to (B,) powers."""
     low, span = _range(volumes)
     return ((volumes - low) / (span + 1e-7)) ** _wide(gamma) * span + low
+
+
+def with_noise(volumes: Tensor, largest: float) -> Tensor:
+    """Add Gaussian noise, whose standard deviation is drawn for each volume from 0 to the largest."""
+    widths = uniform(len(volumes), 0.0, largest, volumes.device)
+    return volumes + _wide(widths) * torch.randn(volumes.shape).to(volumes.device)
 
 
 def control_points(batch: int, points: int) -> Tensor:
@@ -149,7 +155,7 @@ class MonaiChanges:
             ) from error
         one: list[Any] = [
             transforms.RandAdjustContrast(prob=settings.change, gamma=settings.gamma),
-            transforms.RandGaussianNoise(prob=settings.change, std=settings.noise, sample_std=False),
+            transforms.RandGaussianNoise(prob=settings.change, std=settings.noise),
             transforms.RandHistogramShift(settings.points, prob=settings.change),
         ]
         flips = [transforms.RandFlip(prob=settings.flip, spatial_axis=axis) for axis in range(3)]

@@ -23,7 +23,7 @@ from slivit.errors import ModelError
 from slivit.models._dino3d_vit import PATCH, VisionTransformer3d
 from slivit.models._weights import load_strictly, read_weights
 from slivit.models.registry import spec_of
-from slivit.settings import Count, NonNegative, Positive, Share
+from slivit.settings import Count, NonNegative, Percents, Positive, Positives, Share, Shares
 from slivit.ssl._crops3d import Crops, LoadCrops, collate_crops
 from slivit.ssl._dino3d_model import LARGE, Branch, Dino3dLoss, Dino3dPair
 from slivit.ssl._intensity3d import Intensities, MonaiChanges, change_batch
@@ -41,7 +41,6 @@ from slivit.ssl.pretext import Pretext
 from slivit.ssl.registry import register_pretext
 from slivit.ssl.schedules import block_depth
 from slivit.ssl.teacher import Centring, FollowStudent, FreezeLast, WarmTemperature, copy_teacher
-from slivit.ssl.views import Range
 
 HEADS = ("dino_head", "ibot_head")
 
@@ -51,21 +50,21 @@ def dino3d(
     model: nn.Module,
     *,
     large_size: Count = 96,
-    large_in_plane: Range = (0.48, 1.0),
-    large_through: Range = (0.5, 1.0),
+    large_in_plane: Shares = (0.48, 1.0),
+    large_through: Shares = (0.5, 1.0),
     small_size: Count = 48,
     small_crops: Annotated[int, Field(ge=0)] = 8,
-    small_in_plane: Range = (0.16, 0.48),
-    small_through: Range = (0.2, 0.5),
-    stretch: Range = (0.05, 99.95),
+    small_in_plane: Shares = (0.16, 0.48),
+    small_through: Shares = (0.2, 0.5),
+    stretch: Percents = (0.05, 99.95),
     foreground: bool = True,
     augmentation: Literal["batch", "monai", "none"] = "batch",
     change: Share = 0.8,
-    gamma: Range = (0.5, 2.0),
+    gamma: Positives = (0.5, 2.0),
     noise: NonNegative = 0.002,
     gibbs: Share = 0.2,
-    flip: Share = 0.5,
-    mask_ratio: Range = (0.1, 0.5),
+    flip: Share = 0.3,
+    mask_ratio: Shares = (0.1, 0.5),
     mask_share: Share = 1.0,
     prototypes: Count = 65_536,
     patch_prototypes: Count = 65_536,
@@ -100,7 +99,7 @@ def dino3d(
             processes, by MONAI's transforms (extra `baselines`); "none" neither changes nor mirrors them.
         change: probability that contrast, noise or histogram of a crop is changed, one of the three.
         gamma: smallest and largest exponent of the contrast.
-        noise: standard deviation of the noise.
+        noise: largest standard deviation of the noise, in units of the scale from -1 to 1.
         gibbs: probability of Gibbs ringing.
         flip: probability of a mirroring along each axis.
         mask_ratio: smallest and largest part of a global crop's patches that are masked.
@@ -125,7 +124,8 @@ def dino3d(
         ModelError: another kind of model, or sizes that do not fit.
         CheckpointError: heads that cannot be had, or that do not fit.
 
-    Source: Xu et al. 2025, Methods; crops and intensities as in the released code.
+    Source: Xu et al. 2025, Methods; sizes of crops and strengths of intensities as in the released code, which also
+        blurs and sharpens crops, turns them by quarters, and has Gibbs ringing in one of the large ones alone.
     """
     backbone = _check(model, large_size, small_size)
     head = partial(DinoHead, backbone.dim, layers=head_layers, hidden=head_hidden, bottleneck=bottleneck)

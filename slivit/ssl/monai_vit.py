@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from slivit.errors import ModelError
 from slivit.models.monai_vit import PlainViT
 from slivit.models.registry import ModelSpec, spec_of
-from slivit.settings import Count, NonNegative, Share
+from slivit.settings import Count, NonNegative, Percents, Share, Shares
 from slivit.ssl._corruption3d import Corruption, corrupt, rotate
 from slivit.ssl._crops3d import Crops, LoadCrops
 from slivit.ssl._images import feature_dim
@@ -54,14 +54,14 @@ def monai_vit(
     model: nn.Module,
     *,
     crops: Count = 2,
-    in_plane: Range = (0.48, 1.0),
-    through: Range = (0.5, 1.0),
-    stretch: Range = (0.05, 99.95),
+    in_plane: Shares = (0.48, 1.0),
+    through: Shares = (0.5, 1.0),
+    stretch: Percents = (0.05, 99.95),
     foreground: bool = True,
     outer: Share = 0.5,
     boxes: Count = 6,
-    hole: Range = (5 / 96, 32 / 96),
-    window: Range = (20 / 96, 64 / 96),
+    hole: Shares = (5 / 96, 32 / 96),
+    window: Shares = (20 / 96, 64 / 96),
     shuffle: Share = 0.8,
     shuffled_boxes: Count = 10,
     shuffled_side: Share = 8 / 96,
@@ -102,7 +102,8 @@ def monai_vit(
     Raises:
         ModelError: another kind of model, one of no cubes, or no task at all.
 
-    Source: Tang et al. 2022, section 3.2 (tasks, heads, weights); MONAI's tutorial (crops, corruption, decoder).
+    Source: Tang et al. 2022, section 3.2 (tasks, heads, weights), but for the batch norm behind the contrastive head;
+        MONAI's tutorial (crops, corruption, decoder).
     """
     side = _check(model)
     tasks = {INPAINTING: inpainting_weight, CONTRASTIVE: contrastive_weight, ROTATION: rotation_weight}
@@ -194,6 +195,15 @@ def views(batch: Tensor, spec: ModelSpec, corruption: Corruption) -> tuple[Tenso
     return spoilt, (turned, where, turns.to(batch.device))
 
 
+def _projection(dim: int, out: int) -> nn.Module:
+    """What the contrastive task compares.
+
+    A head without a norm over the batch, such as the paper's, makes all projections the same within a few steps:
+    spoiling makes two views differ by more than two volumes do, and a constant costs least.
+    """
+    return nn.Sequential(nn.Linear(dim, out, bias=False), nn.BatchNorm1d(out, affine=False))
+
+
 class Tasks(nn.Module):
     """An encoder and a head for each task; the head of inpainting is ViTAutoEnc's, two transposed convolutions.
 
@@ -214,7 +224,7 @@ class Tasks(nn.Module):
                 nn.ConvTranspose3d(dim, channels, first, first),
                 nn.ConvTranspose3d(channels, 1, patch // first, patch // first),
             ),
-            CONTRASTIVE: nn.Linear(dim, projection),
+            CONTRASTIVE: _projection(dim, projection),
             ROTATION: nn.Linear(dim, QUARTERS),
         }
         self.heads = nn.ModuleDict({name: made[name] for name in tasks})

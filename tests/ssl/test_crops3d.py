@@ -60,6 +60,14 @@ def test_slices_and_planes_are_cut_independently():
     assert max(spans) > 0.85
 
 
+def test_long_slices_give_crops_that_are_about_square():
+    """As torchvision's RandomResizedCrop: where no area fits, the largest crop of an allowed ratio."""
+    full = Crops(size=16, count=1, in_plane=(0.9, 1.0), through=(1.0, 1.0))
+    assert in_plane_size(40, 400, full) == (40, 44)
+    assert in_plane_size(400, 40, full) == (44, 40)
+    assert in_plane_size(40, 41, Crops(size=16, count=1, in_plane=(1.0, 1.0), through=(1.0, 1.0))) == (40, 41)
+
+
 def test_percentiles_become_minus_one_and_one(rng):
     array = rng.normal(size=(16, 20, 20)).astype(np.float32)
     whole = Crops(size=16, count=1, in_plane=(1.0, 1.0), through=(1.0, 1.0), ratio=(1.0, 1.0))
@@ -124,6 +132,15 @@ def test_a_batch_is_changed_here_and_there_and_never_in_place():
     assert torch.equal(mirrored, volumes.flip(2, 3, 4))
     points = intensity.control_points(50, 10)
     assert (points.diff(dim=1) >= 0).all()
+
+
+def test_noise_of_each_crop_has_its_own_width_as_monai_draws_it():
+    torch.manual_seed(0)
+    volumes = torch.zeros(200, 1, 8, 8, 8)
+    widths = intensity.with_noise(volumes, 0.5).flatten(1).std(1)
+    assert widths.min() < 0.05
+    assert 0.45 < widths.max() < 0.55
+    assert abs(widths.mean() - 0.25) < 0.04
 
 
 def test_monai_changes_follow_the_seed():

@@ -152,6 +152,27 @@ def test_each_task_alone_teaches_the_backbone(task):
     assert (pretext.pictures is None) == (task != "inpainting")
 
 
+def test_a_handful_of_volumes_is_told_apart():
+    """Views are spoilt by as much as ever; a head without a norm over the batch makes all of them the same instead."""
+    from torch.nn import functional as F
+
+    shapes = torch.randn(8, 1, 4, 4, 4, generator=torch.Generator().manual_seed(3))
+    batch = F.interpolate(shapes, size=(16, 16, 16), mode="trilinear").clamp(-1, 1)[:, None]
+    model = new_model(slices=16, image_size=16, patch_size=8, dim=32, mlp_dim=64)
+    pretext = create_pretext("monai_vit", model, projection=32, inpainting_weight=0.0, rotation_weight=0.0)
+    optimiser = torch.optim.AdamW([p for p in pretext.model.parameters() if p.requires_grad], lr=3e-3)
+    found = []
+    for _ in range(160):
+        inputs, targets = pretext.views(batch)
+        out = pretext.model(inputs)
+        optimiser.zero_grad()
+        pretext.loss(out, targets).backward()
+        optimiser.step()
+        first, second = F.normalize(out["contrastive_loss"].detach(), dim=1).chunk(2)
+        found.append((first @ second.T).argmax(1) == torch.arange(8))
+    assert torch.stack(found[-40:]).float().mean() > 0.75  # an eighth is chance
+
+
 def test_layers_of_the_network_are_told_by_their_names():
     pretext = create_pretext("monai_vit", new_model())
     depths = {name: pretext.depth_of(name) for name, _ in pretext.model.named_parameters()}
