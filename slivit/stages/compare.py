@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slivit.errors import RecipeError, SlivitError, nearest, one_of
+from slivit.errors import SlivitError, nearest, one_of
 from slivit.files import write_json
 from slivit.stages import comparing
 from slivit.stages.comparing import COMPARED, Matched
 from slivit.stages.details import curves_of
 from slivit.stages.methods import Method, find_methods
+from slivit.stages.runs import open_results
 
 if TYPE_CHECKING:
     from slivit.statistics import Comparison
@@ -54,8 +55,7 @@ def run(
         SlivitError: runs that cannot be compared.
     """
     out = Path(out)
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise RecipeError(f"{out}: is not empty; replace it with --overwrite, or choose another folder with --out")
+    open_results(out, overwrite=overwrite)
     options = {"level": level, "draws": draws, "by_patient": by_patient, "stratified": stratified}
     _write(out, compare(find_methods(given), metrics, options, t_test))
     return out

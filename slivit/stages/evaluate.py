@@ -19,7 +19,7 @@ from slivit.stages.deciding import chooses, decide, validation_rows
 from slivit.stages.described import describe_data, describe_table
 from slivit.stages.details import check_subgroups
 from slivit.stages.measure import check_testing, measure, write_results
-from slivit.stages.runs import HISTORY, RECIPE, SPLIT, logged
+from slivit.stages.runs import HISTORY, RECIPE, SPLIT, logged, open_results
 from slivit.stages.sources import load_manifest
 from slivit.stages.tables import read_predictions
 from slivit.task import Task
@@ -94,7 +94,7 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False) -> Path:
     decision = decision_for(recipe.testing, checkpoint)
     everything, manifest = evaluation_rows(recipe, checkpoint)
     check_subgroups(manifest.frame, recipe.testing)
-    folder = open_results(Path(recipe.out), overwrite)
+    folder = open_results(Path(recipe.out), overwrite=overwrite)
     with logged(folder):
         log.info("%r", manifest)
         table = _predicted(recipe, checkpoint, manifest, decision)
@@ -146,7 +146,7 @@ def run_table(csv: Path, testing: Testing, out: Path | None = None, *, overwrite
     check_subgroups(table, testing)
     val = table[table["split"] == "val"]
     decision = None if task.kind == "regression" else decide(val, task, testing, f"the validation rows of {csv.name}")
-    folder = open_results(out or csv.parent / EVALUATION, overwrite)
+    folder = open_results(out or csv.parent / EVALUATION, overwrite=overwrite)
     with logged(folder):
         table = decision.apply(table, task) if decision else table
         data = describe_table(table, str(csv), checkpoint, task, testing)
@@ -199,15 +199,3 @@ def _write_page(folder: Path, metrics: dict[str, Any], table: pd.DataFrame, chec
     config = read_config(checkpoint) if checkpoint else None
     page = write_report(folder / REPORT, metrics, table, config=config, history=history)
     log.info("page: %s", page)
-
-
-def open_results(folder: Path, overwrite: bool) -> Path:
-    """Make a folder for results.
-
-    Raises:
-        RecipeError: it holds something, which is not to be replaced.
-    """
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise RecipeError(f"{folder}: is not empty; replace it with --overwrite, or choose another folder with --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -16,6 +16,7 @@ from slivit.sharing.export import MOST_SCANS, Exported, Format, Options, check_f
 from slivit.sharing.metrics import run_metrics
 from slivit.sharing.notes import read_notes
 from slivit.sharing.opening import open_checkpoint
+from slivit.sharing.sums import SUMS
 from slivit.stages.described import run_manifest
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def run(
         scans: what it is compared on: files, folders, archives, manifests; the run's own test scans where empty.
         tolerance: the largest difference allowed; see `slivit.sharing.checking`.
         most: scans that are compared.
-        overwrite: replace what lies in `out`.
+        overwrite: replace an earlier export in `out`.
 
     Returns:
         The folder, the difference from the original, and the fingerprint.
@@ -69,8 +70,12 @@ def _check_out(out: Path, target: Path, overwrite: bool) -> None:
         raise RecipeError(f"{out}: is a file; an export is a folder")
     if target.exists() and target.resolve().is_relative_to(out.resolve()):
         raise RecipeError(f"{out}: holds the run itself, and would be replaced; choose another folder")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise RecipeError(f"{out}: is not empty; replace it with --overwrite, or choose another folder")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / SUMS).is_file():
+        raise RecipeError(f"{out}: is not empty, and holds no export that could be replaced; choose another folder")
+    if not overwrite:
+        raise RecipeError(f"{out}: holds an export; replace it with --overwrite, or choose another folder")
 
 
 def _scans(checkpoint: Checkpoint, given: Sequence[str], scratch: Any) -> list[ScanRef]:

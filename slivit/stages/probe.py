@@ -19,10 +19,10 @@ from slivit.stages.caching import cache_of
 from slivit.stages.deciding import decide
 from slivit.stages.described import describe_rows
 from slivit.stages.details import check_subgroups
-from slivit.stages.evaluate import REPORT, open_results
+from slivit.stages.evaluate import REPORT
 from slivit.stages.measure import check_testing, measure, write_results
 from slivit.stages.networks import Network, load_network
-from slivit.stages.runs import RECIPE, SPLIT, logged
+from slivit.stages.runs import RECIPE, SPLIT, logged, open_results
 from slivit.stages.sources import imported_frame, load_manifest, named_source
 from slivit.task import Task
 
@@ -55,7 +55,7 @@ def run(recipe: ProbeRecipe, *, overwrite: bool = False) -> Path:
     check_testing(recipe.testing, manifest.task)
     check_subgroups(manifest.frame, recipe.testing)
     metric = chosen_metric(manifest.task, recipe.choose_by)
-    folder = open_results(Path(recipe.out), overwrite)
+    folder = open_results(Path(recipe.out), overwrite=overwrite)
     with logged(folder):
         log.info("%r", manifest)
         write_text(folder / RECIPE, resolved_toml(recipe))

@@ -44,15 +44,40 @@ def open_run(recipe: RunRecipe, *, resume: bool = False, overwrite: bool = False
     if resume:
         _check_same(folder, text)
         return folder
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"{folder}: is a file; out must be a folder")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         way_out = "go on with --resume, replace it with --overwrite, or choose another folder with out=FOLDER"
         raise RecipeError(f"{folder}: is not empty; {way_out}")
     _check_inputs_survive(recipe, folder)
+    make_folder(folder)
     _clear(folder)
     write_text(folder / RECIPE, text)
     write_json(folder / "versions.json", package_versions() | {"python": sys.version.split()[0]})
+    return folder
+
+
+def open_results(folder: Path, *, overwrite: bool = False) -> Path:
+    """Make a folder for what is found out about runs.
+
+    Raises:
+        RecipeError: it holds something, which is not to be replaced, or it cannot be made.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise RecipeError(f"{folder}: is not empty; replace it with --overwrite, or choose another folder with --out")
+    return make_folder(folder)
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder where there is none yet.
+
+    Raises:
+        RecipeError: it is a file, or may not be made there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RecipeError(f"{folder}: is or lies in a file; results are written to a folder") from error
+    except OSError as error:
+        raise RecipeError(f"{folder}: this folder cannot be made: {error.strerror}") from error
     return folder
 
 

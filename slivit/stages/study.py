@@ -12,6 +12,7 @@ from slivit.errors import RecipeError, SlivitError, gather
 from slivit.files import write_json, write_text
 from slivit.recipe import resolved_toml
 from slivit.recipe_study import Phantoms, StudyRecipe
+from slivit.stages.runs import make_folder
 from slivit.stages.study_grid import ORIGIN, Grid, Job, chosen
 from slivit.stages.study_pool import devices, work
 from slivit.stages.study_schedule import Found, Schedule, outcome, spoken_time, states_of
@@ -98,10 +99,7 @@ def wanted(grid: Grid, states: Mapping[Path, Found], only: Sequence[str] = ()) -
 
 def open_study(recipe: StudyRecipe) -> None:
     """Make the folder of a study, and keep its resolved recipe there."""
-    folder = Path(recipe.out)
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"{folder}: is a file; out must be a folder")
-    write_text(folder / STUDY, resolved_toml(recipe))
+    write_text(make_folder(Path(recipe.out)) / STUDY, resolved_toml(recipe))
 
 
 def make_scans(scans: Phantoms) -> None:

@@ -18,7 +18,7 @@ from slivit.models.registry import spec_of
 from slivit.recipe import FinetuneRecipe, apply_override, check_recipe, load_recipe, resolved_toml
 from slivit.recipe_sweep import LOSSES, Categorical, SweepRecipe
 from slivit.stages import searching
-from slivit.stages.runs import PROGRESS, RECIPE, logged
+from slivit.stages.runs import LOG, PROGRESS, RECIPE, logged, make_folder
 from slivit.stages.sources import load_manifest
 from slivit.stages.trackers import flat
 from slivit.stages.tracking import check_logging, tracked
@@ -128,23 +128,34 @@ def open_sweep(recipe: SweepRecipe, base: FinetuneRecipe, *, overwrite: bool = F
     """Make the folder of a sweep, or go on in one that holds the same search.
 
     Raises:
-        RecipeError: the folder holds something else.
+        RecipeError: the folder holds something else; another sweep alone can be overwritten.
     """
-    import shutil
-
     folder = Path(recipe.out)
     same = recipe.model_copy(update={"trials": 1, "hours": 0.0})  # these may change from call to call
     texts = {RECIPE: resolved_toml(same), BASE: resolved_toml(base)}
-    used = folder.is_dir() and any(folder.iterdir())
-    if used and overwrite:
-        shutil.rmtree(folder)
-    elif used and not (folder / RECIPE).is_file():
-        raise RecipeError(f"{folder}: is not empty, and holds no sweep; choose another folder with out=FOLDER")
-    elif used and any((folder / name).read_text("utf-8") != text for name, text in texts.items()):
-        raise RecipeError(f"{folder}: holds another sweep; begin anew with --overwrite, or choose another out=FOLDER")
+    if any(make_folder(folder).iterdir()):
+        if not all((folder / name).is_file() for name in texts):
+            raise RecipeError(f"{folder}: is not empty, and holds no sweep; choose another folder with out=FOLDER")
+        if overwrite:
+            _clear(folder)
+        elif any((folder / name).read_text("utf-8") != text for name, text in texts.items()):
+            raise RecipeError(
+                f"{folder}: holds another sweep; begin anew with --overwrite, or choose another folder with out=FOLDER"
+            )
     for name, text in texts.items():
         write_text(folder / name, text)
     return folder
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier sweep left, and nothing else: its best recipe may have been trained in this folder."""
+    import shutil
+
+    for name in (TRIALS, searching.WORKERS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for pattern in (RECIPE, BASE, BEST, LOG, "sweep.*", "trials.csv"):
+        for file in folder.glob(pattern):
+            file.unlink()
 
 
 def work(study: Study, sweep: Sweep) -> None:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from slivit.files import whole_file
 from slivit.models.registry import spec_of
-from slivit.stages.evaluate import open_results
 from slivit.stages.networks import Network
+from slivit.stages.runs import open_results
 from slivit.volume import Volume
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run(
     seen = see(network.model, volume, settings, mask=mask, head=head, device=device)
     colours, heads = seen.on_scan(volume.shape)
     attention = None if heads is None else heads.mean(0)
-    folder, affine = open_results(out, overwrite), affine_of(volume)
+    folder, affine = open_results(out, overwrite=overwrite), affine_of(volume)
     if volume.affine is None:
         log.info("%s: knows no orientation; the planes are those of its array", volume.source)
     save_nifti(folder / COLOURS, np.rint(255 * colours).astype(np.uint8), affine)

@@ -196,6 +196,9 @@ def test_mistakes_are_told(blob_run, tmp_path, monkeypatch):
         stage.run(blob_run, blob_run.parent, overwrite=True)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "x").touch()
+    with pytest.raises(SlivitError, match="holds no export"):
+        stage.run(blob_run, tmp_path / "used", overwrite=True)
+    (tmp_path / "used" / "SHA256SUMS").touch()
     with pytest.raises(SlivitError, match="--overwrite"):
         stage.run(blob_run, tmp_path / "used")
     (tmp_path / "n.toml").write_text('license = "mit"')
