@@ -33,7 +33,7 @@ class Extracted:
         parts: (n, d) float32 by name, see `slivit.probing.features`.
         computed: how many scans were computed now; the others were there.
         seconds: that reading and computing them took.
-        weights: the digest of the backbone's weights.
+        weights: see `read_digest`.
     """
 
     parts: dict[str, Tensor]
@@ -78,7 +78,7 @@ def extract(
     if settings.windows:
         raise ModelError("features are of one sample of slices a scan: leave out preprocessing.windows")
     where = choose_device(device)
-    weights = weights_digest(model.get_submodule("backbone"))
+    weights = read_digest(model)
     store = FeatureStore(folder, _about(model, weights, settings, precision))
     digests = [store.digest(path) for path in paths]
     there = store.found()
@@ -89,6 +89,16 @@ def extract(
     _keep(store, list(missing), (run(batch) for batch in loader))
     seconds = time.perf_counter() - begun
     return Extracted(store.load(digests), len(missing), seconds, weights)
+
+
+def read_digest(model: nn.Module) -> str:
+    """A number that stands for the weights that the features of a model follow from.
+
+    What a family offers by itself comes from its backbone alone; without an offer `features` takes what enters the
+    head, in which every other part of the model may have a share.
+    """
+    offers = hasattr(model, "layer_features") or hasattr(model, "pooled_features")
+    return weights_digest(model.get_submodule("backbone")) if offers else weights_digest(model, without="head")
 
 
 def _about(model: nn.Module, weights: str, settings: Preprocessing, precision: str) -> dict[str, Any]:

@@ -29,12 +29,19 @@ _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Features of scans; may be
 _SCANS = "scans"  # the key of a file's header that lists digests
 
 
-def weights_digest(module: nn.Module) -> str:
-    """A number that stands for all tensors of a network and their names, in hexadecimal."""
+def weights_digest(module: nn.Module, without: str = "") -> str:
+    """A number that stands for the tensors of a network and their names, in hexadecimal.
+
+    Args:
+        module: the network.
+        without: tensors of a part with this name do not count.
+    """
     import xxhash
 
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(module.state_dict().items()):
+        if without and name.startswith(f"{without}."):
+            continue
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{name}\0{plain.dtype}\0{tuple(plain.shape)}\0".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)

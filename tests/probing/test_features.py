@@ -11,7 +11,7 @@ from slivit.errors import ModelError, ReadError
 from slivit.models.dino3d import pool_tokens
 from slivit.models.registry import create_model, list_models, model_spec
 from slivit.probing import extract as extract_module
-from slivit.probing.extract import extract
+from slivit.probing.extract import extract, read_digest
 from slivit.probing.features import feature_sets, features
 from slivit.probing.linear import join
 from slivit.probing.store import weights_digest
@@ -93,6 +93,28 @@ def test_without_an_offer_features_are_what_the_head_takes():
     torch.testing.assert_close(features(model, x)["pooled"], model.backbone(x).mean((2, 3, 4)))
     with pytest.raises(ModelError, match="offers no features"):
         features(nn.Linear(2, 2), x)
+
+
+class Mixed(Plain):
+    """Its features come through a part that is neither backbone nor head."""
+
+    def __init__(self):
+        super().__init__()
+        self.integrator = nn.Linear(3, 3)
+
+    def forward_features(self, x):
+        return self.integrator(self.backbone(x).mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize(("make", "part"), [(Mixed, "integrator"), (Plain, "backbone"), (Mixed, "backbone")])
+def test_other_weights_are_other_features(make, part):
+    model, x = make(), torch.randn(2, 1, 4, 4, 4)
+    before, digest = features(model, x)["pooled"], read_digest(model)
+    nn.init.ones_(model.head.weight)
+    assert read_digest(model) == digest
+    nn.init.ones_(model.get_submodule(part).weight)
+    assert not torch.equal(features(model, x)["pooled"], before)
+    assert read_digest(model) != digest
 
 
 @pytest.fixture
