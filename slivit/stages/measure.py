@@ -55,6 +55,7 @@ def measure(
         cases = drawn_cases(part, task, testing, decision)
         details = details_of(cases, testing) if split != "val" or len(parts) == 1 else {}
         splits[str(split)] = {**_described(part, task), "metrics": metrics_of(cases, testing), **details}
+    _warn_of_patients(splits, testing)
     return {
         **SCHEMA,
         "task": task.model_dump(mode="json"),
@@ -63,6 +64,16 @@ def measure(
         "data": dict(data or {}),
         "splits": splits,
     }
+
+
+def _warn_of_patients(splits: Mapping[str, Mapping[str, Any]], testing: Testing) -> None:
+    several = [name for name, split in splits.items() if split["scans"] > split["patients"]]
+    if several and not testing.by_patient:
+        log.warning(
+            "patients have several scans in %s, which are drawn as if they were independent, so the intervals are too "
+            "narrow: set testing.by_patient=true",
+            " and ".join(several),
+        )
 
 
 def drawn_cases(table: pd.DataFrame, task: Task, testing: Testing, decision: Decision | None = None) -> Cases:

@@ -139,3 +139,13 @@ def test_tables_of_readers_that_are_wrong(made_up_predictions, tmp_path, change,
     frame.to_csv(tmp_path / "readers.csv", index=False)
     with pytest.raises(ManifestError, match=message):
         measure(table, task, Options(draws=5, readers=str(tmp_path / "readers.csv")))
+
+
+@pytest.mark.parametrize("by_patient", [False, True])
+def test_scans_of_a_patient_that_are_drawn_apart_are_told(made_up_predictions, caplog, by_patient):
+    table, task = made_up_predictions("binary")
+    table = table[table["split"] == "test"].assign(
+        patient=["P1", "P1", *table["patient"][table["split"] == "test"][2:]]
+    )
+    measure(table, task, Options(draws=2, by_patient=by_patient))
+    assert ("several scans in test" in caplog.text) == (not by_patient)
