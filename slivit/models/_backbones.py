@@ -49,7 +49,9 @@ def build_backbone(
         ModelError: no such network or stage, or one that does not take tiled slices of this size.
         CheckpointError: weights that cannot be had, or that do not fit.
     """
-    network = _create(name, dict(args or {}), pretrained is True)
+    network = create_timm(name, args or {}, pretrained=pretrained is True)
+    if not hasattr(network, "forward_intermediates"):
+        raise ModelError(f"backbone {name} gives no feature maps (timm: forward_intermediates); choose another network")
     stages = [dict(stage) for stage in network.feature_info]
     strides = [int(stage["reduction"]) for stage in stages]
     if stride not in strides:
@@ -79,26 +81,36 @@ def feature_map(network: nn.Module, stage: int, images: Tensor) -> Tensor:
     return run(images, indices=[stage], norm=False, stop_early=True, intermediates_only=True)[0]
 
 
-def _create(name: str, args: dict[str, Any], pretrained: bool) -> Any:
+def create_timm(name: str, args: Mapping[str, Any], *, pretrained: bool, listed: str = "", **fixed: Any) -> Any:
+    """Create a network of timm.
+
+    Args:
+        name: an architecture; `arch.tag` names its weights too.
+        args: arguments of the user.
+        pretrained: download timm's weights.
+        listed: a pattern of the names among which the nearest is looked for; all where empty.
+        **fixed: arguments that are not the user's.
+
+    Raises:
+        ModelError: no such network, or arguments that it does not take.
+        CheckpointError: timm's weights cannot be had.
+    """
     import timm
 
     if not timm.is_model(name):
-        known = timm.list_models()
+        known = timm.list_models(listed)
         raise ModelError(
             f'backbone "{name}" is not a timm network.{nearest(name, known)} timm.list_models() lists them.'
         )
     try:
-        network = timm.create_model(name, pretrained=pretrained, **args)
-    except TypeError as error:
-        raise ModelError(f"backbone {name} does not take these arguments {sorted(args)}: {error}") from error
+        return timm.create_model(name, pretrained=pretrained, **fixed, **args)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise ModelError(f"backbone {name} does not take these arguments: {error}; got {fixed | dict(args)}") from error
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
         way_out = "Give pretrained=False, or the path of a weight file that is already here."
         raise CheckpointError(f"timm's weights of {name} cannot be had: {error}. {way_out}") from error
-    if not hasattr(network, "forward_intermediates"):
-        raise ModelError(f"backbone {name} gives no feature maps (timm: forward_intermediates); choose another network")
-    return network
 
 
 def _measure(network: nn.Module, name: str, stage: int, stride: int, image_size: int) -> int:

@@ -18,7 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from slivit.errors import CheckpointError, ModelError, nearest, one_of
+from slivit.errors import ModelError, one_of
+from slivit.models._backbones import create_timm
 from slivit.models._weights import ChannelWeights, State, WeightRules
 
 log = logging.getLogger(__name__)
@@ -96,8 +97,12 @@ def build_transformer(
         ModelError: no such network, or arguments and a size that it does not take.
         CheckpointError: timm's weights cannot be had.
     """
-    network = _create(family, name, image_size, dict(args or {}), pretrained)
     vit = family == "vit"
+    # A ViT takes crops of other sizes too, by resampling its positions.
+    fixed: dict[str, Any] = {"num_classes": 0, "global_pool": "", "img_size": image_size}
+    fixed |= {"dynamic_img_size": True} if vit else {}
+    network = create_timm(name, args or {}, pretrained=pretrained, listed=f"{family}_*", **fixed)
+    _check(family, name, network, image_size)
     info = TransformerInfo(
         architecture=name,
         drop=NO_PART if vit else SWIN_NO_PART,
@@ -111,32 +116,6 @@ def build_transformer(
         patch=network.patch_embed.patch_size[0],
     )
     return network, info
-
-
-def _create(family: Family, name: str, image_size: int, args: dict[str, Any], pretrained: bool) -> Any:
-    import timm
-
-    if not timm.is_model(name):
-        known = timm.list_models(f"{family}_*")
-        raise ModelError(
-            f'backbone "{name}" is not a timm network.{nearest(name, known)} timm.list_models() lists them.'
-        )
-    # A ViT takes crops of other sizes too, by resampling its positions.
-    options: dict[str, Any] = {"num_classes": 0, "global_pool": "", "img_size": image_size}
-    options |= {"dynamic_img_size": True} if family == "vit" else {}
-    try:
-        network = timm.create_model(name, pretrained=pretrained, **options, **args)
-    except (TypeError, AssertionError, ValueError) as error:
-        raise ModelError(
-            f"backbone {name} does not take image_size={image_size} with these arguments {args}: {error}"
-        ) from error
-    except (OSError, RuntimeError) as error:
-        if not pretrained:
-            raise
-        way_out = "Give pretrained=False, or the path of a weight file that is already here."
-        raise CheckpointError(f"timm's weights of {name} cannot be had: {error}. {way_out}") from error
-    _check(family, name, network, image_size)
-    return network
 
 
 def _check(family: Family, name: str, network: Any, image_size: int) -> None:

@@ -67,6 +67,16 @@ class VolumeModel(nn.Module):
         return self.head(self.dropout(self.forward_features(x)))
 
 
+def check_tiled(x: Tensor, name: str, size: tuple[int, int, int]) -> None:
+    """Raise ModelError where `x` is not (B, 3, S*H, W)."""
+    slices, height, width = size
+    if x.ndim != 4 or tuple(x.shape[1:]) != (3, slices * height, width):
+        raise ModelError(
+            f"{name} takes (B, 3, {slices * height}, {width}): {slices} slices of {height} x {width} pixels, tiled "
+            f"from top to bottom; got {tuple(x.shape)}"
+        )
+
+
 def check_volume(x: Tensor, name: str, channels: int, size: tuple[int, int, int]) -> None:
     """Raise ModelError where `x` is not (B, channels, S, H, W)."""
     if x.ndim != 5 or tuple(x.shape[1:]) != (channels, *size):

@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from slivit.errors import CheckpointError, gather, one_of
 
 Weights = str | Path | Mapping[str, Any]
 State = dict[str, Tensor]
+Grid = tuple[int, int, int]
 ChannelWeights = Literal["output", "copy"]
 
 FILES_IN_FOLDER = ("checkpoint/model.safetensors", "model.safetensors", "pytorch_model.bin")
@@ -233,6 +235,19 @@ def _fit(tensor: Tensor, like: Tensor | None) -> Tensor:
     if like is None or [n for n in tensor.shape if n != 1] != [n for n in like.shape if n != 1]:
         return tensor
     return tensor.reshape(like.shape)
+
+
+def regrid(positions: Tensor, old: Grid, new: Grid, *, prefix: int = 1) -> Tensor:
+    """Interpolate learned positions of a grid of tokens to another grid.
+
+    Args:
+        positions: (1, prefix + cells, dim).
+        old: tokens along the three axes of their grid.
+        new: tokens along the axes of the other.
+        prefix: tokens that stand before those of the grid, whose positions are kept as they are.
+    """
+    cells = F.interpolate(positions[:, prefix:].float().mT.unflatten(2, old), new, mode="trilinear").flatten(2).mT
+    return torch.cat([positions[:, :prefix], cells.to(positions.dtype)], dim=1)
 
 
 def describe(state: Collection[str]) -> str:

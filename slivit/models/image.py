@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from slivit.errors import ModelError
 from slivit.models._backbones import BackboneInfo, build_backbone, feature_map
+from slivit.models._volume import check_tiled
 from slivit.models._weights import Weights
 from slivit.models.registry import register_model
 from slivit.settings import Count, Share
@@ -35,7 +35,7 @@ class ImageClassifier(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, 3, P, P) -> (B, C) pooled and normalised features."""
-        return self.norm(feature_map(self.backbone, self.backbone_info.stage, images).mean((2, 3)))
+        return self.norm(self.pooled_features(images))
 
     def pooled_features(self, images: Tensor) -> Tensor:
         """(B, 3, P, P) -> (B, C): the backbone's features before the norm that is trained with the head."""
@@ -43,9 +43,7 @@ class ImageClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, P, P) float32 -> (B, out_dim) logits."""
-        expected = (3, *self.input_size[1:])
-        if images.ndim != 4 or images.shape[1:] != expected:
-            raise ModelError(f"image_classifier takes (B, {', '.join(map(str, expected))}), got {tuple(images.shape)}")
+        check_tiled(images, "image_classifier", self.input_size)
         return self.head(self.dropout(self.forward_features(images)))
 
 

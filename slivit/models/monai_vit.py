@@ -13,11 +13,10 @@ from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from slivit.errors import ModelError
 from slivit.models._volume import VolumeModel
-from slivit.models._weights import State, WeightRules, Weights
+from slivit.models._weights import Grid, State, WeightRules, Weights, regrid
 from slivit.models.registry import register_model
 from slivit.settings import Count, Share
 
@@ -167,7 +166,7 @@ def _network(**args: Any) -> nn.Module:
     return ViT(in_channels=1, **args)
 
 
-def resize_positions(grid: tuple[int, int, int], state: State, wanted: State) -> State:
+def resize_positions(grid: Grid, state: State, wanted: State) -> State:
     """Trained positions of another cube, interpolated to this network's grid.
 
     Args:
@@ -181,5 +180,4 @@ def resize_positions(grid: tuple[int, int, int], state: State, wanted: State) ->
     side = round(given.shape[1] ** (1 / 3))
     if side**3 != given.shape[1]:
         return state
-    cube = given.float().mT.unflatten(2, (side, side, side))
-    return state | {POSITIONS: F.interpolate(cube, grid, mode="trilinear").flatten(2).mT.to(given.dtype)}
+    return state | {POSITIONS: regrid(given, (side, side, side), grid, prefix=0)}

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from slivit.errors import ModelError
 from slivit.models._backbones import build_backbone, feature_map
+from slivit.models._volume import check_tiled
 from slivit.models._weights import Weights
 from slivit.models.registry import register_model
 from slivit.settings import Count
@@ -52,15 +53,10 @@ class SliverNet(nn.Module):
 
     def forward_slices(self, x: Tensor) -> Tensor:
         """(B, 3, S*P, P) -> (B, 2C, S): the maximum and the mean of each slice's part of the feature map."""
-        slices, height, width = self.input_size
-        if x.ndim != 4 or tuple(x.shape[1:]) != (3, slices * height, width):
-            raise ModelError(
-                f"slivernet takes (B, 3, {slices * height}, {width}): {slices} slices of {height} x {width} pixels, "
-                f"tiled from top to bottom; got {tuple(x.shape)}"
-            )
+        check_tiled(x, "slivernet", self.input_size)
         images = x.contiguous(memory_format=torch.channels_last)
         features = feature_map(self.backbone, self.backbone_info.stage, images)
-        cells = features.unflatten(2, (slices, -1)).transpose(3, 4).flatten(3)
+        cells = features.unflatten(2, (self.input_size[0], -1)).transpose(3, 4).flatten(3)
         return torch.cat([cells.amax(3), cells.mean(3)], dim=1)
 
     def pooled_features(self, x: Tensor) -> Tensor:

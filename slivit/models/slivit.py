@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from slivit.errors import ModelError
 from slivit.models._backbones import build_backbone, feature_map
 from slivit.models._vit import Block, adjacent_mask, sincos_positions
+from slivit.models._volume import check_tiled
 from slivit.models._weights import Weights
 from slivit.models.registry import register_model
 from slivit.settings import Count, Share
@@ -78,7 +79,7 @@ class SLIViT(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, 3, S*P, P) -> the backbone's feature map (B, C, S*h, h), where h = P / stride."""
-        self._check(x)
+        check_tiled(x, "slivit", self.input_size)
         # Convolutions run fastest with the channels last, and tokens are then cut from the map without a copy.
         return feature_map(self.backbone, self.backbone_info.stage, x.contiguous(memory_format=torch.channels_last))
 
@@ -112,14 +113,6 @@ class SLIViT(nn.Module):
             maps.append(block.attention.weights(tokens, self.allowed))
             tokens = block(tokens, self.allowed)
         return torch.stack(maps, dim=1)
-
-    def _check(self, x: Tensor) -> None:
-        slices, height, width = self.input_size
-        if x.ndim != 4 or tuple(x.shape[1:]) != (3, slices * height, width):
-            raise ModelError(
-                f"slivit takes (B, 3, {slices * height}, {width}): {slices} slices of {height} x {width} pixels, tiled "
-                f"from top to bottom; got {tuple(x.shape)}"
-            )
 
 
 def slice_tokens(features: Tensor, slices: int) -> Tensor:

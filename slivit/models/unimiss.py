@@ -16,11 +16,10 @@ from torch.nn import functional as F
 
 from slivit.errors import ModelError
 from slivit.models._volume import check_volume
-from slivit.models._weights import State, WeightRules, Weights, start_from
+from slivit.models._weights import Grid, State, WeightRules, Weights, regrid, start_from
 from slivit.models.registry import register_model
 from slivit.settings import Count
 
-Grid = tuple[int, int, int]
 PUBLISHED = (16, 96, 96)
 STEM = 32
 REDUCTIONS = (6, 4, 2, 1)
@@ -216,8 +215,7 @@ def resize_positions(size: Grid, state: State, wanted: State) -> State:
     for i, (old, new) in enumerate(zip(stage_grids(PUBLISHED), stage_grids(size), strict=True)):
         name = f"pos_embed3D{i + 1}"
         if name in state and old != new and state[name].shape[1] == 1 + old[0] * old[1] * old[2]:
-            cells = F.interpolate(state[name][:, 1:].mT.unflatten(2, old), new, mode="trilinear")
-            state[name] = torch.cat([state[name][:, :1], cells.flatten(2).mT], dim=1)
+            state[name] = regrid(state[name], old, new)
     return state
 
 

@@ -12,18 +12,15 @@ from functools import partial
 from math import isqrt
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slivit.errors import ModelError, nearest
 from slivit.models._hub import fetch_hugging_face
 from slivit.models._volume import Channels, VolumeModel
-from slivit.models._weights import State, WeightRules, Weights
+from slivit.models._weights import Grid, State, WeightRules, Weights, regrid
 from slivit.models.registry import IMAGENET_MEAN, IMAGENET_STD, register_model
 from slivit.settings import Count, Share
-
-Triple = tuple[int, int, int]
 
 # Names before transformers 5 and since; a name that the installed version knows is left alone.
 VIVIT_NAMES = (
@@ -166,7 +163,7 @@ def video_transformer(
     )
 
 
-def _settings(name: str, slices: int, image_size: int, in_chans: int, config: dict[str, Any]) -> tuple[Any, Triple]:
+def _settings(name: str, slices: int, image_size: int, in_chans: int, config: dict[str, Any]) -> tuple[Any, Grid]:
     """The configuration, all of whose fields are known, and the tokens along slices, rows and columns."""
     import transformers
 
@@ -187,7 +184,7 @@ def _settings(name: str, slices: int, image_size: int, in_chans: int, config: di
     return settings, (slices // along, image_size // rows, image_size // columns)
 
 
-def _cell(settings: Any) -> Triple:
+def _cell(settings: Any) -> Grid:
     """Slices, rows and columns of one token."""
     tubelet = getattr(settings, "tubelet_size", 1)
     return (tubelet, settings.patch_size, settings.patch_size) if isinstance(tubelet, int) else tuple(tubelet)
@@ -199,7 +196,7 @@ def _network(member: Member, settings: Any) -> Any:
     return getattr(transformers, member.classes[1])(settings, **(member.options or {}))
 
 
-def resize_positions(tubelets: int, grid: Triple, state: State, wanted: State) -> State:
+def resize_positions(tubelets: int, grid: Grid, state: State, wanted: State) -> State:
     """Interpolate learned positions to another grid of tokens.
 
     Args:
@@ -218,14 +215,8 @@ def resize_positions(tubelets: int, grid: Triple, state: State, wanted: State) -
         elif name.endswith("position_embeddings"):
             side = isqrt((tensor.shape[1] - 1) // tubelets)
             if tubelets * side**2 == tensor.shape[1] - 1:
-                state[name] = _regrid(tensor, (tubelets, side, side), grid if tubelets > 1 else (1, *grid[1:]))
+                state[name] = regrid(tensor, (tubelets, side, side), grid if tubelets > 1 else (1, *grid[1:]))
     return state
-
-
-def _regrid(tensor: Tensor, old: Triple, new: Triple) -> Tensor:
-    """(1, 1 + old cells, C) -> (1, 1 + new cells, C), the class token's position kept as it is."""
-    cells = F.interpolate(tensor[:, 1:].mT.unflatten(2, old), new, mode="trilinear", align_corners=False)
-    return torch.cat([tensor[:, :1], cells.flatten(2).mT], dim=1)
 
 
 def _register(name: str, slices: int, mean: Sequence[float], std: Sequence[float], **spec: Any) -> None:
