@@ -44,25 +44,70 @@ def picture(image: Array, alt: str) -> str:
     return f'<br><img alt="{escape(alt, quote=True)}" style="max-width:100%" src="data:image/jpeg;base64,{data}">'
 
 
-def volume_image(array: Array, spacing: tuple[float, float, float] | None) -> npt.NDArray[np.uint8]:
+def volume_image(
+    array: Array, spacing: tuple[float, float, float] | None, affine: npt.NDArray[np.float64] | None = None
+) -> npt.NDArray[np.uint8]:
     """Three planes through the middle of a volume where its geometry is known, else a contact sheet.
 
     Args:
         array: (D, H, W).
         spacing: in mm, in that order.
+        affine: (4, 4), from voxel indices to RAS coordinates; with it the planes are axial, coronal and sagittal as
+            radiologists view them: head or front up, the patient's left on the right.
 
     Returns:
         (rows, columns) uint8; percentiles 1 to 99 are black and white.
     """
+    steps = patient_axes(affine)
     if spacing is None or len(array) < DEEP:
         chosen = np.linspace(0, len(array) - 1, min(SHEET, len(array))).round().astype(int)
+        slices = [_as_viewed(image, 0, steps) for image in array[chosen]]
         side = PLANE if len(chosen) == 1 else 120
-        images = [_scaled(image, (1.0, 1.0), side) for image in _between(array[chosen], *_limits(array[chosen]))]
+        images = [_scaled(_between(image, *_limits(array[chosen])), (1.0, 1.0), side) for image in slices]
         return _sheet(images, 1 if len(images) == 1 else min(6, -(-len(images) // 2)))
-    d, h, w = (n // 2 for n in array.shape)
-    planes = [(array[d], spacing[1:]), (array[:, h], (spacing[0], spacing[2])), (array[:, :, w], spacing[:2])]
     low, high = _limits(array[:: max(1, len(array) // SHEET)])
-    return _sheet([_scaled(_between(plane, low, high), mm, PLANE) for plane, mm in planes], 3)
+    order = (0, 1, 2) if steps is None else sorted(range(3), key=lambda axis: -abs(steps[axis]))
+    images = []
+    for axis in order:
+        plane = _between(np.take(array, array.shape[axis] // 2, axis), low, high)
+        mm = [spacing[other] for other in range(3) if other != axis]
+        turned = _turned(axis, steps)
+        images.append(_scaled(_as_viewed(plane, axis, steps), mm[::-1] if turned else mm, PLANE))
+    return _sheet(images, 3)
+
+
+def patient_axes(affine: npt.NDArray[np.float64] | None) -> tuple[int, int, int] | None:
+    """Where the axes of an array point in the patient, the nearest axis each; None where that is not known.
+
+    Args:
+        affine: (4, 4), from voxel indices to RAS coordinates.
+
+    Returns:
+        Of each axis 1 (right), 2 (front) or 3 (head), negative where it points the other way.
+    """
+    if affine is None or not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+        return None
+    from nibabel.orientations import io_orientation
+
+    first, second, third = (int(flip) * (int(axis) + 1) for axis, flip in io_orientation(affine))
+    return first, second, third
+
+
+def _turned(axis: int, steps: tuple[int, int, int] | None) -> bool:
+    """Whether a plane's rows and columns change places, so that the head, or else the front, is up."""
+    if steps is None:
+        return False
+    rows, columns = (abs(steps[other]) for other in range(3) if other != axis)
+    return rows < columns
+
+
+def _as_viewed(plane: npt.NDArray[Any], axis: int, steps: tuple[int, int, int] | None) -> npt.NDArray[Any]:
+    """A plane across an axis as radiologists view it: right and front on the left, front and head up."""
+    if steps is None:
+        return plane
+    points = [steps[other] for other in range(3) if other != axis]
+    flipped = np.flip(plane, tuple(i for i, step in enumerate(points) if step > 0))
+    return flipped.T if _turned(axis, steps) else flipped
 
 
 def _limits(array: Array) -> tuple[float, float]:

@@ -55,16 +55,18 @@ class Volume:
 
     def _repr_html_(self) -> str:
         """Three planes, or a contact sheet, and the geometry: what Jupyter shows."""
-        from slivit.display import facts, picture, volume_image
+        from slivit.display import facts, patient_axes, picture, volume_image
 
         rows = {
             "shape (D, H, W)": " x ".join(map(str, self.shape)) + ("" if self.indices is None else f" of {self.depth}"),
             "spacing": "unknown" if self.spacing is None else " x ".join(f"{s:.3g}" for s in self.spacing) + " mm",
+            "view": "the patient's right on the left, head or front up" if patient_axes(self.affine) else "",
             "values": f"{self.array.dtype}, {self.array.min():.4g} to {self.array.max():.4g}",
             "notes": "; ".join(self.notes),
         }
         name = self.source.replace("\\", "/").rstrip("/").rpartition("/")[2]
-        return facts(f"Volume {name}", rows, picture(volume_image(self.array, self.spacing), f"slices of {name}"))
+        image = volume_image(self.array, self.spacing, self.affine)
+        return facts(f"Volume {name}", rows, picture(image, f"slices of {name}"))
 
     def __repr__(self) -> str:
         spacing = "unknown" if self.spacing is None else " x ".join(f"{s:.3g}" for s in self.spacing) + " mm"

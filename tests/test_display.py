@@ -5,6 +5,7 @@ import io
 import json
 import re
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +13,8 @@ from PIL import Image
 
 import slivit
 from slivit.display import volume_image
+
+RAS = nib.orientations.axcodes2ornt("RAS")
 
 
 def picture_of(html):
@@ -179,3 +182,31 @@ def test_frames_of_a_run_are_data_frames(tmp_path):
     (tmp_path / "recipe.toml").write_text('out = "x"\n')
     pd.DataFrame({"epoch": [0], "valid_loss": [0.5]}).to_csv(tmp_path / "history.csv", index=False)
     assert slivit.Run(tmp_path).history["valid_loss"].tolist() == [0.5]
+
+
+@pytest.mark.parametrize("layout", ["LPS", "RAS", "SPL", "AIR", "ILP", "PSR"])
+def test_a_scan_is_shown_as_radiologists_view_it_however_it_is_stored(layout):
+    patient = np.zeros((40, 30, 20), np.uint8)  # to the right, to the front, to the head
+    patient[30:], patient[:, 25:], patient[:, :, 17:] = 60, 120, 240
+    turn = nib.orientations.ornt_transform(RAS, nib.orientations.axcodes2ornt(layout))
+    array = nib.orientations.apply_orientation(patient, turn)
+    affine = nib.orientations.inv_ornt_aff(turn, patient.shape)
+    image = volume_image(array, (1.0, 1.0, 1.0), affine)
+    assert image.shape == (165, 3 * 220 + 2 * 3)
+    axial, coronal, sagittal = (image[:, i * 223 : i * 223 + 220].astype(int) for i in range(3))
+    assert axial[10, 110] > axial[150, 110], "front up"
+    assert axial[150, 10] > axial[150, 210], "the patient's right on the left"
+    assert coronal[35, 110] > coronal[120, 110], "head up"
+    assert coronal[120, 10] > coronal[120, 210], "the patient's right on the left"
+    assert sagittal[15, 110] > sagittal[140, 110], "head up"
+    assert sagittal[140, 10] > sagittal[140, 210], "front on the left"
+
+
+@pytest.mark.real_data
+def test_real_ct_looks_alike_as_nifti_and_as_dicom(real_data):
+    folder = real_data / "ibsi_sts_008"
+    volumes = [slivit.read_volume(folder / name) for name in ("nifti/CT_image.nii.gz", "dicom/CT")]
+    nifti, dicom = (volume_image(v.array, v.spacing, v.affine).astype(int) for v in volumes)
+    assert np.abs(nifti - dicom).max() <= 1
+    shoulder = nifti[40:180, :220]  # of the left arm, seen from the feet
+    assert shoulder[:, :40].mean() > shoulder[:, -30:].mean() + 50, "trunk on the left, air on the right"
