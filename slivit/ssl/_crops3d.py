@@ -70,7 +70,7 @@ class LoadCrops:
             from which the masks of the large crops are made.
 
         Raises:
-            ReadError: the scan cannot be read, or is the same everywhere.
+            ReadError: the scan cannot be read, or has no finite value. One that is the same everywhere becomes -1.
         """
         volume = read_volume(row["path"], **row.get("reader", {}))
         array = without_nan(volume.array, volume.source)

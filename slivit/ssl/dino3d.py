@@ -133,7 +133,7 @@ def dino3d(
     if heads:
         load_heads(student, heads)
     pair = Dino3dPair(student, (prototypes, patch_prototypes), centring)
-    encoder = copy_teacher(model)
+    encoder = copy_teacher(model).eval()  # its backbone is the teacher's, and stays in evaluation
     encoder.backbone = pair.teacher.backbone
 
     changes = Intensities(change=change, gamma=gamma, noise=noise, gibbs=gibbs, flip=flip)

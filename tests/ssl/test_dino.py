@@ -133,7 +133,9 @@ def test_in_3d_gradients_reach_the_student_alone_and_every_part_of_it():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in pretext.model.student.parameters())
     assert all(p.grad is None for p in pretext.model.teacher.parameters())
     assert pretext.encoder.backbone is pretext.model.teacher.backbone
+    pretext.model.train()
     assert pretext.features(torch.zeros(2, 32, 32, 32, dtype=torch.uint8)).shape == (2, 16)
+    assert not any(module.training for module in pretext.model.teacher.modules())  # as a probe leaves it
 
 
 def test_the_loss_is_the_sum_of_its_parts_and_parts_can_be_left_out():
