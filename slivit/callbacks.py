@@ -45,6 +45,12 @@ class KeepBest(TrackerCallback):
 
     def after_epoch(self) -> None:
         super().after_epoch()
+        if self.best_epoch < 0 and not np.isfinite(float(self.recorder.values[-1][self.idx])):
+            raise Diverged(
+                f"{self.monitor} is not a number after the first epoch, so no epoch could be the best one: the "
+                "validation rows may hold one class alone, or all have the same prediction; set "
+                "fit.monitor=valid_loss, or give validation rows of every class"
+            )
         if self.new_best:
             self.best_epoch = self.epoch
             self.weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
@@ -174,7 +180,7 @@ class AverageWeights(Callback):
 
 
 class Diverged(SlivitError):
-    """A training whose loss became infinite or not a number."""
+    """A training whose loss, or the value by which its best epoch is found, is infinite or not a number."""
 
 
 class StopOnNaN(Callback):

@@ -253,3 +253,17 @@ def test_results_and_single_predictions_are_shown_in_words(blob_scans, tmp_path)
     assert decided == manifest.task.classes[int(index)]
     assert probabilities.sum() == pytest.approx(1, abs=1e-5)
     plt.close("all")
+
+
+def test_a_monitor_that_is_not_defined_stops_the_run_after_its_first_epoch(blob_scans, tmp_path):
+    table = pd.read_csv(blob_scans)
+    table["path"] = [str(blob_scans.parent / name) for name in table["path"]]
+    table[(table["split"] != "val") | (table["bright"] == 1)].to_csv(tmp_path / "one.csv", index=False)
+    learn, *_ = make(tmp_path / "one.csv", tmp_path)
+    with (
+        pytest.raises(SlivitError, match=r"roc_auc is not a number.*one class alone"),
+        learn.no_bar(),
+        learn.no_logging(),
+    ):
+        learn.fit(3, cbs=callbacks.KeepBest("roc_auc"))
+    assert len(learn.recorder.values) == 1
