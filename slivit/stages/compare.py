@@ -13,7 +13,7 @@ from slivit.stages import comparing
 from slivit.stages.comparing import COMPARED, Matched
 from slivit.stages.details import curves_of
 from slivit.stages.methods import Method, find_methods
-from slivit.stages.runs import open_results
+from slivit.stages.runs import check_results, make_folder
 
 if TYPE_CHECKING:
     from slivit.statistics import Comparison
@@ -55,9 +55,10 @@ def run(
         SlivitError: runs that cannot be compared.
     """
     out = Path(out)
-    open_results(out, overwrite=overwrite)
+    check_results(out, overwrite=overwrite)
     options = {"level": level, "draws": draws, "by_patient": by_patient, "stratified": stratified}
-    _write(out, compare(find_methods(given), metrics, options, t_test))
+    found = compare(find_methods(given), metrics, options, t_test)
+    _write(make_folder(out), found)
     return out
 
 

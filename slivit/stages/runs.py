@@ -61,9 +61,14 @@ def open_results(folder: Path, *, overwrite: bool = False) -> Path:
     Raises:
         RecipeError: it holds something, which is not to be replaced, or it cannot be made.
     """
+    check_results(folder, overwrite=overwrite)
+    return make_folder(folder)
+
+
+def check_results(folder: Path, *, overwrite: bool = False) -> None:
+    """Raise a RecipeError where a folder holds something, which is not to be replaced."""
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise RecipeError(f"{folder}: is not empty; replace it with --overwrite, or choose another folder with --out")
-    return make_folder(folder)
 
 
 def make_folder(folder: Path) -> Path:
