@@ -107,18 +107,23 @@ def made_up_predictions():
 
 
 @pytest.fixture(scope="session")
-def blob_run(blob_scans, tmp_path_factory) -> Path:
+def tiny_slivit() -> dict:
+    """The arguments of a SLIViT that trains in seconds; do not change them."""
+    return {"backbone": "resnet10t", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
+            "vit_heads": 2, "dim_head": 8, "mlp_dim": 16}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def blob_run(blob_scans, tiny_slivit, tmp_path_factory) -> Path:
     """A tiny SLIViT fine-tuned for one epoch on `blob_scans`, with an operating point; do not change it."""
     from slivit.recipe import FinetuneRecipe, check_recipe
     from slivit.stages import finetune
 
-    model = {"backbone": "test_convnext", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
-             "vit_heads": 2, "dim_head": 8, "mlp_dim": 16}  # fmt: skip
     recipe = {
         "out": str(tmp_path_factory.mktemp("blobs") / "run"),
         "data": {"manifest": str(blob_scans), "workers": 0},
         "task": {"kind": "binary", "targets": ["bright"]},
-        "model": model,
+        "model": {**tiny_slivit, "backbone": "test_convnext"},
         "fit": {"epochs": 1, "lr": 1e-3, "device": "cpu"},
         "testing": {"draws": 20, "operating_point": "youden"},
     }

@@ -1,4 +1,4 @@
-"""Shared by the tests of studies: a base recipe, a study on it, and runs that are written without training."""
+"""Shared by the tests of stages: recipes of a tiny network, a study, and its runs, written without training."""
 
 import json
 from pathlib import Path
@@ -11,18 +11,36 @@ from slivit.files import write_json, write_text
 from slivit.recipe import resolved_toml
 from slivit.recipe_study import StudyRecipe
 
-NET = {"backbone": "resnet10t", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
-       "vit_heads": 2, "dim_head": 8, "mlp_dim": 16}  # fmt: skip
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tiny_slivit):
+    """A function that writes a recipe of fine-tuning a tiny SLIViT to find blobs; changes are by dotted keys."""
+
+    def write(folder, manifest, **changes):
+        values = {
+            "out": str(folder / "run"),
+            "data.manifest": str(manifest),
+            "data.workers": 0,
+            "task.kind": "binary",
+            "task.targets": ["bright"],
+            "fit.epochs": 2,
+            "fit.lr": 1e-3,
+            "testing.draws": 20,
+            **{f"model.{key}": value for key, value in tiny_slivit.items()},
+            **changes,
+        }
+        file = folder / "tiny.toml"
+        write_text(file, "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()))
+        return file
+
+    return write
 
 
 @pytest.fixture
-def study_base(blob_scans, tmp_path):
+def study_base(tiny_recipe, blob_scans, tmp_path):
     """A fine-tuning recipe that speaks of SLIViT and of weights."""
-    values = {"out": "unused", "task.kind": "binary", "task.targets": ["bright"], "data.manifest": str(blob_scans),
-              "data.workers": 0, "fit.epochs": 1, "fit.lr": 1e-3, "testing.draws": 50, "model.weights": "some.pth",
-              **{f"model.{k}": v for k, v in NET.items()}}  # fmt: skip
-    write_text(tmp_path / "base.toml", "\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items()))
-    return tmp_path / "base.toml"
+    changes = {"fit.epochs": 1, "testing.draws": 50, "model.weights": "some.pth"}
+    return tiny_recipe(tmp_path, blob_scans, **changes)
 
 
 @pytest.fixture

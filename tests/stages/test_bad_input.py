@@ -1,6 +1,5 @@
 """Bad input, as a user meets it on the command line: a clear sentence with the file, status 2, nothing half written."""
 
-import json
 import shutil
 
 import nibabel
@@ -11,9 +10,6 @@ from typer.testing import CliRunner
 
 from slivit.cli import app
 
-MODEL = {"backbone": "resnet10t", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
-         "vit_heads": 2, "dim_head": 8, "mlp_dim": 16}  # fmt: skip
-
 
 def told(*args):
     done = CliRunner().invoke(app, [str(a) for a in args])
@@ -22,15 +18,18 @@ def told(*args):
     return done.output
 
 
-def finetune(folder, csv, *overrides):
-    values = {"out": str(folder / "run"), "task.kind": "binary", "task.targets": ["y"], "data.manifest": str(csv)}
-    values |= {"data.workers": 0, "fit.epochs": 1, "fit.lr": 1e-3, **{f"model.{k}": v for k, v in MODEL.items()}}
-    recipe = folder / "recipe.toml"
-    recipe.write_text("\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items()))
-    output = told("finetune", recipe, *overrides)
-    assert not (folder / "run" / "checkpoint").exists()
-    assert not (folder / "run" / "metrics.json").exists()
-    return output
+@pytest.fixture
+def finetune(tiny_recipe):
+    """A function (folder, csv, *overrides) that fine-tunes, which must end in a message and leave no run."""
+
+    def run(folder, csv, *overrides):
+        recipe = tiny_recipe(folder, csv, **{"task.targets": ["y"], "fit.epochs": 1})
+        output = told("finetune", recipe, *overrides)
+        assert not (folder / "run" / "checkpoint").exists()
+        assert not (folder / "run" / "metrics.json").exists()
+        return output
+
+    return run
 
 
 @pytest.fixture
@@ -47,13 +46,13 @@ def scans(tmp_path):
     return frame
 
 
-def test_missing_and_empty_manifest(tmp_path):
+def test_missing_and_empty_manifest(tmp_path, finetune):
     assert "nowhere.csv" in finetune(tmp_path, tmp_path / "nowhere.csv")
     (tmp_path / "empty.csv").write_text("")
     assert "empty.csv" in finetune(tmp_path, tmp_path / "empty.csv", "--overwrite")
 
 
-def test_all_problems_of_a_manifest_in_one_error(scans, tmp_path):
+def test_all_problems_of_a_manifest_in_one_error(scans, tmp_path, finetune):
     scans.loc[1, "patient"] = "P10"
     scans.loc[2, "path"] = "gone.nii.gz"
     scans.loc[3, "y"] = 7
@@ -65,14 +64,14 @@ def test_all_problems_of_a_manifest_in_one_error(scans, tmp_path):
 
 
 @pytest.mark.parametrize(("target", "kind"), [("word", "regression"), ("word", "binary"), ("many", "binary")])
-def test_a_target_of_the_wrong_kind(scans, tmp_path, target, kind):
+def test_a_target_of_the_wrong_kind(scans, tmp_path, target, kind, finetune):
     scans.assign(word=list("abcdefghijkl"), many=range(12)).to_csv(tmp_path / "bad.csv", index=False)
     said = finetune(tmp_path, tmp_path / "bad.csv", f"task.targets=['{target}']", f"task.kind={kind}")
     assert target in said
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_cut_scan_is_named_when_training_meets_it(scans, tmp_path, workers):
+def test_a_cut_scan_is_named_when_training_meets_it(scans, tmp_path, workers, finetune):
     path = tmp_path / "s4.nii.gz"
     path.write_bytes(path.read_bytes()[:60])
     said = finetune(tmp_path, tmp_path / "scans.csv", f"data.workers={workers}")
@@ -80,7 +79,7 @@ def test_a_cut_scan_is_named_when_training_meets_it(scans, tmp_path, workers):
     assert "Caught" not in said
 
 
-def test_a_4d_nifti_asks_for_a_frame(scans, tmp_path):
+def test_a_4d_nifti_asks_for_a_frame(scans, tmp_path, finetune):
     nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 4, 3), np.int16), np.eye(4)), tmp_path / "s2.nii.gz")
     said = finetune(tmp_path, tmp_path / "scans.csv")
     assert "s2.nii.gz" in said
@@ -88,7 +87,7 @@ def test_a_4d_nifti_asks_for_a_frame(scans, tmp_path):
 
 
 @pytest.mark.real_data
-def test_two_series_in_one_folder_are_listed(scans, tmp_path, real_data):
+def test_two_series_in_one_folder_are_listed(scans, tmp_path, real_data, finetune):
     mixed = tmp_path / "mixed"
     mixed.mkdir()
     for series in ("CT", "PET"):
@@ -101,7 +100,7 @@ def test_two_series_in_one_folder_are_listed(scans, tmp_path, real_data):
     assert "series" in said
 
 
-def test_a_backbone_of_another_architecture_names_both(scans, tmp_path):
+def test_a_backbone_of_another_architecture_names_both(scans, tmp_path, finetune):
     import timm
     from safetensors.torch import save_file
 

@@ -11,18 +11,10 @@ from slivit.files import write_text
 from slivit.recipe import load_recipe, resolved_toml
 from slivit.stages import curve
 
-MODEL = {"backbone": "resnet10t", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
-         "vit_heads": 2, "dim_head": 8, "mlp_dim": 16}  # fmt: skip
-
 
 @pytest.fixture
-def recipe(blob_scans, tmp_path):
-    values = {"out": "unused", "task.kind": "binary", "task.targets": ["bright"], "data.manifest": str(blob_scans),
-              "data.workers": 0, "fit.epochs": 1, "fit.lr": 1e-3, "testing.draws": 20,
-              **{f"model.{k}": v for k, v in MODEL.items()}}  # fmt: skip
-    file = tmp_path / "my.toml"
-    write_text(file, "\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items()))
-    return load_recipe("finetune", file)
+def recipe(blob_scans, tmp_path, tiny_recipe):
+    return load_recipe("finetune", tiny_recipe(tmp_path, blob_scans, **{"fit.epochs": 1}))
 
 
 @pytest.fixture

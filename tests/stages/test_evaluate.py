@@ -13,9 +13,6 @@ from slivit.cli import app
 from slivit.recipe import load_recipe
 from slivit.stages import evaluate, finetune, predict
 
-MODEL = {"backbone": "resnet10t", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
-         "vit_heads": 2, "dim_head": 8, "mlp_dim": 16}  # fmt: skip
-
 
 def command(*args, expect=0):
     done = CliRunner().invoke(app, [str(a) for a in args])
@@ -35,13 +32,9 @@ def scans(blob_scans, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(scans, tmp_path_factory):
+def trained(scans, tmp_path_factory, tiny_recipe):
     folder = tmp_path_factory.mktemp("trained")
-    values = {"out": str(folder / "run"), "task.kind": "binary", "task.targets": ["bright"],
-              "data.manifest": str(scans), "data.workers": 0, "fit.epochs": 1, "fit.lr": 1e-3, "testing.draws": 20,
-              **{f"model.{k}": v for k, v in MODEL.items()}}  # fmt: skip
-    (folder / "my.toml").write_text("\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items()))
-    return finetune.run(load_recipe("finetune", folder / "my.toml"))
+    return finetune.run(load_recipe("finetune", tiny_recipe(folder, scans, **{"fit.epochs": 1})))
 
 
 @pytest.fixture

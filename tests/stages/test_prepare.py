@@ -16,20 +16,12 @@ from slivit.recipe_sections import Data
 from slivit.stages.caching import cache_of, size_text
 from slivit.stages.prepare import recipe_for, run
 
-MODEL = {"backbone": "resnet10t", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
-         "vit_heads": 2, "dim_head": 8, "mlp_dim": 16}  # fmt: skip
-
 
 @pytest.fixture
-def recipe(tmp_path, blob_scans, monkeypatch):
+def recipe(tiny_recipe, tmp_path, blob_scans, monkeypatch):
     monkeypatch.setattr(content, "_RACY", 0)
-    values = {"out": str(tmp_path / "run"), "task.kind": "binary", "task.targets": ["bright"], "fit.epochs": 1,
-              "data.manifest": str(blob_scans), "data.workers": 0, "data.cache": str(tmp_path / "cache"),
-              "fit.lr": 1e-3, "testing.draws": 20, "preprocessing.sampling": "middle",
-              **{f"model.{k}": v for k, v in MODEL.items()}}  # fmt: skip
-    path = tmp_path / "my.toml"
-    path.write_text("\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items()) + "\n")
-    return str(path)
+    changes = {"fit.epochs": 1, "data.cache": str(tmp_path / "cache"), "preprocessing.sampling": "middle"}
+    return str(tiny_recipe(tmp_path, blob_scans, **changes))
 
 
 def command(*args, expect=0):
@@ -61,8 +53,8 @@ def test_training_and_evaluation_find_all_that_was_prepared(recipe, tmp_path, mo
     pd.testing.assert_frame_equal(*tables)
 
 
-def test_a_manifest_alone_is_prepared_for_a_model(blob_scans, tmp_path):
-    model = [f"model.{k}={json.dumps(v)}" for k, v in MODEL.items()]
+def test_a_manifest_alone_is_prepared_for_a_model(tiny_slivit, blob_scans, tmp_path):
+    model = [f"model.{k}={json.dumps(v)}" for k, v in tiny_slivit.items()]
     command("prepare", blob_scans, *model, "--cache", tmp_path / "cache", "--workers", 0)
     cache = SliceCache(tmp_path / "cache")
     group = cache.info().groups[0]
@@ -85,11 +77,11 @@ def test_commands(recipe, tmp_path):
     assert SliceCache(folder).info().scans == 0
 
 
-def test_scans_that_cannot_be_read_are_named(blob_scans, tmp_path, caplog):
+def test_scans_that_cannot_be_read_are_named(tiny_slivit, blob_scans, tmp_path, caplog):
     (tmp_path / "bad.nii").write_bytes(b"no scan at all")
     frame = pd.DataFrame({"path": [str(tmp_path / "bad.nii"), str(blob_scans.parent / "scan0.nii")]})
     frame.to_csv(tmp_path / "two.csv", index=False)
-    model = [f"model.{k}={json.dumps(v)}" for k, v in MODEL.items()]
+    model = [f"model.{k}={json.dumps(v)}" for k, v in tiny_slivit.items()]
     told = command("prepare", tmp_path / "two.csv", *model, "--cache", tmp_path / "c", "--workers", 0, expect=2)
     assert "1 of 2 scans cannot be read" in told
     assert "bad.nii" in caplog.text

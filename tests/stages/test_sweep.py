@@ -21,8 +21,6 @@ pytest.importorskip("optuna")
 from slivit.stages import searching, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = {"backbone": "resnet10t", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
-         "vit_heads": 2, "dim_head": 8, "mlp_dim": 16}  # fmt: skip
 SPACE = {"fit.lr": {"type": "log", "low": 1e-5, "high": 1e-1}, "model.vit_depth": {"type": "int", "low": 1, "high": 3},
          "augmentation.crop": {"type": "categorical", "choices": [[0.5, 1.0], [0.8, 1.0]]},
          "model.dropout": {"type": "float", "low": 0.0, "high": 0.5}}  # fmt: skip
@@ -36,13 +34,8 @@ def write_toml(file, values):
 
 
 @pytest.fixture
-def base(blob_scans, tmp_path):
-    values = {"out": "unused", "task.kind": "binary", "task.targets": ["bright"], "data.manifest": str(blob_scans),
-              "data.workers": 0, "fit.epochs": 2, "fit.lr": 1e-3, "testing.draws": 20,
-              **{f"model.{k}": v for k, v in MODEL.items()}}  # fmt: skip
-    file = tmp_path / "base.toml"
-    write_text(file, "\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items()))
-    return file
+def base(tiny_recipe, blob_scans, tmp_path):
+    return tiny_recipe(tmp_path, blob_scans)
 
 
 @pytest.fixture
@@ -261,11 +254,24 @@ def test_a_wrong_sweep_is_told_before_any_trial(recipe, changes, part):
         sweep.run(recipe(**changes))
 
 
-def test_a_folder_with_another_sweep_is_kept(recipe, made_up):
+def test_a_folder_with_another_sweep_is_kept(recipe, made_up, tmp_path):
     sweep.run(recipe(trials=1))
     with pytest.raises(RecipeError, match="another sweep"):
         sweep.run(recipe(trials=1, seed=1))
+    trained = tmp_path / "sweep" / "best" / "metrics.json"
+    write_text(trained, "{}")
     assert len(found_in(sweep.run(recipe(trials=1, seed=1), overwrite=True))["trials"]) == 1
+    assert trained.is_file(), "a model that was trained by the best recipe stays"
+
+
+def test_nothing_but_a_sweep_is_overwritten(recipe, made_up, tmp_path):
+    scan = tmp_path / "scans" / "scan.nii"
+    write_text(scan, "irreplaceable")
+    with pytest.raises(RecipeError, match="holds no sweep"):
+        sweep.run(recipe(out=str(scan.parent)), overwrite=True)
+    with pytest.raises(RecipeError, match="lies in a file"):
+        sweep.run(recipe(out=str(scan)), overwrite=True)
+    assert scan.read_text() == "irreplaceable"
 
 
 def test_space_may_be_dotted_or_nested(recipe):

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import sys
 import time
 
 import pytest
@@ -13,26 +14,15 @@ from slivit.recipe import load_recipe
 from slivit.recipe_sections import Logging
 from slivit.stages import finetune, trackers, tracking
 
-MODEL = {"backbone": "resnet10t", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
-         "vit_heads": 2, "dim_head": 8, "mlp_dim": 16}  # fmt: skip
-
-
-def recipe(folder, csv, **changes):
-    values = {"out": str(folder / "run"), "task.kind": "binary", "task.targets": ["bright"], "data.manifest": str(csv),
-              "data.workers": 0, "fit.epochs": 2, "fit.lr": 1e-3, "testing.draws": 20,
-              **{f"model.{k}": v for k, v in MODEL.items()}, **changes}  # fmt: skip
-    file = folder / "my.toml"
-    write_text(file, "\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items()))
-    return load_recipe("finetune", file)
-
 
 @pytest.fixture(scope="module")
-def followed(blob_scans, tmp_path_factory):
+def followed(blob_scans, tmp_path_factory, tiny_recipe):
     """A run followed in a local MLflow database: its folder, and the MLflow run."""
     mlflow = pytest.importorskip("mlflow")
     folder = tmp_path_factory.mktemp("followed")
     store = f"sqlite:///{folder / 'mlflow.db'}"
-    finetune.run(recipe(folder, blob_scans, **{"logging.tracker": "mlflow", "logging.store": store}))
+    recipe = tiny_recipe(folder, blob_scans, **{"logging.tracker": "mlflow", "logging.store": store})
+    finetune.run(load_recipe("finetune", recipe))
     record = json.loads((folder / "run" / "tracking.json").read_text())
     client = mlflow.MlflowClient(tracking_uri=store)
     return folder / "run", client, client.get_run(record["run"])
@@ -198,19 +188,24 @@ def test_wandb_without_a_login_is_told_at_the_start(tmp_path, monkeypatch):
         pytest.fail("nothing may run")
 
 
-def test_a_package_that_is_missing_is_told_before_anything_is_written(blob_scans, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "mlflow", None)
+def test_a_package_that_is_missing_is_told_before_anything_is_written(blob_scans, tmp_path, monkeypatch, tiny_recipe):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    recipe = tiny_recipe(tmp_path, blob_scans, **{"logging.tracker": "mlflow"})
     with pytest.raises(RecipeError, match=r"slivit\[mlflow\]"):
-        finetune.run(recipe(tmp_path, blob_scans, **{"logging.tracker": "mlflow"}))
+        finetune.run(load_recipe("finetune", recipe))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"tracker": "mlflow", "offline": True}, {"tracker": "wandb", "store": "sqlite:///x"}, {"wandb": "offline"}],
+    ("wrong", "told"),
+    [
+        ({"tracker": "mlflow", "offline": True}, "offline is for wandb"),
+        ({"tracker": "wandb", "store": "sqlite:///x"}, "store is for tracker"),
+        ({"wandb": "offline"}, "Extra inputs are not permitted"),
+    ],
 )
-def test_settings_that_do_not_fit_are_errors(wrong):
-    with pytest.raises(ValueError):
+def test_settings_that_do_not_fit_are_errors(wrong, told):
+    with pytest.raises(ValueError, match=told):
         Logging(**wrong)
 
 
