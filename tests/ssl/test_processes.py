@@ -93,7 +93,7 @@ def in_two(task, argument, folder):
         subprocess.Popen(command, env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
-    assert [process.wait(240) for process in processes] == [0, 0]
+    assert [process.wait(600) for process in processes] == [0, 0]
 
 
 def train(made):
