@@ -71,7 +71,7 @@ def pretrain(
     resume: Resume = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Pre-train a backbone on 2D images."""
+    """Pre-train a backbone: on labelled images, or on images and volumes without labels."""
     _train("pretrain", recipe, overrides, resume, overwrite)
 
 
@@ -120,7 +120,7 @@ def phantoms(
 
     with told_errors():
         options = {"n": n} if n else {}
-        bar = lambda items: tqdm(items, desc=kind, unit="scan")  # noqa: E731
+        bar = lambda items: tqdm(items, desc=kind, unit="scan", disable=None)  # noqa: E731
         typer.echo(make_phantoms(kind, out, seed=seed, overwrite=overwrite, progress=bar, **options))
 
 

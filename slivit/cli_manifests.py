@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from slivit.cli_common import told_errors
-from slivit.errors import SlivitError
+from slivit.errors import SlivitError, nearest, one_of
 
 if TYPE_CHECKING:
     from slivit.task import Task
@@ -89,10 +89,14 @@ def _task(kind: str | None, targets: list[str] | None) -> Task | None:
     from pydantic import ValidationError
 
     from slivit.settings import problems
-    from slivit.task import Task
+    from slivit.task import Kind, Task
 
     if kind is None and not targets:
         return None
+    kinds = get_args(Kind)
+    if kind not in kinds:
+        given = f'--kind is "{kind}"' if kind else "--target needs --kind beside it"
+        raise SlivitError(f"{given}; it is one of {one_of(kinds)}.{nearest(kind or '', kinds)}")
     try:
         return Task(kind=kind, targets=tuple(targets or ()))  # type: ignore[arg-type]
     except ValidationError as error:

@@ -170,7 +170,7 @@ def _properties(table: pd.DataFrame) -> list[tuple[str, list[tuple[str, int]], i
     columns = {
         "Shape (slices × rows × columns)": good[["depth", "height", "width"]].astype(str).agg(" × ".join, axis=1),
         "Spacing in mm": pd.Series(told, index=good.index, dtype=object),
-        "Slices": good["orientation"].replace("", "unknown"),
+        "Plane of the slices": good["orientation"].replace("", "unknown"),
         "Values": good["dtype"],
     }
     found = []

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 TOGETHER = 4
 """More curves than these have a panel each."""
 
+ABOVE = 1.005
+"""Where an axis of areas under curves ends at the latest: none is above 1, and a line at 1 is still seen whole."""
+
 AXES = {
     "roc": ("False-positive rate (1 − specificity)", "Sensitivity"),
     "precision_recall": ("Recall (sensitivity)", "Precision (PPV)"),
@@ -191,6 +194,7 @@ def referral_plot(split: Split, names: Sequence[str]) -> Plot:
     if ax.get_legend_handles_labels()[1]:
         ax.legend(loc="best", ncols=2 if len(chosen) > TOGETHER else 1)
         ax.set(xlabel="Most uncertain scans referred to an expert (%)", ylabel="Expert and model together")
+        ax.set_ylim(top=min(ax.get_ylim()[1], ABOVE))
         ax.grid(True)
     else:
         nothing(ax, split["referral"][chosen[0]][0]["roc_auc"]["why"])

@@ -54,9 +54,10 @@ def _binary(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[st
     points = split["referral"][target]
     first, last = points[0]["roc_auc"]["value"], points[-1]["roc_auc"]["value"]
     if first is not None and last is not None:
+        change = f"be {number(last)} instead of {number(first)}" if number(last) != number(first) else "be the same"
         yield (
             f"If an expert answered the {points[-1]['percent']:.0f}% of scans that the model is least sure of, the ROC "
-            f"AUC of both together would be {number(last)} instead of {number(first)}."
+            f"AUC of both together would {change}."
         )
 
 
@@ -94,7 +95,7 @@ def _rule(metrics: Mapping[str, Any]) -> str:
 def _calibration(found: Mapping[str, Any]) -> str:
     slope, shift = found["calibration_slope"], found["calibration_intercept"]
     if slope["value"] is None or slope["low"] is None:
-        return f"Whether its probabilities mean what they say is not defined: {slope['why']}."
+        return f"Whether its probabilities mean what they say cannot be told: {slope['why']}."
     faults = []
     if slope["high"] < 1:
         faults.append(f"too extreme (calibration slope {inside(slope)}; 1 is best)")

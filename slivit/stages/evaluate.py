@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from slivit.checkpoint import Checkpoint, load_checkpoint, read_config, store_operating_point
 from slivit.data.manifest import Manifest
 from slivit.decision import Decision
-from slivit.errors import ManifestError, RecipeError
+from slivit.errors import ManifestError, RecipeError, nearest
 from slivit.files import write_text
-from slivit.recipe import EvaluateRecipe, apply_override, check_recipe, load_recipe, resolved_toml
+from slivit.recipe import EvaluateRecipe, apply_override, check_recipe, load_recipe, resolved_toml, shipped_recipes
 from slivit.recipe_sections import Testing
 from slivit.stages.caching import cache_of
 from slivit.stages.deciding import chooses, decide, validation_rows
@@ -44,6 +44,7 @@ def recipe_for(target: str, overrides: Sequence[str], manifest: str | None, out:
         RecipeError: every problem of the recipe at once.
     """
     if not Path(target).is_dir():
+        _check_there(target)
         options = ([f"data.manifest={manifest}"] if manifest else []) + ([f"out={out}"] if out else [])
         return load_recipe("evaluate", target, [*overrides, *options])
     split = Path(target) / SPLIT
@@ -54,6 +55,19 @@ def recipe_for(target: str, overrides: Sequence[str], manifest: str | None, out:
     for override in overrides:
         apply_override(values, override)
     return check_recipe(EvaluateRecipe, values, f"evaluation of {target}")
+
+
+def _check_there(target: str) -> None:
+    """Say what can be evaluated where a name is none of it.
+
+    Raises:
+        RecipeError: neither a file nor a shipped recipe.
+    """
+    if not Path(target).is_file() and target not in shipped_recipes("evaluate"):
+        beside = Path(target).parent
+        found = nearest(target, (str(p) for p in beside.iterdir() if p.is_dir())) if beside.is_dir() else ""
+        what = "the folder of a run or checkpoint, a table of predictions (CSV), or a recipe"
+        raise RecipeError(f"{target}: no such file or folder; evaluate takes {what}.{found}")
 
 
 def testing_for(overrides: Sequence[str], where: str) -> Testing:

@@ -57,7 +57,7 @@ def _methods() -> Iterator[str]:
 
 def _recipes() -> Iterator[str]:
     for stage in RECIPES:
-        for name, path in shipped_recipes(stage).items():  # type: ignore[arg-type]
+        for name, path in sorted(shipped_recipes(stage).items()):  # type: ignore[arg-type]
             text = path.read_text("utf-8")
             tomllib.loads(text)
             title = text.splitlines()[0].lstrip("# ")

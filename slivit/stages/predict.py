@@ -69,7 +69,7 @@ def run(
         refs = Finder(_slices(loaded), scratch).find(scans)
         with _journal(loaded, out, resume) as journal:
             todo = [ref for ref in {ref.key: ref for ref in refs}.values() if not journal.done(ref)]
-            log.info("%d scans, %d of them to be predicted", len(refs), len(todo))
+            _announce(len(refs), len(todo))
             workers = default_workers(len(todo)) if workers is None else workers
             _predict(Stream(loaded, device, batch_size, workers), todo, journal, progress)
         table = table_of(loaded, refs, journal.rows)
@@ -79,6 +79,12 @@ def run(
             if not (table["error"] != "").any():
                 journal.remove()
     return table
+
+
+def _announce(scans: int, todo: int) -> None:
+    """Say how many scans were found, and how many an earlier call left."""
+    left = "" if todo == scans else f", {todo} of them still to be predicted"
+    log.info("%d %s%s", scans, "scan" if scans == 1 else "scans", left)
 
 
 def _check_out(out: str | Path | None, resume: bool, overwrite: bool) -> None:

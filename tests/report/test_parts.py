@@ -166,3 +166,14 @@ def test_site_table_says_which_sites_training_saw(evaluated):
     rows = dict(grid.rows)
     assert rows["ROC AUC, less Haifa"][0] == ("reference", "")
     assert rows["ROC AUC, less Haifa"][1][1]
+
+
+def test_an_expert_who_changes_nothing_is_said_to(evaluated):
+    metrics = evaluated["binary"][0]
+    test, task = metrics["splits"]["test"], Task(**metrics["task"])
+    points = test["referral"]["drusen"]
+    told = " ".join(summary.sentences({**test, "referral": {"drusen": [points[0]] * 2}}, task, metrics, "test"))
+    assert "of both together would be the same." in told
+    assert f"instead of {style.number(points[0]['roc_auc']['value'])}" in " ".join(
+        summary.sentences(test, task, metrics, "test")
+    )
