@@ -106,5 +106,4 @@ def export(
         options: dict[str, Any] = {"format": format, "bf16": bf16, "notes": card, "scans": scans or ()}
         made = run(target, out, tolerance=tolerance, most=most, overwrite=overwrite, **options)
     typer.echo(made.folder)
-    typer.echo(str(made.difference))
     typer.echo(f"fingerprint {made.fingerprint}")

@@ -99,6 +99,7 @@ def _draw_scores(panel: Any, found: Explanation) -> None:
         ax.locator_params(axis="y", nbins=3)
         ax.tick_params(labelsize=7)
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    axes[-1].set_xlabel("Slice", fontsize=8)
 
 
 def _draw_slices(panel: Any, found: Explanation, shown: npt.NDArray[np.intp], grid: tuple[int, int]) -> None:

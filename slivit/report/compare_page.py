@@ -97,7 +97,7 @@ def _told_test(test: Mapping[str, Any], best: str, metric: str, unit: str) -> st
         return f"{first} and {second} cannot be compared: {test['why']}."
     span = interval(test["low"], test["high"])
     size = amount(number(test["difference"]), unit) + (f" ({test['level']:.0%} interval {span})" if span else "")
-    text = f"{first} less {second}: {size}"
+    text = f"Difference of {spoken(metric)}, {first} − {second}: {size}"
     if test["p_value"] is None:
         return f"{text}; no p-value: {test['why']}."
     clear = (

@@ -113,7 +113,7 @@ def _words(row: pd.Series, task: Task, target: str) -> tuple[str, str]:
 
 def _picture(path: str, settings: Preprocessing | None) -> tuple[str, str]:
     if settings is None:
-        return "", "no picture: the checkpoint's preprocessing is not at hand"
+        return "", "no picture: the checkpoint's preprocessing is not at hand."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         try:

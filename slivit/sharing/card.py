@@ -180,16 +180,20 @@ def _cells(part: Mapping[str, Any], task: Task) -> list[str]:
     return [str(counts[t]["classes"].get("1", 0)) for t in task.targets]
 
 
+def _ends(ends: tuple[float, float], digits: str) -> str:
+    """A range in words; one number where both ends are the same."""
+    low, high = (format(end, digits) for end in ends)
+    return low if low == high else f"{low} to {high}"
+
+
 def _ranges(known: TrainingRange | None) -> dict[str, Any] | None:
     if known is None:
         return None
-    lines = [f"{axis}: {low:g} to {high:g}" for axis, (low, high) in zip(AXES, known.shape, strict=True)]
+    lines = [f"{axis}: {_ends(ends, 'g')}" for axis, ends in zip(AXES, known.shape, strict=True)]
     if known.spacing:
-        lines += [
-            f"between {a}: {low:.3g} to {high:.3g} mm" for a, (low, high) in zip(AXES, known.spacing, strict=True)
-        ]
+        lines += [f"between {a}: {_ends(ends, '.3g')} mm" for a, ends in zip(AXES, known.spacing, strict=True)]
     told = {"low": "1st percentile", "middle": "median", "high": "99th percentile"}
-    lines += [f"{w} of intensities: {getattr(known, n)[0]:g} to {getattr(known, n)[1]:g}" for n, w in told.items()]
+    lines += [f"{w} of intensities: {_ends(getattr(known, n), 'g')}" for n, w in told.items()]
     return {"scans": known.scans, "of": known.of, "lines": lines}
 
 

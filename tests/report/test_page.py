@@ -75,6 +75,13 @@ def test_names_with_markup_are_escaped(made_up_predictions, tmp_path):
     assert "<b>&x" not in html.read_text("utf-8")
 
 
+def test_why_there_are_no_pictures_is_said_once(pages):
+    html = pages["binary"].read_text("utf-8")
+    assert html.count("preprocessing is not at hand") == 1
+    assert "Slices as the model saw them" not in html
+    assert html.count('class="mistake"') > 1
+
+
 def broken(table, task, how):
     """Predictions about which little can be said."""
     table = table.copy()
