@@ -9,7 +9,7 @@ from typing import Any
 from slivit.report.draw import styled
 from slivit.report.page import named_targets, render
 from slivit.report.plots_training import curve_plot
-from slivit.report.style import WORDS, amount, count, number, spoken, told, with_unit
+from slivit.report.style import WORDS, amount, cases_drawn, count, number, spoken, told, with_unit
 from slivit.report.tables import Grid, cell
 from slivit.task import Task
 
@@ -83,8 +83,9 @@ def means_grid(found: Mapping[str, Any], task: Task) -> Grid:
     for p in found["points"]:
         cells = [(f"{p['train_patients']:,}", ""), *(cell(p["metrics"][m], m) for m in metrics)]
         spreads = [(number(p["spread"][m]["sd"]) if p["spread"][m]["sd"] is not None else "", "") for m in metrics]
-        rows.append((f"{p['train_scans']:,} scans ({p['fraction']:.4g})", (*cells, *spreads)))
-    return Grid("Mean over seeds", tuple(heads), tuple(rows), "Intervals are over test scans, for these runs.")
+        rows.append((f"{p['train_scans']:,} scans ({100 * p['fraction']:.3g}%)", (*cells, *spreads)))
+    note = f"Intervals are over test {cases_drawn(found['settings'])}, for these runs."
+    return Grid("Mean over seeds", tuple(heads), tuple(rows), note)
 
 
 def runs_grid(found: Mapping[str, Any], metric: str, task: Task) -> Grid:

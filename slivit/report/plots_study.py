@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from slivit.report.draw import Plot, new_figure
 from slivit.report.plots_groups import Row, forest
 from slivit.report.plots_training import scan_axis
-from slivit.report.style import PALETTE, colour, dash, marker, metric_name, short, spoken, with_unit
+from slivit.report.style import PALETTE, cases_drawn, colour, dash, marker, metric_name, short, spoken, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,29 +62,30 @@ def method_title(found: Found, model: str, start: str) -> str:
 
 def label_plot(found: Found, metric: str, unit: str) -> Plot:
     """A metric by the number of training scans, for every model and initialisation."""
-    drawn = panels(found)
-    columns = min(2, len(drawn))
-    rows = -(-len(drawn) // columns)
-    height = (4.0 if len(drawn) == 1 else PANEL * rows) + 0.5
+    lines_of = panels(found)
+    columns = min(2, len(lines_of))
+    rows = -(-len(lines_of) // columns)
+    height = (4.0 if len(lines_of) == 1 else PANEL * rows) + 0.5
     figure, grid = new_figure(height, nrows=rows, ncols=columns, sharey=True, squeeze=False)
     counts = sorted({cell["train_scans"] for cell in found["cells"]})
-    names = list(dict.fromkeys(line for lines in drawn.values() for line in lines))
-    for ax, (panel, lines) in zip(grid.flat, drawn.items(), strict=False):
-        _panel(ax, lines, names, metric, single=len(drawn) == 1)
-        ax.set_title(short(panel, 30) if len(drawn) > 1 else "", fontsize=9)
+    names = list(dict.fromkeys(line for lines in lines_of.values() for line in lines))
+    for ax, (panel, lines) in zip(grid.flat, lines_of.items(), strict=False):
+        _panel(ax, lines, names, metric, single=len(lines_of) == 1)
+        ax.set_title(short(panel, 30) if len(lines_of) > 1 else "", fontsize=9)
         scan_axis(ax, counts)
         ax.set_xlabel("")
-    for ax in list(grid.flat)[len(drawn) :]:
+    for ax in list(grid.flat)[len(lines_of) :]:
         ax.set_axis_off()
     figure.supxlabel("Training scans", fontsize=9.5)
     figure.supylabel(with_unit(metric, unit), fontsize=9.5)
     _legend(figure, grid.flat[0], names)
-    banded = len(drawn) == 1 and len(names) <= MOST_BANDS
+    banded = len(lines_of) == 1 and len(names) <= MOST_BANDS
     settings = found["settings"]
-    drawn_by = "patients" if settings["by_patient"] else "scans"
     caption = "Mean over the seeds by the number of training scans (logarithmic). "
-    caption += f"{'Band' if banded else 'Bars'}: {100 * settings['level']:.4g}% interval over test {drawn_by}."
-    alt = f"{metric_name(metric)} by training scans of {', '.join(drawn)}"
+    caption += (
+        f"{'Band' if banded else 'Bars'}: {100 * settings['level']:.4g}% interval over test {cases_drawn(settings)}."
+    )
+    alt = f"{metric_name(metric)} by training scans of {', '.join(lines_of)}"
     return Plot(f"labels-{_file(metric)}", f"{with_unit(metric, unit)} by number of labels", caption, figure, alt)
 
 

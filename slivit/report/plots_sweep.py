@@ -117,7 +117,19 @@ def _by_setting(ax: Axes, key: str, space: Mapping[str, Any], done: Sequence[Map
     else:
         x = values
         if space["type"] == "log":
-            ax.set_xscale("log")
+            _log_axis(ax, space["low"], space["high"])
     ax.plot(x, scores, "o", color=colour(0), ms=4, alpha=0.75)
     ax.set_xlabel(short(key, 28), fontsize=8.5)
     ax.grid(True)
+
+
+def _log_axis(ax: Axes, low: float, high: float) -> None:
+    """All of a logarithmic range, with labels at powers of ten; at its ends where there are too few of them."""
+    from matplotlib.ticker import NullFormatter
+
+    ax.set_xscale("log")
+    margin = (high / low) ** 0.06
+    ax.set_xlim(low / margin, high * margin)
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    if high < 100 * low:
+        ax.set_xticks([low, high], [f"{end:.3g}" for end in (low, high)])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.report.draw import Plot, new_figure
-from slivit.report.style import PALETTE, colour, dash, marker, metric_name, with_unit
+from slivit.report.style import PALETTE, cases_drawn, colour, dash, marker, metric_name, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,9 @@ def curve_plot(found: Mapping[str, Any], metric: str, name: str) -> Plot:
     )
     if all(p["metrics"][metric]["low"] is not None for p in points):
         low, high = ([p["metrics"][metric][side] for p in points] for side in ("low", "high"))
-        ax.fill_between(x, low, high, color=colour(0), alpha=0.18, linewidth=0, label="interval over test scans")
+        settings = found["settings"]
+        label = f"{settings['level']:.0%} interval over test {cases_drawn(settings)}"
+        ax.fill_between(x, low, high, color=colour(0), alpha=0.18, linewidth=0, label=label)
     singles = [(p["train_scans"], r["metrics"][metric]) for p in found["points"] for r in p["runs"]]
     singles = [(n, value) for n, value in singles if value is not None]
     if len(found["settings"]["seeds"]) > 1 and singles:
@@ -69,8 +71,10 @@ def curve_plot(found: Mapping[str, Any], metric: str, name: str) -> Plot:
     ax.grid(True)
     if ax.get_legend_handles_labels()[1]:
         ax.legend(loc="best")
-    caption = "Logarithmic axis of training scans. The band tells how far other test scans would move the mean; the "
-    caption += "crosses, how far the seed of the training moves it."
+    caption = "Logarithmic axis of training scans. The band tells how far other test "
+    caption += (
+        f"{cases_drawn(found['settings'])} would move the mean; the crosses, how far the seed of the training moves it."
+    )
     alt = f"{metric_name(metric)} by training scans: " + ", ".join(f"{n}" for n in x)
     return Plot(name, f"{with_unit(metric, found['task']['unit'])} by number of labels", caption, figure, alt)
 

@@ -10,7 +10,7 @@ from slivit.report.compare_page import MEANINGS
 from slivit.report.draw import styled
 from slivit.report.page import named_targets, render
 from slivit.report.plots_study import method_title, study_plots, title
-from slivit.report.style import WORDS, amount, count, interval, number, p_text, spoken, told, with_unit
+from slivit.report.style import WORDS, amount, cases_drawn, count, interval, number, p_text, spoken, told, with_unit
 from slivit.report.tables import Cell, Grid
 from slivit.task import Task
 
@@ -131,7 +131,7 @@ def metric_grids(found: Found, task: Task) -> Iterator[Grid]:
                 for model, text in settings["models"].items()
             )
             scans = count(here[0]["train_scans"], "training scan")
-            note = "Mean over the seeds; below it its interval over test scans, and the SD over the seeds."
+            note = f"Mean over the seeds; below it its interval over test {cases_drawn(settings)}, and the SD over the seeds."
             yield Grid(f"{with_unit(metric, task.unit)}, {scans} ({_share(fraction)})", heads, rows, note)
 
 

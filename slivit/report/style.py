@@ -175,3 +175,8 @@ def count(n: int, noun: str, plural: str = "") -> str:
 def short(text: str, most: int = 22) -> str:
     """A text cut for a figure, with an ellipsis."""
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def cases_drawn(settings: Mapping[str, Any]) -> str:
+    """What the draws of a bootstrap are of: scans or patients."""
+    return "patients" if settings["by_patient"] else "scans"
