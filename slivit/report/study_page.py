@@ -131,7 +131,8 @@ def metric_grids(found: Found, task: Task) -> Iterator[Grid]:
                 for model, text in settings["models"].items()
             )
             scans = count(here[0]["train_scans"], "training scan")
-            note = f"Mean over the seeds; below it its interval over test {cases_drawn(settings)}, and the SD over the seeds."
+            note = f"Mean over the seeds; below it its interval over test {cases_drawn(settings)}, "
+            note += "and the SD over the seeds."
             yield Grid(f"{with_unit(metric, task.unit)}, {scans} ({_share(fraction)})", heads, rows, note)
 
 
