@@ -82,7 +82,9 @@ def _note_calibration(ax: Axes, metrics: Mapping[str, Any]) -> None:
             ("brier", "Brier score"),
         )
     ]
-    ax.text(0.03, 0.97, "\n".join(lines), va="top", transform=ax.transAxes, fontsize=8.5, color=INK)
+    place: Any = {"va": "top", "transform": ax.transAxes, "zorder": 5}
+    veil = {"facecolor": "white", "alpha": 0.8, "pad": 2.0, "linewidth": 0}  # for numbers over bars and lines
+    ax.text(0.03, 0.97, "\n".join(lines), fontsize=8.5, color=INK, bbox=veil, **place)
 
 
 def histogram_plot(scores: Scores, thresholds: Mapping[str, float]) -> Plot:
