@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from functools import partial, wraps
+from types import SimpleNamespace
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, validate_call
 
@@ -56,18 +58,37 @@ def call_checked(name: str, factory: Callable[..., Any], *args: Any, **settings:
 
     Args:
         name: of the factory, for the message.
-        factory: what is called; arguments without an annotation are not looked at.
+        factory: what is called; arguments without an annotation that can be read are not looked at.
         *args: its positional arguments.
         **settings: its keyword arguments. A whole number is a float too, but no text is a number.
 
     Raises:
         ModelError: every setting that does not keep to them, with what was given.
     """
+
+    @wraps(factory)
+    def annotated(*args: Any, **settings: Any) -> Any:
+        return factory(*args, **settings)
+
+    annotated.__annotations__ = _types_of(factory)
     config = ConfigDict(strict=True, arbitrary_types_allowed=True)
     try:
-        return validate_call(config=config)(factory)(*args, **settings)
+        return validate_call(config=config)(annotated)(*args, **settings)
     except ValidationError as error:
         raise ModelError(f"{name}: {'; '.join(problems(error))}") from error
+
+
+def _types_of(factory: Callable[..., Any]) -> dict[str, Any]:
+    """A factory's annotations as types; anything goes for what returns, and where only a type checker knows a name."""
+    function = factory.func if isinstance(factory, partial) else factory
+    found: dict[str, Any] = {}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        one = SimpleNamespace(__annotations__={name: annotation})
+        try:
+            found |= get_type_hints(one, getattr(function, "__globals__", {}), include_extras=True)
+        except NameError:
+            found[name] = Any
+    return found | {"return": Any}
 
 
 def problems(error: ValidationError) -> list[str]:

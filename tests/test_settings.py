@@ -57,3 +57,12 @@ def test_what_fits_goes_through_as_it_was_given():
 def test_what_does_not_fit_is_told(wrong, told):
     with pytest.raises(ModelError, match=f"^{told}"):
         call(**wrong)
+
+
+def test_annotations_that_only_a_type_checker_can_read_check_nothing():
+    def own(out_dim: int, width: Count = 8, kind: "Unknown" = None) -> "Unknown":  # type: ignore[name-defined]  # noqa: F821
+        return out_dim, width, kind
+
+    assert call_checked("own", own, 2, width=4, kind="any") == (2, 4, "any")
+    with pytest.raises(ModelError, match=r"^own: width: should be at least 1, got 0"):
+        call_checked("own", own, 2, width=0)
