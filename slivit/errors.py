@@ -22,6 +22,10 @@ class SlivitError(Exception):
     """
 
 
+class WriteError(SlivitError, OSError):
+    """A file or folder that cannot be written, for a reason outside the program: a full disk, a missing right."""
+
+
 class ReadError(SlivitError):
     """A scan that cannot be read, or that cannot be read without guessing."""
 

@@ -11,6 +11,7 @@ from typing import IO, Any, Self
 
 from slivit.data.scan_reading import ScanRef
 from slivit.errors import SlivitError
+from slivit.files import make_folder
 
 Row = dict[str, Any]
 _SUFFIX = ".part"
@@ -59,7 +60,7 @@ class Journal:
 
     def __enter__(self) -> Self:
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             self._file = self.path.open("a" if self.rows else "w", encoding="utf-8")
             if not self.rows:
                 self._write({"made_by": self.made_by})

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from slivit.files import whole_file, whole_folder, write_json
+from slivit.files import make_folder, whole_file, whole_folder, write_json
 from slivit.phantoms.cases import PhantomError
 
 MARK = "phantoms.json"
@@ -40,7 +40,7 @@ def claim_folder(out: Path, scans: Sequence[str], made_with: Mapping[str, Any], 
             f"{out}: the folder is not empty, and its files were not made by `slivit phantoms`. "
             "Choose an empty or new folder, or pass overwrite=True to write among them."
         )
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_json(out / MARK, {**made_with, "scans": list(scans)})
 
 

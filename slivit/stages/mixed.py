@@ -14,7 +14,7 @@ from slivit.recipe_pretrain import MixedRecipe
 from slivit.stages.caching import cache_of
 from slivit.stages.lineage import started_from
 from slivit.stages.measure import check_testing, measure, write_results
-from slivit.stages.runs import PROGRESS, SPLIT, logged, open_run
+from slivit.stages.runs import PROGRESS, SPLIT, forgotten_if_untrained, logged, open_run
 from slivit.stages.sources import load_manifest
 from slivit.stages.tracking import check_logging, tracked
 from slivit.stages.training import fit
@@ -46,7 +46,12 @@ def run(recipe: MixedRecipe, *, resume: bool = False, overwrite: bool = False) -
         check_testing(recipe.testing, part.task)
     check_logging(recipe.logging)
     folder = open_run(recipe, resume=resume, overwrite=overwrite)
-    with logged(folder), tracked(recipe.logging, recipe.model_dump(mode="json"), folder) as tracking:
+    values = recipe.model_dump(mode="json")
+    with (
+        forgotten_if_untrained(folder, resume=resume),
+        logged(folder),
+        tracked(recipe.logging, values, folder) as tracking,
+    ):
         manifests = {name: _fitted(part.data, part.task) for name, part in recipe.sets.items()}
         mixture = Mixture({name: manifest.task for name, manifest in manifests.items()})
         together = joined(manifests)

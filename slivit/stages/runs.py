@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from slivit import files
 from slivit.checkpoint import package_versions
-from slivit.errors import RecipeError
+from slivit.errors import RecipeError, SlivitError, WriteError
 from slivit.files import write_json, write_text
 from slivit.parallel import only_one_process
 from slivit.recipe import resolved_toml
@@ -23,7 +25,7 @@ RunRecipe = TrainingRecipe | MixedRecipe | SelfSupervisedRecipe
 
 RECIPE, LOG, PROGRESS, SPLIT = "recipe.toml", "log.txt", "progress.pt", "split.csv"
 HISTORY, PREDICTIONS, METRICS, TRACKING = "history.csv", "predictions.csv", "metrics.json", "tracking.json"
-WINDOWS, RATES = "windows.csv", "rates"
+WINDOWS, RATES, VERSIONS = "windows.csv", "rates", "versions.json"
 
 
 def open_run(recipe: RunRecipe, *, resume: bool = False, overwrite: bool = False) -> Path:
@@ -51,7 +53,7 @@ def open_run(recipe: RunRecipe, *, resume: bool = False, overwrite: bool = False
     make_folder(folder)
     _clear(folder)
     write_text(folder / RECIPE, text)
-    write_json(folder / "versions.json", package_versions() | {"python": sys.version.split()[0]})
+    write_json(folder / VERSIONS, package_versions() | {"python": sys.version.split()[0]})
     return folder
 
 
@@ -78,12 +80,21 @@ def make_folder(folder: Path) -> Path:
         RecipeError: it is a file, or may not be made there.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise RecipeError(f"{folder}: is or lies in a file; results are written to a folder") from error
-    except OSError as error:
-        raise RecipeError(f"{folder}: this folder cannot be made: {error.strerror}") from error
-    return folder
+        return files.make_folder(folder)
+    except WriteError as error:
+        raise RecipeError(str(error)) from error
+
+
+@contextmanager
+def forgotten_if_untrained(folder: Path, *, resume: bool) -> Iterator[None]:
+    """Remove a new run that a user's mistake ended before anything was trained; then the command can be given again."""
+    try:
+        yield
+    except SlivitError:
+        left = {path.name for path in folder.rglob("*") if path.is_file()}
+        if not resume and left <= {RECIPE, LOG, SPLIT, WINDOWS, VERSIONS}:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _check_inputs_survive(recipe: RunRecipe, folder: Path) -> None:
@@ -106,8 +117,6 @@ def _check_same(folder: Path, text: str) -> None:
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier run left, so that its files are never taken for this run's."""
-    import shutil
-
     for name in (RECIPE, LOG, PROGRESS, SPLIT, HISTORY, PREDICTIONS, METRICS, TRACKING, WINDOWS, f"{RATES}.json"):
         (folder / name).unlink(missing_ok=True)
     for name in ("checkpoint", RATES):

@@ -17,7 +17,7 @@ from slivit.parallel import from_main, is_main, local_device, process_group, wai
 from slivit.recipe_pretrain import SelfSupervisedRecipe
 from slivit.stages.lineage import started_from
 from slivit.stages.probed import make_probe
-from slivit.stages.runs import HISTORY, PROGRESS, SPLIT, logged, open_run, progress_of
+from slivit.stages.runs import HISTORY, PROGRESS, SPLIT, forgotten_if_untrained, logged, open_run, progress_of
 from slivit.stages.tracking import check_logging, tracked
 from slivit.stages.unlabelled import scan_depths, unlabelled_frame
 
@@ -77,7 +77,7 @@ def _opened(recipe: SelfSupervisedRecipe, *, resume: bool, overwrite: bool) -> I
     check_logging(recipe.logging)
     folder = open_run(recipe, resume=resume, overwrite=overwrite)
     wait_for_all()
-    with logged(folder):
+    with forgotten_if_untrained(folder, resume=resume), logged(folder):
         yield folder
 
 

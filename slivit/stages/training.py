@@ -26,7 +26,7 @@ from slivit.stages.details import check_subgroups
 from slivit.stages.lineage import started_from
 from slivit.stages.measure import check_testing, measure, write_results
 from slivit.stages.rates import search_rates
-from slivit.stages.runs import HISTORY, PROGRESS, SPLIT, logged, open_run, progress_of
+from slivit.stages.runs import HISTORY, PROGRESS, SPLIT, forgotten_if_untrained, logged, open_run, progress_of
 from slivit.stages.sources import load_manifest
 from slivit.stages.tracking import check_logging, tracked
 from slivit.stages.windowing import check_windows, plan_of
@@ -71,6 +71,7 @@ def train(
     check_logging(recipe.logging)
     folder = open_run(recipe, resume=resume, overwrite=overwrite)
     with (
+        forgotten_if_untrained(folder, resume=resume),
         logged(folder),
         tracked(recipe.logging, recipe.model_dump(mode="json"), folder) as tracking,
         _short_scans_told_once(),

@@ -116,3 +116,19 @@ def test_a_cut_checkpoint(tmp_path, cut):
     (tmp_path / "model.safetensors").write_bytes(b"x" * cut)
     (tmp_path / "config.json").write_text("{" * cut)
     assert str(tmp_path) in told("predict", tmp_path, tmp_path / "scan.nii")
+
+
+def test_a_run_that_never_began_is_not_in_the_way(scans, finetune, tmp_path):
+    for _ in range(2):
+        assert "nowhere: there is no such weight file" in finetune(
+            tmp_path, tmp_path / "scans.csv", "model.weights=nowhere"
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", [("phantoms", "oct", "{}", "-n", 1), ("check", "{scans}", "--out", "{}")])
+def test_an_output_within_a_file_is_told(tmp_path, blob_scans, command):
+    (tmp_path / "file").write_text("")
+    out = str(tmp_path / "file" / "out")
+    given = [str(part).replace("{scans}", str(blob_scans)).replace("{}", out) for part in command]
+    assert "lies in a file" in " ".join(told(*given).split())
