@@ -53,6 +53,19 @@ class VolumeInterpretation(ClassificationInterpretation):
         """What the Learner predicts."""
         return self.learn.loss_func.task
 
+    def top_losses(
+        self, k: int | None = None, largest: bool = True, items: bool = False
+    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, list[Any]]:
+        """The k largest or smallest losses and their places, and the rows where asked for; fewer where there are fewer.
+
+        Args:
+            k: how many; all if None.
+            largest: False for the smallest.
+            items: whether the rows are returned too.
+        """
+        found: Any = super().top_losses(None if k is None else min(k, len(self.losses)), largest, items)
+        return tuple(found)
+
     def confusion_matrix(self) -> npt.NDArray[np.int64]:
         """(classes, classes): a row a true class, a column a called class; calls at 0.5, or of the likeliest class.
 
@@ -72,7 +85,7 @@ class VolumeInterpretation(ClassificationInterpretation):
         """
         import pandas as pd
 
-        losses, order = self.top_losses(k, largest)
+        losses, order, *_ = self.top_losses(k, largest)
         predictions, _ = self.learn.get_preds(dl=self.dl, act=self.act)
         rows = [dict(self.dl.items[i]) for i in order.tolist()]
         columns = list(self.task.prediction_columns)

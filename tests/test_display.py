@@ -129,6 +129,7 @@ def test_top_losses_name_and_draw_the_scans(kind, learners, monkeypatch):
         assert len(table) == 8
         assert table["loss"].is_monotonic_decreasing
         assert table["path"].is_unique
+        assert len(found.table(99)) == 8, "there are no more than there are"
         probabilities, known = learn.get_preds(ds_idx=1)
         learn.loss_func.reduction = "none"
         losses = learn.loss_func(_logits(learn, probabilities), known)
