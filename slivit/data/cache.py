@@ -255,7 +255,7 @@ class SliceCache:
             _describe(self._stacks / _settings_name(settings), settings)
             write_stack(place.entry, parts)
         except OSError as error:
-            reason = error.strerror or str(error) or type(error).__name__
+            reason = getattr(error.__cause__ or error, "strerror", None) or str(error) or type(error).__name__
             raise _Refused(f"{self.folder}: preprocessed slices cannot be stored ({reason})") from error
 
 
