@@ -21,6 +21,7 @@ from slivit.statistics.reliability import (
     reliability_curve,
 )
 from slivit.statistics.repeats import Folds, Spread, over_folds, over_runs, spread, welch_test, wilcoxon_test
+from slivit.statistics.segmentation import MaskScores, score_mask, summarise_masks
 from slivit.statistics.subgroups import Gap, Subgroup, Subgroups, by_subgroup
 from slivit.statistics.summary import METRICS, higher_is_better, point_metrics, summarise
 from slivit.statistics.thresholds import (
@@ -41,6 +42,7 @@ __all__ = [
     "Estimate",
     "Folds",
     "Gap",
+    "MaskScores",
     "OperatingPoint",
     "Plan",
     "ReaderPoint",
@@ -84,8 +86,10 @@ __all__ = [
     "reliability_curve",
     "resample",
     "roc_curve",
+    "score_mask",
     "spread",
     "summarise",
+    "summarise_masks",
     "welch_test",
     "wilcoxon_test",
 ]
