@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from slivit.recipe import load_recipe
-from slivit.stages import finetune, pretrain
+from slivit.ssl import pretrain
+from slivit.train import finetune
 
 
 def backbone(data: Path, out: Path, seed: int) -> Path:

@@ -26,10 +26,13 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from slivit.recipe import FinetuneRecipe, check_recipe, load_recipe
-from slivit.recipe_probe import ProbeRecipe
-from slivit.stages import finetune, probe, selfsupervised
-from slivit.stages.networks import load_network
+from slivit.probing import command as probe
+from slivit.probing.networks import load_network
+from slivit.probing.recipe import ProbeRecipe
+from slivit.recipe import check_recipe, load_recipe
+from slivit.ssl import run as selfsupervised
+from slivit.train import finetune
+from slivit.train.recipe import FinetuneRecipe
 
 STARTS = ("random", "3DINO")
 RATES = (5e-4, 2e-3)

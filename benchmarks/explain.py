@@ -82,7 +82,7 @@ def main() -> None:
     options = parser.parse_args()
     demo = options.run or options.out / "demo"
     if not (demo / "finetuned" / "predictions.csv").is_file():
-        from slivit.stages.demo import run
+        from slivit.experiments.demo import run
 
         run(demo, seed=options.seed, overwrite=True)
     model = replace(scan_model(demo / "finetuned"), decision=None)

@@ -146,8 +146,8 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
     import torch
 
     import slivit
+    from slivit.data.sources import load_manifest
     from slivit.models.registry import model_spec
-    from slivit.stages.sources import load_manifest
 
     torch.set_num_threads(settings.threads)
     row = settings.of(name)

@@ -25,13 +25,14 @@ import numpy as np
 import torch
 
 from slivit.checkpoint import load_encoder
+from slivit.data.sources import load_manifest
 from slivit.recipe import load_recipe
-from slivit.recipe_pretrain import SelfSupervisedRecipe
+from slivit.ssl import pretrain
 from slivit.ssl.probe import probe_score
-from slivit.stages import finetune, pretrain
-from slivit.stages.probed import labelled_batches
-from slivit.stages.sources import load_manifest
-from slivit.task import Task
+from slivit.ssl.probed import labelled_batches
+from slivit.ssl.recipe import SelfSupervisedRecipe
+from slivit.targets.task import Task
+from slivit.train import finetune
 
 METHODS = (
     "pneumoniamnist", "simclr_small", "dino_small", "mae_small", "simmim_small", "gmml_small", "sit_small",
@@ -100,7 +101,7 @@ def probe(data: Path, model: Any, folder: Path) -> float:
 
 def data_section(data: Path) -> Any:
     """The labelled images."""
-    from slivit.recipe_sections import Data
+    from slivit.data.recipe import Data
 
     return Data(manifest=pneumonia(data), workers=0)
 

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from slivit.data.blocks import to_input
 from slivit.data.preprocessing import Preprocessing, load_slices
+from slivit.data.recipe import Data
+from slivit.data.sources import imported_frame
 from slivit.models.registry import create_model
-from slivit.objective import TaskLoss
 from slivit.probing.features import feature_sets, features
 from slivit.probing.knn import NEIGHBOURS, knn_grid
 from slivit.probing.linear import ITERATIONS, LEARNING_RATES, Scaler, join, train_heads
-from slivit.recipe_sections import Data
-from slivit.stages.sources import imported_frame
-from slivit.task import Task
+from slivit.targets.loss import TaskLoss
+from slivit.targets.task import Task
 
 TASK = Task(kind="binary", targets=("label",))
 SHORT = 500

@@ -16,7 +16,7 @@ GROUPS = {
     "models": ("Models", ("slivit.models",)),
     "training": (
         "Tasks and training",
-        ("slivit.task", "slivit.learner", "slivit.objective", "slivit.recipe", "slivit.ssl"),
+        ("slivit.targets", "slivit.train", "slivit.recipe", "slivit.ssl"),
     ),
     "using": ("Checkpoints, predictions, explanations", ("slivit",)),
 }
@@ -71,12 +71,12 @@ def _entry(name: str, home: str) -> str:
 
 def recipe_page() -> str:
     """Every section of every recipe with its keys, defaults and what they mean."""
-    from slivit.recipe import RECIPES
+    from slivit.recipe import RECIPES, recipe_class
 
     lines = ["# Keys of recipes", "", "See [recipes](../recipes.md) for how to use them."]
     shown: dict[type[Any], str] = {}
     for stage in sorted(RECIPES, key=lambda name: name != "finetune"):
-        lines += ["", f"## {stage}", "", *_section(RECIPES[stage], stage, shown)]
+        lines += ["", f"## {stage}", "", *_section(recipe_class(stage), stage, shown)]
     return "\n".join(lines) + "\n"
 
 

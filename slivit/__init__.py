@@ -23,15 +23,15 @@ _HOMES = {
     "Run": "slivit.run",
     "SlivitError": "slivit.errors",
     "TargetBlock": "slivit.data.blocks",
-    "Task": "slivit.task",
+    "Task": "slivit.targets.task",
     "TiledBlock": "slivit.data.blocks",
     "Volume": "slivit.volume",
     "VolumeBlock": "slivit.data.blocks",
-    "VolumeInterpretation": "slivit.interpretation",
+    "VolumeInterpretation": "slivit.train.interpretation",
     "create_model": "slivit.models.registry",
     "create_pretext": "slivit.ssl.registry",
     "explain": "slivit.explanation",
-    "find_lr": "slivit.learner",
+    "find_lr": "slivit.train.learner",
     "fit_pretext": "slivit.ssl.learner",
     "from_pretrained": "slivit.sharing.hub",
     "list_models": "slivit.models.registry",
@@ -45,7 +45,7 @@ _HOMES = {
     "make_phantoms": "slivit.phantoms",
     "medmnist_manifest": "slivit.data.importers",
     "model_spec": "slivit.models.registry",
-    "predict_table": "slivit.predict",
+    "predict_table": "slivit.predict.engine",
     "preprocess": "slivit.data.preprocessing",
     "pretext_dataloaders": "slivit.ssl.learner",
     "pretext_learner": "slivit.ssl.learner",
@@ -59,7 +59,7 @@ _HOMES = {
     "tile_slices": "slivit.data.tiling",
     "untile_slices": "slivit.data.tiling",
     "volume_dataloaders": "slivit.data.blocks",
-    "volume_learner": "slivit.learner",
+    "volume_learner": "slivit.train.learner",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]
@@ -89,9 +89,6 @@ if TYPE_CHECKING:
     from slivit.data.tiling import untile_slices as untile_slices
     from slivit.errors import SlivitError as SlivitError
     from slivit.explanation import explain as explain
-    from slivit.interpretation import VolumeInterpretation as VolumeInterpretation
-    from slivit.learner import find_lr as find_lr
-    from slivit.learner import volume_learner as volume_learner
     from slivit.models._published import load_published as load_published
     from slivit.models._weights import load_backbone as load_backbone
     from slivit.models.registry import ModelSpec as ModelSpec
@@ -100,7 +97,7 @@ if TYPE_CHECKING:
     from slivit.models.registry import model_spec as model_spec
     from slivit.models.registry import register_model as register_model
     from slivit.phantoms import make_phantoms as make_phantoms
-    from slivit.predict import predict_table as predict_table
+    from slivit.predict.engine import predict_table as predict_table
     from slivit.recipe import load_recipe as load_recipe
     from slivit.run import Run as Run
     from slivit.sharing.hub import SharedModel as SharedModel
@@ -112,7 +109,10 @@ if TYPE_CHECKING:
     from slivit.ssl.registry import create_pretext as create_pretext
     from slivit.ssl.registry import list_pretexts as list_pretexts
     from slivit.ssl.registry import register_pretext as register_pretext
-    from slivit.task import Task as Task
+    from slivit.targets.task import Task as Task
+    from slivit.train.interpretation import VolumeInterpretation as VolumeInterpretation
+    from slivit.train.learner import find_lr as find_lr
+    from slivit.train.learner import volume_learner as volume_learner
     from slivit.volume import Volume as Volume
 
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from slivit.data.preprocessing import Preprocessing
-from slivit.decision import Decision
 from slivit.errors import CheckpointError, ModelError, one_of
 from slivit.files import whole_folder, write_json
 from slivit.models.registry import create_model, spec_of
 from slivit.parallel import is_main
-from slivit.task import Task
+from slivit.targets.decision import Decision
+from slivit.targets.task import Task
 
 if TYPE_CHECKING:
     from torch import nn

@@ -3,49 +3,33 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from slivit.errors import RecipeError, gather, nearest, one_of
-from slivit.recipe_pretrain import MixedRecipe, SelfSupervisedRecipe
-from slivit.recipe_sections import Data, Section, Testing, TrainingRecipe
-from slivit.recipe_study import StudyRecipe
-from slivit.recipe_sweep import SweepRecipe
+from slivit.settings import Section
 
 Stage = Literal["pretrain", "finetune", "evaluate", "sweep", "study"]
 
 
-class PretrainRecipe(TrainingRecipe):
-    """Supervised pre-training on 2D images; ends in a checkpoint whose backbone every model of its kind can use."""
-
-    method: Literal["supervised"] = "supervised"
-
-
-class FinetuneRecipe(TrainingRecipe):
-    """Fine-tuning on labelled volumes; ends in a checkpoint, predictions and metrics."""
-
-
-class EvaluateRecipe(Section):
-    """Evaluation of a checkpoint on a manifest."""
-
-    checkpoint: str = Field(min_length=1)
-    out: str = Field(min_length=1)
-    data: Data
-    split: Literal["train", "val", "test", "all"] = "test"
-    device: str = "auto"
-    testing: Testing = Testing()
-
-
-RECIPES: dict[str, type[Section]] = {
-    "pretrain": PretrainRecipe,
-    "finetune": FinetuneRecipe,
-    "evaluate": EvaluateRecipe,
-    "sweep": SweepRecipe,
-    "study": StudyRecipe,
+RECIPES: dict[str, str] = {
+    "pretrain": "slivit.train.recipe:PretrainRecipe",
+    "mixed": "slivit.train.recipe:MixedRecipe",
+    "selfsupervised": "slivit.ssl.recipe:SelfSupervisedRecipe",
+    "finetune": "slivit.train.recipe:FinetuneRecipe",
+    "evaluate": "slivit.evaluate.recipe:EvaluateRecipe",
+    "sweep": "slivit.experiments.recipe_sweep:SweepRecipe",
+    "study": "slivit.experiments.recipe_study:StudyRecipe",
 }
+"""Where each kind of recipe is declared: in the room that runs it, imported when it is asked for."""
+
+RUNNERS = {"pretrain": "slivit.ssl.pretrain", "finetune": "slivit.train.finetune"}
+"""Whose `run` trains by a recipe."""
+
 Recipe = TypeVar("Recipe", bound=Section)
 
 
@@ -119,9 +103,19 @@ def read_values(path: Path) -> dict[str, Any]:
 def recipe_kind(stage: Stage, values: Mapping[str, Any]) -> type[Section]:
     """The kind of recipe that plain values are meant for: pre-training is of three kinds, by its `method`."""
     method = values.get("method", "supervised") if stage == "pretrain" else "supervised"
-    if method == "mixed":
-        return MixedRecipe
-    return RECIPES[stage] if method == "supervised" else SelfSupervisedRecipe
+    kind = stage if method == "supervised" else "mixed" if method == "mixed" else "selfsupervised"
+    return recipe_class(kind)
+
+
+def recipe_class(kind: str) -> type[Section]:
+    """The class of a kind of recipe, by its name in `RECIPES`."""
+    module, _, name = RECIPES[kind].partition(":")
+    return getattr(import_module(module), name)
+
+
+def runner(stage: Stage) -> Callable[..., Path]:
+    """What trains by a recipe of a stage: `run(recipe, resume=False, overwrite=False)` gives the run's folder."""
+    return import_module(RUNNERS[stage]).run
 
 
 def check_recipe(kind: type[Recipe], values: Mapping[str, Any], where: str) -> Recipe:

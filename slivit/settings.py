@@ -7,7 +7,7 @@ from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Annotated, Any, get_type_hints
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError, validate_call
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, validate_call
 
 from slivit.errors import ModelError
 
@@ -51,6 +51,12 @@ WORDS = {
     "greater than or equal to": "at least",
     "less than or equal to": "at most",
 }
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are errors, and nothing changes after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def call_checked(name: str, factory: Callable[..., Any], *args: Any, **settings: Any) -> Any:

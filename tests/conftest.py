@@ -70,7 +70,7 @@ def made_up_predictions():
     """A function (kind, n, seed) -> (table, task): predictions beside answers, with splits, sites, sexes and ages."""
     import pandas as pd
 
-    from slivit.task import Task
+    from slivit.targets.task import Task
 
     def make(kind, n=120, seed=0):
         rng = np.random.default_rng(seed)
@@ -116,8 +116,9 @@ def tiny_slivit() -> dict:
 @pytest.fixture(scope="session")
 def blob_run(blob_scans, tiny_slivit, tmp_path_factory) -> Path:
     """A tiny SLIViT fine-tuned for one epoch on `blob_scans`, with an operating point; do not change it."""
-    from slivit.recipe import FinetuneRecipe, check_recipe
-    from slivit.stages import finetune
+    from slivit.recipe import check_recipe
+    from slivit.train import finetune
+    from slivit.train.recipe import FinetuneRecipe
 
     recipe = {
         "out": str(tmp_path_factory.mktemp("blobs") / "run"),
@@ -128,3 +129,31 @@ def blob_run(blob_scans, tiny_slivit, tmp_path_factory) -> Path:
         "testing": {"draws": 20, "operating_point": "youden"},
     }
     return finetune.run(check_recipe(FinetuneRecipe, recipe, "the tests"))
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tiny_slivit):
+    """A function that writes a recipe of fine-tuning a tiny SLIViT to find blobs; changes are by dotted keys."""
+
+    def write(folder, manifest, **changes):
+        import json
+
+        from slivit.files import write_text
+
+        values = {
+            "out": str(folder / "run"),
+            "data.manifest": str(manifest),
+            "data.workers": 0,
+            "task.kind": "binary",
+            "task.targets": ["bright"],
+            "fit.epochs": 2,
+            "fit.lr": 1e-3,
+            "testing.draws": 20,
+            **{f"model.{key}": value for key, value in tiny_slivit.items()},
+            **changes,
+        }
+        file = folder / "tiny.toml"
+        write_text(file, "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()))
+        return file
+
+    return write

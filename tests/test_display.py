@@ -68,8 +68,8 @@ def test_a_manifest_and_its_task_show_their_counts(blob_scans):
 
 
 def test_a_checkpoint_and_a_run_show_what_they_are(tmp_path, made_up_predictions):
-    from slivit.recipe_sections import Testing
-    from slivit.stages.measure import measure, write_results
+    from slivit.evaluate.measure import measure, write_results
+    from slivit.evaluate.recipe import Testing
 
     model = slivit.create_model("image_classifier", 1, backbone="resnet10t", image_size=32, stride=16)
     table, task = made_up_predictions("binary")

@@ -119,7 +119,7 @@ def test_the_commands_and_overrides_of_a_page_exist(page):
 
 def test_the_keys_of_the_released_code_s_options_are_keys_here():
     """docs/coming-from-slivit.md names keys of recipes; each is one."""
-    from slivit.recipe import FinetuneRecipe
+    from slivit.train.recipe import FinetuneRecipe
 
     table = (ROOT / "docs" / "coming-from-slivit.md").read_text("utf-8").partition("## The options")[2]
     sections = {name: field.annotation for name, field in FinetuneRecipe.model_fields.items()}

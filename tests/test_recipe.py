@@ -8,7 +8,7 @@ import pytest
 from slivit.errors import RecipeError
 from slivit.models.registry import list_models
 from slivit.recipe import RECIPES, find_recipe, load_recipe, resolved_toml, shipped_recipes
-from slivit.recipe_pretrain import Method
+from slivit.ssl.recipe import Method
 
 SHIPPED = [(stage, name) for stage in RECIPES for name in shipped_recipes(stage)]
 MINIMAL = 'out = "o"\n[data]\nmanifest = "m.csv"\n[task]\nkind = "binary"\ntargets = ["t"]\n'

@@ -22,7 +22,7 @@ from slivit.data.oversampling import OversampledDL, item_classes
 from slivit.data.preprocessing import Preprocessing, crop_slices, load_slices
 from slivit.data.window_plan import ScanWindows, plan_windows
 from slivit.errors import SlivitError
-from slivit.task import Task, is_missing
+from slivit.targets.task import Task, is_missing
 
 if TYPE_CHECKING:
     from slivit.data.manifest import Manifest

@@ -9,7 +9,7 @@ from multiprocessing import parent_process
 from typing import Any
 
 from slivit.data.cache import SliceCache
-from slivit.data.check_pool import spread
+from slivit.data.pool import spread
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import ReadError
 

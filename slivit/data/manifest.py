@@ -15,7 +15,7 @@ from slivit.data import manifest_checks as checks
 from slivit.data.table import as_text, missing_columns, read_table, with_numbers
 from slivit.errors import ManifestError, gather, one_of
 from slivit.files import whole_file
-from slivit.task import Task, class_name
+from slivit.targets.task import Task, class_name
 
 SPLITS = checks.SPLITS
 _CORE = ("path", "patient", "split")

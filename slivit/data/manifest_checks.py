@@ -12,7 +12,7 @@ import pandas as pd
 
 from slivit.data.table import as_classes, as_labels, as_numbers, as_text, capped
 from slivit.errors import ManifestError, nearest, one_of
-from slivit.task import Task
+from slivit.targets.task import Task
 
 SPLITS = ("train", "val", "test")
 _ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}

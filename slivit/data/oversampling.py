@@ -11,7 +11,7 @@ import numpy as np
 from fastai.data.core import TfmdDL
 
 from slivit.errors import SlivitError
-from slivit.task import Task
+from slivit.targets.task import Task
 
 
 def item_classes(rows: Sequence[Mapping[str, Any]], task: Task) -> list[int]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from slivit.data.manifest import Manifest
 from slivit.data.table import MISSING, as_labels, as_numbers, capped, missing_columns, read_table
 from slivit.errors import ManifestError, gather, nearest
-from slivit.task import class_name
+from slivit.targets.task import class_name
 
 log = logging.getLogger(__name__)
 

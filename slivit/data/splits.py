@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from slivit.errors import ManifestError
-from slivit.task import Task, is_missing
+from slivit.targets.task import Task, is_missing
 
 SPLITS = ("train", "val", "test")
 _PATIENTS_PER_BIN = 10

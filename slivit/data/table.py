@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from slivit.errors import ManifestError, gather, nearest, one_of
-from slivit.task import class_name
+from slivit.targets.task import class_name
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>"})
 """What an empty cell of numbers looks like, in lower case. (Among class names, "None" is a name.)"""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from slivit.data.check_pool import spread
+from slivit.data.pool import spread
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import SlivitError
 from slivit.volume import Volume

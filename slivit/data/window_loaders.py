@@ -20,7 +20,7 @@ from slivit.data.preprocessing import Preprocessing, load_slices, load_window
 from slivit.data.window_plan import ScanWindows
 from slivit.data.windows import Windows
 from slivit.errors import SlivitError
-from slivit.task import Task
+from slivit.targets.task import Task
 
 if TYPE_CHECKING:
     from slivit.data.augmentation import Augmentation

@@ -20,7 +20,7 @@ from slivit.explanation.predicting import ExplainError, ScanModel, scan_model
 from slivit.explanation.result import METHODS, Attribution, Explanation
 from slivit.explanation.scan import SeenScan
 from slivit.explanation.window import seen_by
-from slivit.task import Task
+from slivit.targets.task import Task
 from slivit.volume import Volume
 
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from slivit.checkpoint import Checkpoint, load_checkpoint
 from slivit.data.layout import to_input
 from slivit.data.preprocessing import Preprocessing
-from slivit.decision import Decision
 from slivit.errors import SlivitError, nearest, one_of
 from slivit.models.registry import spec_of
-from slivit.objective import TaskLoss
-from slivit.predict import choose_device, mirror_axes
-from slivit.task import Task
+from slivit.predict.engine import choose_device, mirror_axes
+from slivit.targets.decision import Decision
+from slivit.targets.loss import TaskLoss
+from slivit.targets.task import Task
 
 
 class ExplainError(SlivitError):
@@ -91,7 +91,7 @@ class ScanModel:
 
     @torch.inference_mode()
     def run(self, stacks: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions as `slivit.predict` makes them, and the evidence behind them.
+        """Predictions as `slivit.predict.engine` makes them, and the evidence behind them.
 
         Args:
             stacks: (B, S, H, W), 0 to 255.

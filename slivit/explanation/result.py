@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from slivit.explanation.scan import SeenScan
-from slivit.task import Task
+from slivit.targets.task import Task
 
 METHODS = ("occlusion", "rollout", "gradcam")
 """The ways to explain, in the order of columns and pictures."""

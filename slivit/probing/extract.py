@@ -17,7 +17,7 @@ from slivit.data.cache import code_version
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import ModelError, ReadError
 from slivit.models.registry import spec_of
-from slivit.predict import Item, ScanDataset, choose_device
+from slivit.predict.engine import Item, ScanDataset, choose_device
 from slivit.probing.features import features
 from slivit.probing.store import FeatureStore, weights_digest
 

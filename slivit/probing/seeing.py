@@ -15,7 +15,7 @@ from slivit.data.blocks import to_input
 from slivit.data.preprocessing import Preprocessing, preprocess
 from slivit.errors import ModelError, one_of
 from slivit.models.registry import spec_of
-from slivit.predict import choose_device
+from slivit.predict.engine import choose_device
 from slivit.probing.cells import Array, Box, seen_box
 from slivit.probing.pca import foreground, pca_colours
 from slivit.volume import Volume

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from slivit.data.check import CheckResult
+from slivit.data.checking.check import CheckResult
 from slivit.data.manifest import SPLITS
 from slivit.files import whole_file
 

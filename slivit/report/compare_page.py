@@ -23,7 +23,7 @@ from slivit.report.style import (
     with_unit,
 )
 from slivit.report.tables import Cell, Grid, cell
-from slivit.task import Task
+from slivit.targets.task import Task
 
 KINDS = {"single": "one run", "seeds": "runs with different seeds", "folds": "folds, put together"}
 

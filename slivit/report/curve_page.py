@@ -11,7 +11,7 @@ from slivit.report.page import named_targets, render
 from slivit.report.plots_training import curve_plot
 from slivit.report.style import WORDS, amount, cases_drawn, count, number, spoken, told, with_unit
 from slivit.report.tables import Grid, cell
-from slivit.task import Task
+from slivit.targets.task import Task
 
 PAGE = "curve.html"
 

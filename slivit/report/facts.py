@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from slivit.report.style import number
-from slivit.task import Task
+from slivit.targets.task import Task
 
 Table = tuple[list[str], list[list[str]]]
 """A heading and rows of texts."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from slivit.data.preprocessing import Preprocessing, load_slices, resize_slices
 from slivit.errors import ReadError
 from slivit.report.style import number
-from slivit.task import Task, is_missing
+from slivit.targets.task import Task, is_missing
 
 if TYPE_CHECKING:
     import pandas as pd

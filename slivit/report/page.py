@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slivit import __version__
-from slivit.cases import Cases, cases_of
 from slivit.data.preprocessing import Preprocessing
-from slivit.decision import Decision
 from slivit.files import write_text
 from slivit.report import facts, summary, tables
 from slivit.report.checklist import checklists
@@ -24,7 +22,9 @@ from slivit.report.plots_probability import probability_plots
 from slivit.report.plots_ranking import ranking_plots
 from slivit.report.plots_regression import regression_plots
 from slivit.report.plots_training import history_plot
-from slivit.task import Task
+from slivit.targets.cases import Cases, cases_of
+from slivit.targets.decision import Decision
+from slivit.targets.task import Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,7 @@ def write_report(
 
     Args:
         out: the folder: `index.html`, and `figures/` with every figure as SVG and PDF.
-        metrics: what `slivit.stages.measure.measure` returned, or `metrics.json` holds.
+        metrics: what `slivit.evaluate.measure.measure` returned, or `metrics.json` holds.
         table: the predictions that it was measured on, under the same decision.
         config: the checkpoint's `config.json`; without it, the page tells nothing of the model and shows no scans.
         history: the run's `history.csv`.

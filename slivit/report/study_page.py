@@ -12,7 +12,7 @@ from slivit.report.page import named_targets, render
 from slivit.report.plots_study import method_title, study_plots, title
 from slivit.report.style import WORDS, amount, cases_drawn, count, interval, number, p_text, spoken, told, with_unit
 from slivit.report.tables import Cell, Grid
-from slivit.task import Task
+from slivit.targets.task import Task
 
 PAGE, FIGURES = "study.html", "figures"
 Found = Mapping[str, Any]

@@ -7,7 +7,7 @@ from typing import Any
 
 from slivit.report.style import WORDS, amount, count, inside, interval, metric_name, number, spoken, told
 from slivit.report.tables import is_set
-from slivit.task import Task
+from slivit.targets.task import Task
 
 FEW = 10
 """With fewer scans of a class than these, no interval can be trusted."""

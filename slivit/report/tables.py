@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from slivit.report.style import HEADLINES, WORDS, interval, metric_name, number, with_unit
-from slivit.task import Task
+from slivit.targets.task import Task
 
 Split = Mapping[str, Any]
 Cell = tuple[str, str]

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from slivit.data.training_range import AXES, TrainingRange, range_of
-from slivit.decision import Decision
 from slivit.models.registry import ModelSpec
 from slivit.report import summary, tables
 from slivit.sharing.checking import Difference
 from slivit.sharing.notes import CardNotes
 from slivit.sharing.texts import HOW, SAFETY, described_preprocessing
-from slivit.task import Task
+from slivit.targets.decision import Decision
+from slivit.targets.task import Task
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

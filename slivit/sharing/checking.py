@@ -15,7 +15,7 @@ from slivit.data.scan_reading import ScanRef, read_scan
 from slivit.errors import CheckpointError, SlivitError
 from slivit.sharing import standalone
 from slivit.sharing.serving import Predict
-from slivit.task import Task
+from slivit.targets.task import Task
 
 Array = npt.NDArray[Any]
 

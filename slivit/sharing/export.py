@@ -18,12 +18,12 @@ from slivit.errors import SlivitError, nearest, one_of
 from slivit.files import whole_folder, write_json, write_text
 from slivit.models._stored import BF16, narrowed
 from slivit.models.registry import spec_of
+from slivit.predict.sums import sha256, write_sums
 from slivit.sharing import checking, serving, standalone
 from slivit.sharing.card import write_card
 from slivit.sharing.checking import Difference
 from slivit.sharing.notes import CardNotes
 from slivit.sharing.privacy import without_paths
-from slivit.sharing.sums import sha256, write_sums
 from slivit.sharing.texts import preprocessing_page
 from slivit.volume import Volume
 

@@ -12,15 +12,15 @@ from huggingface_hub import ModelHubMixin
 from slivit.checkpoint import Checkpoint
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.scan_finding import Finder
-from slivit.decision import Decision
 from slivit.files import scratch_folders
-from slivit.inference.stream import Stream
-from slivit.inference.table import table_of
+from slivit.predict.opening import open_checkpoint
+from slivit.predict.stream import Stream
+from slivit.predict.table import table_of
 from slivit.sharing.export import Options, export
 from slivit.sharing.metrics import run_metrics
 from slivit.sharing.notes import CardNotes
-from slivit.sharing.opening import open_checkpoint
-from slivit.task import Task
+from slivit.targets.decision import Decision
+from slivit.targets.task import Task
 
 if TYPE_CHECKING:
     import pandas as pd

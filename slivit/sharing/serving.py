@@ -16,7 +16,7 @@ from slivit.checkpoint import Checkpoint
 from slivit.errors import CheckpointError, SlivitError
 from slivit.models._stored import narrowed
 from slivit.models.registry import spec_of
-from slivit.predict import mirror_axes
+from slivit.predict.engine import mirror_axes
 
 Array = npt.NDArray[Any]
 Predict = Callable[[Array], Array]

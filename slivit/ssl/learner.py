@@ -16,11 +16,9 @@ from fastai.learner import AvgMetric
 from fastai.optimizer import SGD, Adam
 from torch import Tensor
 
-from slivit.callbacks import seed_everything
 from slivit.data.images import LoadImage, LoadItem, Row, count_slices, slice_items, unlabelled_dataloaders
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import ModelError
-from slivit.learner import Precision, VolumeLearner, precision_callbacks
 from slivit.parallel import bare
 from slivit.ssl._accumulation import Accumulate
 from slivit.ssl._lars import lars
@@ -28,6 +26,8 @@ from slivit.ssl.pretext import MakeViews, Pretext
 from slivit.ssl.schedules import layered_groups, scheduler
 from slivit.ssl.spread import checkpoint_activations as keep_less
 from slivit.ssl.spread import spread
+from slivit.train.callbacks import seed_everything
+from slivit.train.learner import Precision, VolumeLearner, precision_callbacks
 
 Optimiser = Literal["adamw", "sgd", "lars"]
 SGD_MOMENTUM = 0.9

@@ -16,7 +16,7 @@ from torch import Tensor
 from slivit.files import whole_file
 from slivit.probing.knn import knn_scores
 from slivit.statistics.summary import point_metrics
-from slivit.task import Kind
+from slivit.targets.task import Kind
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from slivit.checkpoint import Checkpoint, load_checkpoint
 from slivit.data.manifest import read_manifest
 from slivit.data.preprocessing import Preprocessing
 from slivit.explanation import ExplainError, Explanation, ScanModel, SeenScan, explain_seen, scan_model, seen_by
-from slivit.task import is_missing
+from slivit.targets.task import is_missing
 from slivit.viewer.neighbours import Neighbours
 from slivit.viewer.record import Record
 

@@ -10,7 +10,7 @@ from typing import Any
 from nicegui import ui
 
 from slivit.report.style import amount, number
-from slivit.task import is_missing
+from slivit.targets.task import is_missing
 from slivit.viewer.bench import Bench, Opened
 from slivit.viewer.pictures import png_uri, svg_uri
 

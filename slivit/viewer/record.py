@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from slivit.decision import Decision
 from slivit.report.draw import styled
 from slivit.report.page import shown_split
 from slivit.report.style import POSITIVE, amount, count, number
-from slivit.task import Task
+from slivit.targets.decision import Decision
+from slivit.targets.task import Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from slivit.data.manifest import read_manifest
 from slivit.data.preprocessing import Preprocessing, load_slices
 from slivit.data.tiling import tile_slices
 from slivit.models.registry import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
-from slivit.task import Task
+from slivit.targets.task import Task
 
 matplotlib.use("Agg")
 BINARY = Task(kind="binary", targets=("bright",))

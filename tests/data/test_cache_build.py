@@ -14,7 +14,7 @@ from slivit.data import cache_entry
 from slivit.data.augmentation import Augmentation
 from slivit.data.cache import CacheError
 from slivit.data.cache_build import prepare
-from slivit.data.check_pool import spread
+from slivit.data.pool import spread
 from slivit.data.preprocessing import Preprocessing, load_slices
 
 SETTINGS = Preprocessing(size=(4, 16, 12))
@@ -51,7 +51,7 @@ def test_augmentation_stays_random_on_top(cache, blob_scans, workers):
     from slivit.data.blocks import volume_dataloaders
     from slivit.data.manifest import read_manifest
     from slivit.models.registry import ModelSpec
-    from slivit.task import Task
+    from slivit.targets.task import Task
 
     manifest = read_manifest(blob_scans, Task(kind="binary", targets=("bright",)))
     spec = ModelSpec("made", input="volume", size=(4, 16, 16), mean=(0.0,), std=(1.0,))
@@ -67,7 +67,7 @@ def test_augmentation_stays_random_on_top(cache, blob_scans, workers):
 
 
 def test_predictions_are_the_same_with_a_cache(cache, make_scan):
-    from slivit.predict import ScanDataset
+    from slivit.predict.engine import ScanDataset
 
     short = make_scan("short.tif", depth=2)
     plain, cached = (ScanDataset([short], SETTINGS, c) for c in (None, cache))

@@ -11,7 +11,7 @@ import pytest
 from slivit.data.importers.medmnist import medmnist_manifest
 from slivit.data.manifest import Columns, Manifest, read_manifest
 from slivit.errors import ManifestError
-from slivit.task import Task
+from slivit.targets.task import Task
 
 BINARY = Task(kind="binary", targets=("label",))
 GOOD = """path,patient,split,label,age

@@ -13,7 +13,7 @@ from slivit.data.oversampling import item_classes, oversampled
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import SlivitError
 from slivit.models.registry import ModelSpec
-from slivit.task import Task
+from slivit.targets.task import Task
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(0, 9))

@@ -10,7 +10,7 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.data.slice_labels import LabelledSlices, SliceLabels, parse_slices, read_slice_labels
 from slivit.data.window_plan import count_slices, plan_windows, summary
 from slivit.errors import ManifestError, ReadError
-from slivit.task import Task
+from slivit.targets.task import Task
 
 TASK = Task(kind="binary", targets=("pe",))
 DEPTH = 30

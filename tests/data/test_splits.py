@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from slivit.data.splits import fold_splits, k_folds, nested_subsets, split_patients
 from slivit.errors import ManifestError
-from slivit.task import Task
+from slivit.targets.task import Task
 
 BINARY = Task(kind="binary", targets=("label",))
 REGRESSION = Task(kind="regression", targets=("ef",))

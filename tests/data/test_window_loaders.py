@@ -14,10 +14,10 @@ from slivit.data.manifest import read_manifest
 from slivit.data.preprocessing import Preprocessing, load_slices
 from slivit.data.slice_labels import LabelledSlices
 from slivit.data.window_plan import plan_windows
-from slivit.learner import volume_learner
 from slivit.models.registry import create_model
-from slivit.predict import predict_table
-from slivit.task import Task
+from slivit.predict.engine import predict_table
+from slivit.targets.task import Task
+from slivit.train.learner import volume_learner
 
 TASK = Task(kind="binary", targets=("pe",))
 SETTINGS = Preprocessing(size=(4, 16, 16), window=(-1000, 1000), stretch=False, windows={"stride": 2})

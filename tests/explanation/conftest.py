@@ -7,7 +7,7 @@ import torch
 from slivit.checkpoint import load_checkpoint, save_checkpoint
 from slivit.data.preprocessing import Preprocessing
 from slivit.models.registry import create_model, model_spec
-from slivit.task import Task
+from slivit.targets.task import Task
 from slivit.volume import Volume
 
 SLICES, SIDE = 5, 32

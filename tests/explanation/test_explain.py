@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import slivit
-from slivit.decision import Decision
 from slivit.explanation import FILLS, METHODS, ExplainError, explain_seen, scan_model, see_scan
 from slivit.explanation.attention import WatchAttention, rollout
 from slivit.explanation.gradcam import grad_cam, watched
@@ -15,8 +14,9 @@ from slivit.explanation.layers import map_layers
 from slivit.explanation.occlusion import without_slice
 from slivit.explanation.scan import slice_numbers
 from slivit.models.registry import create_model, list_models, model_spec
-from slivit.predict import predict_table
-from slivit.task import Task
+from slivit.predict.engine import predict_table
+from slivit.targets.decision import Decision
+from slivit.targets.task import Task
 from slivit.volume import Volume
 
 TASK = Task(kind="binary", targets=("bright",))

@@ -63,7 +63,7 @@ def _marked(scan, settings):
     """An explanation whose Grad-CAM is the scan itself."""
     from slivit.explanation.result import Attribution, Explanation
     from slivit.explanation.scan import SeenScan
-    from slivit.task import Task
+    from slivit.targets.task import Task
 
     slices = np.arange(scan.depth)
     seen = SeenScan(scan.source, scan.array, slices, scan.shape, scan.spacing, scan.affine, ())

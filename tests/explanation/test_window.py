@@ -7,7 +7,7 @@ import torch
 from slivit.checkpoint import Checkpoint
 from slivit.data.windows import Windows
 from slivit.explanation import explain
-from slivit.task import Task
+from slivit.targets.task import Task
 from slivit.volume import Volume
 
 

@@ -6,7 +6,7 @@ from slivit.checkpoint import load_checkpoint, save_checkpoint
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import ModelError
 from slivit.models.registry import create_model
-from slivit.task import Task
+from slivit.targets.task import Task
 
 SMALL = {"slices": 4, "image_size": 16, "depths": (1, 1, 0, 0)}
 

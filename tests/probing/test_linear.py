@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from slivit.errors import ModelError
-from slivit.objective import TaskLoss
 from slivit.probing.linear import LEARNING_RATES, START, HeadGrid, Scaler, draw_batches, join, train_heads
-from slivit.task import Task
+from slivit.targets.loss import TaskLoss
+from slivit.targets.task import Task
 
 RATES = (1e-3, 0.05, 0.5)
 TASKS = {

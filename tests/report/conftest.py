@@ -2,10 +2,10 @@
 
 import pytest
 
-from slivit.recipe_sections import Testing as Options
+from slivit.evaluate.deciding import decide
+from slivit.evaluate.measure import measure
+from slivit.evaluate.recipe import Testing as Options
 from slivit.report.page import write_report
-from slivit.stages.deciding import decide
-from slivit.stages.measure import measure
 
 KINDS = ("binary", "multiclass", "multilabel", "regression")
 

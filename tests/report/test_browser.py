@@ -55,7 +55,7 @@ def framed(chromium, folder, pages):
 @pytest.fixture(scope="module")
 def comparison(made_up_predictions, tmp_path_factory):
     """The page of a comparison of methods with long names."""
-    from slivit.stages import compare
+    from slivit.evaluate import compare
 
     folder = tmp_path_factory.mktemp("comparison")
     table, _ = made_up_predictions("binary", n=60)

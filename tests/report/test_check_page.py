@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import tifffile
 
+from slivit.report.check import run_check
 from slivit.report.check_page import write_check_page
-from slivit.stages.check import run_check
-from slivit.task import Task
+from slivit.targets.task import Task
 
 VOID = {"meta", "img", "br", "rect"}
 

@@ -8,12 +8,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from slivit.cases import cases_of
-from slivit.recipe_sections import Testing as Options
+from slivit.evaluate.deciding import decide
+from slivit.evaluate.measure import measure
+from slivit.evaluate.recipe import Testing as Options
 from slivit.report.page import write_report
-from slivit.stages.deciding import decide
-from slivit.stages.measure import measure
-from slivit.task import Task
+from slivit.targets.cases import cases_of
+from slivit.targets.task import Task
 
 KINDS = ("binary", "multiclass", "multilabel", "regression")
 SECTIONS = {"summary", "performance", "errors", "data", "checklist", "subgroups", "sites"}

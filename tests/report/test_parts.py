@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 
 from slivit.data.preprocessing import Preprocessing
-from slivit.decision import Decision, Threshold
 from slivit.report import facts, style, summary, tables
 from slivit.report.checklist import checklists
 from slivit.report.mistakes import contact_sheet, mistakes, png_uri
-from slivit.task import Task
+from slivit.targets.decision import Decision, Threshold
+from slivit.targets.task import Task
 
 
 @pytest.mark.parametrize(

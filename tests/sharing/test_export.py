@@ -19,12 +19,12 @@ from slivit.cli import app
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import CheckpointError, SlivitError
 from slivit.models.registry import create_model, model_spec
+from slivit.predict.sums import check_sums
+from slivit.sharing import command as stage
 from slivit.sharing import serving, standalone
 from slivit.sharing.checking import example_volume
 from slivit.sharing.export import Options, export
-from slivit.sharing.sums import check_sums
-from slivit.stages import export as stage
-from slivit.task import Task
+from slivit.targets.task import Task
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 import slivit
 from slivit.checkpoint import load_checkpoint
 from slivit.errors import CheckpointError, SlivitError
+from slivit.sharing import command as stage
 from slivit.sharing.hub import SharedModel
-from slivit.stages import export as stage
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -52,7 +52,7 @@ def test_a_changed_file_is_refused(copy, name):
 
 
 def test_files_that_were_changed_with_their_checksums_have_another_fingerprint(copy, exported):
-    from slivit.sharing.sums import write_sums
+    from slivit.predict.sums import write_sums
 
     config = json.loads((copy / "config.json").read_text())
     config["operating_point"]["thresholds"]["bright"]["value"] = 0.01
@@ -109,7 +109,7 @@ def test_a_config_cannot_make_other_files_be_opened(copy):
 
 
 def test_learners_are_not_pickled():
-    from slivit.learner import VolumeLearner
+    from slivit.train.learner import VolumeLearner
 
     with pytest.raises(SlivitError, match="slivit export"):
         VolumeLearner.export(object.__new__(VolumeLearner), "export.pkl")

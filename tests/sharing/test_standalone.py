@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from slivit.data.preprocessing import Preprocessing, preprocess
 from slivit.data.windows import Windows
-from slivit.decision import Decision, Threshold
 from slivit.sharing import standalone
 from slivit.sharing.texts import described_preprocessing
-from slivit.task import Task
+from slivit.targets.decision import Decision, Threshold
+from slivit.targets.task import Task
 from slivit.volume import Volume
 
 KINDS = (np.uint8, np.int16, np.uint16, np.float32, np.float64)

@@ -11,12 +11,12 @@ from slivit.checkpoint import load_encoder
 from slivit.errors import CheckpointError, ModelError
 from slivit.models.registry import create_model
 from slivit.recipe import check_recipe
-from slivit.recipe_pretrain import SelfSupervisedRecipe
 from slivit.ssl import create_pretext
+from slivit.ssl import run as selfsupervised
 from slivit.ssl.dino3d import load_heads
 from slivit.ssl.learner import pretext_dataloaders, pretext_learner
 from slivit.ssl.losses.dino import dino_loss, multi_crop_loss
-from slivit.stages import selfsupervised
+from slivit.ssl.recipe import SelfSupervisedRecipe
 
 VIT = {"slices": 1, "image_size": 32,
        "backbone_args": {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}}  # fmt: skip
@@ -203,7 +203,7 @@ def history(folder):
 
 @pytest.mark.parametrize("method", ["simclr", "dino", "dino3d"])
 def test_a_run_that_dies_goes_on_to_the_same_losses_and_weights(method, scans, tmp_path, monkeypatch):
-    from slivit import callbacks
+    from slivit.train import callbacks
 
     selfsupervised.run(recipe(scans, tmp_path / "whole", method))
     kept = callbacks.LogEpochs.after_epoch

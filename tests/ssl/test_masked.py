@@ -9,7 +9,6 @@ from PIL import Image
 from transformers import SwinConfig, SwinForMaskedImageModeling, ViTMAEConfig, ViTMAEForPreTraining
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
-from slivit.callbacks import SeedEpochs
 from slivit.errors import CheckpointError, ModelError
 from slivit.models._weights import load_backbone
 from slivit.models.registry import create_model
@@ -22,6 +21,7 @@ from slivit.ssl.pictures import DrawPictures, draw_pictures
 from slivit.ssl.simmim import l1_loss
 from slivit.ssl.sit import weighed
 from slivit.ssl.swin_mae import PatchExpanding
+from slivit.train.callbacks import SeedEpochs
 
 VIT = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 SWIN = {"patch_size": 2, "window_size": 4, "embed_dim": 8, "depths": (2, 2, 2), "num_heads": (1, 2, 4),

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from slivit.recipe import load_recipe
+from slivit.ssl import run as selfsupervised
+from slivit.ssl.pretrain import run
 from slivit.ssl.probe import probe_score
-from slivit.stages import selfsupervised
-from slivit.stages.pretrain import run
 
 RECIPE = """
 method = "simclr"

@@ -19,12 +19,12 @@ from slivit.checkpoint import load_encoder
 from slivit.data.images import SharedDL, seeded
 from slivit.errors import SlivitError
 from slivit.recipe import check_recipe
-from slivit.recipe_pretrain import SelfSupervisedRecipe
 from slivit.ssl import registry
+from slivit.ssl import run as selfsupervised
 from slivit.ssl._images import grey, to_model
 from slivit.ssl._shared_norm import share_batch_norms
 from slivit.ssl.losses.koleo import koleo_loss
-from slivit.stages import selfsupervised
+from slivit.ssl.recipe import SelfSupervisedRecipe
 
 TINY_VIT = {"dim": 16, "depth": 2, "heads": 2, "slices": 32, "image_size": 32, "position_size": 32, "layer_scale": 1.0,
             "mask_token": True}  # fmt: skip
@@ -140,7 +140,7 @@ def test_shares_of_the_weights_train_alike_and_resume(scans, tmp_path):
 
 def run_that_dies(made):
     """A run that dies at the end of its first epoch."""
-    from slivit import callbacks
+    from slivit.train import callbacks
 
     kept = callbacks.SaveProgress.after_epoch
 
@@ -218,8 +218,8 @@ def test_an_item_s_random_numbers_are_its_own():
 
 
 def test_other_training_refuses_several_processes(monkeypatch, blob_scans, tmp_path):
-    from slivit.recipe import FinetuneRecipe
-    from slivit.stages import finetune
+    from slivit.train import finetune
+    from slivit.train.recipe import FinetuneRecipe
 
     monkeypatch.setenv("WORLD_SIZE", "4")
     values = {"out": str(tmp_path / "run"), "data": {"manifest": str(blob_scans)},

@@ -7,12 +7,12 @@ import torch
 from slivit.checkpoint import save_checkpoint, store_operating_point
 from slivit.data.manifest import read_manifest
 from slivit.data.preprocessing import Preprocessing
+from slivit.evaluate.deciding import decide
+from slivit.evaluate.measure import measure, write_results
+from slivit.evaluate.recipe import Testing as Options
 from slivit.models.registry import create_model, model_spec
-from slivit.predict import predict_table
-from slivit.recipe_sections import Testing as Options
-from slivit.stages.deciding import decide
-from slivit.stages.measure import measure, write_results
-from slivit.task import Task
+from slivit.predict.engine import predict_table
+from slivit.targets.task import Task
 
 TASKS = {
     "binary": Task(kind="binary", targets=("bright",)),

@@ -11,7 +11,7 @@ from slivit.checkpoint import load_checkpoint, save_checkpoint
 from slivit.errors import ReadError
 from slivit.explanation import ExplainError
 from slivit.models.registry import create_model
-from slivit.predict import predict_table
+from slivit.predict.engine import predict_table
 from slivit.viewer import neighbours as module
 from slivit.viewer.bench import Bench, Stopped
 from slivit.viewer.neighbours import cosines
@@ -163,7 +163,7 @@ def test_the_record_tells_what_became_of_such_predictions(runs, kind):
 
 
 def test_a_record_at_another_temperature_is_not_shown(runs):
-    from slivit.decision import Decision
+    from slivit.targets.decision import Decision
 
     bench = Bench(runs("binary"))
     record = Record.of(runs("binary"), bench.model.task, Decision(temperature=2.0))

@@ -11,7 +11,7 @@ import pandas as pd
 from slivit.data.importers.common import Source, finished, numbers
 from slivit.data.importers.registry import importer
 from slivit.errors import ManifestError, nearest
-from slivit.task import Task
+from slivit.targets.task import Task
 
 OBSERVATIONS = (
     "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema",

@@ -11,7 +11,7 @@ import pandas as pd
 from slivit.data.importers.common import IMAGES, VIDEOS, VOLUMES, Source, finished, walk
 from slivit.data.importers.registry import importer
 from slivit.errors import ManifestError
-from slivit.task import Task
+from slivit.targets.task import Task
 
 _SOURCE = Source(
     "A folder of classes",

@@ -13,7 +13,7 @@ import pandas as pd
 
 from slivit.data.table import missing_columns
 from slivit.errors import ManifestError, nearest
-from slivit.task import Task
+from slivit.targets.task import Task
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 VIDEOS = (".avi", ".mp4", ".mpeg", ".mpg", ".mov")

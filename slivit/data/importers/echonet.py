@@ -9,7 +9,7 @@ import pandas as pd
 
 from slivit.data.importers.common import Source, finished, numbers
 from slivit.data.importers.registry import importer
-from slivit.task import Task
+from slivit.targets.task import Task
 
 _SOURCE = Source(
     "EchoNet-Dynamic",

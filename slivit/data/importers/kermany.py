@@ -9,7 +9,7 @@ import pandas as pd
 
 from slivit.data.importers.common import IMAGES, Source, files_below, finished
 from slivit.data.importers.registry import importer
-from slivit.task import Task
+from slivit.targets.task import Task
 
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 _NAME = re.compile(r"(CNV|DME|DRUSEN|NORMAL)-(\d+)-(\d+)", re.IGNORECASE)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from slivit.data.importers.common import Source, files_below, finished, series_folders
 from slivit.data.importers.registry import importer
-from slivit.task import Task
+from slivit.targets.task import Task
 
 _SOURCE = Source(
     "LIDC-IDRI",

@@ -13,7 +13,7 @@ from slivit.data.importers.registry import importer_spec, run_importer
 from slivit.data.manifest_checks import SPLITS, split_fragment
 from slivit.errors import ManifestError
 from slivit.files import whole_file
-from slivit.task import Task
+from slivit.targets.task import Task
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from slivit.data.importers.medmnist_scans import scan_disjoint
 from slivit.data.importers.registry import importer
 from slivit.errors import ManifestError, one_of
 from slivit.files import whole_file
-from slivit.task import Task
+from slivit.targets.task import Task
 
 _SPLITS = ("train", "val", "test")
 

@@ -13,7 +13,7 @@ from slivit.data.manifest_checks import SPLITS
 from slivit.data.splits import split_patients
 from slivit.data.table import read_table
 from slivit.errors import ManifestError
-from slivit.task import Task
+from slivit.targets.task import Task
 
 
 def scan_disjoint(frame: pd.DataFrame, scans: Path, task: Task, seed: int = 0) -> tuple[pd.DataFrame, list[str]]:

@@ -12,7 +12,7 @@ import pandas as pd
 from slivit.data.importers.common import Source, finished
 from slivit.data.importers.registry import importer
 from slivit.errors import ManifestError, nearest, one_of
-from slivit.task import Task
+from slivit.targets.task import Task
 
 _SOURCE = Source(
     "The Medical Segmentation Decathlon",

@@ -9,7 +9,7 @@ import pandas as pd
 from slivit.data.importers.common import IMAGES, Source, by_name, finished, located, multi_hot, numbers
 from slivit.data.importers.registry import importer
 from slivit.errors import one_of
-from slivit.task import Task
+from slivit.targets.task import Task
 
 FINDINGS = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",

@@ -11,7 +11,7 @@ import pandas as pd
 from slivit.data.importers.common import IMAGES, Source, by_name, finished, located, multi_hot, numbers
 from slivit.data.importers.registry import importer
 from slivit.errors import nearest
-from slivit.task import Task
+from slivit.targets.task import Task
 
 _SOURCE = Source(
     "PadChest",

@@ -11,7 +11,7 @@ import pandas as pd
 from slivit.data.importers.common import Source, finished, numbers, walk
 from slivit.data.importers.registry import importer
 from slivit.errors import ManifestError, one_of
-from slivit.task import Task
+from slivit.targets.task import Task
 
 _SOURCE = Source(
     "UK Biobank",

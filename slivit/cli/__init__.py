@@ -1,0 +1,159 @@
+"""The command line. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from slivit import __version__
+from slivit.cli import data as cli_data
+from slivit.cli import explain as cli_explain
+from slivit.cli import manifests as cli_manifests
+from slivit.cli import probe as cli_probe
+from slivit.cli import report as cli_report
+from slivit.cli import sharing as cli_sharing
+from slivit.cli import study as cli_study
+from slivit.cli import sweep as cli_sweep
+from slivit.cli.common import told_errors
+from slivit.errors import SlivitError
+from slivit.parallel import is_main
+
+app = typer.Typer(
+    name="slivit",
+    help="Predict disease-risk factors from volumetric scans with few labels.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeName = Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as fit.epochs=5.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the same folder.")]
+Resume = Annotated[
+    Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that died; no recipe is needed.")
+]
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and end.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
+) -> None:
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of torch to timm: nothing to do here
+    shown = logging.StreamHandler(sys.stderr)
+    shown.setLevel(logging.WARNING if quiet else logging.INFO)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[shown])
+    logging.getLogger("slivit").setLevel(logging.INFO)
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str | None, typer.Argument(help="A TOML file, or the name of a shipped recipe.")] = None,
+    overrides: Overrides = None,
+    resume: Resume = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Pre-train a backbone: on labelled images, or on images and volumes without labels."""
+    _train("pretrain", recipe, overrides, resume, overwrite)
+
+
+@app.command()
+def finetune(
+    recipe: Annotated[str | None, typer.Argument(help="A TOML file, or the name of a shipped recipe.")] = None,
+    overrides: Overrides = None,
+    resume: Resume = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fine-tune a model on labelled volumes, test it, and save it."""
+    _train("finetune", recipe, overrides, resume, overwrite)
+
+
+def _train(
+    stage: Any, recipe: str | None, overrides: Sequence[str] | None, resume: Path | None, overwrite: bool
+) -> None:
+    from slivit.folder import recipe_of
+    from slivit.recipe import load_recipe, runner
+
+    with told_errors():
+        if resume and recipe:
+            raise SlivitError("give a recipe, or --resume RUN, which goes on with that run's own recipe; not both")
+        if not resume and not recipe:
+            raise SlivitError(f"give a recipe: slivit {stage} RECIPE [KEY=VALUE]...; slivit list recipes shows them")
+        loaded = load_recipe(stage, str(recipe_of(resume)) if resume else str(recipe), overrides or ())
+        folder = runner(stage)(loaded, resume=resume is not None, overwrite=overwrite)
+        if is_main():
+            typer.echo(folder)
+
+
+@app.command()
+def phantoms(
+    kind: Annotated[str, typer.Argument(help="oct, oct2d, echo, liver or ct.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    n: Annotated[int | None, typer.Option("-n", min=1, help="How many scans.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make scans with known answers, in real file formats."""
+    from tqdm import tqdm
+
+    from slivit.phantoms import make_phantoms
+
+    with told_errors():
+        options = {"n": n} if n else {}
+        bar = lambda items: tqdm(items, desc=kind, unit="scan", disable=None)  # noqa: E731
+        typer.echo(make_phantoms(kind, out, seed=seed, overwrite=overwrite, progress=bar, **options))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(help="A new folder.")] = Path("demo"),
+    seed: Annotated[int, typer.Option()] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the main job on made-up scans: pre-train, fine-tune, evaluate, predict."""
+    from slivit.experiments.demo import run
+
+    with told_errors():
+        run(out, seed=seed, overwrite=overwrite)
+
+
+@app.command("list")
+def list_things(
+    what: Annotated[str, typer.Argument(help="models, methods, recipes, formats, importers or phantoms.")],
+) -> None:
+    """List what there is to choose from."""
+    from slivit.cli.listing import lines
+
+    with told_errors():
+        for line in lines(what):
+            typer.echo(line)
+
+
+for module in (cli_report, cli_manifests, cli_data, cli_probe, cli_explain, cli_study, cli_sweep, cli_sharing):
+    module.add_commands(app)
+
+
+def main() -> None:
+    """The console script `slivit`."""
+    app()
+
+
+def launch(stage: str) -> None:
+    """Run one stage as `python STAGE ...` from a clone does."""
+    app(args=[stage, *sys.argv[1:]], prog_name=f"python {stage}")

@@ -1,0 +1,103 @@
+"""Commands that make and check tables of scans. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from slivit.cli.common import told_errors
+from slivit.errors import SlivitError, nearest, one_of
+
+if TYPE_CHECKING:
+    from slivit.targets.task import Task
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put `manifest` and `check` beside the other commands."""
+    app.command()(manifest)
+    app.command()(check)
+
+
+def manifest(
+    name: Annotated[str, typer.Argument(help="The data set: one of `slivit list importers`.")],
+    root: Annotated[Path, typer.Argument(help="Its folder (or MedMNIST file), as downloaded.")],
+    out: Annotated[Path, typer.Argument(help="The CSV to write.")],
+    options: Annotated[list[str] | None, typer.Argument(metavar="[OPTION=VALUE]...", help="Of the importer.")] = None,
+) -> None:
+    """Make a manifest of a public data set, or of a folder of class folders."""
+    from slivit.data.importers import make_manifest
+
+    with told_errors():
+        made = make_manifest(name, root, out, **_pairs(options or []))
+        for note in made.notes:
+            typer.echo(f"note: {note}", err=True)
+        splits = made.frame["split"].value_counts().to_dict() if "split" in made.frame else {}
+        counts = ", ".join(f"{split} {count}" for split, count in splits.items()) or "no split yet"
+        typer.echo(f"{out}: {len(made.frame)} scans of {made.frame['patient'].nunique()} patients ({counts})")
+        typer.echo(f"task: kind = {made.task.kind}, targets = {', '.join(made.task.targets)}")
+
+
+def check(
+    csv: Annotated[Path, typer.Argument(metavar="MANIFEST", help="The CSV of scans.")],
+    out: Annotated[Path, typer.Option(help="Where scans.csv and check.html go.")] = Path("check"),
+    kind: Annotated[str | None, typer.Option(help="binary, multiclass, multilabel or regression.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="A target column; may be given more than once.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Where relative paths start; the CSV's folder if absent.")] = None,
+    reader: Annotated[
+        list[str] | None, typer.Option(metavar="OPTION=VALUE", help="For reading, such as axis=coronal.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read scans.")] = 2,
+    time_limit: Annotated[float, typer.Option(min=0, help="Seconds that a scan may take; 0 for no limit.")] = 300.0,
+) -> None:
+    """Read every scan before training does: unreadable, odd and duplicated scans, labels, patients across splits.
+
+    Ends with status 1 where training on the manifest would be wrong.
+    """
+    from tqdm import tqdm
+
+    from slivit.report.check import run_check
+
+    with told_errors(), tqdm(desc="check", unit="scan", disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        options: dict[str, Any] = {"root": root, "reader": _pairs(reader or []), "workers": workers}
+        options["time_limit"] = time_limit
+        result = run_check(csv, out, _task(kind, target), progress=progress, **options)
+    for sentence in result.summary:
+        typer.echo(sentence)
+    typer.echo(out / "check.html")
+    raise typer.Exit(result.exit_status)
+
+
+def _pairs(options: list[str]) -> dict[str, Any]:
+    """ "key=value" texts as a mapping; values as in TOML, bare words are text."""
+    from slivit.recipe import parse_value
+
+    pairs = [option.partition("=") for option in options]
+    for key, equals, _ in pairs:
+        if not equals or not key:
+            raise SlivitError(f'"{key}" is not an option; write OPTION=VALUE')
+    return {key: parse_value(value) for key, _, value in pairs}
+
+
+def _task(kind: str | None, targets: list[str] | None) -> Task | None:
+    from pydantic import ValidationError
+
+    from slivit.settings import problems
+    from slivit.targets.task import Kind, Task
+
+    if kind is None and not targets:
+        return None
+    kinds = get_args(Kind)
+    if kind not in kinds:
+        given = f'--kind is "{kind}"' if kind else "--target needs --kind beside it"
+        raise SlivitError(f"{given}; it is one of {one_of(kinds)}.{nearest(kind or '', kinds)}")
+    try:
+        return Task(kind=kind, targets=tuple(targets or ()))  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SlivitError(f"--kind and --target do not make a task: {'; '.join(problems(error))}") from error

@@ -1,0 +1,167 @@
+"""Commands that look at what a frozen network knows. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from slivit.cli.common import told_errors
+from slivit.errors import SlivitError
+
+ModelName = Annotated[str | None, typer.Option("--model", help="A network by name, where no checkpoint is given.")]
+Weights = Annotated[str | None, typer.Option(help="For --model: a file, folder or identifier of published weights.")]
+RandomInit = Annotated[bool, typer.Option("--random-init", help="Leave the network's weights at random.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results in the same folder.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put `probe` and `visualise` beside the other commands."""
+    app.command()(probe)
+    app.command()(visualise)
+
+
+def probe(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[CHECKPOINT] MANIFEST [KEY=VALUE]...",
+            help="A run or checkpoint folder (or --model), the labelled scans, and options such as testing.draws=2000.",
+            show_default=False,
+        ),
+    ],
+    model: ModelName = None,
+    weights: Weights = None,
+    random_init: RandomInit = False,
+    seed: Annotated[int | None, typer.Option(help="Of the heads, and of a network at random.")] = None,
+    kind: Annotated[str | None, typer.Option(help="binary, multiclass, multilabel or regression.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="A target column; may be given more than once.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where results go; CHECKPOINT/probe, or probe, if absent.")] = None,
+    features: Annotated[Path | None, typer.Option(help="Where features are kept; beside OUT if absent.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Steps of the linear heads; 12,500 if absent.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Scans a step of the linear heads; 128 if absent.")] = None,
+    standardise: Annotated[bool | None, typer.Option(help="Standardise features by the training scans.")] = None,
+    page: Annotated[bool | None, typer.Option(help="Draw the page of results.")] = None,
+    knn: Annotated[bool, typer.Option("--knn", help="Ask nearest neighbours too.")] = False,
+    neighbours: Annotated[str | None, typer.Option("-k", help="Numbers of neighbours, such as 10,20.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the neighbours' weights; 0.07 if absent.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read scans.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure what the features of a frozen network are worth: linear heads, and nearest neighbours.
+
+    The features of every scan are computed once and kept. All heads (13 learning rates by the network's sets of
+    features) are trained at once; the best on the validation rows is measured on the test rows, with intervals.
+    """
+    options: dict[str, Any] = {
+        "model.name": model,
+        "model.weights": weights,
+        "random_init": random_init or None,
+        "seed": seed,
+        "task.kind": kind,
+        "task.targets": target or None,
+        "out": out and str(out),
+        "features.folder": features and str(features),
+        "features.standardise": standardise,
+        "page": page,
+        "linear.iterations": iterations,
+        "linear.batch_size": batch_size,
+        "knn.run": knn or neighbours is not None or temperature is not None or None,
+        "knn.temperature": temperature,
+        "data.workers": workers,
+        "device": device,
+    }
+    with told_errors():
+        from slivit.probing.command import run
+        from slivit.probing.recipe import ProbeRecipe
+        from slivit.recipe import check_recipe
+
+        options["knn.neighbours"] = whole_numbers(neighbours, "-k") if neighbours else None
+        checkpoint, manifest, values = _values(targets, "MANIFEST", options)
+        plain = {"out": str(Path(checkpoint or ".") / "probe"), **values}
+        plain["data"] = {"manifest": manifest, **values.get("data", {})}
+        recipe = check_recipe(ProbeRecipe, plain, f"probe of {checkpoint or model}")
+        typer.echo(run(recipe, overwrite=overwrite))
+
+
+def visualise(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[CHECKPOINT] SCAN [KEY=VALUE]...",
+            help="A run or checkpoint folder (or --model), a scan, options such as preprocessing.sampling=resample.",
+            show_default=False,
+        ),
+    ],
+    model: ModelName = None,
+    weights: Weights = None,
+    random_init: RandomInit = False,
+    seed: Annotated[int | None, typer.Option(help="Of a network at random.")] = None,
+    out: Annotated[Path, typer.Option(help="A new folder.")] = Path("features_seen"),
+    head: Annotated[int | None, typer.Option(help="Of the attention, from 0; the mean of all heads if absent.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="S,H,W", help="Sample the scan to this size, for more and smaller patches.")
+    ] = None,
+    mask: Annotated[bool, typer.Option(help="Leave the background black.")] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Show a frozen network's features of a scan: patch tokens as colours, and where its class token looks.
+
+    Writes features.png (three planes), and pca.nii.gz and attention.nii.gz on the grid of the scan.
+    """
+    options = {"model.name": model, "model.weights": weights, "random_init": random_init or None, "seed": seed}
+    with told_errors():
+        from slivit.probing.networks import load_network
+        from slivit.probing.recipe import NetworkRecipe
+        from slivit.probing.visualise import run
+        from slivit.recipe import check_recipe
+
+        checkpoint, scan, values = _values(targets, "SCAN", options)
+        recipe = check_recipe(NetworkRecipe, values, f"features of {checkpoint or model}")
+        sides = whole_numbers(size, "--size") if size else []
+        if sides and len(sides) != 3:
+            raise SlivitError(f'--size: "{size}": give slices, rows and columns, such as 96,192,192')
+        done = run(
+            load_network(recipe), scan, out, head=head, size=sides, mask=mask, device=device, overwrite=overwrite
+        )
+        typer.echo(done)
+
+
+def _values(targets: list[str], what: str, options: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """Read the arguments of a command.
+
+    Args:
+        targets: a checkpoint where no model is named, the scan or manifest, and "key=value".
+        what: "MANIFEST" or "SCAN".
+        options: by dotted key; None where not given.
+
+    Returns:
+        The checkpoint or "", the scan or manifest, and the plain values of a recipe.
+    """
+    from slivit.recipe import apply_override
+
+    given = [t for t in targets if "=" not in t or Path(t).exists()]
+    named = options["model.name"] is not None
+    if len(given) != (1 if named else 2):
+        raise SlivitError(
+            f"give {f'{what} alone, since --model names the network' if named else f'CHECKPOINT and {what}'}; got "
+            f"{' '.join(given) or 'neither'}. Without a checkpoint, name a network: --model NAME --weights FILE"
+        )
+    checkpoint, target = ("", given[0]) if named else given
+    values: dict[str, Any] = {"checkpoint": checkpoint}
+    overrides = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+    for override in [*(t for t in targets if t not in given), *overrides]:
+        apply_override(values, override)
+    return checkpoint, target, values
+
+
+def whole_numbers(text: str, option: str) -> list[int]:
+    """Read "10,20" as [10, 20]."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise SlivitError(f'{option}: "{text}": give whole numbers between commas, such as 10,20') from None

@@ -1,0 +1,1 @@
+"""Every scan of a manifest read before training does, and what was found."""

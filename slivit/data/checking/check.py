@@ -1,0 +1,175 @@
+"""Read every scan of a manifest before training, and tell what is wrong with the set."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from slivit.data.check_same import same_pixels
+from slivit.data.checking.findings import Finding, find_all, outlier_texts
+from slivit.data.checking.scan import ScanFacts, examine
+from slivit.data.manifest import SPLITS, Columns, inspect_manifest
+from slivit.data.manifest_checks import empty_splits
+from slivit.data.pool import spread
+from slivit.targets.task import Task
+
+Progress = Callable[[int, int], None]
+_DIED = "the program that read it was killed: a broken file crashed its decoder, or memory ran out"
+TIME_LIMIT = 300.0
+"""Seconds; far more than a sound scan takes, also from a slow disk."""
+
+
+class Pictures:
+    """The middle slices, kept in a temporary file, so that memory does not grow with the number of scans."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._places: dict[Any, tuple[int, int]] = {}
+
+    def keep(self, row: Any, picture: bytes) -> None:
+        """Store the JPEG of a row."""
+        if picture:
+            self._places[row] = (self._file.seek(0, 2), len(picture))
+            self._file.write(picture)
+
+    def get(self, row: Any) -> bytes:
+        """The JPEG of a row; empty where it has none."""
+        start, length = self._places.get(row, (0, 0))
+        self._file.seek(start)
+        return self._file.read(length)
+
+
+@dataclass(frozen=True, eq=False)
+class CheckResult:
+    """What a check found.
+
+    Args:
+        source: the manifest.
+        table: one row a scan (the index is the line of the manifest): path, patient, split, the other columns of the
+            manifest, then problem ("" where the scan could be read), depth, height, width, dtype, spacing_d, spacing_h,
+            spacing_w (mm), orientation, low, p1, median, p99, high, invalid, content (a hash), group, same_as (rows
+            with the same pixels), outlier, notes.
+        task: what is predicted, where it was given.
+        findings: the most important first.
+        pictures: the middle slices.
+    """
+
+    source: str
+    table: pd.DataFrame
+    task: Task | None
+    findings: tuple[Finding, ...]
+    pictures: Pictures
+
+    @property
+    def wrong(self) -> bool:
+        """Whether training or testing on this manifest would be wrong."""
+        return any(f.level == "wrong" for f in self.findings)
+
+    @property
+    def exit_status(self) -> int:
+        """1 where training would be wrong, else 0."""
+        return int(self.wrong)
+
+    @property
+    def summary(self) -> tuple[str, ...]:
+        """The three most important problems in words, or one sentence that there are none."""
+        if not self.findings:
+            return (f"All {len(self.table)} scans can be read, and nothing odd was found.",)
+        return tuple(f.text for f in self.findings[:3])
+
+
+def check_manifest(
+    csv: Path | str,
+    task: Task | None = None,
+    *,
+    columns: Columns | None = None,
+    root: Path | str | None = None,
+    patient_from_path: bool = False,
+    reader: Mapping[str, Any] | None = None,
+    workers: int = 2,
+    time_limit: float = TIME_LIMIT,
+    progress: Progress | None = None,
+) -> CheckResult:
+    """Read every scan of a manifest in parallel, one at a time in each process, and collect what is odd.
+
+    Args:
+        csv: the manifest.
+        task: what is predicted; without it, targets are not checked.
+        columns: what the table calls its columns of paths, patients and splits.
+        root: where relative paths start; the folder of the CSV by default.
+        patient_from_path: see `read_manifest`.
+        reader: options for `read_volume`, such as {"axis": "coronal"}.
+        workers: how many processes read; 0 reads here.
+        time_limit: seconds after which a scan counts as one that cannot be read; 0 sets none, and neither do 0 workers.
+        progress: called with the number of scans done and of all scans.
+
+    Raises:
+        ManifestError: the file is no table at all, or has no column of paths.
+    """
+    found = inspect_manifest(csv, task, columns=columns, root=root, patient_from_path=patient_from_path)
+    problems = list(found.problems)
+    if "train" in set(found.frame["split"]):
+        problems += empty_splits(found.frame, SPLITS)
+    pictures = Pictures()
+    read = partial(spread, partial(examine, reader=dict(reader or {})), workers=workers, limit=time_limit)
+    facts = _read_all(found.frame["path"], partial(read, died=partial(_died, time_limit)), progress, pictures)
+    table = _table(found.frame, facts)
+    return CheckResult(str(csv), table, task, find_all(table, task, problems, found.warnings), pictures)
+
+
+def _read_all(
+    paths: pd.Series,
+    read: Callable[[list[str]], Iterator[tuple[int, ScanFacts]]],
+    progress: Progress | None,
+    pictures: Pictures,
+) -> list[ScanFacts]:
+    """Examine every scan; the pictures go to disk, the rest is some hundred bytes a scan."""
+    facts: list[ScanFacts | None] = [None] * len(paths)
+    items = paths.tolist()
+    for done, (i, fact) in enumerate(read(items), start=1):
+        pictures.keep(paths.index[i], fact.picture)
+        facts[i] = replace(fact, picture=b"")
+        if progress is not None:
+            progress(done, len(items))
+    return [fact for fact in facts if fact is not None]
+
+
+def _died(time_limit: float, path: str) -> ScanFacts:
+    return ScanFacts(path, _DIED + (f", or it took longer than {time_limit:g} seconds" if time_limit else ""))
+
+
+def _table(frame: pd.DataFrame, facts: list[ScanFacts]) -> pd.DataFrame:
+    """The manifest's columns beside what was found in each scan."""
+    columns: dict[str, Any] = {
+        name: [getattr(f, name) for f in facts]
+        for name in ("problem", "dtype", "orientation", "low", "p1", "median", "p99", "high", "invalid", "content")
+    }
+    for place, name in enumerate(("depth", "height", "width")):
+        columns[name] = [f.shape[place] for f in facts]
+    for place, name in enumerate(("spacing_d", "spacing_h", "spacing_w")):
+        columns[name] = [f.spacing[place] if f.spacing else np.nan for f in facts]
+    blank = [not f.low < f.high for f in facts]
+    contents = ["" if b else f.content for b, f in zip(blank, facts, strict=True)]
+    columns["group"] = same_pixels(contents, [f.signature for f in facts], [f.shape for f in facts])
+    columns["notes"] = ["; ".join(f.notes) for f in facts]
+    clash = {name: f"{name}_original" for name in (*columns, "same_as", "outlier") if name in frame}
+    table = frame.rename(columns=clash).assign(**columns)
+    table["same_as"] = _same_as(table)
+    table["outlier"] = outlier_texts(table)
+    return table
+
+
+def _same_as(table: pd.DataFrame) -> list[str]:
+    """For each scan, the other rows with the same pixels."""
+    members = table[table["group"] >= 0].groupby("group").groups
+    return [
+        " ".join(str(r) for r in members[group] if r != row) if group >= 0 else ""
+        for row, group in table["group"].items()
+    ]

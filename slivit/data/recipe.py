@@ -1,0 +1,69 @@
+"""The section of a recipe that says where the scans are."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from pydantic import Field
+
+from slivit.data.manifest import Columns
+from slivit.data.slice_labels import SliceLabels
+from slivit.settings import Section
+
+
+class Data(Section):
+    """Where the scans are.
+
+    Args:
+        manifest: a CSV; or a data set that an importer lists: its folder, a MedMNIST `.npz`, or "medmnist:NAME"
+            ("medmnist:NAME@64").
+        importer: one of `slivit list importers`; for a folder "folders" and for an `.npz` "medmnist" where empty.
+        importer_options: what that importer takes.
+        test_manifest: a CSV of scans kept for testing, in place of the manifest's own test rows.
+        root: the folder that relative scan paths start from (the CSV's by default), or that holds MedMNIST files.
+        download: let medmnist download a set that is not in `root`.
+        columns: the names of the manifest's columns.
+        fractions: train, val and test fractions of patients, where the manifest has no split column.
+        split_seed: the seed of every split that is made here.
+        val_from_train: where the manifest has train rows but no val rows, move this fraction of the training patients
+            to val; 0 makes that an error for a CSV and takes a tenth for an importer.
+        train_fraction: keep this fraction of the training patients (label efficiency); nested for one seed.
+        workers: processes that read scans, at most as many as there are cores; 0 reads in the training process.
+        cache: folder of preprocessed slices; read anew each epoch where empty.
+        cache_gb: the largest size of that folder, in GB; what was used longest ago makes room. 0 sets no limit.
+        slice_labels: which slices are positive, where scans are cut into windows; see
+            `slivit.data.slice_labels.SliceLabels`. Without them every window has the target of its scan.
+    """
+
+    manifest: str = Field(min_length=1)
+    importer: str = ""
+    importer_options: dict[str, Any] = Field(default_factory=dict)
+    test_manifest: str = ""
+    root: str = ""
+    download: bool = False
+    columns: Columns = Columns()
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    split_seed: int = 0
+    val_from_train: float = Field(default=0.0, ge=0, lt=1)
+    train_fraction: float = Field(default=1.0, gt=0, le=1)
+    workers: int = Field(default=2, ge=0)
+    cache: str = ""
+    cache_gb: float = Field(default=0.0, ge=0)
+    slice_labels: SliceLabels | None = None
+
+    @property
+    def processes(self) -> int:
+        """`workers`, but no more than there are cores: beyond that they only slow each other down."""
+        return min(self.workers, os.cpu_count() or 1)
+
+
+def refuse_unused(data: Data, why: str, *names: str) -> None:
+    """Refuse keys of a data section that would do nothing, so that nobody believes they did.
+
+    Raises:
+        ValueError: one of them was set.
+    """
+    told = [f"data.{name}" for name in names if getattr(data, name) != Data.model_fields[name].get_default()]
+    if told:
+        raise ValueError(f"{', '.join(told)} would do nothing: {why}; leave it out")

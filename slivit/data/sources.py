@@ -1,0 +1,135 @@
+"""From a recipe's data section to a checked manifest."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slivit.data.importers import make_manifest
+from slivit.data.manifest import Manifest, read_manifest
+from slivit.data.recipe import Data
+from slivit.errors import ManifestError
+from slivit.targets.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+MEDMNIST = "medmnist:"
+
+
+def load_manifest(
+    data: Data, task: Task, need_splits: tuple[str, ...] = ("train", "val"), *, split: bool = True
+) -> Manifest:
+    """Read the manifest of a recipe, split it where it is not, and put an external test set beside it.
+
+    Args:
+        data: the recipe's data section.
+        task: the recipe's task, not yet fitted.
+        need_splits: the splits that must have rows.
+        split: split a manifest that has no split column.
+
+    Raises:
+        ManifestError: all that was found wrong.
+    """
+    if data.val_from_train:
+        need_splits = tuple(s for s in need_splits if s != "val")
+    manifest = _read(data.manifest, data, task, need_splits)
+    if split and not manifest.has_split:
+        manifest = manifest.with_split(fractions=_fractions(data), seed=data.split_seed)
+    if data.val_from_train and "val" not in manifest.splits:
+        manifest = with_val_from_train(manifest, data.val_from_train, data.split_seed)
+    if data.test_manifest:
+        manifest = with_external_test(manifest, _read(data.test_manifest, data, task, ()))
+    if data.train_fraction < 1:
+        manifest = manifest.with_train_fraction(data.train_fraction, seed=data.split_seed)
+    for warning in manifest.warnings:
+        log.warning("%s: %s", manifest.source, warning)
+    return manifest
+
+
+def with_val_from_train(manifest: Manifest, fraction: float, seed: int) -> Manifest:
+    """Move a stratified fraction of the training patients to val, as data sets without one need it."""
+    from slivit.data.splits import split_patients
+
+    frame = manifest.frame
+    train = frame[frame["split"] == "train"]
+    divided = split_patients(train, manifest.task, fractions=(1 - fraction, fraction, 0.0), seed=seed)
+    return manifest.with_split(divided.reindex(frame.index).fillna(frame["split"]))
+
+
+def with_external_test(manifest: Manifest, external: Manifest) -> Manifest:
+    """Replace the test rows of a manifest by all rows of another one.
+
+    Raises:
+        ManifestError: a patient or a scan of the external table is in train or val too.
+    """
+    import pandas as pd
+
+    own = manifest.frame
+    frame = pd.concat([own[own["split"] != "test"], external.frame.assign(split="test")], ignore_index=True)
+    return Manifest.from_frame(frame, manifest.task, source=f"{manifest.source} with {external.source}", need_splits=())
+
+
+def _fractions(data: Data) -> tuple[float, float, float]:
+    """The split's fractions; with an external test set, its own test share goes to training."""
+    train, val, test = data.fractions
+    return (train + test, val, 0.0) if data.test_manifest else data.fractions
+
+
+def named_source(data: Data, name: str = "") -> tuple[Path, str]:
+    """The file or folder of a data section, and the importer that lists it; "" where it is a table itself."""
+    name = name or data.manifest
+    if name.startswith(MEDMNIST):
+        name = str(fetch_medmnist(name.removeprefix(MEDMNIST), Path(data.root or "."), data.download))
+    path = Path(name).expanduser()
+    return path, "" if path.suffix == ".csv" else data.importer or _importer_of(path)
+
+
+def imported_frame(importer: str, path: Path, data: Data) -> pd.DataFrame:
+    """The table that an importer makes of a data set."""
+    options = {"val": data.val_from_train or 0.1, "seed": data.split_seed, **data.importer_options}
+    imported = make_manifest(importer, path, **options)
+    for note in imported.notes:
+        log.info("%s: %s", path, note)
+    return imported.frame
+
+
+def _read(name: str, data: Data, task: Task, need_splits: tuple[str, ...]) -> Manifest:
+    path, importer = named_source(data, name)
+    if importer:
+        frame = imported_frame(importer, path, data)
+        return Manifest.from_frame(frame, task, source=str(path), need_splits=need_splits)
+    return read_manifest(path, task, columns=data.columns, root=data.root or None, need_splits=need_splits)
+
+
+def _importer_of(path: Path) -> str:
+    return "medmnist" if path.suffix == ".npz" else "folders" if path.is_dir() else ""
+
+
+def fetch_medmnist(name: str, root: Path, download: bool = False) -> Path:
+    """Find a MedMNIST file by its name, such as "nodulemnist3d" or "nodulemnist3d@64", and download it if allowed.
+
+    Raises:
+        ManifestError: an unknown name, or a file that is neither there nor to be downloaded.
+    """
+    flag, _, size = name.partition("@")
+    file = root / (f"{flag}_{size}.npz" if size else f"{flag}.npz")
+    if file.is_file():
+        return file
+    if not download:
+        raise ManifestError(
+            f"{file}: no such file. Put it there (medmnist.com), set data.root to its folder, or set data.download = "
+            "true."
+        )
+    import medmnist
+
+    if flag not in medmnist.INFO:
+        from slivit.errors import nearest, one_of
+
+        raise ManifestError(f'MedMNIST has no "{flag}".{nearest(flag, medmnist.INFO)} It has {one_of(medmnist.INFO)}.')
+    root.mkdir(parents=True, exist_ok=True)
+    dataset = getattr(medmnist, medmnist.INFO[flag]["python_class"])
+    dataset(split="train", root=str(root), download=True, size=int(size) if size else None)
+    return file

@@ -1,0 +1,1 @@
+"""Predictions against answers: measured, called, compared, by scan, subgroup, site and reader."""

@@ -1,0 +1,215 @@
+"""Evaluation: a checkpoint and labelled scans in; predictions, metrics and a page out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slivit.checkpoint import Checkpoint, load_checkpoint, read_config, store_operating_point
+from slivit.data.caching import cache_of
+from slivit.data.manifest import Manifest
+from slivit.data.sources import load_manifest
+from slivit.errors import ManifestError, RecipeError, nearest
+from slivit.evaluate.deciding import chooses, decide, validation_rows
+from slivit.evaluate.described import describe_data, describe_table
+from slivit.evaluate.details import check_subgroups
+from slivit.evaluate.measure import check_testing, measure, write_results
+from slivit.evaluate.recipe import EvaluateRecipe, Testing
+from slivit.evaluate.tables import read_predictions
+from slivit.files import write_text
+from slivit.folder import HISTORY, RECIPE, SPLIT, logged, open_results
+from slivit.recipe import apply_override, check_recipe, load_recipe, resolved_toml, shipped_recipes
+from slivit.targets.decision import Decision
+from slivit.targets.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+EVALUATION, REPORT = "evaluation", "report"
+
+
+def recipe_for(target: str, overrides: Sequence[str], manifest: str | None, out: Path | None) -> EvaluateRecipe:
+    """The recipe of an evaluation that is given by a recipe, or by a checkpoint and options.
+
+    Args:
+        target: a recipe's file or name, or a run or checkpoint folder.
+        overrides: "key=value" for the recipe.
+        manifest: the labelled scans; the run's own test rows where None.
+        out: where results go; `evaluation` in the target's folder where None.
+
+    Raises:
+        RecipeError: every problem of the recipe at once.
+    """
+    if not Path(target).is_dir():
+        _check_there(target)
+        options = ([f"data.manifest={manifest}"] if manifest else []) + ([f"out={out}"] if out else [])
+        return load_recipe("evaluate", target, [*overrides, *options])
+    split = Path(target) / SPLIT
+    if manifest is None and not split.is_file():
+        raise RecipeError(f"{target}: holds no {SPLIT}; name the labelled scans with --manifest CSV")
+    values: dict[str, Any] = {"checkpoint": target, "out": str(out or Path(target) / EVALUATION)}
+    values["data"] = {"manifest": manifest or str(split)}
+    for override in overrides:
+        apply_override(values, override)
+    return check_recipe(EvaluateRecipe, values, f"evaluation of {target}")
+
+
+def _check_there(target: str) -> None:
+    """Say what can be evaluated where a name is none of it.
+
+    Raises:
+        RecipeError: neither a file nor a shipped recipe.
+    """
+    if not Path(target).is_file() and target not in shipped_recipes("evaluate"):
+        beside = Path(target).parent
+        found = nearest(target, (str(p) for p in beside.iterdir() if p.is_dir())) if beside.is_dir() else ""
+        what = "the folder of a run or checkpoint, a table of predictions (CSV), or a recipe"
+        raise RecipeError(f"{target}: no such file or folder; evaluate takes {what}.{found}")
+
+
+def testing_for(overrides: Sequence[str], where: str) -> Testing:
+    """The options of the evaluation of a table of predictions.
+
+    Args:
+        overrides: "testing.key=value".
+        where: the table, for messages.
+
+    Raises:
+        RecipeError: every problem at once, also an override that is not about testing.
+    """
+    values: dict[str, Any] = {}
+    for override in overrides:
+        apply_override(values, override)
+    if other := [key for key in values if key != "testing"]:
+        raise RecipeError(
+            f"evaluation of {where}: a table of predictions takes testing.* options alone, not {other[0]}"
+        )
+    return check_recipe(Testing, values.get("testing", {}), f"evaluation of {where}")
+
+
+def run(recipe: EvaluateRecipe, *, overwrite: bool = False) -> Path:
+    """Evaluate a checkpoint; how its model is built and its scans prepared stands in its `config.json`.
+
+    Where the recipe chooses an operating point or a temperature, it is fixed on the validation rows of the
+    checkpoint's own run, and stored in the checkpoint.
+
+    Args:
+        recipe: from `load_recipe("evaluate", ...)`.
+        overwrite: replace an evaluation in the same folder.
+
+    Returns:
+        The folder with `predictions.csv`, `metrics.json` and `report/index.html`.
+    """
+    checkpoint = load_checkpoint(recipe.checkpoint)
+    check_testing(recipe.testing, checkpoint.task)
+    decision = decision_for(recipe.testing, checkpoint)
+    everything, manifest = evaluation_rows(recipe, checkpoint)
+    check_subgroups(manifest.frame, recipe.testing)
+    folder = open_results(Path(recipe.out), overwrite=overwrite)
+    with logged(folder):
+        log.info("%r", manifest)
+        table = _predicted(recipe, checkpoint, manifest, decision)
+        data = describe_data(manifest, everything, checkpoint.path, checkpoint.task, recipe.testing)
+        metrics = measure(table, checkpoint.task, recipe.testing, decision=decision, data=data)
+        write_results(folder, table, checkpoint.task, metrics)
+        write_text(folder / RECIPE, resolved_toml(recipe))
+        if decision and chooses(recipe.testing):
+            store_operating_point(checkpoint.path, decision)
+        _write_page(folder, metrics, table, checkpoint.path)
+    return folder
+
+
+def _predicted(
+    recipe: EvaluateRecipe, checkpoint: Checkpoint, manifest: Manifest, decision: Decision | None
+) -> pd.DataFrame:
+    """Predictions of every row, under the decision."""
+    from slivit.predict.engine import predict_table
+
+    table = predict_table(
+        checkpoint.model,
+        manifest.rows(),
+        checkpoint.task,
+        checkpoint.preprocessing,
+        device=recipe.device,
+        batch_size=recipe.testing.batch_size,
+        workers=recipe.data.processes,
+        cache=cache_of(recipe.data),
+    )
+    return decision.apply(table, checkpoint.task) if decision else table
+
+
+def run_table(csv: Path, testing: Testing, out: Path | None = None, *, overwrite: bool = False) -> Path:
+    """Evaluate predictions that are there already, whoever made them; what is predicted is read off the columns.
+
+    Args:
+        csv: the predictions; rows of the split "val" are what decisions are made on, if any are there.
+        testing: the options.
+        out: the folder; `evaluation` beside the table if None.
+        overwrite: replace an evaluation in the same folder.
+
+    Returns:
+        The folder with `predictions.csv`, `metrics.json` and `report/index.html`.
+    """
+    checkpoint = csv.parent / "checkpoint"
+    config = read_config(checkpoint) if checkpoint.is_dir() else None
+    table, task = read_predictions(csv, Task(**config["task"]) if config else None)
+    check_testing(testing, task)
+    check_subgroups(table, testing)
+    val = table[table["split"] == "val"]
+    decision = None if task.kind == "regression" else decide(val, task, testing, f"the validation rows of {csv.name}")
+    folder = open_results(out or csv.parent / EVALUATION, overwrite=overwrite)
+    with logged(folder):
+        table = decision.apply(table, task) if decision else table
+        data = describe_table(table, str(csv), checkpoint, task, testing)
+        metrics = measure(table, task, testing, decision=decision, data=data)
+        write_results(folder, table, task, metrics)
+        _write_page(folder, metrics, table, checkpoint if config else None)
+    return folder
+
+
+def decision_for(testing: Testing, checkpoint: Checkpoint) -> Decision | None:
+    """How probabilities become calls: what the options choose, else what the checkpoint holds, else a threshold of 0.5.
+
+    Returns:
+        None for a regression task.
+
+    Raises:
+        RecipeError: the options ask for a choice, and there are no validation rows that allow it.
+    """
+    if checkpoint.task.kind == "regression":
+        return None
+    if checkpoint.operating_point and not chooses(testing):
+        return checkpoint.operating_point
+    val, source = validation_rows(checkpoint.path, checkpoint.task)
+    return decide(val, checkpoint.task, testing, source)
+
+
+def evaluation_rows(recipe: EvaluateRecipe, checkpoint: Checkpoint) -> tuple[Manifest, Manifest]:
+    """The table of scans, and the rows of it to evaluate: the recipe's split, or all where there is no split column.
+
+    Raises:
+        ManifestError: a manifest that does not fit the checkpoint's task, or without rows of that split.
+    """
+    task = checkpoint.task
+    manifest = load_manifest(recipe.data, task, need_splits=(), split=False)
+    if not manifest.has_split:
+        frame = manifest.frame.assign(split="test")
+        manifest = Manifest.from_frame(frame, task, source=manifest.source, need_splits=())
+        return manifest, manifest
+    if recipe.split == "all":
+        return manifest, manifest
+    if recipe.split not in manifest.splits:
+        raise ManifestError(f'{manifest.source}: no row of split "{recipe.split}"; choose with split=NAME or split=all')
+    return manifest, manifest.subset(recipe.split)
+
+
+def _write_page(folder: Path, metrics: dict[str, Any], table: pd.DataFrame, checkpoint: Path | None) -> None:
+    from slivit.report.page import write_report
+
+    history = checkpoint.parent / HISTORY if checkpoint else None
+    config = read_config(checkpoint) if checkpoint else None
+    page = write_report(folder / REPORT, metrics, table, config=config, history=history)
+    log.info("page: %s", page)

@@ -1,0 +1,1 @@
+"""Many runs: studies, curves, sweeps, and the demo."""

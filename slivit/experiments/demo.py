@@ -1,0 +1,70 @@
+"""The main job on made-up scans, from nothing to a tested model and a prediction."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from slivit.files import write_text
+from slivit.recipe import load_recipe
+
+log = logging.getLogger(__name__)
+
+
+def run(out: str | Path, *, seed: int = 0, overwrite: bool = False) -> dict[str, Any]:
+    """Make scans, pre-train on 2D images, fine-tune on volumes, evaluate, predict, and say where it all lies.
+
+    Args:
+        out: a new folder, or one that an earlier demo made, with `overwrite`.
+        seed: of the scans and of the training.
+        overwrite: replace an earlier demo.
+
+    Returns:
+        The metrics of the test volumes.
+    """
+    from slivit.evaluate import command as evaluate
+    from slivit.phantoms import make_phantoms
+    from slivit.predict import command as predict
+    from slivit.ssl import pretrain
+    from slivit.train import finetune
+
+    out = Path(out)
+    log.info("1/5 making OCT images and volumes with known answers in %s", out)
+    make_phantoms("oct2d", out / "oct2d", n=800, seed=seed, overwrite=overwrite)
+    make_phantoms("oct", out / "oct", n=200, seed=seed + 1, overwrite=overwrite)
+    log.info("2/5 pre-training a convolutional network on the 2D images: four classes")
+    pretrain.run(_recipe("pretrain", out, seed), overwrite=overwrite)
+    log.info("3/5 fine-tuning SLIViT on the volumes: drusen or not")
+    finetune.run(_recipe("finetune", out, seed), overwrite=overwrite)
+    log.info("4/5 evaluating the checkpoint on the test volumes")
+    evaluated = evaluate.run(evaluate.recipe_for(str(out / "finetuned"), (), None, None), overwrite=overwrite)
+    log.info("5/5 predicting two scans as if they were new")
+    scans = [str(p) for p in sorted((out / "oct" / "scans").iterdir())[:2]]
+    predict.run(out / "finetuned", scans, out / "new_scans.csv", overwrite=overwrite)
+    metrics = json.loads((evaluated / "metrics.json").read_text("utf-8"))["splits"]["test"]
+    write_text(out / "README.txt", _where(out))
+    log.info("%s", _where(out))
+    return metrics
+
+
+def _recipe(stage: Any, out: Path, seed: int) -> Any:
+    """The shipped demo recipe, with its folders under `out`."""
+    folders = {
+        "pretrain": {"out": "pretrained", "data.manifest": "oct2d/manifest.csv"},
+        "finetune": {"out": "finetuned", "data.manifest": "oct/manifest.csv", "model.weights": "pretrained"},
+    }
+    overrides = [f"{key}={json.dumps(str(out / folder))}" for key, folder in folders[stage].items()]
+    return load_recipe(stage, "demo", [*overrides, f"seed={seed}"])
+
+
+def _where(out: Path) -> str:
+    return (
+        f"Scans: {out / 'oct'} (volumes), {out / 'oct2d'} (2D images)\n"
+        f"Pre-trained backbone: {out / 'pretrained'}\n"
+        f"Fine-tuned model: {out / 'finetuned'} (checkpoint, predictions.csv, metrics.json, history.csv, log.txt)\n"
+        f"Evaluation: {out / 'finetuned' / 'evaluation'}\n"
+        f"Predictions for new scans: {out / 'new_scans.csv'}\n"
+        f"Try it yourself: slivit predict {out / 'finetuned'} {out / 'oct' / 'scans' / 'scan_0003'}\n"
+    )

@@ -1,0 +1,202 @@
+"""The recipe of a study: a fine-tuning recipe, and its models, initialisations, shares of labels and seeds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from slivit.errors import nearest, one_of
+from slivit.settings import Section
+
+NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+
+
+class Phantoms(Section):
+    """Made-up scans that a study needs, made where they are not there yet.
+
+    Args:
+        kind: one of `slivit list phantoms`.
+        out: their folder.
+        n: how many.
+        seed: of their making.
+    """
+
+    kind: str
+    out: str = Field(min_length=1)
+    n: int = Field(ge=1)
+    seed: int = 0
+
+
+class StudyModel(Section):
+    """A model of a study.
+
+    Args:
+        title: what it is called in tables; its key where empty.
+        set: changes to the fine-tuning recipe, by its sections. `model.name` is the key where it is not set here. What
+            the fine-tuning recipe says of another model does not count for this one.
+    """
+
+    title: str = ""
+    set: dict[str, Any] = Field(default_factory=dict)
+
+
+class Before(Section):
+    """A run that comes first, and whose backbone an initialisation starts from.
+
+    Args:
+        stage: "pretrain" or "finetune".
+        recipe: of that stage: a TOML file, or the name of a shipped one.
+        set: changes to it, by its sections.
+        start: the initialisation of this run itself; what its recipe says where empty.
+        shared: one run for all models, with the recipe's own network; else one a model, with that model.
+    """
+
+    stage: Literal["pretrain", "finetune"] = "pretrain"
+    recipe: str = Field(min_length=1)
+    set: dict[str, Any] = Field(default_factory=dict)
+    start: str = ""
+    shared: bool = False
+
+    @model_validator(mode="after")
+    def _one_network(self) -> Self:
+        if self.shared and self.start:
+            raise ValueError("a shared run has the network of its recipe, so it takes no start")
+        return self
+
+
+class Start(Section):
+    """An initialisation of a study.
+
+    Args:
+        title: what it is called in tables; its key where empty.
+        set: changes to the fine-tuning recipe, such as `model.weights` or `model.pretrained`.
+        models: more changes for single models.
+        before: the run that gives the weights.
+    """
+
+    title: str = ""
+    set: dict[str, Any] = Field(default_factory=dict)
+    models: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    before: Before | None = None
+
+
+class Exclusion(Section):
+    """Combinations that are left out, and why; an axis that is not named means all of it."""
+
+    models: tuple[str, ...] = ()
+    starts: tuple[str, ...] = ()
+    fractions: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
+    why: str = Field(min_length=1)
+
+    def covers(self, model: str, start: str, fraction: float, seed: int) -> bool:
+        """Whether a combination is left out."""
+        pairs = ((model, self.models), (start, self.starts), (fraction, self.fractions), (seed, self.seeds))
+        return all(not allowed or value in allowed for value, allowed in pairs)
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        if not (self.models or self.starts or self.fractions or self.seeds):
+            raise ValueError("an exclusion names models, starts, fractions or seeds; this one would leave out all")
+        return self
+
+
+class Reference(Section):
+    """What others are tested against, at the same share of the labels.
+
+    Args:
+        model: a model; the same model as the one tested where empty.
+        start: an initialisation; the same one where empty.
+    """
+
+    model: str = ""
+    start: str = ""
+
+
+class StudyRecipe(Section):
+    """A grid of fine-tuning runs, and their comparison.
+
+    Args:
+        out: the folder; a study that was stopped there goes on.
+        title: of the page; made of the targets where empty.
+        recipe: the fine-tuning recipe: a TOML file, or the name of a shipped one.
+        set: changes to it for all runs, by its sections.
+        models: by name.
+        starts: the initialisations, by name. Where there are some, they alone say what a model starts from; without
+            any, each model starts as the fine-tuning recipe says.
+        fractions: of the training patients; the subsets are nested, and the same for all models and seeds.
+        seeds: of the training.
+        exclude: what is left out of the grid.
+        reference: what others are tested against; nothing is tested without one.
+        metrics: those that are tested; ROC AUC and average precision, or R2 and MAE, where empty.
+        phantoms: made-up scans that are made first.
+    """
+
+    out: str = Field(min_length=1)
+    title: str = ""
+    recipe: str = Field(min_length=1)
+    set: dict[str, Any] = Field(default_factory=dict)
+    models: dict[str, StudyModel] = Field(min_length=1)
+    starts: dict[str, Start] = Field(default_factory=dict)
+    fractions: tuple[float, ...] = Field(default=(1.0,), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    exclude: tuple[Exclusion, ...] = ()
+    reference: Reference | None = None
+    metrics: tuple[str, ...] = ()
+    phantoms: tuple[Phantoms, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = [*self._values(), *self._names(), *self._known(), *self._circles()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _values(self) -> Iterator[str]:
+        for axis, values in (("fractions", self.fractions), ("seeds", self.seeds)):
+            if len(set(values)) < len(values):
+                yield f"{axis} are repeated: {list(values)}"
+        for fraction in self.fractions:
+            if not 0 < fraction <= 1:
+                yield f"fractions lie above 0 and are 1 at most; got {fraction:g}"
+
+    def _names(self) -> Iterator[str]:
+        for name in (*self.models, *self.starts):
+            if not NAME.fullmatch(name):
+                yield f'"{name}" becomes the name of a folder: letters, digits, "_", ".", "+" and "-" alone'
+
+    def _known(self) -> Iterator[str]:
+        """Names that are used without being defined."""
+        for i, exclusion in enumerate(self.exclude, 1):
+            for axis in ("models", "starts", "fractions", "seeds"):
+                yield from _unknown(f"exclude {i}: {axis}", getattr(exclusion, axis), getattr(self, axis))
+        for name, start in self.starts.items():
+            yield from _unknown(f"starts.{name}.models", start.models, self.models)
+            if start.before and start.before.start:
+                yield from _unknown(f"starts.{name}.before.start", [start.before.start], self.starts)
+        if self.reference:
+            yield from _unknown("reference.model", [self.reference.model or next(iter(self.models))], self.models)
+            if self.reference.start:
+                yield from _unknown("reference.start", [self.reference.start], self.starts)
+
+    def _circles(self) -> Iterator[str]:
+        for name in self.starts:
+            seen, here = {name}, self._earlier(name)
+            while here and here not in seen:
+                seen.add(here)
+                here = self._earlier(here)
+            if here == name:
+                yield f'the start "{name}" comes before itself'
+
+    def _earlier(self, name: str) -> str:
+        before = self.starts[name].before if name in self.starts else None
+        return before.start if before else ""
+
+
+def _unknown(where: str, names: Collection[Any], known: Collection[Any]) -> Iterator[str]:
+    for name in names:
+        if name not in known:
+            yield f'{where}: there is no "{name}".{nearest(str(name), map(str, known))} There are {one_of(known)}'

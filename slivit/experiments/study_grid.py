@@ -1,0 +1,255 @@
+"""The runs of a study: every combination of its axes as a recipe of its own, and the runs that these start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from slivit.errors import RecipeError, gather, nearest, one_of
+from slivit.experiments.recipe_study import Before, StudyRecipe
+from slivit.recipe import Stage, check_recipe, find_recipe, read_values, recipe_kind
+from slivit.train.recipe import TrainingRecipe
+
+RUNS, STARTS = "runs", "starts"
+AS_GIVEN = "as_given"
+"""The name of the only initialisation of a study without any: what the fine-tuning recipe says."""
+ORIGIN = ("weights", "pretrained")
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One run of a study.
+
+    Args:
+        stage: of the run.
+        recipe: of the run; its `out` is the folder.
+        model: the name in the study; empty for a run that several models start from.
+        start: the initialisation, or the one that the run makes the weights of.
+        fraction: of the training patients; None for a run that others start from.
+        seed: of the training; None for a run that others start from.
+        needs: the folder of the run that it starts from.
+    """
+
+    stage: Stage
+    recipe: Any
+    model: str
+    start: str
+    fraction: float | None = None
+    seed: int | None = None
+    needs: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies."""
+        return Path(self.recipe.out)
+
+    @property
+    def name(self) -> str:
+        """The run in words."""
+        if self.fraction is None:
+            return f"{self.stage} for the start {self.start}" + (f" of {self.model}" if self.model else "")
+        return f"{self.model}, start {self.start}, {self.fraction:.4g} of the labels, seed {self.seed}"
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """All runs of a study.
+
+    Args:
+        recipe: of the study.
+    """
+
+    recipe: StudyRecipe
+
+    @property
+    def starts(self) -> list[str]:
+        """The names of the initialisations."""
+        return list(self.recipe.starts) or [AS_GIVEN]
+
+    @cached_property
+    def base(self) -> Values:
+        """The fine-tuning recipe as plain values."""
+        return read_values(find_recipe("finetune", self.recipe.recipe))
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """The runs that are compared: the first seed of everything first.
+
+        Raises:
+            RecipeError: every problem of every recipe at once.
+        """
+        problems: list[str] = []
+        found = [job for combination in self._combinations() for job in self._checked(combination, problems)]
+        gather(list(dict.fromkeys(problems)), "the recipes of the study", RecipeError)
+        if not found:
+            raise RecipeError("the study has no runs: everything is excluded")
+        return found
+
+    @cached_property
+    def before(self) -> dict[Path, Job]:
+        """The runs that others start from, by their folders; those that are needed first stand first.
+
+        Raises:
+            RecipeError: every problem of every recipe at once.
+        """
+        found: dict[Path, Job] = {}
+        problems: list[str] = []
+        for job in self.jobs:
+            try:
+                self._add_before(job.model, job.start, found)
+            except RecipeError as error:
+                problems.append(str(error))
+        gather(list(dict.fromkeys(problems)), "the runs that others start from", RecipeError)
+        return found
+
+    @cached_property
+    def excluded(self) -> list[dict[str, Any]]:
+        """The combinations that are left out, with the reason."""
+        found = []
+        for model, start, fraction, seed in self._all():
+            if why := self._why_not(model, start, fraction, seed):
+                found.append({"model": model, "start": start, "fraction": fraction, "seed": seed, "why": why})
+        return found
+
+    def _all(self) -> Iterator[tuple[str, str, float, int]]:
+        fractions = sorted(self.recipe.fractions, reverse=True)
+        for seed in self.recipe.seeds:
+            for fraction in fractions:
+                for model in self.recipe.models:
+                    for start in self.starts:
+                        yield model, start, fraction, seed
+
+    def _why_not(self, *combination: Any) -> str:
+        return next((e.why for e in self.recipe.exclude if e.covers(*combination)), "")
+
+    def _combinations(self) -> Iterator[tuple[str, str, float, int]]:
+        return (c for c in self._all() if not self._why_not(*c))
+
+    def _checked(self, combination: tuple[str, str, float, int], problems: list[str]) -> list[Job]:
+        try:
+            return [self._job(*combination)]
+        except RecipeError as error:
+            problems.append(str(error))
+            return []
+
+    def _job(self, model: str, start: str, fraction: float, seed: int) -> Job:
+        needs = self._needs(model, start)
+        folder = Path(self.recipe.out) / RUNS / model / start / f"fraction_{fraction:.4g}" / f"seed_{seed}"
+        own = {"out": str(folder), "seed": seed, "data": {"train_fraction": fraction}}
+        values = layered(self.base_for(model), self.recipe.set, self.changes(model, start), _origin(needs), own)
+        return Job("finetune", _checked("finetune", values, f"{model}, {start}"), model, start, fraction, seed, needs)
+
+    def base_for(self, model: str) -> Values:
+        """The fine-tuning recipe for a model, without what it says of another model or of weights to start from."""
+        given = self.base.get("model", {})
+        wanted = self.recipe.models[model].set.get("model", {}).get("name", model)
+        kept = given if given.get("name", "slivit") == wanted else {}
+        if self.recipe.starts:
+            kept = {key: value for key, value in kept.items() if key not in ORIGIN}
+        return {**self.base, "model": {**kept, "name": wanted}}
+
+    def changes(self, model: str, start: str) -> Values:
+        """What a model and an initialisation change in the recipe."""
+        found = self.recipe.starts.get(start)
+        parts = (found.set, found.models.get(model, {})) if found else ()
+        return layered(self.recipe.models[model].set, *parts)
+
+    def _needs(self, model: str, start: str) -> Path | None:
+        """The folder of the run whose backbone a model starts from."""
+        found = self.recipe.starts.get(start)
+        if not found or not found.before:
+            return None
+        folder = Path(self.recipe.out) / STARTS / start
+        return folder if found.before.shared else folder / model
+
+    def _add_before(self, model: str, start: str, found: dict[Path, Job]) -> None:
+        folder = self._needs(model, start)
+        if folder is None or folder in found:
+            return
+        before: Before = self.recipe.starts[start].before  # type: ignore[assignment]
+        if before.start:
+            self._add_before(model, before.start, found)
+        found[folder] = self._before_job(before, model, start, folder)
+
+    def _before_job(self, before: Before, model: str, start: str, folder: Path) -> Job:
+        values = read_values(find_recipe(before.stage, before.recipe))
+        needs = self._needs(model, before.start) if before.start else None
+        own = {"out": str(folder)}
+        if before.shared:
+            values = layered(values, before.set, own)
+        else:
+            network = {"model": self.network(model, before.start)}
+            alike = issubclass(recipe_kind(before.stage, values), TrainingRecipe)
+            settings = self.recipe.models[model].set if alike else {}
+            values = layered({**values, "model": {}}, settings, network, before.set, _origin(needs), own)
+        name = f"{before.stage} for the start {start}"
+        checked = _checked(before.stage, values, name)
+        return Job(before.stage, checked, "" if before.shared else model, start, needs=needs)
+
+    def network(self, model: str, start: str) -> Values:
+        """The model section of a model under an initialisation; at random where `start` is empty."""
+        values = layered(self.base_for(model), self.recipe.set, self.changes(model, start))["model"]
+        return values if start else {key: value for key, value in values.items() if key not in ORIGIN}
+
+
+def layered(*tables: Mapping[str, Any]) -> Values:
+    """Plain values of recipes upon each other: sections are merged, and what stands in them is replaced as a whole."""
+    found: Values = {}
+    for table in tables:
+        for key, value in table.items():
+            old = found.get(key)
+            merged = isinstance(value, Mapping) and isinstance(old, Mapping)
+            found[key] = {**old, **value} if merged else value  # type: ignore[dict-item]
+    return found
+
+
+def _origin(needs: Path | None) -> Values:
+    return {"model": {"weights": str(needs)}} if needs else {}
+
+
+def _checked(stage: Stage, values: Values, where: str) -> Any:
+    return check_recipe(recipe_kind(stage, values), values, where)
+
+
+AXES = ("model", "start", "fraction", "seed")
+
+
+def chosen(jobs: Sequence[Job], only: Sequence[str]) -> list[Job]:
+    """The runs that `only` names.
+
+    Args:
+        jobs: of the study.
+        only: "model=A,B", "start=A", "fraction=0.1" or "seed=0"; a run must meet all of them.
+
+    Raises:
+        RecipeError: no such axis, or a value that no run has.
+    """
+    found = list(jobs)
+    for text in only:
+        axis, equals, listed = text.partition("=")
+        if not equals or axis not in AXES:
+            hint = nearest(axis, AXES)
+            raise RecipeError(f'"{text}": write AXIS=VALUE[,VALUE], with an axis of {one_of(AXES)}.{hint}')
+        known = dict.fromkeys(_told(job, axis) for job in jobs)
+        wanted = [_number(value) if axis == "fraction" else value for value in listed.split(",")]
+        if unknown := [value for value in wanted if value not in known]:
+            hint = nearest(unknown[0], known)
+            raise RecipeError(f'no run has the {axis} "{unknown[0]}".{hint} There are {one_of(known)}')
+        found = [job for job in found if _told(job, axis) in wanted]
+    return found
+
+
+def _told(job: Job, axis: str) -> str:
+    value = getattr(job, axis)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _number(text: str) -> str:
+    try:
+        return f"{float(text):.4g}"
+    except ValueError:
+        return text

@@ -1,0 +1,319 @@
+"""A sweep: many trainings of one recipe, each with other settings, scored on validation rows alone."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slivit.data.manifest import Manifest
+from slivit.data.sources import load_manifest
+from slivit.errors import RecipeError, SlivitError
+from slivit.experiments import searching
+from slivit.experiments.recipe_sweep import LOSSES, Categorical, SweepRecipe
+from slivit.files import whole_file, write_json, write_text
+from slivit.folder import LOG, PROGRESS, RECIPE, logged, make_folder
+from slivit.models.registry import spec_of
+from slivit.recipe import apply_override, check_recipe, load_recipe, resolved_toml
+from slivit.train.recipe import FinetuneRecipe
+from slivit.train.trackers import flat
+from slivit.train.tracking import check_logging, tracked
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import Trial
+
+log = logging.getLogger(__name__)
+BASE, TRIALS, BEST = "base.toml", "trials", "best.toml"
+GIVEN_UP = 3
+"""Where this many trials failed and none did not, the recipe itself is wrong."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all trials of a sweep share.
+
+    Args:
+        recipe: of the sweep.
+        base: the fine-tuning recipe.
+        folder: of the sweep.
+        manifest: training and validation rows; no others.
+        worker: the name of this process's lock.
+    """
+
+    recipe: SweepRecipe
+    base: FinetuneRecipe
+    folder: Path
+    manifest: Manifest
+    worker: str
+
+
+def run(recipe: SweepRecipe, *, overwrite: bool = False) -> Path:
+    """Search for the settings of a recipe that do best on its validation rows.
+
+    Called again, it goes on; several processes may work on one sweep at the same time. Test rows are taken out of the
+    manifest before the first trial.
+
+    Args:
+        recipe: from `load_recipe("sweep", ...)`.
+        overwrite: begin anew in a folder that holds another sweep.
+
+    Returns:
+        The folder: `best.toml` (a fine-tuning recipe), `sweep.html`, `sweep.json`, `trials.csv`, the figures, and the
+        recipe and history of every trial.
+
+    Raises:
+        RecipeError: settings that the base recipe does not take, or a folder with another sweep.
+        SlivitError: no trial was finished.
+    """
+    searching.need_optuna()
+    base = base_recipe(recipe)
+    check_logging(base.logging)
+    folder = open_sweep(recipe, base, overwrite=overwrite)
+    with logged(folder), searching.worker_lock(folder) as lock:
+        manifest = load_manifest(base.data, base.task).without("test")
+        study = searching.open_study(recipe, folder, "minimize" if falls(base) else "maximize")
+        work(study, Sweep(recipe, base, folder, manifest, Path(lock.lock_file).name))
+        finish(study, recipe, base, folder)
+    return folder
+
+
+def base_recipe(recipe: SweepRecipe) -> FinetuneRecipe:
+    """The fine-tuning recipe of a sweep, checked at the ends of every searched setting.
+
+    Raises:
+        RecipeError: keys or values that the recipe does not take, or a score that the search itself would change.
+    """
+    changes = [f"{key}={json.dumps(value)}" for key, value in flat(recipe.set).items()]
+    base = load_recipe("finetune", recipe.recipe, changes)
+    for key, dimension in recipe.space.items():
+        ends = dimension.choices if isinstance(dimension, Categorical) else (dimension.low, dimension.high)
+        for value in ends:
+            changed(base, {key: value}, f"space.{key} = {value}")
+    moved = [key for key in LOSSES if key in recipe.space]
+    if base.fit.monitor == "valid_loss" and moved:
+        raise RecipeError(
+            f"{moved[0]} changes what the loss is, so the validation losses of two trials cannot be compared; set "
+            "set.fit.monitor to a metric, such as roc_auc or mae"
+        )
+    return base
+
+
+def changed(base: FinetuneRecipe, values: dict[str, Any], where: str) -> FinetuneRecipe:
+    """The base recipe with other values.
+
+    Raises:
+        RecipeError: keys or values that the recipe does not take.
+    """
+    table = base.model_dump(mode="json", exclude_none=True)
+    for key, value in values.items():
+        apply_override(table, f"{key}={json.dumps(value)}")
+    return check_recipe(FinetuneRecipe, table, where)
+
+
+def falls(base: FinetuneRecipe) -> bool:
+    """Whether a smaller value of the monitored metric is better."""
+    import numpy as np
+
+    from slivit.train.callbacks import better
+
+    return better(base.fit.monitor) is np.less
+
+
+def open_sweep(recipe: SweepRecipe, base: FinetuneRecipe, *, overwrite: bool = False) -> Path:
+    """Make the folder of a sweep, or go on in one that holds the same search.
+
+    Raises:
+        RecipeError: the folder holds something else; another sweep alone can be overwritten.
+    """
+    folder = Path(recipe.out)
+    same = recipe.model_copy(update={"trials": 1, "hours": 0.0})  # these may change from call to call
+    texts = {RECIPE: resolved_toml(same), BASE: resolved_toml(base)}
+    if any(make_folder(folder).iterdir()):
+        if not all((folder / name).is_file() for name in texts):
+            raise RecipeError(f"{folder}: is not empty, and holds no sweep; choose another folder with out=FOLDER")
+        if overwrite:
+            _clear(folder)
+        elif any((folder / name).read_text("utf-8") != text for name, text in texts.items()):
+            raise RecipeError(
+                f"{folder}: holds another sweep; begin anew with --overwrite, or choose another folder with out=FOLDER"
+            )
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return folder
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier sweep left, and nothing else: its best recipe may have been trained in this folder."""
+    import shutil
+
+    for name in (TRIALS, searching.WORKERS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for pattern in (RECIPE, BASE, BEST, LOG, "sweep.*", "trials.csv"):
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
+def work(study: Study, sweep: Sweep) -> None:
+    """Run trials until there are enough, or the time is over.
+
+    Raises:
+        SlivitError: the first trials all failed.
+    """
+    import torch
+
+    recipe, end = sweep.recipe, time.monotonic() + 3600 * sweep.recipe.hours
+    if not study.get_trials(deepcopy=False):
+        point = searching.point_of(flat(sweep.base.model_dump(mode="json")), recipe)
+        if point:
+            study.enqueue_trial(point)
+    if dead := searching.revive(study, sweep.folder):
+        log.info("going on with trials that were killed: %s", ", ".join(map(str, dead)))
+    while searching.begun(study) < recipe.trials and (not recipe.hours or time.monotonic() < end):
+        study.optimize(
+            lambda trial: run_trial(trial, sweep),
+            n_trials=1,
+            catch=(SlivitError, torch.OutOfMemoryError),
+        )
+        log.info("%s", trial_line(study, sweep))
+        give_up(study, sweep)
+
+
+def run_trial(trial: Trial, sweep: Sweep) -> float:
+    """Train once, and return the best validation value of the monitored metric."""
+    from optuna import TrialPruned
+
+    trial.set_user_attr(searching.WORKER, sweep.worker)
+    name = trial.user_attrs.get(searching.FOLDER, searching.folder_name(trial.number))
+    trial.set_user_attr(searching.FOLDER, name)
+    values = {**searching.suggest(trial, sweep.recipe), "out": str(sweep.folder / TRIALS / name)}
+    recipe = changed(sweep.base, values, f"trial {trial.number}")
+    try:
+        score = train_trial(trial, recipe, sweep.manifest)
+    except KeyboardInterrupt:
+        searching.queue_again(trial.study, trial)
+        raise
+    except Exception as error:
+        if not isinstance(error, TrialPruned):
+            trial.set_user_attr(searching.WHY, f"{type(error).__name__}: {error}"[:500])
+        (Path(recipe.out) / PROGRESS).unlink(missing_ok=True)
+        raise
+    (Path(recipe.out) / PROGRESS).unlink()
+    return score
+
+
+def train_trial(trial: Trial, recipe: FinetuneRecipe, manifest: Manifest) -> float:
+    """Train by a recipe as `slivit finetune` does, without a checkpoint and without a test.
+
+    Raises:
+        TrialPruned: the trial is worse than most at this epoch.
+        SlivitError: no epoch gave a value of the monitored metric.
+    """
+    from optuna import TrialPruned
+
+    from slivit.train.callbacks import TrackEpochs, seed_everything
+    from slivit.train.finetune import build_model
+    from slivit.train.run import fit, make_learner
+
+    folder, monitor, pruned = Path(recipe.out), recipe.fit.monitor, None
+    write_text(folder / RECIPE, resolved_toml(recipe))
+    with tracked(recipe.logging, recipe.model_dump(mode="json"), folder) as cbs:
+        manifest = manifest.with_task(recipe.task.fitted(manifest.rows("train")))
+        seed_everything(recipe.seed)
+        model = build_model(recipe, manifest)
+        settings = recipe.preprocessing.model_copy(update={"size": spec_of(model).size})
+        learn = make_learner(recipe, manifest, model, settings, folder)
+        watch = TrackEpochs(lambda values, epoch: _report(trial, values[monitor], epoch))
+        try:
+            best = fit(learn, recipe, folder, resume=(folder / PROGRESS).is_file(), cbs=[*cbs, watch])
+        except TrialPruned as stopped:
+            pruned = stopped
+    del learn, model
+    gc.collect()  # a Learner and its callbacks hold each other, and with them the device's memory
+    if pruned:
+        raise pruned
+    if not best["best_epoch"]:
+        raise SlivitError(f"{monitor} was not a number in any epoch")
+    return float(best[monitor])
+
+
+def _report(trial: Trial, value: float, epoch: int) -> None:
+    from optuna import TrialPruned
+
+    trial.report(value, epoch)
+    if trial.should_prune():
+        raise TrialPruned(f"after epoch {epoch}")
+
+
+def trial_line(study: Study, sweep: Sweep) -> str:
+    """The trial of this process that ended last, and the best of all, in one line."""
+    mine = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(searching.WORKER) == sweep.worker]
+    last = mine[-1]
+    found = searching.results_of(study, sweep.recipe, sweep.base.fit.monitor, importances=False)
+    told = next(t for t in found["trials"] if t["number"] == last.number)
+    values = ", ".join(f"{key} {searching.value_text(value)}" for key, value in told["values"].items())
+    score = f" {told['value']:.4f}" if told["value"] is not None else f" ({told['why']})" if told["why"] else ""
+    best = next((t for t in found["trials"] if t["number"] == found["best"]), None)
+    ahead = f"; best {best['value']:.4f} (trial {best['number']})" if best else ""
+    return f"trial {last.number} of {sweep.recipe.trials} {told['state']}{score}: {values}{ahead}"
+
+
+def give_up(study: Study, sweep: Sweep) -> None:
+    """Stop a sweep whose first trials all failed: that is no matter of settings.
+
+    Raises:
+        SlivitError: with the reasons.
+    """
+    trials = searching.results_of(study, sweep.recipe, "", importances=False)["trials"]
+    ended = [t for t in trials if t["state"] != "running"]
+    if len(ended) >= min(GIVEN_UP, sweep.recipe.trials) and all(t["state"] == "failed" for t in ended):
+        reasons = "\n".join(dict.fromkeys(f"  - {t['why']}" for t in ended))
+        raise SlivitError(f"{sweep.folder}: all {len(ended)} trials failed\n{reasons}")
+
+
+def finish(study: Study, recipe: SweepRecipe, base: FinetuneRecipe, folder: Path) -> None:
+    """Write the table, the page and the best recipe.
+
+    Raises:
+        SlivitError: no trial was finished.
+    """
+    from slivit.report.sweep_page import write_sweep
+
+    found = searching.results_of(study, recipe, base.fit.monitor)
+    write_json(folder / "sweep.json", found)
+    _write_csv(folder / "trials.csv", found)
+    if found["best"] is None:
+        raise SlivitError(f"{folder}: no trial was finished; go on with more trials")
+    best = next(t for t in found["trials"] if t["number"] == found["best"])
+    chosen = changed(base, {**best["values"], "out": str(folder / "best")}, "the best recipe")
+    head = (
+        f"# The best of {len(found['trials'])} trials: {base.fit.monitor} {best['value']:.4f} on the validation rows\n"
+    )
+    write_text(folder / BEST, head + resolved_toml(chosen))
+    log.info("page: %s", write_sweep(folder, found))
+    for line in lines(found):
+        log.info("%s", line)
+    log.info("train and test the best: slivit finetune %s", folder / BEST)
+
+
+def _write_csv(path: Path, found: dict[str, Any]) -> None:
+    import pandas as pd
+
+    kept = ("number", "state", "value", "epochs", "seconds", "why")
+    rows = [{**{k: t[k] for k in kept}, **t["values"]} for t in found["trials"]]
+    with whole_file(path) as partial:
+        pd.DataFrame(rows).to_csv(partial, index=False)
+
+
+def lines(found: dict[str, Any], most: int = 5) -> Iterator[str]:
+    """The best trials, one line each."""
+    finished = [t for t in found["trials"] if t["state"] == "finished"]
+    finished.sort(key=lambda t: (t["value"] if found["falls"] else -t["value"], t["number"]))
+    for trial in finished[:most]:
+        values = ", ".join(f"{key} {searching.value_text(value)}" for key, value in trial["values"].items())
+        yield f"{found['monitor']} {trial['value']:.4f}  trial {trial['number']}: {values}"

@@ -1,0 +1,126 @@
+"""Prediction: a checkpoint and new scans in, a table out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slivit.checkpoint import Checkpoint, read_config
+from slivit.data.scan_finding import Finder
+from slivit.data.scan_reading import ScanRef
+from slivit.data.training_range import range_of
+from slivit.errors import SlivitError
+from slivit.files import scratch_folders, whole_file
+from slivit.predict.batching import default_workers
+from slivit.predict.journal import Journal, journal_of
+from slivit.predict.table import table_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from slivit.predict.stream import Stream
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    checkpoint: str | Path,
+    scans: Sequence[str],
+    out: str | Path | None = None,
+    *,
+    device: str = "auto",
+    batch_size: int = 0,
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Predict scans; one that cannot be read is recorded and does not stop the others.
+
+    Args:
+        checkpoint: a run, checkpoint or export folder, or the name of a model on Hugging Face's hub.
+        scans: files, folders, zip archives and manifests; see `slivit.data.scan_finding.Finder`.
+        out: where the table is written as CSV, if anywhere. Until it is whole, its rows lie in OUT.part.
+        device: "auto", "cpu", "cuda", ...
+        batch_size: scans a batch; 0 finds out what is fastest and fits into memory.
+        workers: processes that read scans; by the number of scans and cores where None.
+        resume: go on with a table that was not finished; scans that failed are tried again, and scans that changed.
+        overwrite: replace a table, or begin one anew.
+        progress: show a progress bar.
+
+    Returns:
+        One row a scan, in the order given: `path` (and `series`), the columns of its manifest, `prob_*` or `pred_*` and
+        `unit`, `call_*` where the checkpoint holds an operating point, `warnings` of what makes the prediction
+        doubtful, `notes` of the reader, and `error` ("" where all is well).
+
+    Raises:
+        SlivitError: a checkpoint or scans that are not there, or a table that is.
+    """
+    from slivit.predict.opening import open_checkpoint
+    from slivit.predict.stream import Stream
+
+    _check_out(out, resume, overwrite)
+    loaded = open_checkpoint(checkpoint)
+    if range_of(loaded.training) is None:
+        log.warning("the checkpoint does not say what its training scans were like: only the slices are checked")
+    with scratch_folders() as scratch:
+        refs = Finder(_slices(loaded), scratch).find(scans)
+        with _journal(loaded, out, resume) as journal:
+            todo = [ref for ref in {ref.key: ref for ref in refs}.values() if not journal.done(ref)]
+            _announce(len(refs), len(todo))
+            workers = default_workers(len(todo)) if workers is None else workers
+            _predict(Stream(loaded, device, batch_size, workers), todo, journal, progress)
+        table = table_of(loaded, refs, journal.rows)
+        if out is not None:
+            with whole_file(out) as partial:
+                table.to_csv(partial, index=False)
+            if not (table["error"] != "").any():
+                journal.remove()
+    return table
+
+
+def _announce(scans: int, todo: int) -> None:
+    """Say how many scans were found, and how many an earlier call left."""
+    left = "" if todo == scans else f", {todo} of them still to be predicted"
+    log.info("%d %s%s", scans, "scan" if scans == 1 else "scans", left)
+
+
+def _check_out(out: str | Path | None, resume: bool, overwrite: bool) -> None:
+    """Refuse to lose a table, whole or begun, by accident."""
+    if resume and (out is None or overwrite):
+        raise SlivitError("--resume goes on with the table of --out; leave out --overwrite, and name the table")
+    if out is None or resume or overwrite:
+        return
+    if journal_of(out).exists():
+        raise SlivitError(f"{journal_of(out)}: holds the rows of an unfinished table; --resume or --overwrite it")
+    if Path(out).exists():
+        raise SlivitError(f"{out}: is there already; replace it with --overwrite, or choose another --out")
+
+
+def _slices(loaded: Checkpoint) -> int:
+    return loaded.preprocessing.size[0] if loaded.preprocessing.size else 1
+
+
+def _journal(loaded: Checkpoint, out: str | Path | None, resume: bool) -> Journal:
+    """The rows that there are: of a run that was stopped, or of a whole table that gets more scans."""
+    made_by = {
+        "checkpoint": read_config(loaded.path)["sha256"],
+        "preprocessing": loaded.preprocessing.model_dump(mode="json"),
+    }
+    return Journal(None if out is None else journal_of(out), made_by, resume=resume)
+
+
+def _predict(stream: Stream, refs: Sequence[ScanRef], journal: Journal, progress: bool) -> None:
+    from tqdm import tqdm
+
+    with tqdm(total=len(refs), desc="predict", unit="scan", disable=None if progress else True, leave=False) as bar:
+        failed = 0
+        for index, row in stream.rows(refs):
+            journal.add(refs[index], row)
+            failed += bool(row["error"])
+            bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
+            bar.update()
+    if not stream.batch_size:
+        log.info("batches of up to %d", stream.batcher.size)

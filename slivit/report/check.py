@@ -1,0 +1,62 @@
+"""Check a manifest: read every scan, write one table and one page, and say whether training would be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from slivit.data.checking.check import TIME_LIMIT, CheckResult, Progress, check_manifest
+from slivit.data.manifest import Columns
+from slivit.files import whole_file
+from slivit.report.check_page import write_check_page
+from slivit.targets.task import Task
+
+TABLE, PAGE = "scans.csv", "check.html"
+
+
+def run_check(
+    csv: Path | str,
+    out: Path | str,
+    task: Task | None = None,
+    *,
+    columns: Columns | None = None,
+    root: Path | str | None = None,
+    patient_from_path: bool = False,
+    reader: Mapping[str, Any] | None = None,
+    workers: int = 2,
+    time_limit: float = TIME_LIMIT,
+    pictures: int = 1000,
+    progress: Progress | None = None,
+) -> CheckResult:
+    """Read every scan of a manifest and write `scans.csv` and `check.html` into a folder.
+
+    Args:
+        csv: the manifest.
+        out: the folder; made where it is not there.
+        task: what is predicted; without it, targets are not checked.
+        columns, root, patient_from_path, reader, workers, time_limit, progress: as `check_manifest` takes them.
+        pictures: how many middle slices the page shows.
+
+    Returns:
+        The findings; `.summary` has the three most important in words, `.exit_status` is 1 where training would be
+        wrong.
+
+    Raises:
+        ManifestError: the file is no table at all, or has no column of paths.
+    """
+    result = check_manifest(
+        csv,
+        task,
+        columns=columns,
+        root=root,
+        patient_from_path=patient_from_path,
+        reader=reader,
+        workers=workers,
+        time_limit=time_limit,
+        progress=progress,
+    )
+    with whole_file(Path(out) / TABLE) as part:
+        result.table.to_csv(part, index_label="row")
+    write_check_page(result, Path(out) / PAGE, pictures=pictures)
+    return result

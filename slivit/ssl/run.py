@@ -1,0 +1,212 @@
+"""Self-supervised pre-training: scans without labels in, a backbone out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slivit.checkpoint import save_backbone
+from slivit.data.preprocessing import Preprocessing
+from slivit.errors import ManifestError, RecipeError
+from slivit.folder import HISTORY, PROGRESS, SPLIT, forgotten_if_untrained, logged, open_run
+from slivit.lineage import started_from
+from slivit.models.registry import spec_of
+from slivit.parallel import from_main, is_main, local_device, process_group, wait_for_all
+from slivit.ssl.probed import make_probe
+from slivit.ssl.recipe import SelfSupervisedRecipe
+from slivit.ssl.unlabelled import scan_depths, unlabelled_frame
+from slivit.train.callbacks import progress_of
+from slivit.train.tracking import check_logging, tracked
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from fastai.callback.core import Callback
+    from torch import nn
+
+    from slivit.ssl.learner import PretextLearner
+    from slivit.ssl.pretext import Pretext
+
+log = logging.getLogger(__name__)
+
+PICTURES = "pictures"
+
+
+def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Pre-train a backbone without labels; in several processes where a launcher started them.
+
+    Args:
+        recipe: from `load_recipe("pretrain", ...)`.
+        resume: go on with a run that died.
+        overwrite: replace a run in the same folder.
+
+    Returns:
+        The run's folder: recipe, split, history, checkpoint, versions, log.
+    """
+    from slivit.predict.engine import choose_device
+    from slivit.ssl.registry import create_pretext
+    from slivit.train.callbacks import seed_everything
+
+    device = local_device(choose_device(recipe.fit.device))
+    with process_group(device), _opened(recipe, resume=resume, overwrite=overwrite) as folder:
+        frame = from_main(_scans(recipe, folder) if is_main() else None)
+        seed_everything(recipe.seed)
+        model = build_encoder(recipe)
+        settings = recipe.preprocessing.model_copy(update={"size": spec_of(model).size})
+        pretext = create_pretext(recipe.method, model, **recipe.pretext.args)
+        learn = make_learner(recipe, frame, pretext, settings, folder)
+        with _followed(recipe, folder) as tracking:
+            fit(learn, recipe, folder, resume=resume, cbs=[*tracking, *_probes(recipe, pretext, settings, folder)])
+            save_backbone(folder / "checkpoint", pretext.encoder, settings, _record(recipe, frame), pretext.extra)
+        if is_main():
+            (folder / PROGRESS).unlink(missing_ok=True)
+        log.info("done: %s", folder)
+    return folder
+
+
+@contextmanager
+def _opened(recipe: SelfSupervisedRecipe, *, resume: bool, overwrite: bool) -> Iterator[Path]:
+    """The run's folder, made and logged to by the main process; the others only speak of what is wrong."""
+    if not is_main():
+        logging.getLogger("slivit").setLevel(logging.WARNING)
+        wait_for_all()
+        yield Path(recipe.out)
+        return
+    check_logging(recipe.logging)
+    folder = open_run(recipe, resume=resume, overwrite=overwrite)
+    wait_for_all()
+    with forgotten_if_untrained(folder, resume=resume), logged(folder):
+        yield folder
+
+
+def _scans(recipe: SelfSupervisedRecipe, folder: Path) -> pd.DataFrame:
+    frame = usable_scans(recipe)
+    frame.to_csv(folder / SPLIT, index=False)
+    return frame
+
+
+def _followed(recipe: SelfSupervisedRecipe, folder: Path) -> AbstractContextManager[Sequence[Callback]]:
+    """The recipe's tracker, in the main process."""
+    return tracked(recipe.logging, recipe.model_dump(mode="json"), folder) if is_main() else nullcontext([])
+
+
+def usable_scans(recipe: SelfSupervisedRecipe) -> pd.DataFrame:
+    """The scans of a recipe, with the number of slices where it is needed, and none that is too short."""
+    frame = unlabelled_frame(recipe.data, recipe.images, recipe.seed)
+    images = recipe.images
+    if images.slices != "all" and images.min_slices == 1:
+        return frame
+    frame = frame.assign(slices=scan_depths(frame, recipe.preprocessing.reader, recipe.data.processes))
+    long = frame["slices"] >= images.min_slices
+    if not long.all():
+        log.info("%d scans have fewer than %d slices and are left out", (~long).sum(), images.min_slices)
+    if not (frame[long]["split"] == "train").any():
+        raise ManifestError(f"{recipe.data.manifest}: no training scan has {images.min_slices} slices")
+    return frame[long].reset_index(drop=True)
+
+
+def build_encoder(recipe: SelfSupervisedRecipe) -> nn.Module:
+    """The recipe's model, with its backbone loaded where the recipe names weights; its head is not trained."""
+    from slivit.models._weights import load_backbone
+    from slivit.models.registry import create_model
+
+    model = create_model(recipe.model.name, 1, **recipe.model.args)
+    if recipe.model.weights:
+        load_backbone(model, recipe.model.weights)
+    return model
+
+
+def make_learner(
+    recipe: SelfSupervisedRecipe, frame: pd.DataFrame, pretext: Pretext, settings: Preprocessing, folder: Path
+) -> PretextLearner:
+    """The fastai Learner of a recipe."""
+    from slivit.predict.engine import choose_device
+    from slivit.ssl.learner import pretext_dataloaders, pretext_learner
+
+    options = recipe.fit
+    dls = pretext_dataloaders(
+        [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")],
+        pretext,
+        settings,
+        slices=recipe.images.slices,
+        batch_size=options.batch_size,
+        workers=recipe.data.processes,
+        device=local_device(choose_device(options.device)),
+    )
+    return pretext_learner(
+        dls,
+        pretext,
+        optimiser=options.optimiser,
+        betas=options.betas,
+        weight_decay=options.weight_decay,
+        layer_decay=options.layer_decay,
+        patch_lr=options.patch_lr,
+        clip=options.clip,
+        accumulate=options.accumulate,
+        precision=options.precision,
+        checkpoint_activations=options.checkpoint_activations,
+        shards=options.shards,
+        path=folder,
+    )
+
+
+def fit(
+    learn: PretextLearner,
+    recipe: SelfSupervisedRecipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    cbs: Sequence[Callback] = (),
+) -> None:
+    """Train under the recipe's schedule; the last weights are kept."""
+    from slivit.ssl.learner import fit_pretext
+    from slivit.ssl.pictures import DrawPictures
+    from slivit.train import callbacks
+
+    options = recipe.fit
+    progress = progress_of(folder, resume=resume)
+    own = [
+        callbacks.SeedEpochs(recipe.seed),
+        callbacks.StopOnNaN(),
+        callbacks.LogEpochs(),
+        callbacks.SaveProgress(folder, options.lr),
+        callbacks.WriteHistory(folder / HISTORY),
+    ]
+    if is_main() and not options.shards:
+        own.append(DrawPictures(learn.pretext, folder / PICTURES, recipe.pictures.every, recipe.pictures.count))
+    bars = nullcontext() if sys.stdout.isatty() else learn.no_bar()
+    with bars, learn.no_logging():
+        fit_pretext(
+            learn,
+            options.epochs,
+            options.lr,
+            schedule=options.schedule,
+            warmup=options.warmup,
+            lr_end=options.lr_end,
+            weight_decay_end=options.weight_decay_end if options.weight_decay_end >= 0 else None,
+            cbs=[*own, *cbs],
+            start_epoch=progress["epoch"] if progress else 0,
+        )
+
+
+def _probes(recipe: SelfSupervisedRecipe, pretext: Pretext, settings: Preprocessing, folder: Path) -> list[Callback]:
+    if recipe.probe is None or not is_main():
+        return []
+    if recipe.fit.shards:
+        raise RecipeError("a probe needs the whole network in one process; leave [probe] out, or fit.shards = false")
+    return [make_probe(recipe.probe, pretext, settings, recipe.fit.batch_size, folder)]
+
+
+def _record(recipe: SelfSupervisedRecipe, frame: pd.DataFrame) -> dict[str, Any]:
+    """How a checkpoint came about, as plain values."""
+    record = {
+        "stage": "pretrain",
+        "method": recipe.method,
+        "recipe": recipe.model_dump(mode="json"),
+        "scans": {str(k): int(v) for k, v in frame["split"].value_counts().items()},
+        "source": recipe.data.manifest,
+    }
+    return record | started_from(recipe.model)

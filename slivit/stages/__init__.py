@@ -1,1 +1,0 @@
-"""The stages: each module's `run` tells the story of one command."""

@@ -1,0 +1,1 @@
+"""What is predicted: its kinds, encoding, loss, and the calls that are made of probabilities. Imports no model."""

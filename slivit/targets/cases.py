@@ -1,0 +1,160 @@
+"""The labelled rows of a table of predictions as arrays, ready for `slivit.statistics`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slivit.targets.decision import Decision
+from slivit.targets.task import Task, is_missing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from slivit.statistics import Plan
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One class against the rest, one label, or the two classes of a binary task.
+
+    Args:
+        name: of the class, label or target.
+        y: (n,) 0, 1 or NaN.
+        p: (n,) probability.
+        threshold: of a call; None for a class, of which the most probable is called.
+        uncertainty: (n,) what ranks the cases for a referral; None for the distance of `p` from 0.5.
+    """
+
+    name: str
+    y: Array
+    p: Array
+    threshold: float | None
+    uncertainty: Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Cases:
+    """Answers and predictions of the rows with a label.
+
+    Args:
+        task: what is predicted.
+        y: (n,) 0/1 for binary, (n,) class numbers for multiclass, else (n, k) with NaN for a missing label.
+        p: (n,) probabilities for binary, (n, C) for multiclass, else (n, k).
+        table: the rows themselves.
+        thresholds: one for each target of a binary or multilabel task.
+        plan: how to draw for intervals.
+    """
+
+    task: Task
+    y: Array
+    p: Array
+    table: pd.DataFrame
+    thresholds: tuple[float, ...]
+    plan: Plan
+
+    @property
+    def names(self) -> list[str] | None:
+        """The names of classes, labels or quantities, where there are several outputs or a name is wanted."""
+        if self.task.kind == "binary":
+            return None
+        return list(self.task.classes if self.task.kind == "multiclass" else self.task.targets)
+
+    @property
+    def threshold(self) -> float | list[float]:
+        """What `summarise` takes as its threshold."""
+        return list(self.thresholds) if self.task.kind == "multilabel" else (self.thresholds or (0.5,))[0]
+
+    def columns(self) -> Iterator[Column]:
+        """The two-class views of a classification: each class against the rest, each label, or the one target."""
+        if self.task.kind == "binary":
+            yield Column(self.task.targets[0], self.y, self.p, self.thresholds[0])
+        elif self.task.kind == "multiclass":
+            for c, name in enumerate(self.task.classes):
+                yield Column(name, (self.y == c).astype(float), self.p[:, c], None, -self.p.max(axis=1))
+        elif self.task.kind == "multilabel":
+            for i, name in enumerate(self.task.targets):
+                yield Column(name, self.y[:, i], self.p[:, i], self.thresholds[i])
+
+
+def arrays_of(table: pd.DataFrame, task: Task) -> tuple[Array, Array]:
+    """The known answers and the predictions of a table as arrays for `slivit.statistics`.
+
+    Returns:
+        y and p: (n,) and (n,) for binary; (n,) class numbers and (n, C) for multiclass; (n, k) and (n, k) otherwise,
+        with NaN for a missing label.
+    """
+    p = table[list(task.prediction_columns)].to_numpy(float)
+    if task.kind == "multiclass":
+        target = task.targets[0]
+        names = table[task.target_columns[0]]
+        return np.array([np.nan if is_missing(n) else float(task.encode({target: n})) for n in names], dtype=float), p
+    y = table[list(task.target_columns)].to_numpy(float)
+    return (y[:, 0], p[:, 0]) if task.kind == "binary" else (y, p)
+
+
+def cases_of(
+    table: pd.DataFrame,
+    task: Task,
+    decision: Decision | None = None,
+    *,
+    level: float = 0.9,
+    draws: int = 1000,
+    by_patient: bool = False,
+    stratified: bool = False,
+) -> Cases:
+    """The rows of a table that have a label, with the plan by which they are drawn.
+
+    Args:
+        table: predictions beside known answers, already under `decision`.
+        task: what is predicted.
+        decision: where thresholds come from; the default ones if None.
+        level: of the intervals.
+        draws: of the bootstrap.
+        by_patient: draw patients instead of scans.
+        stratified: keep the number of scans of each class in every draw.
+    """
+    from slivit.statistics import Plan
+    from slivit.statistics.summary import class_strata, with_label
+
+    y, p = arrays_of(table, task)
+    kept = with_label(y)
+    y, p, table = y[kept], p[kept], table[kept]
+    plan = Plan(level=level, draws=draws)
+    if by_patient:
+        plan = replace(plan, groups=table["patient"].astype(str).to_numpy())
+    if stratified:
+        plan = replace(plan, strata=class_strata(task.kind, y, plan.groups))
+    calls = task.kind in ("binary", "multilabel")
+    thresholds = tuple((decision or Decision()).threshold(t) for t in task.targets) if calls else ()
+    return Cases(task, y, p, table, thresholds, plan)
+
+
+def counts_of(table: pd.DataFrame, task: Task) -> dict[str, dict[str, Any]]:
+    """How often each class occurs, or how a quantity is distributed, for every target.
+
+    Args:
+        table: with the task's `target_*` columns, or with the targets under their own names, as a manifest has them.
+    """
+    columns = {t: f"target_{t}" if f"target_{t}" in table else t for t in task.targets}
+    return {t: _counts(table[column], task) for t, column in columns.items()}
+
+
+def _counts(column: pd.Series, task: Task) -> dict[str, Any]:
+    missing = column.map(is_missing).astype(bool)
+    known = column[~missing]
+    found: dict[str, Any] = {"n": len(known), "missing": int(missing.sum())}
+    if task.kind == "regression":
+        values = known.astype(float)
+        spread = {name: float(getattr(values, name)()) for name in ("mean", "std", "min", "median", "max")}
+        return found | {name: value for name, value in spread.items() if np.isfinite(value)}
+    if task.kind == "multiclass":
+        names = known.astype(str)
+        return found | {"classes": {c: int((names == c).sum()) for c in task.classes}}
+    return found | {"classes": {"1": int((known.astype(float) == 1).sum()), "0": int((known.astype(float) == 0).sum())}}

@@ -1,0 +1,1 @@
+"""Training by recipe: from a manifest to measured predictions."""

@@ -1,0 +1,222 @@
+"""A fastai Learner for volumes: loss and metrics of the task, parameter groups, and a fit that can go on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from fastai.callback import progress, schedule  # noqa: F401 (they give Learner its bars, fit_one_cycle and lr_find)
+from fastai.callback.channelslast import ChannelsLast
+from fastai.callback.core import Callback
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner, Metric
+from fastai.optimizer import Adam
+from torch import nn
+
+from slivit.data.window_loaders import ScanDL
+from slivit.data.windows import Windows
+from slivit.errors import ModelError, SlivitError
+from slivit.targets.loss import TaskLoss
+from slivit.targets.task import Task
+from slivit.train.callbacks import Autocast, FrozenBackbone, seed_everything
+from slivit.train.metrics import WholeLoss, task_metrics
+
+log = logging.getLogger(__name__)
+
+Precision = Literal["float32", "bfloat16", "float16", "auto"]
+
+
+class VolumeLearner(Learner):
+    """A fastai Learner whose fit can start at a later epoch of the same schedule."""
+
+    first_epoch = 0
+
+    def _do_fit(self) -> None:
+        """Run the epochs that are left. (fastai's own `start_epoch` runs the callbacks of skipped epochs too.)"""
+        from fastai.callback.core import CancelEpochException
+
+        for epoch in range(self.first_epoch, self.n_epoch):
+            self.epoch = epoch
+            self._with_events(self._do_epoch, "epoch", CancelEpochException)
+
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse to pickle the learner: opening such a file runs whatever code is in it.
+
+        Raises:
+            SlivitError: always, with the way out.
+        """
+        raise SlivitError(
+            "learn.export() would pickle the learner, and opening a pickle runs the code in it, so it is not done. "
+            "Keep the model with slivit.save_checkpoint(folder, learn.model, task, settings), share it with `slivit "
+            "export`, and open it with slivit.from_pretrained(folder)."
+        )
+
+    def fit(self, n_epoch: int, *args: Any, start_epoch: int = 0, **kwargs: Any) -> None:
+        """Fit as `Learner.fit` does; with `start_epoch`, the epochs before it are left out."""
+        self.first_epoch = start_epoch
+        try:
+            super().fit(n_epoch, *args, **kwargs)
+        finally:
+            self.first_epoch = 0
+
+
+def parameter_groups(model: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters of a model in three groups: backbone, integrator (all that is in neither), head.
+
+    Raises:
+        ModelError: a model without `.backbone` or `.head`.
+    """
+    for part in ("backbone", "head"):
+        if not isinstance(getattr(model, part, None), nn.Module):
+            raise ModelError(f"{type(model).__name__} has no module .{part}; parameter groups need .backbone and .head")
+    backbone, head = list(model.get_submodule("backbone").parameters()), list(model.get_submodule("head").parameters())
+    taken = {id(p) for p in backbone + head}
+    return [backbone, [p for p in model.parameters() if id(p) not in taken], head]
+
+
+def volume_learner(
+    dls: DataLoaders,
+    model: nn.Module,
+    task: Task,
+    *,
+    loss_func: nn.Module | None = None,
+    metrics: Sequence[Metric] | None = None,
+    opt_func: Callable[..., Any] = Adam,
+    weight_decay: float = 0.01,
+    label_smoothing: float = 0.0,
+    freeze_backbone: bool = False,
+    precision: Precision = "float32",
+    channels_last: bool | None = None,
+    path: str | Path = ".",
+    seed: int | None = None,
+    cbs: Sequence[Callback] = (),
+) -> VolumeLearner:
+    """An ordinary fastai Learner for a volume model.
+
+    Args:
+        dls: from `slivit.volume_dataloaders`, or any that give a model's input and encoded targets.
+        model: from `slivit.create_model`, with `.backbone` and `.head`.
+        task: the task, fitted on the training rows.
+        loss_func: in place of the task's own loss; with an `activation`, as `TaskLoss` has.
+        metrics: in place of the task's own.
+        opt_func: a fastai optimiser.
+        weight_decay: decoupled, as in AdamW.
+        label_smoothing: see `TaskLoss`.
+        freeze_backbone: train the integrator and the head alone; the backbone runs as it does in a prediction, and
+            its normalisation layers, which fastai would go on training, stay as they are too.
+        precision: "bfloat16" and "float16" switch on automatic mixed precision; "auto" does so where there is a GPU.
+        channels_last: memory format of the weights; on for tiled models where None, as 2D convolutions run faster so.
+        path: the folder in which fastai keeps its files.
+        seed: seeds Python, NumPy and torch.
+        cbs: further callbacks.
+
+    Returns:
+        A Learner: `lr_find()`, `fit_one_cycle(...)`, `get_preds()` and so on. `get_preds` gives probabilities, or
+        values in the target's unit, never logits.
+
+    Example:
+        >>> task = slivit.Task(kind="binary", targets=("bright",))
+        >>> manifest = slivit.read_manifest("scans.csv", task)
+        >>> model = slivit.create_model("slivit", 1, backbone="resnet10t", slices=4, image_size=32, stride=16)
+        >>> settings = slivit.Preprocessing(size=model.spec.size)
+        >>> dls = slivit.volume_dataloaders(manifest, model.spec, settings, batch_size=8)
+        >>> learn = slivit.volume_learner(dls, model, task)
+        >>> with learn.no_bar(), learn.no_logging():
+        ...     learn.fit_one_cycle(1, 1e-3)
+        ...     probabilities, known = learn.get_preds(dl=dls.valid)
+        >>> probabilities.shape
+        torch.Size([8, 1])
+    """
+    if seed is not None:
+        seed_everything(seed)
+    if channels_last is None:
+        channels_last = getattr(getattr(model, "spec", None), "input", "") == "tiled"
+    learn = VolumeLearner(
+        dls,
+        model,
+        loss_func=loss_func or TaskLoss(task, label_smoothing),
+        metrics=task_metrics(task, _windows(dls)) if metrics is None else list(metrics),
+        splitter=parameter_groups,
+        opt_func=opt_func,
+        wd=weight_decay,
+        path=Path(path),
+        train_bn=not freeze_backbone,
+        cbs=[
+            *precision_callbacks(precision, dls),
+            *([ChannelsLast()] if channels_last else []),
+            FrozenBackbone(),
+            *cbs,
+        ],
+    )
+    learn.recorder.loss = WholeLoss()
+    if freeze_backbone:
+        learn.freeze_to(1)
+    return learn
+
+
+def _windows(dls: DataLoaders) -> Windows | None:
+    """How the validation scans are cut into windows, if they are."""
+    return dls.valid.windows if isinstance(dls.valid, ScanDL) else None
+
+
+def precision_callbacks(precision: Precision, dls: DataLoaders) -> list[Callback]:
+    """What a Learner needs for a precision: nothing, or automatic mixed precision.
+
+    Raises:
+        SlivitError: float16 on a CPU.
+    """
+    device = torch.device(dls.device or "cpu").type
+    if precision == "auto":
+        precision = half_precision(device)
+    if precision == "float32":
+        return []
+    if precision == "float16" and device == "cpu":
+        raise SlivitError("precision float16 needs a GPU; use bfloat16 or float32 on a CPU")
+    return [Autocast("bf16" if precision == "bfloat16" else "fp16")]
+
+
+def half_precision(device: str) -> Precision:
+    """The fastest precision that a device has: bfloat16 or else float16 on a GPU, float32 elsewhere."""
+    if device != "cuda":
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+
+
+def find_lr(learn: Learner, steps: int = 100) -> float:
+    """Find a learning rate by fastai's `lr_find` (valley), and leave the weights as they were.
+
+    Args:
+        learn: the learner; its rate finder trains for `steps` mini-batches.
+        steps: at most this many.
+
+    Returns:
+        The suggested peak learning rate.
+
+    Raises:
+        SlivitError: the loss gave no suggestion.
+
+    Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks".
+
+    Example:
+        >>> rate = slivit.find_lr(learn, steps=20)  # doctest: +SKIP
+        >>> learn.fit_one_cycle(10, rate)  # doctest: +SKIP
+    """
+    with learn.no_bar():
+        suggestion = learn.lr_find(num_it=steps, show_plot=False)
+    rate = float(suggestion.valley)
+    if not 0 < rate < 10:
+        raise SlivitError(f"lr_find suggested {rate}; give fit.lr as a number")
+    log.info("lr_find suggests %.2e", rate)
+    return rate
+
+
+def group_rates(lr: float, backbone_scale: float) -> slice | float:
+    """The peak rates for fit_one_cycle: `lr` for integrator and head, `lr * backbone_scale` for the backbone."""
+    if backbone_scale == 1:
+        return lr
+    import numpy as np
+
+    return np.array([lr * backbone_scale, lr, lr])  # type: ignore[return-value]

@@ -1,0 +1,99 @@
+"""Fill the cache before training: every scan of a recipe, or of a manifest, read and preprocessed once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from slivit.data.cache_build import Prepared, prepare
+from slivit.data.caching import cache_of, size_text
+from slivit.data.manifest import inspect_manifest
+from slivit.data.preprocessing import Preprocessing
+from slivit.data.recipe import Data
+from slivit.data.sources import load_manifest
+from slivit.errors import RecipeError
+from slivit.models.recipe import Model
+from slivit.recipe import Stage, apply_override, check_recipe, load_recipe
+from slivit.settings import Section
+from slivit.train.recipe import TrainingRecipe
+
+log = logging.getLogger(__name__)
+_TABLES = (".csv", ".tsv", ".txt")
+_SHOWN = 20
+
+
+class PrepareRecipe(Section):
+    """What is needed to prepare the scans of a manifest: the parts of a training recipe that slices depend on."""
+
+    data: Data
+    model: Model = Model()
+    preprocessing: Preprocessing = Preprocessing()
+
+
+def recipe_for(target: str, overrides: Sequence[str], stage: Stage = "finetune") -> TrainingRecipe | PrepareRecipe:
+    """What to prepare, given by a training recipe or by a manifest.
+
+    Args:
+        target: a recipe's file or name, or a CSV of scans.
+        overrides: "key=value", such as "data.cache=FOLDER"; for a CSV with the keys of data, model and preprocessing.
+        stage: of the recipe, "finetune" or "pretrain".
+
+    Raises:
+        RecipeError: every problem at once.
+    """
+    if Path(target).suffix.casefold() not in _TABLES:
+        return load_recipe(stage, target, overrides)
+    values: dict[str, Any] = {"data": {"manifest": target}}
+    for override in overrides:
+        apply_override(values, override)
+    return check_recipe(PrepareRecipe, values, f"preparing {target}")
+
+
+def run(recipe: TrainingRecipe | PrepareRecipe, *, progress: bool = True) -> Prepared:
+    """Fill the cache of a recipe, so that its training starts at full speed.
+
+    Args:
+        recipe: from `recipe_for`, or a training recipe; `data.workers` processes read.
+        progress: show a progress bar.
+
+    Returns:
+        How many scans were prepared, how many were there, and which cannot be read.
+
+    Raises:
+        RecipeError: the recipe names no cache.
+        CacheError: the cache cannot be used, or the disk is full.
+    """
+    cache = cache_of(recipe.data)
+    if cache is None:
+        raise RecipeError("data.cache is empty, so there is nowhere to keep slices; set it with data.cache=FOLDER")
+    settings = recipe.preprocessing.model_copy(update={"size": _size(recipe.model)})
+    rows = _rows(recipe)
+    told = prepare(rows, settings, cache, workers=recipe.data.processes, progress=progress)
+    log.info("%d scans prepared, %d were there, %d cannot be read", told.built, told.found, len(told.failed))
+    held = cache.info()
+    log.info("%s: %d scans, %s", cache.folder, held.scans, size_text(held.bytes))
+    for _, reason in told.failed[:_SHOWN]:
+        log.warning("%s", reason)
+    if len(told.failed) > _SHOWN:
+        log.warning("... and %d more", len(told.failed) - _SHOWN)
+    return told
+
+
+def _rows(recipe: TrainingRecipe | PrepareRecipe) -> Sequence[Mapping[str, Any]]:
+    data = recipe.data
+    if isinstance(recipe, TrainingRecipe):
+        return load_manifest(data, recipe.task).rows()
+    # Of a table alone only the paths matter: what is wrong with its patients and splits is told by training.
+    found = inspect_manifest(data.manifest, columns=data.columns, root=data.root or None, patient_from_path=True)
+    return [{"path": path} for path in found.frame["path"] if path]
+
+
+def _size(model: Model) -> tuple[int, int, int]:
+    """The (slices, rows, columns) that a model takes."""
+    from slivit.models.registry import create_model
+
+    untrained = {"pretrained": False} if "pretrained" in model.args else {}
+    spec: Any = create_model(model.name, 1, **model.args | untrained).spec
+    return spec.size

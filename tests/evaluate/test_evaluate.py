@@ -1,0 +1,151 @@
+"""Evaluation of a trained checkpoint: operating points that stay, pictures, sites, and the command line."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from slivit.checkpoint import load_checkpoint, store_operating_point
+from slivit.cli import app
+from slivit.evaluate import command as evaluate
+from slivit.predict import command as predict
+from slivit.recipe import load_recipe
+from slivit.train import finetune
+
+
+def command(*args, expect=0):
+    done = CliRunner().invoke(app, [str(a) for a in args])
+    assert done.exit_code == expect, (done.output, done.exception)
+    return done.output
+
+
+@pytest.fixture(scope="module")
+def scans(blob_scans, tmp_path_factory):
+    """The blobs with a column of sites."""
+    table = pd.read_csv(blob_scans)
+    table["path"] = [str(blob_scans.parent / p) for p in table["path"]]
+    table["site"] = ["A" if i % 3 else "B" for i in range(len(table))]
+    file = tmp_path_factory.mktemp("sites") / "scans.csv"
+    table.to_csv(file, index=False)
+    return file
+
+
+@pytest.fixture(scope="module")
+def trained(scans, tmp_path_factory, tiny_recipe):
+    folder = tmp_path_factory.mktemp("trained")
+    return finetune.run(load_recipe("finetune", tiny_recipe(folder, scans, **{"fit.epochs": 1})))
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of the run, whose checkpoint a test may change."""
+    import shutil
+
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def weights_hash(run):
+    return hashlib.sha256((run / "checkpoint" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_an_operating_point_is_fixed_on_validation_rows_and_stays(run, scans):
+    before = weights_hash(run)
+    command("evaluate", run, "--operating-point", "sensitivity=0.9", "--site", "site", "testing.draws=20")
+    stored = load_checkpoint(run).operating_point
+    assert weights_hash(run) == before
+    val = pd.read_csv(run / "predictions.csv").query("split == 'val'")
+    assert stored.thresholds["bright"].n == len(val)
+    called = stored.apply(val, load_checkpoint(run).task)["call_bright"]
+    assert called[val["target_bright"] == 1].mean() >= 0.9
+    table = predict.run(run, [pd.read_csv(scans)["path"][0]])
+    columns = list(table.columns)
+    assert columns.index("call_bright") < columns.index("notes")
+    assert table["call_bright"][0] == int(table["prob_bright"][0] >= stored.threshold("bright"))
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+    assert metrics["operating_point"]["thresholds"]["bright"]["value"] == stored.threshold("bright")
+    assert metrics["data"]["trained_on"] == {"site": ["A", "B"]}
+    assert metrics["data"]["external"] is False
+    assert [e["scans"] for e in metrics["data"]["excluded"]] == [24, 8]
+
+
+def test_without_options_the_stored_operating_point_counts(run):
+    checkpoint = load_checkpoint(run)
+    assert checkpoint.operating_point is None
+    decision = evaluate.decide(None, checkpoint.task, evaluate.Testing(operating_point="0.123"))
+    store_operating_point(run, decision)
+    found = evaluate.decision_for(evaluate.Testing(), load_checkpoint(run))
+    assert found.threshold("bright") == 0.123
+    again = evaluate.decision_for(evaluate.Testing(operating_point="0.4"), load_checkpoint(run))
+    assert again.threshold("bright") == 0.4
+
+
+def test_without_an_operating_point_there_is_no_call(run, scans):
+    assert "call_bright" not in predict.run(run, [pd.read_csv(scans)["path"][0]])
+
+
+def test_the_page_shows_the_errors_and_the_model(run):
+    folder = evaluate.run(evaluate.recipe_for(str(run), ["testing.draws=10", "testing.pictures=3"], None, None))
+    table = pd.read_csv(folder / "predictions.csv")
+    wrong = int((table["call_bright"] != table["target_bright"]).sum())
+    html = (folder / "report" / "index.html").read_text()
+    assert html.count('<img src="data:image/png;base64,') == min(wrong, 3)
+    config = json.loads((run / "checkpoint" / "config.json").read_text())
+    assert config["sha256"] in html
+    assert "resnet10t" in html
+    assert "figure-history" in html
+    assert "24 rows are left out because they are in the split" in html
+
+
+def test_an_external_table_is_told_from_the_run_s_own(run, scans, tmp_path):
+    table = pd.read_csv(scans).drop(columns="split").head(10)
+    table.loc[5:, "path"] = [str(scans.parent / f"copy{i}.nii") for i in range(5)]
+    for copy, source in zip(table["path"][5:], pd.read_csv(scans)["path"], strict=False):
+        (scans.parent / copy).write_bytes(Path(source).read_bytes())
+    table.to_csv(tmp_path / "external.csv", index=False)
+    recipe = evaluate.recipe_for(str(run), ["testing.draws=5"], str(tmp_path / "external.csv"), tmp_path / "out")
+    data = json.loads((evaluate.run(recipe) / "metrics.json").read_text())["data"]
+    assert data["external"] is True
+    assert data["shared_patients"] == 10
+    assert "10 patients of these scans were in training" in (tmp_path / "out" / "report" / "index.html").read_text()
+
+
+def test_a_table_of_predictions_is_enough(run, tmp_path):
+    alone = tmp_path / "alone.csv"
+    pd.read_csv(run / "predictions.csv").to_csv(alone, index=False)
+    command(
+        "evaluate", alone, "--out", tmp_path / "out", "--operating-point", "youden", "--by-patient", "testing.draws=10"
+    )
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["operating_point"]["rule"] == "youden"
+    assert metrics["task"]["targets"] == ["bright"]
+    assert (tmp_path / "out" / "report" / "index.html").is_file()
+    assert "testing.* options alone" in command("evaluate", alone, "data.workers=3", expect=2)
+
+
+def test_a_recipe_of_training_can_fix_the_operating_point(trained, tmp_path):
+    recipe = load_recipe(
+        "finetune", trained / "recipe.toml", [f"out={tmp_path / 'run'}", "testing.operating_point=youden"]
+    )
+    folder = finetune.run(recipe)
+    stored = load_checkpoint(folder).operating_point
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert stored.rule == "youden"
+    assert metrics["operating_point"]["thresholds"]["bright"]["value"] == stored.threshold("bright")
+
+
+def test_mistakes_are_told_before_anything_is_predicted(run, monkeypatch):
+    monkeypatch.setattr("slivit.predict.engine.predict_table", lambda *a, **k: pytest.fail("predicted"))
+    assert 'no column "sit". Did you mean "site"' in command("evaluate", run, "--site", "sit", expect=2)
+    assert "An operating point is" in command("evaluate", run, "--operating-point", "high", expect=2).replace(
+        "an oper", "An oper"
+    )
+    (run / "predictions.csv").unlink()
+    assert "needs validation rows" in command("evaluate", run, "--operating-point", "youden", expect=2)
+
+
+def test_curve_and_compare_commands_tell_mistakes(tmp_path):
+    assert "two runs at least" in command("compare", tmp_path, expect=2)
+    assert '"x" is not a number' in command("curve", "demo", tmp_path / "c", "--fractions", "0.5,x", expect=2)

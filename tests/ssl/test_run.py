@@ -1,0 +1,99 @@
+"""Runs without labels that die and go on: in their first epoch, between the steps of a large batch, behind the last."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from slivit.checkpoint import load_encoder
+from slivit.errors import RecipeError
+from slivit.recipe import check_recipe
+from slivit.ssl import run as selfsupervised
+from slivit.ssl.recipe import SelfSupervisedRecipe
+from slivit.train import callbacks
+
+RESNET = {"name": "image_classifier", "backbone": "resnet10t", "image_size": 32, "stride": 16,
+          "backbone_args": {"channels": [8, 8, 16, 16], "stem_width": 8}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A manifest of 24 images, 4 of them for validation."""
+    folder = tmp_path_factory.mktemp("images")
+    rows = ["path,patient,split"]
+    for i in range(24):
+        Image.fromarray(np.random.default_rng(i).integers(0, 200, (32, 32), np.uint8)).save(folder / f"{i}.png")
+        rows.append(f"{i}.png,P{i},{'val' if i >= 20 else 'train'}")
+    (folder / "images.csv").write_text("\n".join(rows))
+    return folder / "images.csv"
+
+
+def recipe(images, out, **fit):
+    values = {
+        "method": "simclr",
+        "out": str(out),
+        "data": {"manifest": str(images), "workers": 0},
+        "images": {"slices": 1},
+        "model": RESNET,
+        "pretext": {"hidden": 16, "projection": 8},
+        "fit": {"epochs": 2, "lr": 1e-2, "batch_size": 4, "warmup": 1, "device": "cpu"} | fit,
+    }
+    return check_recipe(SelfSupervisedRecipe, values, "the tests")
+
+
+@pytest.fixture
+def die(monkeypatch):
+    """Let a run die at the first call of a function of which a condition holds."""
+
+    def dying(owner, name, when=lambda *_: True):
+        kept = getattr(owner, name)
+
+        def dead(*args, **kwargs):
+            if when(*args):
+                monkeypatch.undo()
+                raise KeyboardInterrupt
+            return kept(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, dead)
+
+    return dying
+
+
+def died_and_resumed(images, out, **fit):
+    with pytest.raises(KeyboardInterrupt):
+        selfsupervised.run(recipe(images, out, **fit))
+    return selfsupervised.run(recipe(images, out, **fit), resume=True)
+
+
+def same(first, second):
+    weights = [load_encoder(run).model.backbone.state_dict() for run in (first, second)]
+    history = [(run / "history.csv").read_text() for run in (first, second)]
+    return history[0] == history[1] and all((t == weights[1][name]).all() for name, t in weights[0].items())
+
+
+def test_no_gradient_is_lost_between_the_epochs_of_a_large_batch(images, tmp_path, die):
+    fit = {"epochs": 2, "accumulate": 3, "optimiser": "lars"}  # five batches an epoch: a step of three, and one of two
+    whole = selfsupervised.run(recipe(images, tmp_path / "whole", **fit))
+    die(callbacks.StopOnNaN, "after_batch", lambda callback: callback.epoch == 1 and callback.iter == 3)
+    assert same(whole, died_and_resumed(images, tmp_path / "died", **fit))
+
+
+@pytest.fixture(scope="module")
+def whole(images, tmp_path_factory):
+    """A run that never died."""
+    return selfsupervised.run(recipe(images, tmp_path_factory.mktemp("run") / "whole"))
+
+
+@pytest.mark.parametrize("where", ["first epoch", "saving"])
+def test_a_run_goes_on_wherever_it_died(images, whole, tmp_path, die, where):
+    if where == "saving":
+        die(selfsupervised, "save_backbone")
+    else:
+        die(callbacks.StopOnNaN, "after_batch", lambda callback: callback.iter == 3)
+    assert same(whole, died_and_resumed(images, tmp_path / "died"))
+
+
+def test_a_finished_run_does_not_go_on(images, whole):
+    before = (whole / "checkpoint" / "model.safetensors").read_bytes()
+    with pytest.raises(RecipeError, match="the run is finished"):
+        selfsupervised.run(recipe(images, whole), resume=True)
+    assert (whole / "checkpoint" / "model.safetensors").read_bytes() == before

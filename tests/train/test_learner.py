@@ -1,0 +1,269 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from slivit.data.blocks import volume_dataloaders
+from slivit.data.manifest import read_manifest
+from slivit.data.preprocessing import Preprocessing
+from slivit.errors import CheckpointError, ModelError, SlivitError
+from slivit.models.registry import create_model
+from slivit.predict.engine import predict_table
+from slivit.targets.task import Task
+from slivit.train import callbacks
+from slivit.train.learner import find_lr, group_rates, parameter_groups, volume_learner
+from slivit.train.metrics import EpochMetric
+
+SMALL = {"backbone": "resnet10t", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
+         "vit_heads": 2, "dim_head": 8, "mlp_dim": 16}  # fmt: skip
+BINARY = Task(kind="binary", targets=("bright",))
+
+
+def make(csv, tmp_path, task=BINARY, seed=0, model=None, **options):
+    manifest = read_manifest(csv, task)
+    manifest = manifest.with_task(task.fitted(manifest.rows("train")))
+    callbacks.seed_everything(seed)
+    model = model or create_model("slivit", manifest.task.out_dim, **SMALL)
+    settings = Preprocessing(size=model.spec.size)
+    dls = volume_dataloaders(manifest, model.spec, settings, batch_size=8, device="cpu")
+    return volume_learner(dls, model, manifest.task, path=tmp_path, **options), manifest, settings
+
+
+def fit(learn, tmp_path, epochs=3, start=0, extra=()):
+    best = callbacks.KeepBest("valid_loss")
+    cbs = [callbacks.SeedEpochs(0), best, callbacks.SaveProgress(tmp_path, 1e-3), *extra]
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(epochs, 1e-3, cbs=cbs, start_epoch=start)
+    return best
+
+
+class Die(callbacks.Callback):
+    """Kill the run at the start of an epoch."""
+
+    def __init__(self, epoch):
+        self.at = epoch
+
+    def before_epoch(self):
+        if self.epoch == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_a_killed_run_goes_on_to_the_same_weights_and_losses(blob_scans, tmp_path, average):
+    def extra():
+        return [callbacks.StopEarly("valid_loss", 5), *([callbacks.AverageWeights(0.9)] if average else [])]
+
+    whole, *_ = make(blob_scans, tmp_path)
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    best = fit(whole, tmp_path / "whole", extra=extra())
+    killed, *_ = make(blob_scans, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(killed, tmp_path / "killed", extra=[*extra(), Die(2)])
+    state = callbacks.read_progress(tmp_path / "killed" / "progress.pt")
+    assert state["epoch"] == 2
+    resumed, *_ = make(blob_scans, tmp_path, seed=99)
+    again = fit(resumed, tmp_path / "killed", start=2, extra=extra())
+    np.testing.assert_allclose(
+        [v[:2] for v in resumed.recorder.values], [v[:2] for v in whole.recorder.values], rtol=1e-5
+    )
+    assert again.best_epoch == best.best_epoch
+    for key, value in whole.model.state_dict().items():
+        assert torch.allclose(value, resumed.model.state_dict()[key], atol=1e-6), key
+
+
+def test_a_damaged_progress_file_is_told(tmp_path):
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        callbacks.read_progress(tmp_path / "progress.pt")
+    (tmp_path / "progress.pt").write_bytes(b"not a file of torch")
+    with pytest.raises(CheckpointError, match="start the run anew"):
+        callbacks.read_progress(tmp_path / "progress.pt")
+
+
+def test_the_best_epoch_is_restored(blob_scans, tmp_path):
+    learn, *_ = make(blob_scans, tmp_path)
+    best = fit(learn, tmp_path)
+    losses = [v[1] for v in learn.recorder.values]
+    assert best.best_epoch == int(np.argmin(losses))
+    assert learn.validate()[0] == pytest.approx(min(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize(("monitor", "falls"), [("valid_loss", True), ("mae", True), ("roc_auc", False), ("r2", False)])
+def test_direction_of_monitors(monitor, falls):
+    assert (callbacks.better(monitor) is np.less) is falls
+    assert callbacks.StopEarly(monitor).comp is callbacks.better(monitor)
+
+
+def test_early_stopping_stops_a_falling_monitor_after_its_best(blob_scans, tmp_path):
+    learn, *_ = make(blob_scans, tmp_path)
+    values = iter([5.0, 4.0, 3.0, 4.0, 5.0, 2.0])
+    learn.metrics = [EpochMetric("mae", lambda y, p: next(values))]
+    best = callbacks.KeepBest("mae")
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(6, 1e-4, cbs=[best, callbacks.StopEarly("mae", patience=2)])
+    assert [v[2] for v in learn.recorder.values] == [5, 4, 3, 4, 5]
+    assert best.best_epoch == 2
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        BINARY,
+        Task(kind="multiclass", targets=("grade",)),
+        Task(kind="multilabel", targets=("bright", "both")),
+        Task(kind="regression", targets=("size",), unit="mm"),
+        Task(kind="regression", targets=("size", "bright"), loss="huber"),
+    ],
+)
+def test_learner_and_predictor_agree_and_never_give_logits(blob_scans, tmp_path, task):
+    learn, manifest, settings = make(blob_scans, tmp_path, task)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(1, 1e-3)
+        predictions, targets = learn.get_preds()
+    table = predict_table(learn.model, manifest.rows("val"), manifest.task, settings, batch_size=3, device="cpu")
+    found = table[list(manifest.task.prediction_columns)].to_numpy()
+    np.testing.assert_allclose(found, predictions.numpy().reshape(found.shape), atol=1e-4)
+    assert len(table) == len(manifest.rows("val")) == len(targets)
+    if task.kind != "regression":
+        assert ((found >= 0) & (found <= 1)).all()
+    if task.kind == "multiclass":
+        np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+
+
+def test_metrics_of_training_are_those_of_the_predictions(blob_scans, tmp_path):
+    learn, manifest, settings = make(blob_scans, tmp_path)
+    fit(learn, tmp_path, epochs=1)
+    table = predict_table(learn.model, manifest.rows("val"), manifest.task, settings, device="cpu")
+    value = dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1], strict=False))["roc_auc"]
+    assert value == pytest.approx(roc_auc_score(table["target_bright"], table["prob_bright"]), abs=1e-6)
+
+
+def test_regression_predicts_in_the_unit_of_the_target(blob_scans, tmp_path):
+    learn, manifest, settings = make(blob_scans, tmp_path, Task(kind="regression", targets=("size",)))
+    table = predict_table(learn.model, manifest.rows("test"), manifest.task, settings, device="cpu")
+    assert abs(table["pred_size"].mean() - np.mean([r["size"] for r in manifest.rows("train")])) < 3
+
+
+def test_find_lr_leaves_the_weights_alone(blob_scans, tmp_path):
+    learn, *_ = make(blob_scans, tmp_path)
+    before = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    assert 1e-6 < find_lr(learn, steps=20) < 10
+    for key, value in learn.model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_parameter_groups_hold_every_parameter_once():
+    model = create_model("slivit", 1, **SMALL)
+    groups = parameter_groups(model)
+    assert sorted(id(p) for g in groups for p in g) == sorted(id(p) for p in model.parameters())
+    assert group_rates(1e-3, 1) == 1e-3
+    np.testing.assert_allclose(group_rates(1e-3, 0.1), [1e-4, 1e-3, 1e-3])
+    with pytest.raises(ModelError, match=r"has no module \.backbone"):
+        parameter_groups(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("backbone", ["resnet10t", "convnext_atto"])
+def test_a_frozen_backbone_does_not_move(blob_scans, tmp_path, backbone):
+    model = create_model("slivit", 1, **SMALL | {"backbone": backbone, "stride": 16 if "net10" in backbone else 32})
+    learn, *_ = make(blob_scans, tmp_path, model=model, freeze_backbone=True)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-2)
+    moved = {k.partition(".")[0] for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert "backbone" not in moved, "statistics and weights of normalisation layers are part of it"
+    assert "head" in moved
+
+
+def test_a_backbone_that_is_thawed_trains_again(blob_scans, tmp_path):
+    learn, *_ = make(blob_scans, tmp_path, freeze_backbone=True)
+    before = {k: v.clone() for k, v in learn.model.backbone.state_dict().items()}
+    learn.unfreeze()
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-2)
+    after = learn.model.backbone.state_dict()
+    assert not any(torch.equal(before[k], after[k]) for k in before if k.endswith(("conv1.weight", "running_mean")))
+
+
+def test_bfloat16_trains_on_a_cpu_and_float16_is_refused(blob_scans, tmp_path):
+    learn, *_ = make(blob_scans, tmp_path, precision="bfloat16")
+    fit(learn, tmp_path, epochs=1)
+    assert np.isfinite(learn.recorder.values[-1][0])
+    assert all(p.dtype == torch.float32 for p in learn.model.parameters())
+    with pytest.raises(SlivitError, match="needs a GPU"):
+        make(blob_scans, tmp_path, precision="float16")
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(blob_scans, tmp_path):
+    learn, *_ = make(blob_scans, tmp_path)
+    with torch.no_grad():
+        learn.model.head.weight.fill_(float("nan"))
+    with pytest.raises(SlivitError, match="loss became nan in epoch 0"), learn.no_bar(), learn.no_logging():
+        learn.fit(1, cbs=callbacks.StopOnNaN())
+
+
+def test_a_scan_that_cannot_be_read_is_recorded_or_raised(blob_scans, tmp_path):
+    learn, manifest, settings = make(blob_scans, tmp_path)
+    bad = tmp_path / "bad.nii"
+    bad.write_bytes(b"\0" * 400)
+    rows = [{"path": manifest.rows("test")[0]["path"]}, {"path": str(bad)}]
+    table = predict_table(learn.model, rows, manifest.task, settings, on_error="record", device="cpu")
+    assert table["error"][0] == ""
+    assert "bad.nii" in table["error"][1]
+    assert pd.isna(table["prob_bright"][1])
+    assert np.isfinite(table["prob_bright"][0])
+    with pytest.raises(SlivitError, match=r"bad\.nii"):
+        predict_table(learn.model, rows, manifest.task, settings, device="cpu")
+
+
+def test_predictions_do_not_depend_on_the_batch_and_flips_average(blob_scans, tmp_path):
+    learn, manifest, settings = make(blob_scans, tmp_path)
+    rows = manifest.rows("test")
+    one, many = (
+        predict_table(learn.model, rows, manifest.task, settings, batch_size=b, device="cpu")["prob_bright"]
+        for b in (1, 8)
+    )
+    np.testing.assert_allclose(one, many, atol=1e-5)
+    views = settings.model_copy(update={"flips": ("horizontal",)})
+    flipped = predict_table(learn.model, rows, manifest.task, views, device="cpu")
+    assert not np.allclose(flipped["prob_bright"], one)
+
+
+def test_views_are_all_combinations_of_mirrorings():
+    from slivit.predict.engine import mirror_axes
+
+    assert mirror_axes(()) == [()]
+    assert mirror_axes(("horizontal",)) == [(), (3,)]
+    assert len({tuple(sorted(v)) for v in mirror_axes(("horizontal", "vertical", "slices"))}) == 8
+
+
+def test_results_and_single_predictions_are_shown_in_words(blob_scans, tmp_path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    learn, manifest, _ = make(blob_scans, tmp_path, Task(kind="multiclass", targets=("grade",)))
+    with learn.no_bar(), learn.no_logging():
+        learn.show_results(max_n=3)
+        decided, index, probabilities = learn.predict(manifest.rows("test")[0])
+    titles = [a.get_title() for a in plt.gcf().axes if a.images]
+    assert len(titles) == 3
+    assert all("predicted: " in t for t in titles)
+    assert decided == manifest.task.classes[int(index)]
+    assert probabilities.sum() == pytest.approx(1, abs=1e-5)
+    plt.close("all")
+
+
+def test_a_monitor_that_is_not_defined_stops_the_run_after_its_first_epoch(blob_scans, tmp_path):
+    table = pd.read_csv(blob_scans)
+    table["path"] = [str(blob_scans.parent / name) for name in table["path"]]
+    table[(table["split"] != "val") | (table["bright"] == 1)].to_csv(tmp_path / "one.csv", index=False)
+    learn, *_ = make(tmp_path / "one.csv", tmp_path)
+    with (
+        pytest.raises(SlivitError, match=r"roc_auc is not a number.*one class alone"),
+        learn.no_bar(),
+        learn.no_logging(),
+    ):
+        learn.fit(3, cbs=callbacks.KeepBest("roc_auc"))
+    assert len(learn.recorder.values) == 1
