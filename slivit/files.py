@@ -5,17 +5,24 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from slivit.errors import WriteError
 
-_OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors for which not the program is to blame, but the disk or the rights on it."""
+_NUMBER = re.compile(r"os error (\d+)")
+_DRAFT = re.compile(r"^\..+\.draft-[0-9a-f]{12}(\..*)?$")
 
 
 def make_folder(path: str | Path) -> Path:
@@ -34,30 +41,78 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
+def check_space(folder: str | Path, needed: int, what: str) -> None:
+    """Raise before something long where its result would not fit on the disk.
+
+    Args:
+        folder: where the result will lie; it need not exist yet.
+        needed: bytes.
+        what: is written, for the message.
+
+    Raises:
+        WriteError: with the space needed and the space there is.
+    """
+    there = next(p for p in (Path(folder).absolute(), *Path(folder).absolute().parents) if p.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise WriteError(f"{folder}: {what} needs {_size(needed)}, and {_size(free)} are free there")
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Say of a full disk or a missing right what could not be written."""
+def _writing(path: Path, needed: int = 0) -> Iterator[None]:
+    """Say of a full disk or a missing right what could not be written, and how much space it takes."""
     make_folder(path.parent)
     try:
         yield
     except OSError as error:
         here = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(path.parent)
-        if error.errno not in _OUTSIDE or not here:
+        if isinstance(error, WriteError) or error.errno not in _OUTSIDE or not here:
             raise
-        raise WriteError(f"{path}: cannot be written: {error.strerror}") from error
+        raise WriteError(f"{path}: cannot be written: {error.strerror}{_room(path.parent, error, needed)}") from error
+
+
+def _room(folder: Path, error: OSError, needed: int) -> str:
+    """How much space is needed and left, where that is what is missing."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ""
+    size = f"{_size(needed)} are needed and " if needed else ""
+    return f"; {size}{_size(shutil.disk_usage(folder).free)} are free in {folder}"
+
+
+def _draft(path: Path) -> Path:
+    """A new name beside `path`, which no other process has, and by which `remove_drafts` knows it."""
+    return path.with_name(f".{path.stem}.draft-{secrets.token_hex(6)}{path.suffix}")
+
+
+def remove_drafts(folder: str | Path) -> None:
+    """Remove what writes that were killed left below a folder; call it where nobody else writes there."""
+    for path in [p for p in Path(folder).rglob(".*.draft-*") if _DRAFT.match(p.name)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, and move it to `path` where the block ends without an error."""
+def whole_file(path: str | Path, needed: int = 0) -> Iterator[Path]:
+    """Give a temporary path beside `path`, and move it to `path` where the block ends without an error.
+
+    Args:
+        path: of the file; its rights follow the umask, whatever library writes it.
+        needed: bytes that it will take, where known, for the message about a full disk.
+
+    Raises:
+        WriteError: a full disk or a missing right.
+    """
     path = Path(path)
-    with _writing(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        partial = Path(name)
+    with _writing(path, needed):
+        partial = _draft(path)
         try:
+            partial.touch(exist_ok=False)
+            mode = partial.stat().st_mode & 0o777
             yield partial
-            partial.chmod(0o644)
+            partial.chmod(mode)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -65,18 +120,50 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path`, and put it in place of `path` where the block ends without an error."""
+    """Give a temporary folder beside `path`, and put it in place of `path` where the block ends without an error.
+
+    What lies there is moved aside, and removed when the new folder is in its place. A process that is killed between
+    leaves it aside as `.NAME.old`, and the next `whole_folder` of that path brings it back before anything else.
+
+    Raises:
+        WriteError: a full disk or a missing right.
+    """
     path = Path(path)
+    aside = path.with_name(f".{path.name}.old")
     with _writing(path):
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        _bring_back(aside, path)
+        partial = _draft(path)
         try:
+            partial.mkdir()
             yield partial
-            partial.chmod(0o755)
+            _follow_umask(partial)
             if path.exists():
-                shutil.rmtree(path)
+                path.rename(aside)
             partial.rename(path)
+        except BaseException:
+            _bring_back(aside, path)
+            raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _bring_back(aside: Path, path: Path) -> None:
+    """Undo half a replacement, or end a whole one."""
+    if not aside.exists():
+        return
+    if path.exists():
+        shutil.rmtree(aside)
+    else:
+        aside.rename(path)
+
+
+def _follow_umask(folder: Path) -> None:
+    """Give the files below a new folder the rights that the umask gave the folder; safetensors keeps its own private."""
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file() and file.stat().st_mode & 0o666 != mode:
+            file.chmod(mode)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -89,6 +176,67 @@ def write_text(path: str | Path, text: str) -> None:
     """Write text in UTF-8."""
     with whole_file(path) as partial:
         partial.write_text(text, "utf-8")
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, from whatever device they are on.
+
+    Raises:
+        WriteError: a full disk or a missing right.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with whole_file(path, sum(t.nbytes for t in plain.values())) as partial:
+        try:
+            save_file(plain, partial, metadata)
+        except SafetensorError as error:
+            number = _NUMBER.search(str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(partial)) from error
+
+
+def write_torch(path: str | Path, value: Any, needed: int = 0) -> None:
+    """Write tensors and plain values with `torch.save`, to be read with `weights_only=True`.
+
+    Args:
+        path: of the file.
+        value: what to write.
+        needed: bytes that it takes, where known.
+
+    Raises:
+        WriteError: a full disk or a missing right.
+    """
+    import torch
+
+    with whole_file(path, needed) as partial, partial.open("wb") as file:
+        told = _Told(file)
+        try:
+            torch.save(value, told)  # type: ignore[arg-type]
+        except RuntimeError:
+            if told.error is None:
+                raise
+            raise told.error from None
+
+
+class _Told:
+    """A file that remembers its error, which `torch.save` replaces by a RuntimeError about its own archive."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 @contextmanager

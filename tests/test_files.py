@@ -2,11 +2,26 @@
 
 import errno
 import os
+import resource
+import stat
+import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from slivit.errors import SlivitError, WriteError
-from slivit.files import make_folder, whole_file, whole_folder, write_json, write_text
+from slivit.files import (
+    check_space,
+    make_folder,
+    remove_drafts,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_tensors,
+    write_text,
+    write_torch,
+)
 
 
 @pytest.fixture
@@ -44,3 +59,72 @@ def test_other_errors_stay_what_they_are(file, tmp_path):
 def test_a_file_is_replaced(file):
     write_text(file, "new")
     assert file.read_text() == "new"
+
+
+@pytest.fixture
+def small_files():
+    """No file may grow beyond 100 kB, which a full disk is to whoever writes one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path, tensor: write_tensors(path, {"a": tensor}),
+        lambda path, tensor: write_torch(path, {"a": tensor}, tensor.nbytes),
+    ],
+)
+def test_a_full_disk_is_told_by_what_writes_tensors(tmp_path, small_files, write):
+    with pytest.raises(WriteError, match=r"big: cannot be written.*1\.2 MB are needed and .* free in"):
+        write(tmp_path / "big", torch.zeros(300_000))
+    assert not list(tmp_path.iterdir())
+
+
+def test_space_is_asked_for_before_it_is_needed(tmp_path):
+    check_space(tmp_path / "new" / "run", 1, "a run")
+    with pytest.raises(WriteError, match=r"new/run: a run needs 1000000000000\.0 GB, and .* are free there"):
+        check_space(tmp_path / "new" / "run", 10**21, "a run")
+
+
+def test_the_rights_of_all_files_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "text", "")
+        write_tensors(tmp_path / "tensors", {"a": torch.zeros(1)})
+        with whole_folder(tmp_path / "folder") as partial:
+            save_file({"a": torch.zeros(1)}, partial / "private")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes == {"text": 0o640, "tensors": 0o640, "folder": 0o750, "private": 0o640}
+
+
+def _folder(path, text):
+    with whole_folder(path) as partial:
+        (partial / "text").write_text(text)
+
+
+def test_a_folder_is_never_gone_while_another_replaces_it(tmp_path):
+    """Killed between the two renames: the old folder lies aside, and the next replacement brings it back."""
+    path = tmp_path / "result"
+    _folder(path, "old")
+    child = os.fork()
+    if child == 0:
+        renames = []
+        sys.addaudithook(lambda event, _: renames.append(event) if event == "os.rename" else None)
+        sys.addaudithook(lambda event, _: os._exit(9) if len(renames) == 2 else None)
+        _folder(path, "new")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert [p.read_text() for p in tmp_path.glob(".result.old/text")] == ["old"]
+    with pytest.raises(ZeroDivisionError), whole_folder(path):
+        assert (path / "text").read_text() == "old"
+        raise ZeroDivisionError
+    remove_drafts(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["result"]
+    _folder(path, "new")
+    assert (path / "text").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["result"]
