@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
+from slivit.config import FORMAT, parse_config
 from slivit.data.preprocessing import Preprocessing
-from slivit.errors import CheckpointError, ModelError, one_of
-from slivit.files import whole_folder, write_json
+from slivit.errors import CheckpointError, SlivitError
+from slivit.files import whole_folder, write_json, write_tensors
 from slivit.models.registry import create_model, spec_of
 from slivit.parallel import is_main
 from slivit.targets.decision import Decision
@@ -23,10 +21,7 @@ from slivit.targets.task import Task
 if TYPE_CHECKING:
     from torch import nn
 
-FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-FETCHING = frozenset(("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"))
-"""Arguments of timm that open or fetch files; a checkpoint brings its own weights, and may come from a stranger."""
 
 
 @dataclass(frozen=True)
@@ -135,13 +130,10 @@ def save_checkpoint(
         >>> sorted(file.name for file in folder.iterdir())
         ['config.json', 'model.safetensors']
     """
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     spec = spec_of(model)
     with whole_folder(folder) as partial:
-        weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        save_file(weights, partial / WEIGHTS)
+        write_tensors(partial / WEIGHTS, model.state_dict())
         config = {
             "format": FORMAT,
             "model": {"name": spec.name, "out_dim": task.out_dim, "args": dict(spec.args)},
@@ -182,17 +174,15 @@ def save_backbone(
         >>> slivit.load_encoder(folder).model.spec.name
         'image_classifier'
     """
-    from safetensors.torch import save_file
-
     folder, spec = Path(folder), spec_of(model)
     backbone = _tensors(model.get_submodule("backbone"), "backbone.")
     others = {name: _tensors(module) for name, module in (extra or {}).items()}
     if not is_main():
         return folder
     with whole_folder(folder) as partial:
-        save_file(backbone, partial / WEIGHTS)
+        write_tensors(partial / WEIGHTS, backbone)
         for name, tensors in others.items():
-            save_file(tensors, partial / f"{name}.safetensors")
+            write_tensors(partial / f"{name}.safetensors", tensors)
         config = {
             "format": FORMAT,
             "model": {"name": spec.name, "out_dim": 1, "args": dict(spec.args)},
@@ -227,8 +217,7 @@ def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
     if config["task"] is not None:
         whole = load_checkpoint(folder, device)
         return Encoder(whole.model, whole.preprocessing, whole.training, folder)
-    _check_sum(folder, config)
-    model = _build(config, folder)
+    model = _build(config, folder, "backbone.")
     load_backbone(model, folder)
     return Encoder(model.to(device).eval(), Preprocessing(**config["preprocessing"]), config["training"], folder)
 
@@ -258,10 +247,8 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
         >>> list(table.columns)
         ['path', 'prob_bright', 'notes']
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from slivit.models._stored import check_stored
     from slivit.models._weights import load_strictly
 
     folder = checkpoint_folder(path)
@@ -271,19 +258,10 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
             f"{folder}: holds a pre-trained backbone and no head, so it predicts nothing yet; fine-tune a model that "
             "starts from it (model.weights in a recipe)"
         )
-    _check_sum(folder, config)
-    try:
-        weights = load_file(folder / WEIGHTS, device=device)
-    except SafetensorError as error:
-        raise CheckpointError(f"{folder / WEIGHTS}: not a whole safetensors file ({error})") from error
-    check_stored(weights, config.get("weights"), str(folder / WEIGHTS))
     model = _build(config, folder).to(device)
-    load_strictly(model, weights, str(folder / WEIGHTS), f"{CONFIG} describes a {config['model']['name']}")
-    try:
-        task, preprocessing = Task(**config["task"]), Preprocessing(**config["preprocessing"])
-        decision = Decision(**config["operating_point"]) if config.get("operating_point") else None
-    except ValidationError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
+    load_strictly(model, load_file(folder / WEIGHTS, device=device), str(folder / WEIGHTS), _what(config))
+    task, preprocessing = Task(**config["task"]), Preprocessing(**config["preprocessing"])
+    decision = Decision(**config["operating_point"]) if config.get("operating_point") else None
     return Checkpoint(model.eval(), task, preprocessing, config["training"], folder, decision)
 
 
@@ -315,36 +293,47 @@ def checkpoint_folder(path: str | Path) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a checkpoint folder, checked for its format."""
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    needed = ("format", "model", "task", "preprocessing", "training", "sha256")
-    missing = [k for k in needed if not isinstance(config, dict) or k not in config]
-    if missing:
-        raise CheckpointError(f"{path}: not a checkpoint of this package; it lacks {one_of(missing)}")
-    if config["format"] != FORMAT:
-        raise CheckpointError(f"{path}: format {config['format']}; this version of slivit reads format {FORMAT}")
-    return config
+    """The `config.json` of a checkpoint folder, every value of it checked (see `slivit.config`)."""
+    return parse_config(folder / CONFIG)
 
 
-def _build(config: Mapping[str, Any], folder: Path) -> nn.Module:
-    """The network that a config describes; weights come from the checkpoint, so none are fetched."""
-    described = config["model"]
-    args = {k: v for k, v in described["args"].items() if k != "pretrained"}
-    if fetching := sorted(FETCHING & {str(k) for k in args.get("backbone_args") or {}}):
-        raise CheckpointError(f"{folder / CONFIG}: backbone_args has {one_of(fetching)}, which would open other files")
-    try:
-        return create_model(described["name"], described["out_dim"], **args)
-    except ModelError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
+def _build(config: Mapping[str, Any], folder: Path, prefix: str = "") -> nn.Module:
+    """The network that a config describes, for the weights beside it; they are compared before memory is taken.
 
+    Raises:
+        CheckpointError: weights that were changed, or a config that describes another network or none.
+    """
+    from slivit.models._stored import check_stored
 
-def _check_sum(folder: Path, config: Mapping[str, Any]) -> None:
     if file_checksum(folder / WEIGHTS) != config["sha256"]:
         raise CheckpointError(f"{folder / WEIGHTS}: its checksum is not the one in {CONFIG}; the file was changed")
+    described = config["model"]
+    args = {k: v for k, v in described.get("args", {}).items() if k != "pretrained"}
+
+    def build() -> nn.Module:
+        model = create_model(described["name"], described["out_dim"], **args)
+        size, prepared = spec_of(model).size, tuple(config["preprocessing"]["size"])
+        if size != prepared:
+            raise CheckpointError(f"{folder / CONFIG}: preprocessing.size is {prepared}, and the model takes {size}")
+        return model
+
+    try:
+        check_stored(folder / WEIGHTS, build, config.get("weights"), _what(config), prefix)
+        return build()
+    except CheckpointError:
+        raise
+    except SlivitError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
+    except Exception as error:  # whatever a library says of arguments that no network of ours was made with
+        told = str(error).strip().splitlines()[:1]
+        raise CheckpointError(
+            f"{folder / CONFIG}: no {described['name']} can be made of these arguments ({type(error).__name__}: "
+            f"{''.join(told)[:200]})"
+        ) from error
+
+
+def _what(config: Mapping[str, Any]) -> str:
+    return f"{CONFIG} describes a {config['model']['name']}"
 
 
 def file_checksum(path: Path) -> str:

@@ -16,7 +16,7 @@ LAYERS = [
     {"statistics"},
     {"targets"},
     {"data", "models", "phantoms"},
-    {"checkpoint", "lineage", "folder"},
+    {"config", "checkpoint", "lineage", "folder"},
     {"predict"},
     {"report"},
     {"evaluate"},

@@ -94,6 +94,8 @@ class Preprocessing(BaseModel):
             raise ValueError(f"stretch is in percent, from 0 to 100, got {self.stretch}")
         if self.resize and min(self.resize) < 1:
             raise ValueError(f"resize is (rows, columns), each at least 1, got {self.resize}")
+        if len(set(self.flips)) < len(self.flips):
+            raise ValueError(f"flips names a mirroring twice: {self.flips}")
         if self.windows and self.sampling != "even":
             raise ValueError(f'windows take every slice; leave out sampling = "{self.sampling}"')
         return self

@@ -93,7 +93,7 @@ def test_bf16_is_half_the_size_and_loads_strictly(exports, tmp_path):
     config = json.loads((told / "config.json").read_text())
     del config["weights"]
     (told / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="of another precision than float32"):
+    with pytest.raises(CheckpointError, match="is stored as BF16, it must be float32"):
         load_checkpoint(told)
 
 
