@@ -159,7 +159,7 @@ def _bring_back(aside: Path, path: Path) -> None:
 
 
 def _follow_umask(folder: Path) -> None:
-    """Give the files below a new folder the rights that the umask gave the folder; safetensors keeps its own private."""
+    """Give new files the rights that the umask gave their folder; safetensors would keep its own private."""
     mode = folder.stat().st_mode & 0o666
     for file in folder.rglob("*"):
         if file.is_file() and file.stat().st_mode & 0o666 != mode:
