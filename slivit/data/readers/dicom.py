@@ -9,9 +9,10 @@ import numpy as np
 
 from slivit.data.readers import geometry
 from slivit.data.readers.base import Array, Scan, ScanInfo, counted, decoding
+from slivit.data.readers.dicom_choice import Wanted, choose_series, main_images, without_copies
 from slivit.data.readers.dicom_headers import Frame, read_frames, require_frames
-from slivit.data.readers.dicom_pixels import decode, value_notes, value_type
-from slivit.data.readers.dicom_series import Stack, choose_series, stack_frames
+from slivit.data.readers.dicom_pixels import check_compression, decode, value_notes, value_type
+from slivit.data.readers.dicom_series import CLIP, Stack, stack_frames
 from slivit.data.readers.entries import Entry
 from slivit.errors import ReadError
 
@@ -22,30 +23,36 @@ def open_dicom(
     entries: Sequence[Entry],
     source: str,
     *,
-    series: str | int | None = None,
+    series: Wanted | None = None,
     axis: str | None = None,
     frame: int | None = None,
 ) -> Scan:
     """Open a DICOM series: headers first, then the pixels of the chosen slices alone.
 
-    Slices are ordered by position along the normal, then InstanceNumber, then name, and turned to the view described
-    in `geometry`. Values are rescaled slice by slice. MONOCHROME1 images are inverted, so that bright is bright.
+    Slices are ordered by position along the normal, or else by the best that the headers say, and turned to the view
+    described in `geometry`. Values are rescaled slice by slice. MONOCHROME1 images are inverted, so that bright is
+    bright. More than one series, patient, clip or kind of image, and more than one image at a place, are an error that
+    lists the choices; copies of a file count once.
 
     Args:
         entries: the files; those that are no DICOM images are passed over.
         source: the folder or file for messages.
-        series: UID, number or description, where there are several.
-        axis: "axial", "coronal" or "sagittal"; None for the plane in which the series was acquired.
-        frame: where each place holds several slices (time points, echoes), which of them, from 0.
+        series: UID, number or (part of) the description, or {"modality": "MR", "description": "T1"}.
+        axis: "axial", "coronal" or "sagittal"; None for the plane in which the series was acquired; "time" for several
+            images of one place, one after the other.
+        frame: where each place holds several images (time points, echoes), which of them, from 0.
     """
-    frames, notes = _collect(entries, source)
-    stack = stack_frames(choose_series(frames, series, source), source, frame)
+    frames, notes = collect(entries, source)
+    chosen = choose_series(frames, series, source)
+    check_compression(chosen, source)
+    stack = stack_frames(chosen, source, frame, clip=axis == CLIP)
     notes = (*notes, *stack.notes, *value_notes(stack.frames))
     if stack.affine is None:
-        return _unoriented(stack, source, axis, notes)
+        return _unoriented(stack, source, None if axis == CLIP else axis, notes)
     seen = geometry.view((len(stack.frames), *stack.frames[0].shape), stack.affine, source, axis)
     dtype = str(value_type(stack.frames))
-    info = ScanInfo("dicom", seen.shape, dtype, seen.spacing, source, seen.affine, notes)
+    spacing, affine = (seen.spacing, seen.affine) if stack.in_mm else (None, None)
+    info = ScanInfo("dicom", seen.shape, dtype, spacing, source, affine, notes)
 
     def load(indices: Sequence[int]) -> Array:
         if not seen.keeps_slices:
@@ -69,8 +76,12 @@ def _unoriented(stack: Stack, source: str, axis: str | None, notes: tuple[str, .
     return Scan(info, lambda indices: _decode_all([stack.frames[i] for i in indices], stack.frames, source), names)
 
 
-def _collect(entries: Sequence[Entry], source: str) -> tuple[list[Frame], tuple[str, ...]]:
-    """Return the frames of all image files, and notes on the files passed over."""
+def collect(entries: Sequence[Entry], source: str) -> tuple[list[Frame], tuple[str, ...]]:
+    """Return the frames of all image files, each once, and notes on the files passed over.
+
+    Raises:
+        ReadError: no file is a DICOM image, or one that should be cannot be read.
+    """
     if len(entries) == 1:
         return require_frames(read_frames(entries[0], source), source), ()
     frames: list[Frame] = []
@@ -88,8 +99,10 @@ def _collect(entries: Sequence[Entry], source: str) -> tuple[list[Frame], tuple[
     if not frames:
         raise ReadError(f"{source}: no DICOM image was found ({', '.join(sorted(kinds)) or 'no DICOM file'}).")
     notes = [f"{counted(others, 'file')} beside the DICOM files ignored"] if others else []
-    notes += [f"DICOM files without images were ignored ({', '.join(sorted(kinds))})"] if kinds else []
-    return frames, tuple(notes)
+    notes += [f"DICOM files of other kinds than scans ignored ({', '.join(sorted(kinds))})"] if kinds else []
+    frames, beside = main_images(frames)
+    frames, copies = without_copies(frames)
+    return frames, (*notes, *beside, *copies)
 
 
 def _decode_all(chosen: Sequence[Frame], whole: Sequence[Frame], source: str) -> Array:

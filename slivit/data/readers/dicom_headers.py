@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slivit.data.readers.base import Array, check_size, counted, decoding
+from slivit.data.readers.base import check_size, counted, decoding
+from slivit.data.readers.dicom_deflated import inflated
 from slivit.data.readers.dicom_scan import PlainHeader, plain_header
+from slivit.data.readers.dicom_values import (
+    SYNTAX,
+    TAGS,
+    Get,
+    Vector,
+    b_value,
+    getter,
+    joined,
+    normal,
+    number,
+    orientation,
+    pixel_spacing,
+    positive,
+    text,
+    vector,
+)
 from slivit.data.readers.entries import Entry
 from slivit.errors import ReadError
 
@@ -18,44 +34,14 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _MAGIC_AT = 128
-TAGS = {
-    0x00080016: "SOPClassUID",
-    0x00080018: "SOPInstanceUID",
-    0x00080060: "Modality",
-    0x0008103E: "SeriesDescription",
-    0x00180050: "SliceThickness",
-    0x00180088: "SpacingBetweenSlices",
-    0x00181164: "ImagerPixelSpacing",
-    0x00182010: "NominalScannedPixelSpacing",
-    0x00186011: "SequenceOfUltrasoundRegions",
-    0x0020000E: "SeriesInstanceUID",
-    0x00200011: "SeriesNumber",
-    0x00200013: "InstanceNumber",
-    0x00200032: "ImagePositionPatient",
-    0x00200037: "ImageOrientationPatient",
-    0x00280002: "SamplesPerPixel",
-    0x00280004: "PhotometricInterpretation",
-    0x00280008: "NumberOfFrames",
-    0x00280010: "Rows",
-    0x00280011: "Columns",
-    0x00280030: "PixelSpacing",
-    0x00280100: "BitsAllocated",
-    0x00280101: "BitsStored",
-    0x00280102: "HighBit",
-    0x00280103: "PixelRepresentation",
-    0x00281052: "RescaleIntercept",
-    0x00281101: "RedPaletteColorLookupTableDescriptor",
-    0x00281053: "RescaleSlope",
-    0x00283000: "ModalityLUTSequence",
-    0x3004000C: "GridFrameOffsetVector",
-    0x3004000E: "DoseGridScaling",
-    0x52009229: "SharedFunctionalGroupsSequence",
-    0x52009230: "PerFrameFunctionalGroupsSequence",
+# Classes with rows and columns that are no image of a volume: masks, whole slides, spectra.
+_NO_SCANS = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation Storage",
+    "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage",
+    "1.2.840.10008.5.1.4.1.1.77.1.6": "VL Whole Slide Microscopy Image Storage",
+    "1.2.840.10008.5.1.4.1.1.4.2": "MR Spectroscopy Storage",
 }
-_TAG_OF = {keyword: tag for tag, keyword in TAGS.items()}
-
-Vector = tuple[float, ...]
-Get = Callable[[str], Any]
+_NO_SCAN_MODALITIES = {"SEG": "Segmentation", "SM": "Slide Microscopy"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +52,40 @@ class Series:
     number: str
     description: str
     modality: str
+    patient: str = ""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What tells the images at one place apart; None or "" where the header does not say it.
+
+    Args:
+        image_type: ImageType, or the FrameType of an enhanced file.
+        echo_time: ms.
+        temporal_position: the number of the time point.
+        b_value: s/mm2.
+        inversion_time: ms.
+        flip_angle: degrees.
+        kvp: kV of the tube.
+        trigger_time: ms after the R wave.
+        acquisition: AcquisitionNumber.
+        acquired: date and time of acquisition.
+        shown: date and time of the image.
+        dimensions: DimensionIndexValues of an enhanced file.
+    """
+
+    image_type: str = ""
+    echo_time: float | None = None
+    temporal_position: float | None = None
+    b_value: float | None = None
+    inversion_time: float | None = None
+    flip_angle: float | None = None
+    kvp: float | None = None
+    trigger_time: float | None = None
+    acquisition: float | None = None
+    acquired: str = ""
+    shown: str = ""
+    dimensions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,42 +95,58 @@ class Frame:
     Args:
         entry: the file.
         index: which frame of the file.
+        count: how many frames the file has.
         series: the series that it belongs to.
-        instance: InstanceNumber, or 0.
+        sop_class: SOPClassUID.
+        syntax: TransferSyntaxUID, or "".
+        instance: InstanceNumber, or None.
         uid: SOPInstanceUID, or "".
+        concatenation: what names the files that one multi-frame image was cut into, or "".
+        marks: what tells it from other images at its place.
         shape: (rows, columns).
         position: ImagePositionPatient in LPS mm, or None.
+        location: SliceLocation in mm, or None.
         orientation: ImageOrientationPatient: the directions of a row and of a column, or None.
         pixel_spacing: mm between rows and between columns, or None.
         thickness: SpacingBetweenSlices or else SliceThickness in mm, or None.
         slope: RescaleSlope; a 0, which would erase the image, counts as 1.
         intercept: RescaleIntercept.
-        photometric: PhotometricInterpretation.
-        has_lut: whether a Modality LUT stands in the place of slope and intercept.
+        samples: values a pixel: 1 for grey and palettes, 3 for colours.
+        photometric: PhotometricInterpretation, or "".
+        lut: "used" where a Modality LUT stands in the place of slope and intercept, "empty" where there is a void one.
         stored: the type of the stored values.
         bits: how many of its bits are used.
         high_bit: the uppermost of them.
         pixels_at: where in the file the pixels of frame 0 start, if they are stored as they are; else None.
+        tile: (row, column) where the slice starts in a mosaic, or None.
     """
 
     entry: Entry
     index: int
+    count: int
     series: Series
-    instance: int
+    sop_class: str
+    syntax: str
+    instance: int | None
     uid: str
+    concatenation: str
+    marks: Marks
     shape: tuple[int, int]
     position: Vector | None
+    location: float | None
     orientation: Vector | None
     pixel_spacing: Vector | None
     thickness: float | None
     slope: float
     intercept: float
+    samples: int
     photometric: str
-    has_lut: bool
+    lut: str
     stored: np.dtype[Any]
     bits: int
     high_bit: int
     pixels_at: int | None
+    tile: tuple[int, int] | None = None
 
     @property
     def frame_bytes(self) -> int:
@@ -118,13 +154,14 @@ class Frame:
         return self.shape[0] * self.shape[1] * self.stored.itemsize
 
 
-def read_dataset(entry: Entry, source: str, *, pixels: bool) -> Dataset | None:
+def read_dataset(entry: Entry, source: str, *, pixels: bool, tags: Sequence[int] = ()) -> Dataset | None:
     """Return a DICOM dataset, or None where the file is no DICOM.
 
     Args:
         entry: the file.
         source: its name for messages.
         pixels: whether to read the pixels too; without them only the elements named in TAGS are read.
+        tags: elements to read besides those.
     """
     from pydicom import dcmread
 
@@ -135,8 +172,8 @@ def read_dataset(entry: Entry, source: str, *, pixels: bool) -> Dataset | None:
             return None
         stream.seek(0)
         with decoding(source, "DICOM"):
-            options: dict[str, Any] = {} if pixels else {"stop_before_pixels": True, "specific_tags": list(TAGS)}
-            return dcmread(stream, force=not is_part10, **options)
+            options: dict[str, Any] = {} if pixels else {"stop_before_pixels": True, "specific_tags": [*TAGS, *tags]}
+            return dcmread(inflated(stream, source), force=not is_part10, **options)
 
 
 def _looks_bare(head: bytes) -> bool:
@@ -145,30 +182,37 @@ def _looks_bare(head: bytes) -> bool:
 
 
 def read_frames(entry: Entry, source: str) -> list[Frame] | str | None:
-    """Return the frames of a file; a few words where it is a DICOM file without an image; None where no DICOM."""
+    """Return the frames of a file; a few words where it is a DICOM file without a scan; None where no DICOM."""
     with decoding(source, "DICOM"), entry.open() as stream:
         plain = plain_header(stream, TAGS)
-    if plain is not None and plain.get("Rows") and plain.get("Columns"):
-        return list(frames_of(plain.get, entry, source, plain))
+    if plain is not None and plain.get("Rows") and plain.get("Columns") and not is_mosaic(plain.get):
+        return _no_scan(plain.get) or list(frames_of(plain.get, entry, source, plain))
     dataset = read_dataset(entry, source, pixels=False)
     if dataset is None:
         return None
     with decoding(source, "DICOM"):
+        get = getter(dataset)
         if "Rows" not in dataset or "Columns" not in dataset:
             return _without_image(dataset, source)
-        return list(frames_of(getter(dataset), entry, source, None))
+        if kind := _no_scan(get):
+            return kind
+        frames = list(frames_of(get, entry, source, None))
+        if is_mosaic(get):
+            from slivit.data.readers.dicom_mosaic import tiles
+
+            return tiles(frames, source)
+        return frames
 
 
-def getter(dataset: Dataset) -> Get:
-    """Return a lookup by keyword that takes a value which pydicom cannot convert for an absent one."""
+def is_mosaic(get: Get) -> bool:
+    """True where one picture holds all slices of a volume side by side: Siemens mosaics, UIH grids."""
+    return "MOSAIC" in joined(get("ImageType")).upper().split("\\") or (number(get("UihGridSlices")) or 0) > 1
 
-    def get(keyword: str) -> Any:
-        try:
-            return dataset[_TAG_OF[keyword]].value
-        except (KeyError, ValueError, TypeError, OverflowError, NotImplementedError):
-            return None
 
-    return get
+def _no_scan(get: Get) -> str:
+    """Return what a file is whose pixels are no image of a volume, or ""."""
+    named = _NO_SCANS.get(text(get("SOPClassUID")), "")
+    return named or _NO_SCAN_MODALITIES.get(text(get("Modality")).upper(), "")
 
 
 def _without_image(dataset: Dataset, source: str) -> str:
@@ -189,8 +233,8 @@ def frames_of(get: Get, entry: Entry, source: str, plain: PlainHeader | None) ->
         source: its name for messages.
         plain: the header, where the quick walk gave it: then it says where the pixels lie.
     """
-    whole = _whole(get, entry)
-    count = max(1, int(_number(get("NumberOfFrames")) or 1))
+    count = max(1, int(number(get("NumberOfFrames")) or 1))
+    whole = _whole(get, entry, count)
     check_size(source, (count, *whole.shape), 1, entry.size)
     whole = replace(whole, pixels_at=None if plain is None else _native_start(whole, plain, count))
     groups = get("PerFrameFunctionalGroupsSequence")
@@ -200,9 +244,11 @@ def frames_of(get: Get, entry: Entry, source: str, plain: PlainHeader | None) ->
             "where they lie; the file is damaged. Copy or export it again."
         )
     if groups and len(groups) == count:
+        from slivit.data.readers.dicom_enhanced import functional
+
         shared = (get("SharedFunctionalGroupsSequence") or [None])[0]
         for index, own in enumerate(groups):
-            yield _functional(replace(whole, index=index), shared, own)
+            yield functional(replace(whole, index=index), shared, own)
         return
     offsets = get("GridFrameOffsetVector")
     for index in range(count):
@@ -211,7 +257,7 @@ def frames_of(get: Get, entry: Entry, source: str, plain: PlainHeader | None) ->
 
 def _native_start(whole: Frame, plain: PlainHeader, count: int) -> int | None:
     """Return where the pixels start, where they are stored as they are: grey, uncompressed, of the right length."""
-    grey = plain.get("SamplesPerPixel") == 1 and whole.photometric.startswith("MONOCHROME")
+    grey = plain.get("SamplesPerPixel") == 1 and (whole.photometric or "MONOCHROME").startswith("MONOCHROME")
     usual = plain.get("BitsAllocated") in (8, 16, 32) and plain.get("PixelRepresentation") in (0, 1)
     needed = count * whole.frame_bytes
     if grey and usual and whole.bits <= 8 * whole.stored.itemsize and plain.pixel_bytes in (needed, needed + 1):
@@ -219,34 +265,69 @@ def _native_start(whole: Frame, plain: PlainHeader, count: int) -> int | None:
     return None
 
 
-def _whole(get: Get, entry: Entry) -> Frame:
+def _whole(get: Get, entry: Entry, count: int) -> Frame:
     """Return what the file's own header says of all its frames."""
-    uid, number, description, modality = (
-        _text(get(name)) for name in ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality")
-    )
-    slope = _number(get("DoseGridScaling")) or _number(get("RescaleSlope"))
-    bits = int(_number(get("BitsStored")) or _number(get("BitsAllocated")) or 16)
-    high_bit = _number(get("HighBit"))
+    slope = number(get("DoseGridScaling")) or number(get("RescaleSlope"))
+    bits = int(number(get("BitsStored")) or number(get("BitsAllocated")) or 16)
+    high_bit, instance = number(get("HighBit")), number(get("InstanceNumber"))
+    photometric = text(get("PhotometricInterpretation"))
     return Frame(
         entry=entry,
         index=0,
-        series=Series(uid, number, description, modality),
-        instance=int(_number(get("InstanceNumber")) or 0),
-        uid=_text(get("SOPInstanceUID")),
+        count=count,
+        series=_series(get),
+        sop_class=text(get("SOPClassUID")),
+        syntax=text(get(SYNTAX)),
+        instance=None if instance is None else int(instance),
+        uid=text(get("SOPInstanceUID")),
+        concatenation=text(get("ConcatenationUID")),
+        marks=_marks(get),
         shape=(int(get("Rows")), int(get("Columns"))),
-        position=_vector(get("ImagePositionPatient"), 3),
-        orientation=_orientation(get("ImageOrientationPatient")),
-        pixel_spacing=_pixel_spacing(get),
-        thickness=_positive(get("SpacingBetweenSlices")) or _positive(get("SliceThickness")),
+        position=vector(get("ImagePositionPatient"), 3),
+        location=number(get("SliceLocation")),
+        orientation=orientation(get("ImageOrientationPatient")),
+        pixel_spacing=pixel_spacing(get),
+        thickness=positive(get("SpacingBetweenSlices")) or positive(get("SliceThickness")),
         slope=1.0 if slope is None else slope,
-        intercept=_number(get("RescaleIntercept")) or 0.0,
-        photometric=_text(get("PhotometricInterpretation")),
-        has_lut=bool(get("ModalityLUTSequence")),
+        intercept=number(get("RescaleIntercept")) or 0.0,
+        samples=int(number(get("SamplesPerPixel")) or (3 if photometric.startswith(("RGB", "YBR")) else 1)),
+        photometric=photometric,
+        lut=_lut(get("ModalityLUTSequence")),
         stored=_stored_type(get),
         bits=bits,
         high_bit=bits - 1 if high_bit is None else int(high_bit),
         pixels_at=None,
     )
+
+
+def _series(get: Get) -> Series:
+    uid, own_number, description, modality, patient = (
+        text(get(name)) for name in ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "PatientID")
+    )
+    return Series(uid, own_number, description, modality, patient or text(get("PatientName")))
+
+
+def _marks(get: Get) -> Marks:
+    return Marks(
+        image_type=joined(get("ImageType")),
+        echo_time=number(get("EchoTime")),
+        temporal_position=number(get("TemporalPositionIdentifier")),
+        b_value=b_value(get),
+        inversion_time=number(get("InversionTime")),
+        flip_angle=number(get("FlipAngle")),
+        kvp=number(get("KVP")),
+        trigger_time=number(get("TriggerTime")),
+        acquisition=number(get("AcquisitionNumber")),
+        acquired=text(get("AcquisitionDateTime")) or text(get("AcquisitionDate")) + text(get("AcquisitionTime")),
+        shown=text(get("ContentDate")) + text(get("ContentTime")),
+    )
+
+
+def _lut(items: Any) -> str:
+    """Return "used" for a lookup table, "empty" for an item without one, "" where there is nothing."""
+    if not items:
+        return ""
+    return "used" if items[0].get("LUTDescriptor") and items[0].get("LUTData") else "empty"
 
 
 def _stored_type(get: Get) -> np.dtype[Any]:
@@ -255,7 +336,7 @@ def _stored_type(get: Get) -> np.dtype[Any]:
     Without PixelRepresentation they are floats (Float Pixel Data).
     """
     palette = get("RedPaletteColorLookupTableDescriptor")
-    bits = int(_number(palette[2] if palette else get("BitsAllocated")) or 16)
+    bits = int(number(palette[2] if palette else get("BitsAllocated")) or 16)
     size = next((size for size in (1, 2, 4, 8) if bits <= 8 * size), 8)
     signed = get("PixelRepresentation")
     kind = "f" if signed is None and size >= 4 else "i" if signed == 1 else "u"
@@ -270,89 +351,15 @@ def _plain_frame(whole: Frame, index: int, count: int, offsets: Sequence[Any] | 
     if offsets is not None and len(offsets) == count and whole.position and whole.orientation:
         shift = float(offsets[index]) - float(offsets[0])
         position = tuple(np.add(whole.position, shift * normal(whole.orientation)).tolist())
-    return replace(whole, index=index, position=position)
-
-
-def _functional(whole: Frame, shared: Dataset | None, own: Dataset) -> Frame:
-    """Return a frame of an enhanced file: its own functional groups come before the shared ones."""
-
-    def macro(name: str) -> Dataset | None:
-        for group in (own, shared):
-            items = group.get(name) if group is not None else None
-            if items:
-                return items[0]
-        return None
-
-    changes: dict[str, Any] = {}
-    if (plane := macro("PlanePositionSequence")) is not None:
-        changes["position"] = _vector(plane.get("ImagePositionPatient"), 3)
-    if (plane := macro("PlaneOrientationSequence")) is not None:
-        changes["orientation"] = _orientation(plane.get("ImageOrientationPatient"))
-    if (measures := macro("PixelMeasuresSequence")) is not None:
-        changes["pixel_spacing"] = _vector(measures.get("PixelSpacing"), 2)
-        distance = _positive(measures.get("SpacingBetweenSlices")) or _positive(measures.get("SliceThickness"))
-        changes["thickness"] = distance
-    if (scaling := macro("PixelValueTransformationSequence")) is not None:
-        slope = _number(scaling.get("RescaleSlope"))
-        changes["slope"] = 1.0 if slope is None else slope
-        changes["intercept"] = _number(scaling.get("RescaleIntercept")) or 0.0
-    return replace(whole, **changes)
-
-
-@lru_cache(maxsize=256)
-def normal(orientation: Vector) -> Array:
-    """Return the direction across the slices: row direction x column direction."""
-    return np.cross(orientation[:3], orientation[3:])
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
-
-
-def _number(value: Any) -> float | None:
-    """Return a finite number, or None for an absent, empty or unreadable value."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if np.isfinite(number) else None
-
-
-def _positive(value: Any) -> float | None:
-    number = _number(value)
-    return number if number is not None and number > 0 else None
-
-
-def _vector(value: Any, size: int) -> Vector | None:
-    if value is None or isinstance(value, str) or not hasattr(value, "__len__") or len(value) != size:
-        return None
-    numbers = [_number(v) for v in value]
-    return None if None in numbers else tuple(n for n in numbers if n is not None)
-
-
-def _orientation(value: Any) -> Vector | None:
-    """Return the six direction cosines, or None where they span no plane."""
-    cosines = _vector(value, 6)
-    return cosines if cosines is not None and np.linalg.norm(normal(cosines)) > 0.5 else None
-
-
-def _pixel_spacing(get: Get) -> Vector | None:
-    for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        spacing = _vector(get(name), 2)
-        if spacing is not None and min(spacing) > 0:
-            return spacing
-    regions = get("SequenceOfUltrasoundRegions")
-    if regions and regions[0].get("PhysicalUnitsXDirection") == 3:  # 3 is centimetres
-        steps = [_positive(regions[0].get(f"PhysicalDelta{axis}")) for axis in "YX"]
-        if None not in steps:
-            return tuple(10.0 * s for s in steps if s is not None)
-    return None
+    return replace(whole, index=index, position=position, location=None)
 
 
 def require_frames(found: list[Frame] | str | None, source: str) -> list[Frame]:
     """Return the frames of a single file, or raise with the reason why there are none."""
     if isinstance(found, list) and found:
         return found
+    if isinstance(found, str) and found in (*_NO_SCANS.values(), *_NO_SCAN_MODALITIES.values()):
+        raise ReadError(f"{source}: is a DICOM file of another kind than a scan ({found}). Choose one of the images.")
     if isinstance(found, str):
         raise ReadError(f"{source}: is a DICOM file without an image ({found}). Choose one of the images.")
     raise ReadError(f"{source}: is not a DICOM file, or its header is cut short. Copy or export it again.")

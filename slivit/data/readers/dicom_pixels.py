@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -16,11 +18,14 @@ if TYPE_CHECKING:
 
 INVERTED_NOTE = "MONOCHROME1 (low is white) was inverted, so that bright is bright"
 _WITH_UNIT = ("CT", "PT")  # inverting would turn HU and Bq/ml into nonsense
+_AS_STORED = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")
+_RUN_LENGTHS = "1.2.840.10008.1.2.5"
+_VIDEO = ("1.2.840.10008.1.2.4.10", "1.2.840.10008.1.2.7.")  # MPEG, H.264, HEVC; uncompressed streams
 
 
 def is_colour(frame: Frame) -> bool:
     """True for RGB, YBR and palette images."""
-    return not frame.photometric.startswith("MONOCHROME")
+    return frame.samples > 1 or not (frame.photometric or "MONOCHROME").startswith("MONOCHROME")
 
 
 def is_inverted(frame: Frame) -> bool:
@@ -36,14 +41,64 @@ def value_notes(frames: Sequence[Frame]) -> tuple[str, ...]:
         notes += (f"only {sum(inverted)} of {len(frames)} slices are MONOCHROME1",)
     if any(f.slope == 0 for f in frames):
         notes += ("RescaleSlope is 0, which would erase the image; it was taken for 1",)
-    if odd := next((f for f in frames if f.high_bit >= f.bits), None):
-        notes += (f"HighBit {odd.high_bit} does not fit {odd.bits} bits stored; the lowest {odd.bits} bits were read",)
+    if odd := next(filter(is_left_aligned, frames), None):
+        low = odd.high_bit + 1 - odd.bits
+        notes += (f"HighBit is {odd.high_bit} with {odd.bits} bits stored: bits {low} to {odd.high_bit} were read",)
+    if not all(f.photometric for f in frames):
+        notes += ("the header has no PhotometricInterpretation; the values were taken as they are",)
+    if any(f.lut == "empty" for f in frames):
+        notes += ("an empty Modality LUT was ignored",)
     return notes
+
+
+def is_left_aligned(frame: Frame) -> bool:
+    """True where the values do not stand in the lowest bits (allowed until 2014)."""
+    return frame.bits <= frame.high_bit < 8 * frame.stored.itemsize
+
+
+def check_compression(frames: Sequence[Frame], source: str) -> None:
+    """Raise where the pixels are compressed in a way that no decoder at hand takes.
+
+    Args:
+        frames: of one series.
+        source: for messages.
+    """
+    for syntax in {f.syntax for f in frames} - set(_AS_STORED):
+        if not _is_decodable(syntax):
+            way = (
+                "Convert it to a video file (.mp4), for instance with ffmpeg or dcm2mp4"
+                if _is_video(syntax)
+                else ("Convert it with: gdcmconv --raw IN OUT (GDCM), or dcmconv (DCMTK)")
+            )
+            name = next(f.entry.name for f in frames if f.syntax == syntax)
+            where = source if source.endswith(name) else f"{source}/{name}"
+            raise ReadError(f"{where}: its compression is not supported ({_name(syntax)}). {way}.")
+
+
+def _name(syntax: str) -> str:
+    from pydicom.uid import UID
+
+    return str(UID(syntax).name)
+
+
+def _is_video(syntax: str) -> bool:
+    return syntax.startswith(_VIDEO)
+
+
+@cache
+def _is_decodable(syntax: str) -> bool:
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import UID
+
+    try:
+        return bool(get_decoder(UID(syntax)).is_available)
+    except NotImplementedError:
+        return False
 
 
 def value_type(frames: Sequence[Frame]) -> np.dtype[Any]:
     """Return the type of the grey values of a series, the same for whichever of its slices are decoded."""
-    scalings = {(is_colour(f), f.has_lut, f.stored, _slope(f), f.intercept) for f in frames}
+    scalings = {(is_colour(f), f.lut == "used", f.stored, _slope(f), f.intercept) for f in frames}
     return np.result_type(*(_grey_type(*scaling) for scaling in scalings))
 
 
@@ -62,8 +117,19 @@ def decode(frames: Sequence[Frame], source: str) -> Iterator[Array]:
     dataset = read_dataset(frames[0].entry, source, pixels=True)
     if dataset is None:
         raise ReadError(f"{source}: is no longer a DICOM file. Copy it again.")
-    _name_syntax(dataset)
-    yield from (_grey(frame, dataset) for frame in frames)
+    _complete(dataset, frames[0])
+    if frames[0].tile is not None:
+        yield from _cut(frames, dataset)
+    else:
+        yield from (_grey(frame, dataset) for frame in frames)
+
+
+def _cut(frames: Sequence[Frame], dataset: Dataset) -> Iterator[Array]:
+    """Yield the slices of a mosaic, which is decoded once."""
+    picture = _grey(replace(frames[0], index=0), dataset)
+    for frame in frames:
+        (top, left), (rows, columns) = frame.tile or (0, 0), frame.shape
+        yield picture[top : top + rows, left : left + columns]
 
 
 def _native(frame: Frame, stream: BinaryIO) -> Array:
@@ -73,14 +139,27 @@ def _native(frame: Frame, stream: BinaryIO) -> Array:
     if len(raw) < frame.frame_bytes:
         raise ValueError(f"the pixels end after {len(raw)} of {frame.frame_bytes} bytes")
     pixels = np.frombuffer(raw, frame.stored.newbyteorder("<")).reshape(frame.shape)
-    spare = 8 * frame.stored.itemsize - frame.bits
-    if spare == 0:
+    return _used_bits(pixels, frame)
+
+
+def _used_bits(pixels: Array, frame: Frame) -> Array:
+    """Return the values without the bits that are not used, whose content is undefined."""
+    width = 8 * frame.stored.itemsize
+    left = width - 1 - frame.high_bit if is_left_aligned(frame) else width - frame.bits
+    if frame.bits >= width:
         return pixels
-    return (pixels << spare) >> spare  # what lies in unused bits is undefined
+    return (pixels << left) >> (width - frame.bits)
 
 
-def _name_syntax(dataset: Dataset) -> None:
-    """Say how the values are encoded in a file without a file meta header, as found while reading it."""
+def _complete(dataset: Dataset, frame: Frame) -> None:
+    """Say what pydicom needs to know and the header leaves out: kinds of pixels, and how the values are encoded.
+
+    A file without a file meta header is encoded as found while reading it.
+    """
+    if not dataset.get("SamplesPerPixel"):
+        dataset.SamplesPerPixel = frame.samples
+    if not frame.photometric:
+        dataset.PhotometricInterpretation = "MONOCHROME2" if frame.samples == 1 else "RGB"
     if dataset.file_meta.get("TransferSyntaxUID"):
         return
     from pydicom import uid
@@ -94,12 +173,15 @@ def _grey(frame: Frame, dataset: Dataset) -> Array:
     from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
     from pydicom.pixels.utils import pixel_array
 
-    pixels = pixel_array(dataset, index=frame.index)
+    shifted = is_left_aligned(frame) and frame.syntax in (*_AS_STORED, _RUN_LENGTHS)
+    pixels = pixel_array(dataset, index=frame.index, correct_unused_bits=not shifted)
     if frame.photometric == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)
     if pixels.ndim == 3:
         return to_grey(pixels)
-    if not frame.has_lut:
+    if shifted:
+        pixels = _used_bits(pixels, frame)
+    if frame.lut != "used":
         return _finished(pixels, frame)
     looked_up = apply_modality_lut(pixels, dataset)
     return _inverted(looked_up, _lut_bits(dataset)) if is_inverted(frame) else looked_up

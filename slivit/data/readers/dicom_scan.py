@@ -13,6 +13,8 @@ import struct
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from slivit.data.readers.dicom_values import BINARY, SYNTAX
+
 _CHUNK = 1 << 14
 _UNDEFINED = 0xFFFFFFFF
 _PIXELS, _FLOAT_PIXELS = 0x7FE00010, (0x7FE00008, 0x7FE00009)
@@ -78,7 +80,7 @@ def _walk(data: bytes, wanted: dict[int, str]) -> PlainHeader:
     explicit = syntax != _IMPLICIT
     if explicit and syntax != _EXPLICIT and not _COMPRESSED.fullmatch(syntax):
         raise _GiveUp
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {SYNTAX: syntax}
     while True:
         tag, value_at, length = _element(data, at, explicit)
         if tag == _PIXELS:
@@ -95,6 +97,14 @@ def _walk(data: bytes, wanted: dict[int, str]) -> PlainHeader:
                 raise _Short
             keyword = wanted[tag]
             values[keyword] = _value(data[value_at:at], keyword)
+
+
+def transfer_syntax(head: bytes) -> tuple[int, str]:
+    """Return where the dataset starts and its transfer syntax, or (0, "") where the first bytes do not say it."""
+    try:
+        return _meta(head)
+    except (_GiveUp, _Short, UnicodeDecodeError):
+        return 0, ""
 
 
 def _meta(data: bytes) -> tuple[int, str]:
@@ -154,6 +164,10 @@ def _value(raw: bytes, keyword: str) -> Any:
         if len(raw) != 2:
             raise _GiveUp
         return int.from_bytes(raw, "little")
+    if keyword in BINARY:
+        return raw
+    if keyword == "PatientName":
+        return raw.decode("ascii", "replace").strip(" \0")  # it only tells patients without an ID apart
     text = raw.decode("ascii")
     if "\x1b" in text:
         raise _GiveUp  # an escape to another alphabet

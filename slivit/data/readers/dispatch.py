@@ -18,7 +18,7 @@ from slivit.data.readers.sniff import Found
 from slivit.errors import ReadError, nearest, one_of
 from slivit.volume import Volume
 
-_OPTION_KINDS = {"axis": (str,), "frame": (int,), "series": (str, int), "item": (str,), "check_md5": (bool,)}
+_OPTION_KINDS = {"axis": (str,), "frame": (int,), "series": (str, int, dict), "item": (str,), "check_md5": (bool,)}
 
 Select = Callable[[int], Sequence[int]]
 
