@@ -10,16 +10,18 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
+from slivit.data.physical import at_spacing, fitted, place_stack, resample_depth
 from slivit.data.slices import BLANK, Sampling, Short, intensity_range, resample_positions, sample_slices, to_uint8
 from slivit.data.windows import Windows
 from slivit.errors import ReadError
+from slivit.settings import NonNegative
 from slivit.volume import Volume
 
 Stack = TypeVar("Stack", bound=Any)
 SHORT_SCAN = r".*: has \d+ slices, \d+ are used: "
 """How the warning of a scan with too few slices begins, also where a cache repeats it: for a filter of warnings."""
 
-_OPTIONAL = ("window", "stretch", "resize", "windows")
+_OPTIONAL = ("window", "stretch", "resize", "windows", "spacing")
 
 
 class Preprocessing(BaseModel):
@@ -39,6 +41,11 @@ class Preprocessing(BaseModel):
         reader: options for `read_volume`, such as {"axis": "coronal"}.
         resize: (rows, columns) to which slices are resized before the model's rows and columns are cut out of them: at
             random in training, from the middle otherwise. None resizes to what the model takes.
+        fit: "stretch" gives every slice the model's rows and columns, whatever its shape; "pad" keeps its aspect (in
+            mm where the spacing is known) and puts black beside it.
+        spacing: (z, y, x) in mm: slices, rows and columns are resampled to it, then cropped or padded round the centre,
+            so that one pixel is as large in every scan. 0 keeps an axis as it is without: [0, 0.5, 0.5] samples
+            slices as `sampling` says.
         windows: cut a scan into windows of S consecutive slices, each of which the model sees by itself, instead of
             sampling S slices; see `slivit.data.windows.Windows`.
 
@@ -59,6 +66,8 @@ class Preprocessing(BaseModel):
     flips: tuple[Literal["horizontal", "vertical", "slices"], ...] = ()
     reader: dict[str, Any] = Field(default_factory=dict)
     resize: tuple[int, int] | None = None
+    fit: Literal["stretch", "pad"] = "stretch"
+    spacing: tuple[NonNegative, NonNegative, NonNegative] | None = None
     windows: Windows | None = None
 
     @model_validator(mode="before")
@@ -96,6 +105,10 @@ class Preprocessing(BaseModel):
             raise ValueError(f"resize is (rows, columns), each at least 1, got {self.resize}")
         if len(set(self.flips)) < len(self.flips):
             raise ValueError(f"flips names a mirroring twice: {self.flips}")
+        if self.spacing and (self.spacing[1] == 0) != (self.spacing[2] == 0):
+            raise ValueError(f"spacing is (z, y, x) in mm, with y and x both given or both 0, got {self.spacing}")
+        if self.spacing and self.spacing[0] and (self.windows or self.sampling != "even"):
+            raise ValueError("spacing with a first number resamples all slices; leave out sampling and windows")
         if self.windows and self.sampling != "even":
             raise ValueError(f'windows take every slice; leave out sampling = "{self.sampling}"')
         return self
@@ -119,6 +132,11 @@ class Preprocessing(BaseModel):
         """Whether black and white are the same for all scans, so that a part of one needs nothing of the rest."""
         return self.window is not None and self.stretch is None
 
+    @property
+    def between_slices(self) -> float:
+        """The spacing of slices in mm to which scans are resampled; 0 where slices are sampled by their number."""
+        return self.spacing[0] if self.spacing else 0.0
+
     def select(self, depth: int) -> list[int]:
         """The indices of the slices to read of a scan of `depth` slices, without blanks."""
         return [int(i) for i in self._indices(depth) if i != BLANK]
@@ -126,10 +144,10 @@ class Preprocessing(BaseModel):
     def resamples(self, depth: int) -> bool:
         """Whether slices are interpolated between those of a scan of `depth` slices."""
         padded = self.short == "pad" and depth < self._size()[0]
-        return self.sampling == "resample" and not padded
+        return bool(self.between_slices) or (self.sampling == "resample" and not padded)
 
     def _indices(self, depth: int) -> npt.NDArray[np.intp]:
-        if self.windows and depth >= self._size()[0]:
+        if self.between_slices or (self.windows and depth >= self._size()[0]):
             return np.arange(depth)
         return sample_slices(depth, self._size()[0], self.sampling, self.short)
 
@@ -183,7 +201,7 @@ def load_window(path: str, settings: Preprocessing, start: int, depth: int) -> n
     if depth <= slices or not settings.fixed_range:
         return load_slices(path, settings)[start : start + slices]
     volume = read_volume(path, select=lambda _: range(start, start + slices), **settings.reader)
-    return crop_slices(_resized(volume.array, settings, slices, volume.source), settings._size()[1:])
+    return crop_slices(_resized(volume, volume.array, settings, slices), settings._size()[1:])
 
 
 def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -211,22 +229,52 @@ def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
     stack = volume.array if volume.indices is not None else volume.array[used]
     if len(stack) != len(used):
         raise ReadError(f"{volume.source}: expected the {len(used)} sampled slices, got {len(stack)}")
-    out = _resized(stack, settings, len(indices), volume.source)
-    if settings.resamples(volume.depth):
+    out = _resized(volume, stack, settings, len(indices))
+    if settings.between_slices:
+        depth = at_spacing(volume.depth, _spacing(volume)[0], settings.between_slices)
+        out = place_stack(resample_depth(out, depth), (settings._size()[0], *out.shape[1:]))
+    elif settings.resamples(volume.depth):
         out = interpolate_slices(out, indices, volume.depth, settings._size()[0])
     return crop_slices(out, settings._size()[1:])
 
 
 def _resized(
-    stack: npt.NDArray[np.generic], settings: Preprocessing, slices: int, source: str
+    volume: Volume, stack: npt.NDArray[np.generic], settings: Preprocessing, slices: int
 ) -> npt.NDArray[np.uint8]:
     """The slices in 8 bits and of one size, with blank ones behind them up to `slices`."""
-    low, high = _limits(stack, settings, source)
-    out = np.zeros((slices, *settings.stored._size()[1:]), np.uint8)
+    low, high = _limits(stack, settings, volume.source)
+    size = settings.stored._size()[1:]
+    rows, columns = _shape_of_slices(volume, settings, size)
+    out = np.zeros((slices, rows, columns), np.uint8)
     # Slice by slice, so that what one step leaves is still in the processor's cache for the next.
     for image, target in zip(stack, out, strict=False):
         _resize(to_uint8(image, low, high), target)
-    return out
+    return out if (rows, columns) == size else place_stack(out, (slices, *size))
+
+
+def _shape_of_slices(volume: Volume, settings: Preprocessing, size: tuple[int, int]) -> tuple[int, int]:
+    """The rows and columns to which slices are resized before they are cropped or padded to `size`."""
+    height, width = volume.array.shape[1:]
+    if settings.spacing and settings.spacing[1]:
+        y, x = _spacing(volume)[1:]
+        return at_spacing(height, y, settings.spacing[1]), at_spacing(width, x, settings.spacing[2])
+    if settings.fit == "pad":
+        return fitted((height, width), volume.spacing and volume.spacing[1:], size)
+    return size
+
+
+def _spacing(volume: Volume) -> tuple[float, float, float]:
+    """The spacing of a scan that is to be resampled to another.
+
+    Raises:
+        ReadError: it has none.
+    """
+    if volume.spacing is None:
+        raise ReadError(
+            f"{volume.source}: has no spacing in mm, so it cannot be brought to preprocessing.spacing; leave that out "
+            'for scans without spacing (preprocessing.fit = "pad" keeps their aspect)'
+        )
+    return volume.spacing
 
 
 def crop_slices(stack: Stack, size: Sequence[int]) -> Stack:

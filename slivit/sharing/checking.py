@@ -100,7 +100,7 @@ def check_preprocessing(scans: Sequence[tuple[ScanRef, Array]], settings: dict[s
     wrong = 0
     for ref, stack in scans:
         volume = read_volume(ref.path, **{**settings["reader"], **ref.options})
-        wrong += int((standalone.preprocess(volume.array, settings) != stack).sum())
+        wrong += int((standalone.preprocess(volume.array, settings, volume.spacing) != stack).sum())
     return wrong
 
 

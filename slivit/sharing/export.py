@@ -162,7 +162,7 @@ def _example(checkpoint: Checkpoint) -> tuple[Any, Any]:
     """A made-up scan, and its slices."""
     size = checkpoint.preprocessing.size or (1, 1, 1)
     volume = checking.example_volume(size)
-    return volume, preprocess(Volume(volume, None, "the example"), checkpoint.preprocessing)
+    return volume, preprocess(Volume(volume, standalone.EXAMPLE_SPACING, "the example"), checkpoint.preprocessing)
 
 
 def _config(checkpoint: Checkpoint, folder: Path, options: Options, found: Difference) -> dict[str, Any]:

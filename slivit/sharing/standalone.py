@@ -20,8 +20,14 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Settings = dict[str, Any]
 """The "preprocessing" of preprocessing.json."""
+Spacing = tuple[float, float, float] | None
+"""In mm, between slices, rows and columns."""
 
 _PLAIN = ("data/weights/", "data/constants/", "data/sample_inputs/", "models/", "archive_", ".data/", "byteorder")
+
+
+EXAMPLE_SPACING = (2.0, 1.0, 1.0)
+"""Of the scan in example.npz, in mm."""
 
 
 def load_settings(folder: Path) -> Settings:
@@ -46,20 +52,20 @@ def check_no_pickles(path: Path) -> None:
                 raise SystemExit(f"{path} holds {name}, which could run foreign code; it is not opened")
 
 
-def read_scan(path: str, reader: Settings) -> Array:
-    """A (D, H, W) array from a .npy file; other formats are read by slivit, where it is installed."""
+def read_scan(path: str, reader: Settings) -> tuple[Array, Spacing]:
+    """A (D, H, W) array from a .npy file, without spacing; other formats are read by slivit, where it is installed."""
     if path.endswith(".npy"):
-        array: Array = np.load(path, allow_pickle=False)
-        return array
+        return np.load(path, allow_pickle=False), None
     from slivit.data.readers import read_volume
 
-    return read_volume(path, **reader).array
+    volume = read_volume(path, **reader)
+    return volume.array, volume.spacing
 
 
 def slice_numbers(depth: int, p: Settings) -> list[int]:
     """The slices that are used, in order; -1 is a blank one."""
     wanted = p["size"][0]
-    if (p.get("windows") and depth >= wanted) or p["sampling"] == "all":
+    if (p.get("spacing") or [0])[0] or (p.get("windows") and depth >= wanted) or p["sampling"] == "all":
         return list(range(depth))
     if depth < wanted and p["short"] == "error":
         raise ValueError(f"the scan has {depth} slices, {wanted} are needed")
@@ -113,20 +119,62 @@ def resize(image: Array, height: int, width: int) -> Array:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def preprocess(volume: Array, p: Settings) -> Array:
+def preprocess(volume: Array, p: Settings, spacing: Spacing = None) -> Array:
     """(D, H, W) of any number type -> (S, H, W) uint8; all slices of the scan where it is cut into windows."""
     wanted, height, width = p["size"]
-    rows, columns = p.get("resize") or (height, width)
+    size = tuple(p.get("resize") or (height, width))
     numbers = slice_numbers(len(volume), p)
     stack = volume[[n for n in numbers if n >= 0]]
     low, high = black_and_white(stack, p)
+    rows, columns = shape_of_slices(volume.shape[1:], p, size, spacing)
     out = np.zeros((len(numbers), rows, columns), np.uint8)
     for target, image in zip(out, stack, strict=False):
         target[...] = resize(to_uint8(image, low, high), rows, columns)
-    if p["sampling"] == "resample" and not (p["short"] == "pad" and len(volume) < wanted):
+    out = centred(out, (len(out), *size))
+    if between_slices := (p.get("spacing") or [0])[0]:
+        out = centred(other_depth(out, round(len(volume) * millimetres(spacing)[0] / between_slices)), (wanted, *size))
+    elif p["sampling"] == "resample" and not (p["short"] == "pad" and len(volume) < wanted):
         out = interpolated(out, numbers, len(volume), wanted)
-    top, left = (rows - height) // 2, (columns - width) // 2
-    return out[:, top : top + height, left : left + width]
+    return centred(out, (len(out), height, width))
+
+
+def shape_of_slices(shape: Any, p: Settings, size: Any, spacing: Spacing) -> tuple[int, int]:
+    """The rows and columns to which slices are resized before they are cropped or padded."""
+    wanted = (p.get("spacing") or [0, 0, 0])[1:]
+    if any(wanted):
+        sides = np.array(shape) * millimetres(spacing)[1:] / wanted
+    elif p.get("fit") == "pad":
+        sides = np.array(shape) * ((1.0, 1.0) if spacing is None else spacing[1:])
+        sides = sides * (np.array(size) / sides).min()
+    else:
+        sides = np.array(size)
+    rows, columns = np.maximum(np.rint(sides), 1).astype(int).tolist()
+    return rows, columns
+
+
+def millimetres(spacing: Spacing) -> Array:
+    """The spacing of a scan, which must have one."""
+    if spacing is None:
+        raise ValueError("the model takes scans at a fixed spacing in mm, and this one does not say its own")
+    return np.array(spacing)
+
+
+def other_depth(stack: Array, depth: int) -> Array:
+    """By averages where slices become fewer, linearly where they become more."""
+    how = cv2.INTER_AREA if depth < len(stack) else cv2.INTER_LINEAR
+    flat = stack.reshape(len(stack), -1)
+    return cv2.resize(flat, (flat.shape[1], max(depth, 1)), interpolation=how).reshape(-1, *stack.shape[1:])
+
+
+def centred(stack: Array, size: Any) -> Array:
+    """Cropped, or padded with 0, round the centre."""
+    for axis, wanted in enumerate(size):
+        extra = wanted - stack.shape[axis]
+        ends = [(0, 0)] * 3
+        ends[axis] = (max(extra, 0) // 2, max(extra, 0) - max(extra, 0) // 2)
+        first = max(-extra, 0) // 2
+        stack = np.pad(stack, ends).take(range(first, first + wanted), axis)
+    return stack
 
 
 def interpolated(stack: Array, numbers: list[int], depth: int, wanted: int) -> Array:
@@ -139,9 +187,9 @@ def interpolated(stack: Array, numbers: list[int], depth: int, wanted: int) -> A
     return np.stack(out)
 
 
-def batches(volume: Array, p: Settings) -> Iterator[Array]:
+def batches(volume: Array, p: Settings, spacing: Spacing = None) -> Iterator[Array]:
     """What the model takes of a scan: (1, S, H, W) uint8, once, or once a window."""
-    stack, length = preprocess(volume, p), p["size"][0]
+    stack, length = preprocess(volume, p, spacing), p["size"][0]
     last = max(len(stack) - length, 0)
     starts = [*range(0, last, p["windows"]["stride"] or length), last] if p.get("windows") else [0]
     for start in starts:
@@ -185,7 +233,9 @@ def check_example(folder: Path) -> None:
     """Compare what this file computes of the example with what `slivit export` computed."""
     settings = load_settings(folder)
     with np.load(folder / "example.npz", allow_pickle=False) as example:
-        wrong = int((preprocess(example["volume"], settings["preprocessing"]) != example["slices"]).sum())
+        wrong = int(
+            (preprocess(example["volume"], settings["preprocessing"], EXAMPLE_SPACING) != example["slices"]).sum()
+        )
     print(f"example.npz: {wrong} pixels differ")
 
 

@@ -84,11 +84,10 @@ def _steps(p: Mapping[str, Any]) -> Iterator[str]:
     yield _which(p, slices)
     yield _intensities(p)
     rows, columns = p.get("resize") or (height, width)
-    yield (
-        f"Every slice is resized to {rows} x {columns}, as OpenCV does on 8 bits: INTER_AREA where neither side grows, "
-        "else INTER_LINEAR; one that has that size already is left alone."
-    )
-    if p["sampling"] == "resample":
+    yield _slices_resized(p, rows, columns)
+    if (p.get("spacing") or [0])[0]:
+        yield _depth_resized(p, slices)
+    elif p["sampling"] == "resample":
         yield _resampled(slices)
     if (rows, columns) != (height, width):
         yield f"The middle {height} x {width} is cut out: from row (h - {height}) // 2, column (w - {width}) // 2."
@@ -106,12 +105,34 @@ def _steps(p: Mapping[str, Any]) -> Iterator[str]:
     yield "The network's own scaling of the 8-bit values is part of every exported graph."
 
 
+def _slices_resized(p: Mapping[str, Any], rows: int, columns: int) -> str:
+    y, x = (p.get("spacing") or (0, 0, 0))[1:]
+    how = "as OpenCV does on 8 bits: INTER_AREA where neither side grows, else INTER_LINEAR; one that has that size "
+    how += "already is left alone."
+    if y:
+        to = f"round(h * its spacing / {y:g}) x round(w * its spacing / {x:g}) (halves to even, at least 1)"
+    elif p.get("fit") == "pad":
+        to = f"the largest size that keeps its aspect (in mm, or in pixels without spacing) within {rows} x {columns}"
+    else:
+        return f"Every slice is resized to {rows} x {columns}, {how}"
+    placed = f"It is cropped, or padded with 0, to {rows} x {columns} round its centre."
+    return f"Every slice is resized to {to}, {how} {placed}"
+
+
+def _depth_resized(p: Mapping[str, Any], slices: int) -> str:
+    return (
+        f"The stack is resized to round(D * its spacing / {p['spacing'][0]:g}) slices (at least 1), by INTER_AREA "
+        "where they become fewer, else INTER_LINEAR, and cropped or padded with blank slices to "
+        f"{slices} round its centre."
+    )
+
+
 def _k(windows: Mapping[str, Any]) -> str:
     return f" (k = {windows['k']})" if windows["score"] == "top_k" else ""
 
 
 def _which(p: Mapping[str, Any], slices: int) -> str:
-    if p.get("windows"):
+    if p.get("windows") or (p.get("spacing") or [0])[0]:
         return "All slices are used."
     how = {
         "even": f"Slice floor((i + 0.5) * D / {slices}) for i from 0 to {slices - 1}.",

@@ -113,3 +113,50 @@ def test_a_real_ct(real_data):
     nifti = load_slices(str(folder / "nifti" / "CT_image.nii.gz"), settings)
     assert dicom.shape == (8, 64, 64)
     np.testing.assert_array_equal(dicom, nifti)
+
+
+def ball(spacing, diameter=20.0, side=48.0):
+    """A ball of a diameter in mm, in a cube of a side in mm, on a grid of a spacing in mm."""
+    axes = [np.arange(s / 2, side, s) - side / 2 for s in spacing]
+    z, y, x = np.meshgrid(*axes, indexing="ij")
+    return Volume((255 * (z**2 + y**2 + x**2 <= (diameter / 2) ** 2)).astype(np.uint8), spacing, "ball")
+
+
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (3, 0.5, 0.5), (1, 2, 0.7), (0.5, 1.5, 3)])
+def test_spacing_makes_size_visible(spacing):
+    settings = Preprocessing(size=(40, 64, 64), stretch=None, spacing=(1, 1, 1))
+    volumes = {d: (preprocess(ball(spacing, d), settings) / 255).sum() for d in (10, 20)}
+    for diameter, volume in volumes.items():
+        assert volume == pytest.approx(np.pi / 6 * diameter**3, rel=0.12)
+
+
+def test_spacing_crops_round_the_centre():
+    stack = preprocess(ball((1, 1, 1)), Preprocessing(size=(8, 8, 8), stretch=None, spacing=(1, 1, 1)))
+    assert (stack == 255).all()
+
+
+def test_spacing_of_rows_and_columns_alone_samples_slices_by_number():
+    volume = ball((3, 0.5, 0.5))
+    settings = Preprocessing(size=(4, 48, 48), stretch=None, spacing=(0, 1, 1))
+    plain = Preprocessing(size=(4, 48, 48), stretch=None)
+    np.testing.assert_array_equal(preprocess(volume, settings), preprocess(volume, plain))
+
+
+def test_pad_keeps_the_aspect():
+    wide = Volume(np.full((1, 10, 40), 255, np.uint8), None, "wide")
+    stack = preprocess(wide, Preprocessing(size=(1, 20, 20), stretch=None, fit="pad"))
+    rows = np.flatnonzero(stack[0].max(1))
+    assert (rows[0], rows[-1]) == (7, 11)
+    in_mm = Volume(wide.array, (1.0, 4.0, 1.0), "square in mm")
+    assert (preprocess(in_mm, Preprocessing(size=(1, 20, 20), stretch=None, fit="pad")) == 255).all()
+
+
+def test_spacing_needs_a_spacing():
+    with pytest.raises(ReadError, match=r"has no spacing in mm.*leave that out"):
+        preprocess(volume(np.zeros((2, 4, 4))), Preprocessing(size=(2, 4, 4), spacing=(1, 1, 1)))
+
+
+@pytest.mark.parametrize("wrong", [{"spacing": (1, 0, 1)}, {"spacing": (1, 1, 1), "sampling": "middle"}, {"fit": "x"}])
+def test_settings_that_contradict_each_other(wrong):
+    with pytest.raises(ValidationError):
+        Preprocessing(size=(2, 4, 4), **wrong)

@@ -36,6 +36,9 @@ def cases(draw):
     }
     more = {"resize": draw(st.sampled_from([None, (height + 3, width + 2)]))}
     more["windows"] = Windows(stride=draw(st.integers(0, slices))) if windows else None
+    more["fit"] = draw(st.sampled_from(["stretch", "pad"]))
+    between = draw(st.sampled_from([0, 1.3, 4])) if sampling == "even" and not windows else 0
+    more["spacing"] = draw(st.sampled_from([None, (between, 0, 0), (between, 0.7, 1.9)]))
     p = Preprocessing(
         size=(slices, height, width), sampling=sampling, short=draw(st.sampled_from(["repeat", "pad"])), **ends, **more
     )
@@ -49,8 +52,10 @@ def cases(draw):
 def test_every_pixel_is_the_same(case):
     p, array = case
     plain = p.model_dump(mode="json")
-    own = preprocess(Volume(array, None, "made up"), p)
-    np.testing.assert_array_equal(standalone.preprocess(array, plain), own)
+    spacing = (2.5, 0.8, 1.1) if p.spacing or array.shape[0] % 2 else None
+    own = preprocess(Volume(array, spacing, "made up"), p)
+    assert own.shape[1:] == p.size[1:]
+    np.testing.assert_array_equal(standalone.preprocess(array, plain, spacing), own)
     described_preprocessing(plain)
 
 

@@ -1,0 +1,79 @@
+"""Stacks on a grid of millimetres: every scan at the same spacing, so that size is seen; or at its own aspect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def fitted(shape: Sequence[int], spacing: Sequence[float] | None, size: Sequence[int]) -> tuple[int, int]:
+    """The largest rows and columns that keep a slice's aspect and fit.
+
+    Args:
+        shape: (h, w) of the slice, in pixels.
+        spacing: (y, x) in mm; square pixels where None.
+        size: (H, W) to fit into.
+
+    Example:
+        >>> fitted((100, 50), None, (64, 64)), fitted((100, 50), (1.0, 2.0), (64, 64))
+        ((64, 32), (64, 64))
+    """
+    sides = np.asarray(shape) * np.asarray(spacing or (1.0, 1.0))
+    rows, columns = np.maximum(np.rint(sides * (np.asarray(size) / sides).min()), 1).astype(int)
+    return int(rows), int(columns)
+
+
+def at_spacing(count: int, spacing: float, wanted: float) -> int:
+    """How many slices, rows or columns `count` of them become at another spacing; at least one.
+
+    Args:
+        count: along the axis.
+        spacing: between them, in mm.
+        wanted: mm; 0 keeps the axis as it is.
+    """
+    return max(1, round(count * spacing / wanted)) if wanted else count
+
+
+def resample_depth(stack: Bytes, depth: int) -> Bytes:
+    """Other slices of the same stack: by averages where they become fewer, linearly where they become more.
+
+    Args:
+        stack: (D, h, w).
+        depth: the number of slices wanted.
+
+    Returns:
+        (depth, h, w).
+    """
+    import cv2
+
+    if len(stack) == depth:
+        return stack
+    how = cv2.INTER_AREA if depth < len(stack) else cv2.INTER_LINEAR
+    flat = np.ascontiguousarray(stack).reshape(len(stack), -1)
+    return np.asarray(cv2.resize(flat, (flat.shape[1], depth), interpolation=how), np.uint8).reshape(
+        depth, *stack.shape[1:]
+    )
+
+
+def place_stack(stack: Bytes, size: Sequence[int]) -> Bytes:
+    """Crop or pad a stack round its centre; what is added is 0.
+
+    Args:
+        stack: (d, h, w).
+        size: (S, H, W).
+    """
+    out = np.zeros(tuple(size), np.uint8)
+    source, target = zip(*(_overlap(a, b) for a, b in zip(stack.shape, size, strict=True)), strict=True)
+    out[target] = stack[source]
+    return out
+
+
+def _overlap(count: int, wanted: int) -> tuple[slice, slice]:
+    """The part of an axis that is kept, and where it goes."""
+    kept = min(count, wanted)
+    first, to = (count - kept) // 2, (wanted - kept) // 2
+    return slice(first, first + kept), slice(to, to + kept)
