@@ -54,7 +54,7 @@ def files_of(path: str) -> Files:
     file, item = path, ""
     if "#" in path and not os.path.exists(path):  # noqa: PTH110 (once a scan and epoch)
         file, _, item = path.rpartition("#")
-    found = sorted(_walk(file, "")) if os.path.isdir(file) else list(_alone(Path(file)))  # noqa: PTH112
+    found = _folder(file) if os.path.isdir(file) else list(_alone(Path(file)))  # noqa: PTH112
     # The time of the last change of status cannot be set back by hand, so an edit that keeps size and date shows too.
     told = [n & _MASK for _, _, s in found for n in (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)]
     state = xxhash.xxh3_128(struct.pack(f"{len(told)}Q", *told))
@@ -63,16 +63,11 @@ def files_of(path: str) -> Files:
     return Files(tuple((name, where) for name, where, _ in found), item, state.hexdigest(), changed)
 
 
-def _walk(folder: str, inside: str) -> Iterator[_Found]:
-    """All files below a folder but the hidden ones, which no reader reads either."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path, f"{inside}{entry.name}/")
-            elif entry.is_file():
-                yield inside + entry.name, entry.path, entry.stat()
+def _folder(folder: str) -> list[_Found]:
+    """The files that readers look at, and how they are."""
+    from slivit.data.readers.entries import walk
+
+    return sorted((name, entry.path, entry.stat()) for name, entry in walk(folder))
 
 
 def _alone(file: Path) -> Iterator[_Found]:

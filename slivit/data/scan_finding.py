@@ -13,7 +13,7 @@ from typing import Any
 from slivit.data.archive import unpack
 from slivit.data.content import files_of
 from slivit.data.readers import npz, sniff
-from slivit.data.readers.base import natural_key
+from slivit.data.readers.base import natural_order
 from slivit.data.readers.dispatch import READERS
 from slivit.data.readers.entries import FileEntry, folder_entries
 from slivit.data.scan_reading import ScanRef
@@ -95,7 +95,8 @@ class Finder:
         if not found:
             held = f"none of the {len(unknown)} files in it is of a known format" if unknown else "it is empty"
             raise ReadError(f"{name}: holds no scan; {held}.")
-        return [_renamed(ref, folder, name) for ref in sorted(found, key=lambda ref: natural_key(ref.key))]
+        order = natural_order(ref.key for ref in found)
+        return [_renamed(ref, folder, name) for ref in sorted(found, key=lambda ref: order(ref.key))]
 
     def _images(self, images: Sequence[FileEntry], alone: bool) -> Iterator[ScanRef]:
         """Images: each a scan for a model of one slice or where it has pages, else the frames of their folder."""
@@ -217,5 +218,5 @@ def _with_state(ref: ScanRef) -> ScanRef:
 def _state(path: str) -> str:
     try:
         return files_of(path).state
-    except OSError:
+    except (OSError, ReadError):
         return ""

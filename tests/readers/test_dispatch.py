@@ -7,11 +7,15 @@ import subprocess
 import sys
 import warnings
 
+import nibabel
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
+from slivit.data.content import files_of
 from slivit.data.readers import READERS, describe, read_volume, supported_formats
+from slivit.data.readers.base import decoding
 from slivit.errors import ReadError
 
 
@@ -102,3 +106,45 @@ def test_importing_the_readers_imports_no_decoder():
     code = f"import sys, slivit.data.readers; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_pictures_beside_a_scan_are_previews(tmp_path, png, voxels):
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "scan.nii.gz")
+    scan = read_volume(tmp_path)
+    np.testing.assert_array_equal(scan.array, read_volume(tmp_path / "scan.nii.gz").array)
+    assert scan.notes == ("1 picture beside scan.nii.gz ignored",)
+    tifffile.imwrite(png.with_name("stack.tif"), np.zeros((4, 8, 9), np.uint8), photometric="minisblack")
+    (tmp_path / "scan.nii.gz").unlink()
+    assert read_volume(tmp_path).shape == (4, 8, 9)
+
+
+def test_several_scans_in_a_folder_are_listed(tmp_path, voxels, dicom_series):
+    for name in ("a.nii", "b.nii.gz"):
+        nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / name)
+    with pytest.raises(ReadError, match=r"more than one scan: 'a\.nii', 'b\.nii\.gz'\. Give the path"):
+        read_volume(tmp_path)
+    (tmp_path / "b.nii.gz").unlink()
+    dicom_series(tmp_path / "dicom", voxels)
+    with pytest.raises(ReadError, match=r"'a\.nii' beside DICOM files"):
+        read_volume(tmp_path)
+
+
+def test_links_to_folders_are_followed_and_circles_refused(tmp_path, voxels, dicom_series):
+    real = dicom_series(tmp_path / "real", voxels)
+    (tmp_path / "scan").mkdir()
+    (tmp_path / "scan" / "slices").symlink_to(real)
+    np.testing.assert_array_equal(read_volume(tmp_path / "scan").array, voxels)
+    before = files_of(str(tmp_path / "scan")).state
+    (real / "000.dcm").touch()
+    assert files_of(str(tmp_path / "scan")).state != before
+    (real / "back").symlink_to(tmp_path / "scan")
+    with pytest.raises(ReadError, match="leads back to"):
+        read_volume(tmp_path / "scan")
+
+
+def test_a_missing_decoder_is_not_called_damage():
+    for text in ("<COMPRESSION.LERC: 34887> requires the 'imagecodecs' package", "decoder libtiff not available"):
+        with pytest.raises(ReadError, match="not supported.*Convert the file"), decoding("a.tif", "image"):
+            raise ValueError(text)
+    with pytest.raises(ReadError, match="damaged or cut short"), decoding("a.tif", "image"):
+        raise ValueError("unexpected end of data")

@@ -9,6 +9,7 @@ import tifffile
 from PIL import Image
 
 from slivit.data.readers import describe, read_volume
+from slivit.data.readers.base import natural_order
 from slivit.errors import ReadError
 
 
@@ -181,9 +182,74 @@ def test_a_stack_with_the_directory_of_its_first_image_alone_is_read_whole(tmp_p
         read_volume(file)
 
 
-def test_channels_and_frames_among_slices_are_said(tmp_path, rng):
-    values = rng.integers(0, 60000, (2, 3, 8, 9), dtype=np.uint16)
-    tifffile.imwrite(tmp_path / "a.tif", values, imagej=True, metadata={"axes": "ZCYX"})
-    scan = read_volume(tmp_path / "a.tif")
-    np.testing.assert_array_equal(scan.array, values.reshape(6, 8, 9))
-    assert [note.partition(":")[0] for note in scan.notes] == ["an ImageJ hyperstack of 3 channels x 2 slices"]
+@pytest.mark.parametrize("kind", ["imagej", "ome"])
+def test_the_channel_and_time_point_of_a_stack_are_chosen(tmp_path, rng, kind):
+    values = rng.integers(0, 60000, (2, 4, 3, 8, 9), dtype=np.uint16)  # T, Z, C
+    file = tmp_path / ("a.ome.tif" if kind == "ome" else "a.tif")
+    names = {"Channel": {"Name": ["DAPI", "FITC", "Cy5"]}} if kind == "ome" else {}
+    stored = values.transpose(2, 0, 1, 3, 4) if kind == "ome" else values
+    axes = "CTZYX" if kind == "ome" else "TZCYX"
+    tifffile.imwrite(file, stored, **{kind: True}, photometric="minisblack", metadata={"axes": axes, **names})
+    with pytest.raises(ReadError, match=r"holds 3 channels.*channel=0 to 2"):
+        read_volume(file)
+    with pytest.raises(ReadError, match=r"2 time points of 4 slices.*frame=0 to 1"):
+        read_volume(file, channel=1)
+    with pytest.raises(ReadError, match="outside"):
+        read_volume(file, channel=3)
+    scan = read_volume(file, channel=2, frame=1, select=lambda depth: [3, 0])
+    assert scan.depth == 4
+    np.testing.assert_array_equal(scan.array, values[1, [3, 0], 2])
+    if kind == "ome":
+        np.testing.assert_array_equal(read_volume(file, channel="FITC", frame=0).array, values[0, :, 1])
+        with pytest.raises(ReadError, match="FITC"):
+            read_volume(file, channel="FITX", frame=0)
+
+
+def test_stacks_of_slices_alone_or_frames_alone_need_no_choice(tmp_path, rng):
+    values = rng.integers(0, 60000, (4, 8, 9), dtype=np.uint16)
+    for name, axes, kind in (("z.ome.tif", "ZYX", "ome"), ("t.ome.tif", "TYX", "ome"), ("z.tif", "ZYX", "imagej")):
+        tifffile.imwrite(tmp_path / name, values, **{kind: True}, metadata={"axes": axes})
+        np.testing.assert_array_equal(read_volume(tmp_path / name).array, values)
+    tifffile.imwrite(tmp_path / "c.tif", values, imagej=True, metadata={"axes": "CYX"})  # as slices are often written
+    scan = read_volume(tmp_path / "c.tif")
+    np.testing.assert_array_equal(scan.array, values)
+    assert "4 channels without slices" in scan.notes[0]
+    np.testing.assert_array_equal(read_volume(tmp_path / "c.tif", channel=2).array, values[2:3])
+    tifffile.imwrite(tmp_path / "plain.tif", values, photometric="minisblack")
+    with pytest.raises(ReadError, match="one channel only"):
+        read_volume(tmp_path / "plain.tif", channel=1)
+
+
+def test_spellings_of_a_suffix_are_one_kind(tmp_path, frames):
+    for index, image in enumerate(frames):
+        Image.fromarray(image).save(tmp_path / f"{index}.{('tif', 'tiff')[index % 2]}")
+    np.testing.assert_array_equal(read_volume(tmp_path).array, frames)
+
+
+def test_frames_of_several_folders_are_never_joined(tmp_path, frames):
+    for side in ("OD", "OS"):
+        (tmp_path / side).mkdir()
+        for index, image in enumerate(frames):
+            Image.fromarray(image).save(tmp_path / side / f"{index}.png")
+    with pytest.raises(ReadError, match=rf"2 folders: OD \({len(frames)}\), OS"):
+        read_volume(tmp_path)
+    np.testing.assert_array_equal(read_volume(tmp_path / "OS").array, frames)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ["z-10", "z-5", "z-1.5", "z0", "z+2", "z7"],
+        ["img-1", "img-2", "img-10"],
+        ["sub-01_z-2", "sub-01_z1", "sub-02_z-9", "sub-02_z0"],
+        ["0.5", "1.05", "1.25", "1.5", "10"],
+        ["1.9", "1.10", "1.11", "2.1"],
+        ["1.2.9", "1.2.10", "1.10.1"],
+        ["slice2", "slice10", "Slice11"],
+        ["1-2", "1-3", "12-1"],
+    ],
+)
+def test_numbers_in_names_order_them(order):
+    key = natural_order(order)
+    backwards = order[::-1]
+    assert sorted(backwards, key=key) == order

@@ -87,7 +87,7 @@ def test_a_zip_bomb_is_left_alone(tmp_path):
 
 
 def test_a_gzip_bomb_in_a_zip_is_left_alone(tmp_path, voxels, monkeypatch):
-    monkeypatch.setattr("slivit.data.readers.nifti._LARGE", 1 << 20)
+    monkeypatch.setenv("SLIVIT_MAX_SCAN_GB", "0.001")
     nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "a.nii")
     bomb = gzip.compress((tmp_path / "a.nii").read_bytes() + bytes(1 << 23))
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
@@ -122,3 +122,18 @@ def test_empty_and_encrypted_archives(tmp_path):
     (tmp_path / "b.zip").write_bytes(bytes(locked))
     with pytest.raises(ReadError, match="encrypted"):
         read_volume(tmp_path / "b.zip")
+
+
+def test_an_archive_of_very_many_files_is_refused_before_its_list_is_read(tmp_path, monkeypatch, voxels):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number in range(200):
+            archive.writestr(f"{number}.txt", b"x")
+    monkeypatch.setenv("SLIVIT_MAX_FILES", "199")
+    with pytest.raises(ReadError, match=r"holds 200 files, more than 199.*SLIVIT_MAX_FILES"):
+        read_volume(tmp_path / "a.zip")
+    monkeypatch.setenv("SLIVIT_MAX_FILES", "200")
+    with pytest.raises(ReadError, match="no file of a known format"):
+        read_volume(tmp_path / "a.zip")
+    monkeypatch.setenv("SLIVIT_MAX_FILES", "many")
+    with pytest.raises(ReadError, match="must be a positive number"):
+        read_volume(tmp_path / "a.zip")

@@ -18,7 +18,15 @@ from slivit.data.readers.sniff import Found
 from slivit.errors import ReadError, nearest, one_of
 from slivit.volume import Volume
 
-_OPTION_KINDS = {"axis": (str,), "frame": (int,), "series": (str, int, dict), "item": (str,), "check_md5": (bool,)}
+_OPTION_KINDS = {
+    "axis": (str,),
+    "affine": (str,),
+    "channel": (int, str),
+    "frame": (int,),
+    "series": (str, int, dict),
+    "item": (str,),
+    "check_md5": (bool,),
+}
 
 Select = Callable[[int], Sequence[int]]
 
@@ -43,10 +51,10 @@ class Reader:
 
 
 def _readers() -> Iterator[Reader]:
-    grid = ("axis", "frame")
+    grid, planes = ("axis", "frame"), ("channel", "frame")
     yield Reader("dicom", "DICOM file, series folder or zip", dicom.SUFFIXES, ("series", *grid), _open_dicom)
-    yield Reader("nifti", "NIfTI or Analyze file", nifti.SUFFIXES, grid, _open_nifti)
-    yield Reader("image", "image or multi-page TIFF", frames.SUFFIXES, (), _open_image)
+    yield Reader("nifti", "NIfTI or Analyze file", nifti.SUFFIXES, ("affine", *grid), _open_nifti)
+    yield Reader("image", "image or multi-page TIFF", frames.SUFFIXES, planes, _open_image)
     yield Reader("frames", "folder or zip of image frames", (), (), _open_frames)
     yield Reader("video", "video clip", video.SUFFIXES, (), _open_video)
     yield Reader("npz", "item of a MedMNIST archive (FILE.npz#train/0)", (".npz",), ("item", "check_md5"), _open_npz)
@@ -62,8 +70,8 @@ def _open_nifti(found: Found, source: str, **options: Any) -> Scan:
     return nifti.open_nifti(found.entries[0], source, **options)
 
 
-def _open_image(found: Found, source: str) -> Scan:
-    return frames.open_image(found.entries[0], source)
+def _open_image(found: Found, source: str, **options: Any) -> Scan:
+    return frames.open_image(found.entries[0], source, **options)
 
 
 def _open_frames(found: Found, source: str) -> Scan:
@@ -101,11 +109,13 @@ def read_volume(path: str | os.PathLike[str], *, select: Select | None = None, *
         path: a file, a folder, or `FILE.npz#SPLIT/INDEX`.
         select: gets the number of slices in the scan and returns the indices wanted, in any order and perhaps
             repeated; only these are decoded where the format allows it. None for all slices.
-        **options: `axis` ("axial", "coronal" or "sagittal": the axis across slices; DICOM defaults to the plane of
-            acquisition, other formats to axial), `frame` (which volume of a 4D series, from 0), `series` (UID, number
-            or description of one of several series), `item` ("SPLIT/INDEX" of a MedMNIST file, where the path does not
-            say it), `check_md5` (False accepts a changed file under an official MedMNIST name). An option that is None
-            counts as not given.
+        **options: `axis` ("axial", "coronal" or "sagittal": the axis across slices; by default the plane of
+            acquisition, which DICOM tells, and in other formats the largest spacing where it is clearly larger than the
+            others, else axial), `frame` (which volume of a 4D series, from 0), `channel` (number or name of one of
+            several channels of a TIFF), `series` (UID, number or description of one of several series), `affine`
+            ("sform" or "qform": which orientation of a NIfTI file counts where the two disagree), `item`
+            ("SPLIT/INDEX" of a MedMNIST file, where the path does not say it), `check_md5` (False accepts a changed
+            file under an official MedMNIST name). An option that is None counts as not given.
 
     Returns:
         The volume, in the view described in `slivit.data.readers.geometry`. `indices` and `depth` record the selection;
@@ -147,7 +157,8 @@ def open_scan(path: str | os.PathLike[str], **options: Any) -> Scan:
         found = sniff.recognise(file, source, {r.name: r.suffixes for r in READERS.values()})
         reader = READERS[found.format]
         _check_options(given, reader, source)
-        return reader.open(found, source, **given)
+        scan = reader.open(found, source, **given)
+        return replace(scan, info=replace(scan.info, notes=(*scan.info.notes, *found.notes))) if found.notes else scan
     except OSError as error:
         raise ReadError(f"{source}: cannot be opened ({error.strerror or error}).") from error
 

@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from slivit.data.readers.base import decoding, natural_key
+from slivit.data.readers.base import MAX_GB, check_members, decoding, natural_order, size_limit
 from slivit.errors import ReadError
-
-_LARGE = 1 << 30  # bytes
-_DENSEST = 100  # scans in a zip shrink to a half or a tenth, never to a hundredth
 
 
 class Entry(Protocol):
@@ -79,39 +76,53 @@ def file_entry(path: Path) -> FileEntry:
 
 
 def folder_entries(folder: Path) -> list[Entry]:
-    """Return all files below `folder` in natural order, without clutter."""
-    return sorted(_walk(folder), key=lambda entry: natural_key(entry.name))
+    """Return all files below `folder` in natural order, without clutter; links to folders are followed."""
+    return _sorted([FileEntry(Path(found.path), name) for name, found in walk(os.fspath(folder))])
 
 
-def _walk(folder: Path) -> Iterator[FileEntry]:
-    for parent, _, names in os.walk(folder, onerror=_raise):
-        inside = Path(parent).relative_to(folder).as_posix()
-        for name in names:
-            relative = name if inside == "." else f"{inside}/{name}"
-            if not _is_clutter(relative) and os.path.isfile(f"{parent}/{name}"):  # noqa: PTH113 (hundreds of files)
-                yield FileEntry(Path(parent, name), relative)
+def _sorted(entries: list[Entry]) -> list[Entry]:
+    order = natural_order(entry.name for entry in entries)
+    return sorted(entries, key=lambda entry: order(entry.name))
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def walk(folder: str, inside: str = "", above: tuple[str, ...] = ()) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield all files below a folder with their names relative to it, without clutter; links are followed.
+
+    Raises:
+        ReadError: a link that leads back to a folder that it lies in.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        raise ReadError(f"{folder}: is a link that leads back to {real!r}, a folder that it lies in. Remove the link.")
+    with os.scandir(folder) as found:
+        for entry in found:
+            name = inside + entry.name
+            if entry.is_dir():
+                if not entry.name.startswith((".", "__MACOSX")):
+                    yield from walk(entry.path, f"{name}/", (*above, real))
+            elif not _is_clutter(entry.name) and entry.is_file():
+                yield name, entry
 
 
 def zip_entries(path: Path, source: str) -> list[Entry]:
     """Return the files of a zip archive in natural order, without clutter.
 
     Raises:
-        ReadError: the archive is damaged, encrypted, or unpacks to an absurd size (a zip bomb).
+        ReadError: the archive is damaged, encrypted, of too many files, or unpacks to an absurd size (a zip bomb).
     """
+    check_members(path, source)
     with decoding(source, "zip archive"):
         archive = zipfile.ZipFile(path)
     members = [info for info in archive.infolist() if not info.is_dir() and not _is_clutter(info.filename)]
     if any(info.flag_bits & 1 for info in members):
         raise ReadError(f"{source}: the archive is encrypted. Unpack it with its password and give the folder.")
     unpacked = sum(info.file_size for info in members)
-    if unpacked > max(_LARGE, _DENSEST * path.stat().st_size):
-        raise ReadError(f"{source}: would unpack to {unpacked / 1e9:.0f} GB, too much to be scans. It was left alone.")
-    entries: list[Entry] = [ZipEntry(archive, info) for info in members]
-    return sorted(entries, key=lambda entry: natural_key(entry.name))
+    if unpacked > size_limit(path.stat().st_size):
+        raise ReadError(
+            f"{source}: would unpack to {unpacked / 1e9:.3g} GB, too much to be scans. It was left alone; where it is "
+            f"right, unpack it and give the folder, or set the environment variable {MAX_GB} to more."
+        )
+    return _sorted([ZipEntry(archive, info) for info in members])
 
 
 def _is_clutter(name: str) -> bool:

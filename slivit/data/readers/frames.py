@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -17,12 +18,12 @@ from slivit.data.readers.base import (
     check_size,
     counted,
     decoding,
-    natural_key,
 )
 from slivit.data.readers.entries import Entry
 from slivit.data.readers.images import ImageHeader, read_header, read_pages
 from slivit.errors import ReadError
 
+_SPELLINGS = {".tiff": ".tif", ".jpeg": ".jpg"}
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 
 
@@ -31,24 +32,47 @@ def suffix(name: str) -> str:
     return PurePosixPath(name).suffix.casefold()
 
 
-def open_image(entry: Entry, source: str) -> Scan:
-    """Open one image file: each page of a TIFF is a slice; any other image is a volume with D = 1."""
+def open_image(entry: Entry, source: str, *, channel: int | str | None = None, frame: int | None = None) -> Scan:
+    """Open one image file: each page of a TIFF is a slice; any other image is a volume with D = 1.
+
+    Args:
+        entry: the file.
+        source: its name for messages.
+        channel: which channel of a stack of several, by its number from 0 or its name.
+        frame: which time point of a stack of several.
+    """
     header = _header(entry, source)
+    pages, notes = _pages(header, channel, frame, source)
 
     def load(indices: Sequence[int]) -> Array:
+        chosen = [pages[i] for i in indices]
         with decoding(source, "image"), entry.open() as stream:
-            return _stack(read_pages(stream, indices), [f"page {i + 1}" for i in indices], header, source)
+            return _stack(read_pages(stream, chosen), [f"page {i + 1}" for i in chosen], header, source)
 
-    return _scan("image", header.pages, header, source, (), load)
+    return _scan("image", len(pages), header, source, notes, load)
+
+
+def _pages(
+    header: ImageHeader, channel: int | str | None, frame: int | None, source: str
+) -> tuple[Sequence[int], tuple[str, ...]]:
+    """Return the pages that are slices of the scan, and notes."""
+    if header.planes is not None:
+        return header.planes.chosen(channel, frame, source)
+    for name, value in (("channel", channel), ("frame", frame)):
+        if value not in (None, 0):
+            raise ReadError(f"{source}: {name}={value} was asked for, but the file tells of one {name} only.")
+    return range(header.pages), ()
 
 
 def open_frames(entries: Sequence[Entry], source: str) -> Scan:
     """Open a set of image files, one a slice, in natural order of their names (slice2 before slice10)."""
-    frames = sorted((e for e in entries if suffix(e.name) in SUFFIXES), key=lambda e: natural_key(e.name))
-    kinds = Counter(suffix(e.name) for e in frames)
-    if len(kinds) > 1:
-        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        raise ReadError(f"{source}: frames of several kinds lie together ({counts}). Keep one kind in the folder.")
+    frames = [e for e in entries if suffix(e.name) in SUFFIXES]  # in natural order already
+    stack = _stack_among(frames)
+    if stack is not None:
+        others = (f"{counted(len(frames) - 1, 'picture')} beside {stack.name} ignored",)
+        scan = open_image(stack, source)
+        return replace(scan, info=replace(scan.info, notes=(*scan.info.notes, *others)))
+    _check_alike(frames, source)
     header = _header(frames[0], f"{source}/{frames[0].name}")
     if header.pages > 1:
         raise ReadError(
@@ -65,6 +89,32 @@ def open_frames(entries: Sequence[Entry], source: str) -> Scan:
     return _scan("frames", len(frames), header, source, notes, load)
 
 
+def _stack_among(frames: Sequence[Entry]) -> Entry | None:
+    """Return the one multi-page TIFF beside pictures of other kinds, which are previews of it."""
+    stacks = [e for e in frames if _kind(e) == ".tif"]
+    if len(stacks) != 1 or len(frames) == 1 or _header(stacks[0], stacks[0].name).pages == 1:
+        return None
+    return stacks[0]
+
+
+def _check_alike(frames: Sequence[Entry], source: str) -> None:
+    """Raise where frames lie in several folders (each a scan, or images and masks), or are of several kinds."""
+    folders = Counter(str(PurePosixPath(e.name).parent) for e in frames)
+    if len(folders) > 1:
+        told = ", ".join(f"{folder} ({held})" for folder, held in list(folders.items())[:6])
+        more = f" and {len(folders) - 6} more" if len(folders) > 6 else ""
+        raise ReadError(f"{source}: frames lie in {len(folders)} folders: {told}{more}. Give the path of one of them.")
+    kinds = Counter(map(_kind, frames))
+    if len(kinds) > 1:
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        raise ReadError(f"{source}: frames of several kinds lie together ({counts}). Keep one kind in the folder.")
+
+
+def _kind(entry: Entry) -> str:
+    """Return the suffix of an image file, one for all spellings."""
+    return _SPELLINGS.get(suffix(entry.name), suffix(entry.name))
+
+
 def _read_frame(entry: Entry, source: str) -> Array:
     with decoding(f"{source}/{entry.name}", "image"), entry.open() as stream:
         return next(read_pages(stream, [0]))
@@ -78,7 +128,6 @@ def _header(entry: Entry, source: str) -> ImageHeader:
 
 
 def _scan(kind: str, depth: int, header: ImageHeader, source: str, notes: tuple[str, ...], load: Load) -> Scan:
-    notes += header.notes
     if header.colour:
         notes += (COLOUR_NOTE,)
     return Scan(ScanInfo(kind, (depth, *header.shape), str(header.dtype), None, source, notes=notes), load)

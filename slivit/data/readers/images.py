@@ -10,6 +10,7 @@ import numpy as np
 
 from slivit.data.readers import tiff
 from slivit.data.readers.base import Array, grey_type, to_grey
+from slivit.data.readers.hyperstack import Planes, planes_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,20 +28,20 @@ class ImageHeader:
         shape: (H, W) of the first page.
         dtype: of the grey values.
         colour: whether colour is converted.
-        notes: what the user should know.
+        planes: what the pages of a microscope's stack are, where the file tells.
     """
 
     pages: int
     shape: tuple[int, int]
     dtype: np.dtype[Any]
     colour: bool
-    notes: tuple[str, ...] = ()
+    planes: Planes | None = None
 
 
 def read_header(stream: BinaryIO) -> ImageHeader:
     """Return the header of an image without decoding it."""
     pages = _tiff_pages(stream)
-    return replace(_header(stream, pages), notes=_hyperstack(pages))
+    return replace(_header(stream, pages), planes=planes_of(stream, pages) if len(pages) > 1 else None)
 
 
 def _header(stream: BinaryIO, pages: Sequence[tiff.Tags]) -> ImageHeader:
@@ -82,15 +83,6 @@ def _magic(stream: BinaryIO) -> bytes:
     magic = stream.read(4)
     stream.seek(0)
     return magic
-
-
-def _hyperstack(pages: Sequence[tiff.Tags]) -> tuple[str, ...]:
-    """Return a note where ImageJ says that the pages are more than slices."""
-    told = tiff.imagej(tiff.description(pages[0])) if pages else {}
-    axes = [f"{told[name]} {name}" for name in ("channels", "slices", "frames") if told.get(name, 1) > 1]
-    if len(axes) < 2:
-        return ()
-    return (f"an ImageJ hyperstack of {' x '.join(axes)}: all of its images were read as slices, in their order",)
 
 
 def _plain(stream: BinaryIO, pages: Sequence[tiff.Tags]) -> list[tiff.PlainPage]:
