@@ -10,14 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from slivit.data.readers.base import decoding
+from slivit.data.readers.base import check_members, decoding
 from slivit.errors import ReadError
 
-MOST_FILES = 200_000
-DENSEST = 100
-"""Scans in a zip shrink to a half or a tenth, never to a hundredth."""
-
 _LARGE = 1 << 30  # bytes; smaller archives are never suspected
+_DENSEST = 100  # scans in a zip shrink to a half or a tenth, never to a hundredth
 _BLOCK = 1 << 20
 _KEPT_FREE = 1 << 30  # bytes of the disk that are left free
 _DRIVE = re.compile(r"^[A-Za-z]:")
@@ -34,6 +31,7 @@ def unpack(archive: Path, folder: Path) -> None:
         ReadError: the archive is damaged, encrypted or too large, or a name in it leads out of the folder, is a link,
             or occurs twice; then nothing of the archive is used.
     """
+    check_members(archive, str(archive))
     with decoding(archive, "zip archive"), zipfile.ZipFile(archive) as opened:
         members = [info for info in opened.infolist() if not info.is_dir()]
         for problem in _problems(archive, members, folder):
@@ -45,16 +43,14 @@ def unpack(archive: Path, folder: Path) -> None:
 def _problems(archive: Path, members: list[zipfile.ZipInfo], folder: Path) -> Iterator[str]:
     if not members:
         yield "the archive is empty"
-    if len(members) > MOST_FILES:
-        yield f"holds {len(members):,} files, more than {MOST_FILES:,}"
     yield from _bad_names(info.filename for info in members)
     if any(info.flag_bits & 1 for info in members):
         yield "is encrypted; unpack it with its password and give the folder"
     if any(stat.S_ISLNK(info.external_attr >> 16) for info in members):
         yield "holds links, which could lead anywhere"
     size, packed = sum(info.file_size for info in members), archive.stat().st_size
-    if size > max(_LARGE, DENSEST * packed):
-        yield f"would unpack to {size / 1e9:.0f} GB from {packed / 1e9:.3f} GB, too much to be scans"
+    if size > max(_LARGE, _DENSEST * packed):
+        yield f"would unpack to {size / 1e9:.0f} GB from {packed / 1e9:.3f} GB, too much to be scans (if it is right: unpack it, give the folder)"
     free = shutil.disk_usage(folder).free
     if size > max(free - _KEPT_FREE, 0):
         yield f"unpacks to {size / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB left; set TMPDIR to a larger disk"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from slivit.data.readers import itk
+from slivit.data.readers.entries import walk
 from slivit.files import whole_file
 
 _Found = tuple[str, str, os.stat_result]  # name, path, what the file looks like
@@ -19,8 +20,6 @@ _BLOCK = 1 << 20
 _MASK = (1 << 64) - 1
 _RACY = 2_000_000_000  # ns: some file systems keep times this coarsely; younger files may change and keep theirs
 _PAIRS = {".hdr": ".img", ".img": ".hdr"}
-_DETACHED = (".mhd", ".nhdr")
-_DATA_FILE = re.compile(rb"^\s*(?:ElementDataFile\s*=|data ?file\s*:)\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,6 @@ def files_of(path: str) -> Files:
 
 def _folder(folder: str) -> list[_Found]:
     """The files that readers look at, and how they are."""
-    from slivit.data.readers.entries import walk
-
     return sorted((name, entry.path, entry.stat()) for name, entry in walk(folder))
 
 
@@ -82,14 +79,9 @@ def _companions(file: Path) -> list[Path]:
         other = file.with_suffix("")
         ends = (_PAIRS[suffix], _PAIRS[suffix].upper())
         return [p for end in ends if (p := other.with_name(other.name + end)).is_file()][:1]
-    if suffix not in _DETACHED:
+    if suffix not in itk.SUFFIXES:
         return []
-    found = _DATA_FILE.search(file.read_bytes())
-    named = file.parent / os.fsdecode(found[1]) if found else None
-    if named is not None and named.is_file():
-        return [named]
-    # A list or a pattern of names: whatever lies beside the header may belong to it.
-    return sorted(p for p in file.parent.iterdir() if p.is_file() and p != file)
+    return sorted(p for name in itk.data_files(file) if (p := file.parent / name).is_file())
 
 
 def digest_of(files: Files) -> str:

@@ -49,7 +49,7 @@ def test_links_doubles_bombs_and_damage_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_LARGE", 1000)
     with pytest.raises(ReadError, match="too much to be scans"):
         unpack(make(tmp_path / "b.zip", [("bomb", b"\0" * 10_000_000)]), out)
-    monkeypatch.setattr(module, "MOST_FILES", 2)
+    monkeypatch.setenv("SLIVIT_MAX_FILES", "2")
     with pytest.raises(ReadError, match="more than 2"):
         unpack(make(tmp_path / "m.zip", [(str(i), b"") for i in range(3)]), out)
     assert not any(out.iterdir())

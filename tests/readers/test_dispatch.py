@@ -144,7 +144,7 @@ def test_links_to_folders_are_followed_and_circles_refused(tmp_path, voxels, dic
 
 def test_a_missing_decoder_is_not_called_damage():
     for text in ("<COMPRESSION.LERC: 34887> requires the 'imagecodecs' package", "decoder libtiff not available"):
-        with pytest.raises(ReadError, match="not supported.*Convert the file"), decoding("a.tif", "image"):
+        with pytest.raises(ReadError, match=r"not supported.*Convert the file"), decoding("a.tif", "image"):
             raise ValueError(text)
     with pytest.raises(ReadError, match="damaged or cut short"), decoding("a.tif", "image"):
         raise ValueError("unexpected end of data")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 
 import numpy as np
 import pytest
 
-from slivit.data.readers import describe, read_volume
+from slivit.data.readers import describe, itk, read_volume
 from slivit.errors import ReadError
 
 sitk = pytest.importorskip("SimpleITK")
@@ -95,3 +96,52 @@ def test_without_simpleitk_the_way_to_get_it_is_told(tmp_path, voxels, monkeypat
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     with pytest.raises(ReadError, match=r"pip install 'slivit\[formats\]'"):
         read_volume(tmp_path / "a.mha")
+
+
+HEADER = """ObjectType = Image
+NDims = 3
+DimSize = 4 3 2
+ElementType = MET_UCHAR
+ElementSpacing = 1 1 1
+ElementDataFile = {}
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../other.raw", "a/../../other.raw", "pipe", "absent.raw", "/dev/zero"]
+)
+def test_values_outside_the_folder_are_refused(tmp_path, name):
+    (tmp_path / "other.raw").write_bytes(bytes(24))
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe")
+    (folder / "a.mhd").write_text(HEADER.format(name))
+    (folder / "a.nhdr").write_text(
+        f"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 3 2\nencoding: raw\ndata file: {name}\n"
+    )
+    (folder / "list.mhd").write_text(HEADER.format("LIST") + name + "\n")
+    for file in ("a.mhd", "a.nhdr", "list.mhd"):
+        with pytest.raises(ReadError, match=f"{file}.*(own folder|no regular file|is missing)"):
+            read_volume(folder / file)
+
+
+def test_values_in_several_files_are_read(tmp_path, rng):
+    values = rng.integers(0, 255, (2, 3, 4), dtype=np.uint8)
+    for index, plane in enumerate(values, start=1):
+        (tmp_path / f"s{index:02d}.raw").write_bytes(plane.tobytes())
+    (tmp_path / "list.mhd").write_text(HEADER.format("LIST") + "s01.raw\ns02.raw\n")
+    (tmp_path / "pattern.mhd").write_text(HEADER.format("s%02d.raw 1 2 1"))
+    for name in ("list.mhd", "pattern.mhd"):
+        assert itk.data_files(tmp_path / name) == ["s01.raw", "s02.raw"]
+        # LPS indices turn to the radiologist's view without a flip: x runs to the left, y to the back
+        np.testing.assert_array_equal(read_volume(tmp_path / name).array, values)
+
+
+def test_slices_are_those_that_were_acquired(tmp_path, rng):
+    image = sitk.GetImageFromArray(rng.integers(0, 255, (12, 11, 4), dtype=np.uint8))
+    image.SetSpacing((6.0, 1.0, 1.0))
+    sitk.WriteImage(image, str(tmp_path / "a.nrrd"))
+    scan = read_volume(tmp_path / "a.nrrd")
+    assert (scan.shape, scan.spacing) == ((4, 12, 11), (6.0, 1.0, 1.0))
+    assert "read as sagittal slices" in scan.notes[0]
+    assert read_volume(tmp_path / "a.nrrd", axis="axial").shape == (12, 11, 4)

@@ -131,3 +131,72 @@ def test_a_header_that_promises_too_much_is_refused(tmp_path, voxels):
 def test_complex_values_are_refused(tmp_path, voxels):
     with pytest.raises(ReadError, match="complex"):
         read_volume(_save(tmp_path / "a.nii", voxels.astype(np.complex64)))
+
+
+def test_content_counts_more_than_the_name(tmp_path, voxels):
+    plain = _save(tmp_path / "a.nii", voxels).read_bytes()
+    zipped = gzip.compress(plain)
+    expected = read_volume(tmp_path / "a.nii").array
+    for name, content in {
+        "plain.nii.gz": plain,
+        "zipped.nii": zipped,
+        "no_suffix": plain,
+        "no_suffix_zipped": zipped,
+        "trailing.nii.gz": zipped + b"rubbish" * 50,
+        "parts.nii.gz": gzip.compress(plain[:1000]) + gzip.compress(plain[1000:]),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        np.testing.assert_array_equal(read_volume(tmp_path / name).array, expected)
+
+
+@pytest.mark.parametrize(
+    ("steps", "axis"),
+    [
+        ((6, 1, 1), "sagittal"),
+        ((1, 5, 1), "coronal"),
+        ((1, 1, 4), "axial"),
+        ((1.2, 1, 1), "axial"),
+        ((3, 3, 1), "axial"),
+    ],
+)
+def test_slices_are_those_that_were_acquired(tmp_path, voxels, steps, axis):
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([*steps, 1.0])), path)
+    scan, asked = read_volume(path), read_volume(path, axis=axis)
+    np.testing.assert_array_equal(scan.array, asked.array)
+    assert scan.spacing == asked.spacing
+    assert any(f"read as {axis} slices" in note for note in scan.notes) == (axis != "axial")
+    np.testing.assert_array_equal(read_volume(path, axis="axial").array, voxels[::-1, ::-1].T)
+    assert not read_volume(path, axis="axial").notes
+
+
+def test_a_single_plane_is_one_slice(tmp_path, rng):
+    sagittal = rng.integers(0, 99, (1, 12, 9)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(sagittal, np.eye(4)), tmp_path / "a.nii")
+    assert read_volume(tmp_path / "a.nii").shape == (1, 9, 12)
+
+
+def test_disagreeing_orientations_are_said_and_chosen(tmp_path, voxels):
+    image = nibabel.Nifti1Image(voxels, np.diag([2, 3, 4, 1.0]))
+    image.set_qform(np.diag([-2, 3, 4, 1.0]), code=1)
+    image.set_sform(np.diag([2, 3, 4, 1.0]), code=2)
+    nibabel.save(image, tmp_path / "a.nii")
+    scan = read_volume(tmp_path / "a.nii")
+    assert "sform and qform" in scan.notes[0]
+    np.testing.assert_array_equal(scan.array, voxels[::-1, ::-1].T)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii", affine="qform").array, voxels[:, ::-1].T)
+    with pytest.raises(ReadError, match=r"Did you mean \"qform\""):
+        read_volume(tmp_path / "a.nii", affine="quform")
+    image.set_qform(np.diag([2, 3, 4, 1.0]) + 1e-4, code=1)  # as rounding leaves them
+    nibabel.save(image, tmp_path / "b.nii")
+    assert not read_volume(tmp_path / "b.nii").notes
+
+
+def test_a_small_file_does_not_fill_the_memory(tmp_path, monkeypatch):
+    bomb = nibabel.Nifti1Image(np.zeros((512, 512, 64), np.int16), np.eye(4))  # 34 MB from 35 KB
+    nibabel.save(bomb, tmp_path / "a.nii.gz")
+    monkeypatch.setenv("SLIVIT_MAX_SCAN_GB", "0.03")
+    with pytest.raises(ReadError, match=r"512 x 512 x 64.*SLIVIT_MAX_SCAN_GB"):
+        read_volume(tmp_path / "a.nii.gz")
+    monkeypatch.setenv("SLIVIT_MAX_SCAN_GB", "0.04")
+    assert read_volume(tmp_path / "a.nii.gz", select=lambda depth: [0]).shape == (1, 512, 512)

@@ -83,3 +83,12 @@ def test_official_files_pass(real_data):
     assert read_volume(f"{path}#test/297").shape == (28, 28, 28)
     rebuilt = real_data / "pneumoniamnist" / "pneumoniamnist_rebuilt.npz"
     assert read_volume(f"{rebuilt}#train/4707").shape == (1, 28, 28)
+
+
+def test_a_small_archive_does_not_fill_the_memory(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", train_images=np.zeros((200, 400, 400), np.uint8))  # 32 MB from 31 KB
+    monkeypatch.setenv("SLIVIT_MAX_SCAN_GB", "0.03")
+    with pytest.raises(ReadError, match=r"200 x 400 x 400.*SLIVIT_MAX_SCAN_GB"):
+        read_volume(tmp_path / "a.npz#train/0")
+    monkeypatch.setenv("SLIVIT_MAX_SCAN_GB", "0.04")
+    assert read_volume(tmp_path / "a.npz#train/0").shape == (1, 400, 400)

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from slivit.data.readers import describe, read_volume
 from slivit.errors import ReadError
@@ -105,3 +106,20 @@ def test_frames_are_counted_where_headers_mislead(name, frames):
     np.testing.assert_allclose(scan.array.mean(axis=(1, 2)), 6 * np.arange(40 - frames, 40), atol=4)
     part = read_volume(path, select=lambda depth: [depth - 1, depth // 2])
     np.testing.assert_array_equal(part.array, scan.array[[frames - 1, frames // 2]])
+
+
+def test_gif_clips_are_read_frame_by_frame(tmp_path):
+    """A frame that changes a part alone is laid over the one before it."""
+    frames = np.full((4, 20, 30), 40, np.uint8)
+    for index in range(4):
+        frames[index, 2 : 6 + index, 5:9] = 200
+    first, *rest = (Image.fromarray(frame) for frame in frames)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=rest)
+    scan = read_volume(tmp_path / "a.gif")
+    np.testing.assert_array_equal(scan.array, frames)
+    picked = read_volume(tmp_path / "a.gif", select=lambda depth: [depth - 1, 0])
+    np.testing.assert_array_equal(picked.array, frames[[3, 0]])
+    content = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "b.gif").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ReadError, match=r"b\.gif"):
+        read_volume(tmp_path / "b.gif")

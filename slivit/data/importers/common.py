@@ -16,7 +16,7 @@ from slivit.errors import ManifestError, nearest
 from slivit.targets.task import Task
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-VIDEOS = (".avi", ".mp4", ".mpeg", ".mpg", ".mov")
+VIDEOS = (".avi", ".mp4", ".mpeg", ".mpg", ".mov", ".gif")
 VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".dcm", ".dicom", ".zip", ".vol", ".e2e")
 
 

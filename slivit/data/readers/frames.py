@@ -69,9 +69,9 @@ def open_frames(entries: Sequence[Entry], source: str) -> Scan:
     frames = [e for e in entries if suffix(e.name) in SUFFIXES]  # in natural order already
     stack = _stack_among(frames)
     if stack is not None:
-        others = (f"{counted(len(frames) - 1, 'picture')} beside {stack.name} ignored",)
+        told = f"{counted(len(frames) - 1, 'picture')} beside {stack.name} ignored"
         scan = open_image(stack, source)
-        return replace(scan, info=replace(scan.info, notes=(*scan.info.notes, *others)))
+        return replace(scan, info=replace(scan.info, notes=(*scan.info.notes, told)))
     _check_alike(frames, source)
     header = _header(frames[0], f"{source}/{frames[0].name}")
     if header.pages > 1:

@@ -27,6 +27,7 @@ from slivit.data.readers.base import Affine, Array
 from slivit.errors import ReadError, nearest, one_of
 
 TOWARDS = {"axial": "SPL", "coronal": "PIL", "sagittal": "RIP"}
+_CLEARLY = 1.5  # times the second largest spacing
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -80,6 +81,35 @@ def check_axis(axis: str, source: str) -> None:
     """Raise where `axis` is none of the three."""
     if axis not in TOWARDS:
         raise ReadError(f"{source}: axis must be {one_of(TOWARDS)}. Got {axis!r}.{nearest(axis, TOWARDS)}")
+
+
+def slicing_axis(shape: Sequence[int], affine: Affine) -> tuple[str, str]:
+    """Return the axis across the planes that were acquired, and how it shows.
+
+    It is the one with a single plane, or the one with the largest spacing, where that is clearly larger than the others
+    (half as large again); else axial.
+
+    Args:
+        shape: of the stored grid, three sizes.
+        affine: (4, 4) from the stored index to RAS mm.
+
+    Returns:
+        "axial", "coronal" or "sagittal", and a sentence where that is not what one would take without looking.
+    """
+    from nibabel.orientations import io_orientation
+
+    steps = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    if not np.isfinite(steps).all() or np.isnan(start := io_orientation(affine)).any():
+        return "axial", ""  # the view will tell what is wrong
+    largest, single = int(steps.argmax()), [i for i in range(3) if shape[i] == 1]
+    if len(single) == 1:
+        largest, why = single[0], "there is one plane"
+    elif steps[largest] >= _CLEARLY * np.sort(steps)[1]:
+        why = f"the spacing is largest: {steps[largest]:.3g} mm, else {np.sort(steps)[1]:.3g} mm"
+    else:
+        return "axial", ""
+    axis = ("sagittal", "coronal", "axial")[int(start[largest, 0])]
+    return axis, "" if axis == "axial" else f"read as {axis} slices, across which {why}; axis= takes others"
 
 
 def view(shape: Sequence[int], affine: Affine, source: str, axis: str | None = None) -> View:

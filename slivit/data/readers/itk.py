@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -26,10 +28,15 @@ from slivit.data.readers.nifti import frame_index
 from slivit.errors import ReadError
 
 SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
-_DETACHED = (".mhd", ".nhdr")  # headers whose values lie in another file
+_HEADER = 1 << 20  # bytes in which a header ends
+_DATA_FILE = re.compile(
+    rb"^[ \t]*(?:ElementDataFile[ \t]*=|data ?file[ \t]*:)[ \t]*(.*?)[ \t\r]*$", re.IGNORECASE | re.MULTILINE
+)
+_MOST_FILES = 100_000  # that a pattern may name
+_PATTERN = re.compile(r"%\d*d")
 
 
-def open_itk(path: Path, source: str, *, axis: str = "axial", frame: int | None = None) -> Scan:
+def open_itk(path: Path, source: str, *, axis: str | None = None, frame: int | None = None) -> Scan:
     """Open a MetaImage or NRRD file, turned to the view described in `geometry`.
 
     Only the slab that spans the chosen slices is read, where the file is uncompressed.
@@ -37,25 +44,71 @@ def open_itk(path: Path, source: str, *, axis: str = "axial", frame: int | None 
     Args:
         path: the file, or the header of a detached pair.
         source: its name for messages.
-        axis: "axial", "coronal" or "sagittal": the axis across slices.
+        axis: "axial", "coronal" or "sagittal": the axis across slices; by default that of the acquired planes.
         frame: which volume of a 4D series, from 0.
     """
-    geometry.check_axis(axis, source)
+    check_data_files(path, source)
     with decoding(source, "MetaImage or NRRD"):
         header = _header(path, source)
         shape = tuple(header.GetSize())
         channels = header.GetNumberOfComponents()
         kind = _value_type(header, source)
-        if path.suffix.casefold() not in _DETACHED:
-            check_size(source, (*shape, channels), kind.itemsize, path.stat().st_size)
+        stored = sum(part.stat().st_size for part in (path, *(path.parent / name for name in data_files(path))))
+        check_size(source, (*shape, channels), kind.itemsize, stored)
         pick = frame_index(shape, frame, source)
         affine = _affine(header)
     grid = tuple(shape[:3]) + (1,) * (3 - len(shape))
-    seen = geometry.view(grid, affine, source, axis)
+    chosen, why = geometry.slicing_axis(grid, affine) if axis is None else (axis, "")
+    seen = geometry.view(grid, affine, source, chosen)
     load = partial(_load, path, source, seen, shape, grid, pick)
     dtype = str(kind if channels == 1 else grey_type(kind))
-    notes = (COLOUR_NOTE,) if channels > 1 else ()
+    notes = (*((COLOUR_NOTE,) if channels > 1 else ()), *((why,) if why else ()))
     return Scan(ScanInfo("itk", seen.shape, dtype, seen.spacing, source, seen.affine, notes), load)
+
+
+def data_files(path: Path) -> list[str]:
+    """Return the names of the files that hold the values of a MetaImage or NRRD file; none where its header tells none.
+
+    Source: the documentation of MetaIO (ElementDataFile: LOCAL, LIST, a name, a pattern) and the definition of NRRD
+    (data file).
+    """
+    with path.open("rb") as stream:
+        head = stream.read(_HEADER)
+    is_nrrd = head.startswith(b"NRRD")
+    head = re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0] if is_nrrd else head
+    found = _DATA_FILE.search(head)
+    told = os.fsdecode(found[1]) if found else "LOCAL"
+    if found is None or told.upper() == "LOCAL":
+        return []
+    if told.upper().startswith("LIST"):
+        return [line.strip() for line in os.fsdecode(head[found.end() :]).splitlines() if line.strip()]
+    name, *numbers = told.split()
+    if (pattern := _PATTERN.search(name)) and len(numbers) >= 3 and all(n.lstrip("-").isdecimal() for n in numbers):
+        first, last, step = (int(n) for n in numbers[:3])
+        places = range(first, last + 1, step or 1)
+        if len(places) > _MOST_FILES:
+            raise ValueError(f"it names {len(places):,} files")
+        return [name[: pattern.start()] + pattern[0] % place + name[pattern.end() :] for place in places]
+    return [told]
+
+
+def check_data_files(path: Path, source: str) -> None:
+    """Raise where the values are said to lie outside the folder of the header, or in what is no file.
+
+    A header that somebody sent could otherwise have any file of the machine read, or a pipe that never ends.
+    """
+    with decoding(source, "MetaImage or NRRD"):
+        named = data_files(path)
+    for name in named:
+        if Path(name).is_absolute() or os.path.normpath(name).startswith(os.pardir):
+            raise ReadError(
+                f"{source}: says that its values lie in {name!r}, which is not in its own folder. Put that file beside "
+                f"{path.name}, and write its name alone into the header."
+            )
+        part = path.parent / name
+        if not part.is_file():
+            what = "is no regular file" if part.exists() else "is missing"
+            raise ReadError(f"{source}: its values should lie in {name!r}, which {what}. Put it beside {path.name}.")
 
 
 def _load(

@@ -3,35 +3,51 @@
 from __future__ import annotations
 
 import gzip
-import io
+import zlib
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from slivit.data.readers import geometry
-from slivit.data.readers.base import COLOUR_NOTE, Affine, Array, Scan, ScanInfo, check_size, decoding, rescale, to_grey
+from slivit.data.readers.base import (
+    COLOUR_NOTE,
+    Affine,
+    Array,
+    Scan,
+    ScanInfo,
+    check_size,
+    decoding,
+    rescale,
+    size_limit,
+    to_grey,
+)
 from slivit.data.readers.entries import Entry
-from slivit.errors import ReadError
+from slivit.errors import ReadError, nearest, one_of
 
 _TO_MM = {"meter": 1000.0, "micron": 0.001}
-_LARGE, _DENSEST = 1 << 30, 100
+_GZIP = b"\x1f\x8b"
+_FORMS = ("sform", "qform")
+_APART = 0.5  # voxels by which sform and qform may differ anywhere in the grid
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
 
 
-def open_nifti(entry: Entry, source: str, *, axis: str = "axial", frame: int | None = None) -> Scan:
+def open_nifti(
+    entry: Entry, source: str, *, axis: str | None = None, frame: int | None = None, affine: str | None = None
+) -> Scan:
     """Open a NIfTI file, turned to the view described in `geometry`.
 
     An uncompressed file is mapped into memory, so that only the pages of the chosen slices are read; a gzipped one
-    has to be unpacked whole.
+    has to be unpacked whole. Whether it is gzipped, its content tells, not its name.
 
     Args:
         entry: a .nii, .nii.gz, .hdr or .img file.
         source: its name for messages.
-        axis: "axial", "coronal" or "sagittal": the axis across slices.
+        axis: "axial", "coronal" or "sagittal": the axis across slices; by default that of the acquired planes.
         frame: which volume of a 4D series, from 0.
+        affine: "sform" or "qform": the one that counts; by default the sform where the header has one.
     """
-    geometry.check_axis(axis, source)
     with decoding(source, "NIfTI"):
         image = _image(entry)
         shape = image.shape
@@ -42,16 +58,18 @@ def open_nifti(entry: Entry, source: str, *, axis: str = "axial", frame: int | N
             raise ReadError(
                 f"{source}: the values are complex numbers. Save the magnitude or the phase as its own file."
             )
-        affine, notes = _affine(image)
+        to_ras, notes = _affine(image, affine, source)
         dtype = str(_scaled(np.zeros(1, kind), image).dtype)
     grid = tuple(shape[:3]) + (1,) * (3 - len(shape))
-    seen = geometry.view(grid, affine, source, axis)
+    chosen, why = geometry.slicing_axis(grid, to_ras) if axis is None else (axis, "")
+    seen = geometry.view(grid, to_ras, source, chosen)
+    notes += (why,) if why else ()
     if kind.names:
         notes += (COLOUR_NOTE,)
 
     def load(indices: Sequence[int]) -> Array:
         with decoding(source, "NIfTI"):
-            raw: Array = np.asanyarray(image.dataobj.get_unscaled())
+            raw = _values(image, entry)
             # The turned grid is a view: on a memory-mapped file only the chosen slices are read from disk.
             picked = np.array(seen.turn(raw[pick].reshape(grid))[list(indices)], order="C")
             return _scaled(picked, image)
@@ -64,23 +82,51 @@ def _image(entry: Entry) -> Any:
     import nibabel
     from nibabel.imageglobals import LoggingOutputSuppressor
 
+    with entry.open() as stream:
+        zipped = stream.read(2) == _GZIP
+    named = entry.name.casefold().endswith(".gz") == zipped and entry.name.casefold().endswith((*SUFFIXES, ".img.gz"))
     with LoggingOutputSuppressor():
-        if entry.path is not None:
-            return nibabel.load(entry.path)
-        with entry.open() as stream:
-            raw = stream.read()
-        content = _unpacked(raw) if raw[:2] == b"\x1f\x8b" else raw
-        kind = nibabel.Nifti2Image if content[4:8] == b"n+2\0" else nibabel.Nifti1Image
-        return kind.from_bytes(content)
+        if entry.path is not None and named:
+            try:
+                return nibabel.load(entry.path)
+            except (gzip.BadGzipFile, nibabel.filebasedimages.ImageFileError):
+                if not zipped:
+                    raise
+        return _from_bytes(entry)  # also where nibabel would read on into what follows the gzipped part
 
 
-def _unpacked(raw: bytes) -> bytes:
-    """Return gzipped bytes unpacked, unless they unpack to an absurd size (a bomb)."""
-    with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
-        content = stream.read(max(_LARGE, _DENSEST * len(raw)) + 1)
-    if len(content) > max(_LARGE, _DENSEST * len(raw)):
-        raise ReadError(f"the gzipped file unpacks to more than {_DENSEST} times its size, too much to be a scan")
-    return content
+def _from_bytes(entry: Entry) -> Any:
+    """Return the image of a file whose name does not say how it is stored, or that lies in an archive."""
+    import nibabel
+
+    with entry.open() as stream:
+        raw = stream.read()
+    content = _unpacked(raw, entry) if raw[:2] == _GZIP else raw
+    kind = nibabel.Nifti2Image if content[4:8] == b"n+2\0" else nibabel.Nifti1Image
+    return kind.from_bytes(content)
+
+
+def _values(image: Any, entry: Entry) -> Array:
+    """Return the stored values, as a view of the file where it is not compressed."""
+    try:
+        return np.asanyarray(image.dataobj.get_unscaled())
+    except gzip.BadGzipFile:
+        return np.asanyarray(_from_bytes(entry).dataobj.get_unscaled())
+
+
+def _unpacked(raw: bytes, entry: Entry) -> bytes:
+    """Return gzipped bytes unpacked, without what may follow them, unless they unpack to an absurd size (a bomb)."""
+    content, rest = bytearray(), raw
+    limit = size_limit(len(raw))
+    while rest[:2] == _GZIP:
+        unpacker = zlib.decompressobj(wbits=31)
+        content += unpacker.decompress(rest, limit + 1 - len(content))
+        if len(content) > limit:
+            raise ReadError(f"{entry.name}: unpacks to more than {limit / 1e9:.3g} GB, too much to be a scan")
+        if not unpacker.eof:
+            raise EOFError("the gzipped data end too early")
+        rest = unpacker.unused_data
+    return bytes(content)
 
 
 def frame_index(shape: tuple[int, ...], frame: int | None, source: str) -> tuple[Any, ...]:
@@ -102,18 +148,47 @@ def frame_index(shape: tuple[int, ...], frame: int | None, source: str) -> tuple
     return (..., *(frame if size == extra[0] else 0 for size in shape[3:]))
 
 
-def _affine(image: Any) -> tuple[Affine, tuple[str, ...]]:
+def _affine(image: Any, form: str | None, source: str) -> tuple[Affine, tuple[str, ...]]:
     """Return the affine to RAS mm, and notes."""
-    affine = np.array(image.affine, dtype=np.float64)
     header = image.header
-    notes: tuple[str, ...] = ()
+    if form is not None and form not in _FORMS:
+        raise ReadError(f"{source}: affine must be {one_of(_FORMS)}. Got {form!r}.{nearest(form, _FORMS)}")
+    known = {name: _form(header, name) for name in _FORMS}
+    if form is not None and known[form] is None:
+        raise ReadError(f"{source}: affine={form} was asked for, but the header has no {form}. Leave the option out.")
+    affine = np.array(image.affine if form is None else known[form], dtype=np.float64)
     if hasattr(header, "get_xyzt_units"):
         unit = header.get_xyzt_units()[0]
         affine[:3] *= _TO_MM.get(unit, 1.0)
-    known = [int(header[code]) for code in ("sform_code", "qform_code") if code in header]
-    if not any(known):
-        notes = ("the header has no orientation; the usual order of axes was assumed",)
-    return affine, notes
+    if not any(matrix is not None for matrix in known.values()):
+        return affine, ("the header has no orientation; the usual order of axes was assumed",)
+    return affine, _disagreement(known, image.shape, form or "sform")
+
+
+def _form(header: Any, name: str) -> Affine | None:
+    """Return the sform or qform of a header, None where it has none."""
+    if f"{name}_code" not in header or not int(header[f"{name}_code"]):
+        return None
+    matrix: Affine | None = getattr(header, f"get_{name}")(coded=True)[0]
+    return matrix
+
+
+def _disagreement(known: dict[str, Affine | None], shape: Sequence[int], used: str) -> tuple[str, ...]:
+    """Return a note where sform and qform put a voxel at places that are clearly apart."""
+    sform, qform = known["sform"], known["qform"]
+    if sform is None or qform is None or not (np.isfinite(sform).all() and np.isfinite(qform).all()):
+        return ()
+    sizes = [max(0, size - 1) for size in (*shape[:3], 1, 1, 1)[:3]]
+    corners = np.array([(*corner, 1) for corner in product(*((0, size) for size in sizes))], dtype=np.float64)
+    apart = np.linalg.norm((corners @ (sform - qform).T)[:, :3], axis=1).max()
+    voxel = np.sqrt((sform[:3, :3] ** 2).sum(axis=0)).min()
+    if apart <= _APART * voxel:
+        return ()
+    sides = (np.sign(np.diag(m[:3, :3])).tolist() for m in (sform, qform))
+    mirrored = " in orientation" if next(sides) != next(sides) else ""
+    other = "qform" if used == "sform" else "sform"
+    told = f"sform and qform of the header disagree{mirrored}, by up to {apart:.3g} mm: the {used} was used"
+    return (f'{told}; affine="{other}" takes the other',)
 
 
 def _scaled(stored: Array, image: Any) -> Array:

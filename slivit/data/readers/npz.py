@@ -8,11 +8,11 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from slivit.data.readers.base import COLOUR_NOTE, Array, Scan, ScanInfo, decoding, to_grey
+from slivit.data.readers.base import COLOUR_NOTE, Array, Scan, ScanInfo, check_size, decoding, to_grey
 from slivit.errors import ReadError, nearest, one_of
 
 _OFFICIAL = re.compile(r"([a-z]+mnist(?:3d)?)(?:_(\d+))?\.npz")
@@ -70,7 +70,7 @@ def counts_of_splits(path: str, mtime: int, size: int) -> dict[str, int]:
     """Return the number of images in each split, from the headers of the arrays alone."""
     with decoding(path, "MedMNIST archive"), np.load(path, allow_pickle=False) as archive:
         names = [name.removesuffix("_images") for name in archive.files if name.endswith("_images")]
-        counts = {name: _shape(archive, f"{name}_images")[0] for name in names}
+        counts = {name: _header(archive, f"{name}_images")[0][0] for name in names}
     if not counts:
         raise ReadError(
             f"{path}: is no MedMNIST archive: it has the arrays {one_of(archive.files) or 'none'}, but none is named "
@@ -79,19 +79,24 @@ def counts_of_splits(path: str, mtime: int, size: int) -> dict[str, int]:
     return counts
 
 
-def _shape(archive: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]:
+def _header(archive: np.lib.npyio.NpzFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return the shape and type of an array, from its header alone."""
     members: Any = archive.zip
     with members.open(f"{name}.npy") as stream:
         major, _ = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-        return read(stream)[0]
+        shape, _, dtype = read(stream)
+    return shape, dtype
 
 
 @lru_cache(maxsize=6)
 def _images(path: str, mtime: int, size: int, split: str) -> Array:
     """Return all images of a split, read-only, kept for the life of the process."""
     with decoding(path, "MedMNIST archive"), np.load(path, allow_pickle=False) as archive:
-        images = archive[f"{split}_images"]
+        name = f"{split}_images"
+        shape, dtype = _header(archive, name)
+        check_size(path, shape, dtype.itemsize, cast(Any, archive.zip).getinfo(f"{name}.npy").compress_size)
+        images = archive[name]
     if images.ndim not in (3, 4) or images.dtype.kind not in "uif":
         raise ReadError(f"{path}: {split}_images is {images.shape} {images.dtype}; expected (N, H, W) or (N, D, H, W).")
     images.setflags(write=False)

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slivit.data.readers import mp4
-from slivit.data.readers.base import COLOUR_NOTE, Array, Recounted, Scan, ScanInfo
+from slivit.data.readers.base import COLOUR_NOTE, Array, Recounted, Scan, ScanInfo, check_size, decoding, to_grey
 from slivit.errors import ReadError
 
 if TYPE_CHECKING:
     import cv2
+    from PIL.Image import Image
 
-SUFFIXES = (".avi", ".mp4", ".mpeg", ".mpg", ".mov", ".m4v", ".mkv", ".webm", ".wmv")
+SUFFIXES = (".avi", ".mp4", ".mpeg", ".mpg", ".mov", ".m4v", ".mkv", ".webm", ".wmv", ".gif")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ def open_video(path: Path, source: str) -> Scan:
         path: the clip.
         source: its name for messages.
     """
+    if _is_gif(path):
+        return _open_gif(path, source)
     is_mp4 = _check_complete(path, source)
     stream = _count_packets(path, source)
     whole = not is_mp4 or mp4.shows_all_frames(path)
@@ -61,6 +64,32 @@ def open_video(path: Path, source: str) -> Scan:
 def _scan(path: Path, source: str, shape: tuple[int, int, int], load: Callable[..., Array]) -> Scan:
     info = ScanInfo("video", shape, "uint8", None, source, notes=(COLOUR_NOTE,))
     return Scan(info, partial(load, path, info))
+
+
+def _is_gif(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(4) == b"GIF8"
+
+
+def _open_gif(path: Path, source: str) -> Scan:
+    """Open a GIF: each image is a frame as it is shown, laid over those before it where it changes a part alone."""
+    import PIL.Image
+
+    with decoding(source, "GIF"), PIL.Image.open(path) as image:
+        width, height = image.size
+        shape = (int(getattr(image, "n_frames", 1)), height, width)
+        check_size(source, shape, 1, path.stat().st_size)
+
+    def load(indices: Sequence[int]) -> Array:
+        with decoding(source, "GIF"), PIL.Image.open(path) as image:
+            return np.stack([_gif_frame(image, index) for index in indices])
+
+    return Scan(ScanInfo("video", shape, "uint8", None, source, notes=(COLOUR_NOTE,)), load)
+
+
+def _gif_frame(image: Image, index: int) -> Array:
+    image.seek(index)
+    return to_grey(np.asarray(image.convert("RGB")))
 
 
 @contextmanager
