@@ -19,6 +19,13 @@ from slivit.errors import ManifestError
 from slivit.targets.task import Task, is_missing
 
 SPLITS = ("train", "val", "test")
+
+
+def split_place(split: str) -> tuple[int, str]:
+    """By what splits are sorted: train, val and test in this order, others behind them by name."""
+    return (SPLITS.index(split) if split in SPLITS else len(SPLITS)), str(split)
+
+
 _PATIENTS_PER_BIN = 10
 _MAX_BINS = 10
 

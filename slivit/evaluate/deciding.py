@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from slivit.errors import RecipeError
 from slivit.evaluate.tables import read_predictions
 from slivit.folder import PREDICTIONS
-from slivit.targets.cases import arrays_of
+from slivit.targets.cases import arrays_of, in_order
 from slivit.targets.decision import DEFAULT_RULE, Decision, Threshold, raw_probabilities
 from slivit.targets.task import Task
 
@@ -39,6 +39,7 @@ def decide(val: pd.DataFrame | None, task: Task, testing: Testing, source: str =
         RecipeError: there is nothing to choose on, or nothing that the rule could choose.
     """
     rule = testing.operating_point or DEFAULT_RULE
+    val = None if val is None else in_order(val)
     if val is None or val.empty:
         if testing.temperature or not _fixed(rule):
             what = "a temperature" if testing.temperature else f'the rule "{rule}"'

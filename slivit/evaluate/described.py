@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.data.manifest import Manifest, read_manifest
+from slivit.data.splits import split_place
 from slivit.evaluate.details import subgroup_columns
 from slivit.folder import SPLIT
 from slivit.targets.cases import counts_of
@@ -53,7 +54,8 @@ def run_manifest(checkpoint: Path, task: Task) -> Manifest | None:
 
 
 def _sizes(frame: pd.DataFrame) -> Iterable[tuple[str, int]]:
-    return ((str(split), len(part)) for split, part in frame.groupby("split", sort=False))
+    sizes = {str(split): len(part) for split, part in frame.groupby("split")}
+    return [(split, sizes[split]) for split in sorted(sizes, key=split_place)]
 
 
 def _against(evaluated: pd.DataFrame, run: pd.DataFrame, task: Task, testing: Testing) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def _against(evaluated: pd.DataFrame, run: pd.DataFrame, task: Task, testing: Te
     return {
         "external": not set(evaluated["path"]) <= set(run["path"]),
         "shared_patients": len(set(evaluated["patient"]) & set(seen["patient"])),
-        "run": {split: describe_rows(part, task) for split, part in run.groupby("split", sort=False)},
+        "run": {s: describe_rows(run[run["split"] == s], task) for s in sorted(set(run["split"]), key=split_place)},
         "trained_on": {c: sorted({_text(v) for v in seen.loc[seen["split"] == "train", c].dropna()}) for c in columns},
     }
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slivit.data.splits import split_place
 from slivit.errors import RecipeError
 from slivit.evaluate.details import details_of
 from slivit.evaluate.recipe import Testing
@@ -45,13 +46,15 @@ def measure(
 
     Returns:
         What `docs/metrics-schema.md` describes. The validation rows, on which decisions were made, have metrics only.
+        The order of the rows changes nothing.
     """
     if task.kind != "regression":
         decision = decision or Decision()
         table = decision.apply(table, task)
-    parts = dict(list(table.groupby("split", sort=False)))
+    parts = dict(list(table.groupby("split")))
     splits = {}
-    for split, part in parts.items():
+    for split in sorted(parts, key=split_place):
+        part = parts[split]
         cases = drawn_cases(part, task, testing, decision)
         details = details_of(cases, testing) if split != "val" or len(parts) == 1 else {}
         splits[str(split)] = {**_described(part, task), "metrics": metrics_of(cases, testing), **details}

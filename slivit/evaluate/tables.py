@@ -9,6 +9,7 @@ import pandas as pd
 
 from slivit.data.table import as_numbers, missing_columns, read_table, with_numbers
 from slivit.errors import ManifestError, gather, one_of
+from slivit.targets.cases import in_order
 from slivit.targets.decision import RAW
 from slivit.targets.task import Task, class_name
 
@@ -25,7 +26,7 @@ def read_predictions(path: str | Path, task: Task | None = None) -> tuple[pd.Dat
 
     Returns:
         The table and its task. A table without patients counts every row as a patient of its own; one without a split
-        is all "test".
+        is all "test", and one without paths is put into the order of its values.
 
     Raises:
         ManifestError: no such file, no table, or columns that are missing.
@@ -50,6 +51,8 @@ def _numbers(column: pd.Series, path: Path) -> pd.Series:
 
 
 def _completed(table: pd.DataFrame) -> pd.DataFrame:
+    if "path" not in table:
+        table = in_order(table).reset_index(drop=True)
     rows = [str(i) for i in range(len(table))]
     defaults = {"path": rows, "patient": rows, "split": "test"}
     return table.assign(**{c: v for c, v in defaults.items() if c not in table})

@@ -99,6 +99,22 @@ def arrays_of(table: pd.DataFrame, task: Task) -> tuple[Array, Array]:
     return (y[:, 0], p[:, 0]) if task.kind == "binary" else (y, p)
 
 
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table by the names of their scans, so that nothing that is computed depends on how they were given.
+
+    Args:
+        table: with a column `path`, or none; rows of one name, or without names, are ordered by all their values.
+    """
+    import pandas as pd
+
+    if table.index.has_duplicates:
+        table = table.reset_index(drop=True)
+    names = table["path"].astype(str) if "path" in table else pd.Series("", index=table.index)
+    keys = [names] if names.is_unique else [names, *(table[c].astype(str) for c in table)]
+    order = pd.concat(keys, axis=1, keys=range(len(keys))).sort_values(list(range(len(keys))), kind="stable")
+    return table.loc[order.index]
+
+
 def cases_of(
     table: pd.DataFrame,
     task: Task,
@@ -123,6 +139,7 @@ def cases_of(
     from slivit.statistics import Plan
     from slivit.statistics.summary import class_strata, with_label
 
+    table = in_order(table)
     y, p = arrays_of(table, task)
     kept = with_label(y)
     y, p, table = y[kept], p[kept], table[kept]
@@ -151,7 +168,7 @@ def _counts(column: pd.Series, task: Task) -> dict[str, Any]:
     known = column[~missing]
     found: dict[str, Any] = {"n": len(known), "missing": int(missing.sum())}
     if task.kind == "regression":
-        values = known.astype(float)
+        values = known.astype(float).sort_values()  # of which sums are the same in whatever order they came
         spread = {name: float(getattr(values, name)()) for name in ("mean", "std", "min", "median", "max")}
         return found | {name: value for name, value in spread.items() if np.isfinite(value)}
     if task.kind == "multiclass":

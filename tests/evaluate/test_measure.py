@@ -8,8 +8,11 @@ import pytest
 
 from slivit import statistics as st
 from slivit.errors import ManifestError, RecipeError
+from slivit.evaluate.deciding import decide
+from slivit.evaluate.described import describe_table
 from slivit.evaluate.measure import measure
 from slivit.evaluate.recipe import Testing as Options
+from slivit.evaluate.tables import read_predictions
 
 KINDS = ("binary", "multiclass", "multilabel", "regression")
 
@@ -149,3 +152,31 @@ def test_scans_of_a_patient_that_are_drawn_apart_are_told(made_up_predictions, c
     )
     measure(table, task, Options(draws=2, by_patient=by_patient))
     assert ("several scans in test" in caplog.text) == (not by_patient)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("named", [True, False])
+def test_the_order_of_the_rows_changes_no_byte(made_up_predictions, tmp_path, kind, named):
+    table, _ = made_up_predictions(kind, n=90)
+    if not named:
+        table = table.drop(columns=["path", "patient", "site", "sex", "age"])
+    options = Options(
+        draws=20,
+        by_patient=named,
+        subgroups=["site", "age"] if named else [],
+        temperature=kind != "regression",
+        operating_point="youden" if kind in ("binary", "multilabel") else "",
+    )
+    found = set()
+    for seed in (None, 1):
+        rows = table if seed is None else table.sample(frac=1, random_state=seed)
+        rows.to_csv(tmp_path / "predictions.csv", index=False)
+        found.add(_measured(tmp_path / "predictions.csv", options))
+    assert len(found) == 1
+
+
+def _measured(file, options):
+    table, task = read_predictions(file)
+    decision = None if task.kind == "regression" else decide(table[table["split"] == "val"], task, options)
+    data = describe_table(table, str(file), file.parent / "checkpoint", task, options)
+    return json.dumps(measure(table, task, options, decision=decision, data=data))
