@@ -87,15 +87,17 @@ def finetune(
 def _train(
     stage: Any, recipe: str | None, overrides: Sequence[str] | None, resume: Path | None, overwrite: bool
 ) -> None:
-    from slivit.folder import recipe_of
+    from slivit.folder import RECIPE, recipe_of
     from slivit.recipe import load_recipe, runner
 
-    with told_errors():
+    with told_errors() as told:
         if resume and recipe:
             raise SlivitError("give a recipe, or --resume RUN, which goes on with that run's own recipe; not both")
         if not resume and not recipe:
             raise SlivitError(f"give a recipe: slivit {stage} RECIPE [KEY=VALUE]...; slivit list recipes shows them")
         loaded = load_recipe(stage, str(recipe_of(resume)) if resume else str(recipe), overrides or ())
+        begun = Path(loaded.out) / RECIPE
+        told.go_on = lambda: f"go on with: slivit {stage} --resume {loaded.out}" if begun.is_file() else ""
         folder = runner(stage)(loaded, resume=resume is not None, overwrite=overwrite)
         if is_main():
             typer.echo(folder)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slivit.cli.common import told_errors
+from slivit.cli.common import AGAIN, told_errors
 from slivit.errors import SlivitError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def prepare(
 
     options: dict[str, Any] = {"cache": cache and str(cache), "workers": workers, "cache_gb": limit_gb}
     given = [f"data.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
-    with told_errors():
+    with told_errors(AGAIN):
         if stage not in ("finetune", "pretrain"):
             raise SlivitError(f'--stage must be "finetune" or "pretrain", got "{stage}"')
         told = run(recipe_for(target, [*(overrides or ()), *given], stage))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slivit.cli.common import told_errors
+from slivit.cli.common import AGAIN, told_errors
 from slivit.errors import SlivitError
 
 Overrides = Annotated[
@@ -117,7 +117,7 @@ def curve(
     from slivit.experiments.curve import run
     from slivit.recipe import load_recipe
 
-    with told_errors():
+    with told_errors(AGAIN):
         shares = [_number(text, float, "--fractions") for text in fractions.split(",")]
         starts = [_number(text, int, "--seeds") for text in seeds.split(",")]
         typer.echo(run(load_recipe("finetune", recipe, overrides or ()), out, shares, starts, overwrite=overwrite))

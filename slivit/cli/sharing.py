@@ -53,7 +53,7 @@ def predict(
     """
     from slivit.predict.command import run
 
-    with told_errors():
+    with told_errors("go on with the same command and --resume" if out else ""):
         options: dict[str, Any] = {"device": device, "batch_size": _batch_size(batch_size), "workers": workers}
         table = run(checkpoint, scans, out, resume=resume, overwrite=overwrite, **options)
     if out is None:

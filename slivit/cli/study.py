@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slivit.cli.common import told_errors
+from slivit.cli.common import AGAIN, told_errors
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as seeds=[0] set.fit.epochs=5.")
@@ -43,7 +43,7 @@ def study(
     from slivit.experiments.study import listing, run
     from slivit.recipe import load_recipe
 
-    with told_errors():
+    with told_errors(AGAIN):
         loaded = load_recipe("study", recipe, overrides or ())
         if listed:
             for line in listing(loaded, only or ()):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slivit.cli.common import told_errors
+from slivit.cli.common import AGAIN, told_errors
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -26,5 +26,5 @@ def sweep(
     from slivit.experiments.sweep import run
     from slivit.recipe import load_recipe
 
-    with told_errors():
+    with told_errors(AGAIN):
         typer.echo(run(load_recipe("sweep", recipe, overrides or ()), overwrite=overwrite))

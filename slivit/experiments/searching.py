@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -74,14 +74,14 @@ def _storage(name: str, folder: Path) -> Any:
 
 
 def _sampler(recipe: SweepRecipe) -> Any:
-    """A sampler that is seeded anew for every trial by its number.
+    """A sampler that is seeded anew for every trial by its place in the sweep.
 
     So a sweep gives the same trials whether it ran in one go or was stopped, and processes never draw the same ones.
     """
     from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
-    def make(number: int) -> BaseSampler:
-        seed = (recipe.seed * 1_000_003 + number) % 2**32
+    def make(place: int) -> BaseSampler:
+        seed = (recipe.seed * 1_000_003 + place) % 2**32
         if recipe.sampler == "random":
             return RandomSampler(seed=seed)
         return TPESampler(seed=seed, n_startup_trials=recipe.startup, constant_liar=True)
@@ -90,7 +90,7 @@ def _sampler(recipe: SweepRecipe) -> Any:
         inner = make(0)
 
         def before_trial(self, study: Any, trial: Any) -> None:
-            self.inner = make(trial.number)
+            self.inner = make(places(study.get_trials(deepcopy=False))[trial.number])
 
         def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
             return self.inner.infer_relative_search_space(study, trial)
@@ -171,9 +171,23 @@ def revive(study: Study, folder: Path) -> list[int]:
     return [trial.number for trial in dead]
 
 
+def places(trials: Sequence[FrozenTrial]) -> dict[int, int]:
+    """The place in the sweep of every trial by Optuna's number.
+
+    A trial that goes on for one that was killed has the place of that one: places are what numbers would be, had
+    nothing been killed.
+    """
+    found: dict[int, int] = {}
+    for trial in sorted(trials, key=lambda t: t.number):
+        origin = trial.user_attrs.get(GOES_ON)
+        found[trial.number] = len(set(found.values())) if origin is None else found[origin]
+    return found
+
+
 def queue_again(study: Study, trial: Trial | FrozenTrial) -> None:
     """Queue a trial that was stopped; it goes on in its own folder."""
-    attrs = {GOES_ON: trial.number, FOLDER: trial.user_attrs.get(FOLDER, folder_name(trial.number))}
+    place = places(study.get_trials(deepcopy=False))[trial.number]
+    attrs = {GOES_ON: trial.number, FOLDER: trial.user_attrs.get(FOLDER, folder_name(place))}
     study.enqueue_trial(trial.params, user_attrs=attrs)
 
 
@@ -190,9 +204,9 @@ def _is_dead(trial: FrozenTrial, folder: Path) -> bool:
         return False
 
 
-def folder_name(number: int) -> str:
+def folder_name(place: int) -> str:
     """The folder of a trial."""
-    return f"{number:04d}"
+    return f"{place:04d}"
 
 
 def begun(study: Study) -> int:
@@ -217,7 +231,9 @@ def results_of(study: Study, recipe: SweepRecipe, monitor: str, *, importances: 
     """
     trials = study.get_trials(deepcopy=False)
     again = {t.user_attrs.get(GOES_ON) for t in trials}
-    told = [_told(t, recipe) for t in trials if t.number not in again and t.state.name != "WAITING"]
+    place = places(trials)
+    told = [_told(t, place[t.number], recipe) for t in trials if t.number not in again and t.state.name != "WAITING"]
+    told.sort(key=lambda t: t["number"])
     falls = study.direction.name == "MINIMIZE"
     finished = [t for t in told if t["state"] == "finished"]
     best = min(finished, key=lambda t: (t["value"] if falls else -t["value"], t["number"]), default=None)
@@ -235,13 +251,13 @@ def results_of(study: Study, recipe: SweepRecipe, monitor: str, *, importances: 
     }
 
 
-def _told(trial: FrozenTrial, recipe: SweepRecipe) -> dict[str, Any]:
+def _told(trial: FrozenTrial, place: int, recipe: SweepRecipe) -> dict[str, Any]:
     names = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
     course = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
     kept = [v for v in course if v == v]
     value = trial.value if trial.state.name == "COMPLETE" else None
     return {
-        "number": trial.number,
+        "number": place,
         "state": names[trial.state.name],
         "value": value,
         "last": kept[-1] if kept else None,

@@ -17,7 +17,7 @@ from slivit.errors import RecipeError, SlivitError
 from slivit.experiments import searching
 from slivit.experiments.recipe_sweep import LOSSES, Categorical, SweepRecipe
 from slivit.files import whole_file, write_json, write_text
-from slivit.folder import LOG, PROGRESS, RECIPE, logged, make_folder
+from slivit.folder import HISTORY, LOG, PROGRESS, RECIPE, logged, make_folder
 from slivit.models.registry import spec_of
 from slivit.recipe import apply_override, check_recipe, load_recipe, resolved_toml
 from slivit.train.recipe import FinetuneRecipe
@@ -189,10 +189,11 @@ def run_trial(trial: Trial, sweep: Sweep) -> float:
     from optuna import TrialPruned
 
     trial.set_user_attr(searching.WORKER, sweep.worker)
-    name = trial.user_attrs.get(searching.FOLDER, searching.folder_name(trial.number))
+    place = searching.places(trial.study.get_trials(deepcopy=False))[trial.number]
+    name = trial.user_attrs.get(searching.FOLDER, searching.folder_name(place))
     trial.set_user_attr(searching.FOLDER, name)
     values = {**searching.suggest(trial, sweep.recipe), "out": str(sweep.folder / TRIALS / name)}
-    recipe = changed(sweep.base, values, f"trial {trial.number}")
+    recipe = changed(sweep.base, values, f"trial {place}")
     try:
         score = train_trial(trial, recipe, sweep.manifest)
     except KeyboardInterrupt:
@@ -230,6 +231,7 @@ def train_trial(trial: Trial, recipe: FinetuneRecipe, manifest: Manifest) -> flo
         learn = make_learner(recipe, manifest, model, settings, folder)
         watch = TrackEpochs(lambda values, epoch: _report(trial, values[monitor], epoch))
         try:
+            _report_again(trial, folder, monitor)
             best = fit(learn, recipe, folder, resume=(folder / PROGRESS).is_file(), cbs=[*cbs, watch])
         except TrialPruned as stopped:
             pruned = stopped
@@ -240,6 +242,23 @@ def train_trial(trial: Trial, recipe: FinetuneRecipe, manifest: Manifest) -> flo
     if not best["best_epoch"]:
         raise SlivitError(f"{monitor} was not a number in any epoch")
     return float(best[monitor])
+
+
+def _report_again(trial: Trial, folder: Path, monitor: str) -> None:
+    """Tell the search of the epochs that a trial had finished when it was killed, as of those that follow.
+
+    Raises:
+        TrialPruned: as in the last of those epochs.
+    """
+    import pandas as pd
+
+    from slivit.train.callbacks import progress_of
+
+    progress = progress_of(folder, resume=(folder / PROGRESS).is_file())
+    if progress and (folder / HISTORY).is_file():
+        history = pd.read_csv(folder / HISTORY, float_precision="round_trip")
+        for epoch, value in enumerate(history[monitor][: progress["epoch"]], start=1):
+            _report(trial, float(value), epoch)
 
 
 def _report(trial: Trial, value: float, epoch: int) -> None:
@@ -255,12 +274,13 @@ def trial_line(study: Study, sweep: Sweep) -> str:
     mine = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(searching.WORKER) == sweep.worker]
     last = mine[-1]
     found = searching.results_of(study, sweep.recipe, sweep.base.fit.monitor, importances=False)
-    told = next(t for t in found["trials"] if t["number"] == last.number)
+    place = searching.places(study.get_trials(deepcopy=False))[last.number]
+    told = next(t for t in found["trials"] if t["number"] == place)
     values = ", ".join(f"{key} {searching.value_text(value)}" for key, value in told["values"].items())
     score = f" {told['value']:.4f}" if told["value"] is not None else f" ({told['why']})" if told["why"] else ""
     best = next((t for t in found["trials"] if t["number"] == found["best"]), None)
     ahead = f"; best {best['value']:.4f} (trial {best['number']})" if best else ""
-    return f"trial {last.number} of {sweep.recipe.trials} {told['state']}{score}: {values}{ahead}"
+    return f"trial {place} of {sweep.recipe.trials} {told['state']}{score}: {values}{ahead}"
 
 
 def give_up(study: Study, sweep: Sweep) -> None:

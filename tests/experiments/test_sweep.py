@@ -134,6 +134,30 @@ def test_a_sweep_goes_on_as_if_it_had_never_stopped(recipe, made_up, tmp_path, s
     assert sum(whole["importances"].values()) == pytest.approx(1)
 
 
+def test_a_killed_trial_changes_no_trial_after_it(recipe, monkeypatch, no_page, tmp_path):
+    kills = []
+
+    def train(trial, recipe, manifest):
+        if trial.number in kills:
+            kills.remove(trial.number)
+            trial.report(9.0, 1)
+            raise KeyboardInterrupt
+        return valley(trial, recipe, manifest)
+
+    monkeypatch.setattr(sweep, "train_trial", train)
+    whole = found_in(sweep.run(recipe(trials=12, out=str(tmp_path / "whole"))))
+    kills += [4, 5, 9]  # the second is the first, gone on with and killed again
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            sweep.run(recipe(trials=12))
+    parts = found_in(sweep.run(recipe(trials=12)))
+    assert kills == []
+    for found in (whole, parts):
+        for trial in found["trials"]:
+            del trial["seconds"]
+    assert parts == whole
+
+
 def test_the_first_trial_is_the_recipe_itself_where_it_lies_in_the_space(recipe, base, made_up):
     base.write_text(base.read_text() + "\naugmentation.crop = [0.8, 1.0]\nmodel.dropout = 0.1\n")
     first = found_in(sweep.run(recipe(trials=1)))["trials"][0]
