@@ -6,6 +6,7 @@ errors without a traceback and ends with status 2; any other exception is a bug 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -46,9 +47,12 @@ class ModelError(SlivitError):
     """A model that is not registered, or arguments and inputs that it does not take."""
 
 
+_FRAME = re.compile(r"^Exception occured in `\w+` when calling event `\w+`:\s*")
+
+
 def message(error: SlivitError) -> str:
-    """The message of an error, without the traceback that a torch worker process puts before it."""
-    text = str(error)
+    """The message of an error, without what a torch worker process or a callback of fastai puts before it."""
+    text = _FRAME.sub("", str(error))
     if not text.startswith("Caught "):
         return text
     return text.rpartition(f"{type(error).__qualname__}: ")[2].strip()

@@ -50,9 +50,9 @@ class Run:
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """`predictions.csv`: one row a scan of the validation and test rows."""
-        import pandas as pd
+        from slivit.data.table import read_shown
 
-        return pd.read_csv(self._file("predictions.csv"))
+        return read_shown(self._file("predictions.csv"))
 
     @cached_property
     def history(self) -> pd.DataFrame:

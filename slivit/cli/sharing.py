@@ -31,7 +31,7 @@ def _batch_size(text: str) -> int:
 
 
 def predict(
-    checkpoint: Annotated[str, typer.Argument(help="A run, checkpoint or export folder, or OWNER/NAME on the hub.")],
+    checkpoint: Annotated[str, typer.Argument(help="A run, checkpoint or export folder, or hub:OWNER/NAME.")],
     scans: Annotated[
         list[str],
         typer.Argument(
@@ -57,7 +57,9 @@ def predict(
         options: dict[str, Any] = {"device": device, "batch_size": _batch_size(batch_size), "workers": workers}
         table = run(checkpoint, scans, out, resume=resume, overwrite=overwrite, **options)
     if out is None:
-        table.to_csv(sys.stdout, index=False)
+        from slivit.data.table import as_shown
+
+        as_shown(table).to_csv(sys.stdout, index=False)
     _tell(table, out)
 
 

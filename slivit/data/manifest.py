@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from slivit.data import manifest_checks as checks
-from slivit.data.table import as_text, missing_columns, read_table, with_numbers
+from slivit.data.table import as_shown, as_text, missing_columns, read_table, with_numbers
 from slivit.errors import ManifestError, gather, one_of
 from slivit.files import whole_file
 from slivit.targets.task import Task, class_name
@@ -213,7 +213,7 @@ class Manifest:
         """Write the table with absolute paths, whole or not at all; `read_manifest` reads it back as it is."""
         empty = [] if self.has_split else ["split"]
         with whole_file(path) as part:
-            self._frame.drop(columns=empty).to_csv(part, index=False)
+            as_shown(self._frame.drop(columns=empty)).to_csv(part, index=False)
 
     def _with(self, frame: pd.DataFrame) -> Manifest:
         return Manifest(frame, self.task, self.source, self.warnings)

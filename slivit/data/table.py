@@ -19,6 +19,9 @@ from slivit.targets.task import class_name
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>"})
 """What an empty cell of numbers looks like, in lower case. (Among class names, "None" is a name.)"""
 
+_FORMULA = re.compile(r"^'*[=+\-@\t\r]")
+"""What a spreadsheet would compute instead of show, and what was quoted because of that."""
+_NUMBER = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 _CODE = re.compile(r"[-+]?0\d")
 _WHOLE_FLOAT = re.compile(r"^(-?\d+)\.0+$")
 
@@ -49,6 +52,36 @@ def read_table(path: Path | str) -> pd.DataFrame:
     return frame.drop(columns=[""], errors="ignore")
 
 
+def as_shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table as it is written to a CSV that people open: spreadsheets must show its texts and compute none of them.
+
+    Before a text that begins as a formula does (=, +, -, @, a tab) stands a quote, which `read_table` takes off again.
+    Numbers stay as they are.
+    """
+    quoted = frame.copy(deep=False)
+    for place, (_, column) in enumerate(frame.items()):
+        if column.dtype == object or not pd.api.types.is_any_real_numeric_dtype(column):
+            quoted.isetitem(place, column.map(_quoted))
+    return quoted.rename(columns=_quoted)
+
+
+def read_shown(path: Path | str) -> pd.DataFrame:
+    """A table of this package's own as pandas reads it, without the quotes of `as_shown`."""
+    frame = pd.read_csv(path)
+    for name in frame.columns[[not pd.api.types.is_any_real_numeric_dtype(t) for t in frame.dtypes]]:
+        frame[name] = frame[name].map(lambda cell: _unquoted(cell) if isinstance(cell, str) else cell)
+    return frame.rename(columns=_unquoted)
+
+
+def _quoted(cell: Any) -> Any:
+    risky = isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.match(cell)
+    return f"'{cell}" if risky else cell
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
 def _text(path: Path) -> str:
     if not path.is_file():
         known = [p.name for p in path.parent.glob("*.csv")] if path.parent.is_dir() else []
@@ -75,7 +108,7 @@ def _rows(text: str, path: Path) -> tuple[list[int], list[list[str]]]:
         for row in reader:
             if any(cell.strip() for cell in row):
                 lines.append(line)
-                rows.append([cell.strip() for cell in row])
+                rows.append([_unquoted(cell.strip()) for cell in row])
             line = reader.line_num + 1
     except csv.Error as err:
         raise ManifestError(f"{path}: line {line} is not CSV: {err}") from None

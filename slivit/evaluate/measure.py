@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.data.splits import split_place
+from slivit.data.table import as_shown
 from slivit.errors import RecipeError
 from slivit.evaluate.details import details_of
 from slivit.evaluate.recipe import Testing
@@ -128,7 +129,7 @@ def check_testing(testing: Testing, task: Task) -> None:
 def write_results(folder: Path, table: pd.DataFrame, task: Task, metrics: dict[str, Any]) -> None:
     """Write `predictions.csv` and `metrics.json`, and log the main figures of every split."""
     with whole_file(folder / PREDICTIONS) as partial:
-        table.to_csv(partial, index=False)
+        as_shown(table).to_csv(partial, index=False)
     write_json(folder / METRICS, metrics)
     for split, found in metrics["splits"].items():
         log.info("%s, %d scans: %s", split, found["scans"], headline(found["metrics"], task))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slivit.data.table import as_shown, read_table
 from slivit.errors import RecipeError
 from slivit.evaluate.comparing import COMPARED, Matched, per_run
 from slivit.evaluate.methods import Method, read_run
@@ -159,9 +160,7 @@ def _point(matched: Matched, i: int, steps: Sequence[Step]) -> dict[str, Any]:
 
 def training_size(folder: Path) -> tuple[int, int]:
     """How many scans, and of how many patients, a run was trained on."""
-    import pandas as pd
-
-    rows = pd.read_csv(folder / SPLIT, dtype=str, usecols=["patient", "split"])
+    rows = read_table(folder / SPLIT)[["patient", "split"]]
     train = rows[rows["split"] == "train"]
     return len(train), int(train["patient"].nunique())
 
@@ -184,7 +183,7 @@ def write_csv(path: Path, found: dict[str, Any]) -> None:
         for metric, value in run["metrics"].items()
     ]
     with whole_file(path) as partial:
-        pd.DataFrame(rows).to_csv(partial, index=False)
+        as_shown(pd.DataFrame(rows)).to_csv(partial, index=False)
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:

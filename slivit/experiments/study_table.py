@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slivit.data.table import as_shown
 from slivit.evaluate import comparing
 from slivit.evaluate.compare import check_metrics
 from slivit.evaluate.comparing import COMPARED, Matched
@@ -179,7 +180,7 @@ def write_tables(out: Path, found: Mapping[str, Any]) -> None:
 
     for name, rows in (("study.csv", map(_row(found), found["cells"])), ("runs.csv", _run_rows(found))):
         with whole_file(out / name) as partial:
-            pd.DataFrame(list(rows)).to_csv(partial, index=False)
+            as_shown(pd.DataFrame(list(rows))).to_csv(partial, index=False)
 
 
 def _row(found: Mapping[str, Any]) -> Any:

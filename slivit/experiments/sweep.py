@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from slivit.data.manifest import Manifest
 from slivit.data.sources import load_manifest
+from slivit.data.table import as_shown
 from slivit.errors import RecipeError, SlivitError
 from slivit.experiments import searching
 from slivit.experiments.recipe_sweep import LOSSES, Categorical, SweepRecipe
@@ -327,7 +328,7 @@ def _write_csv(path: Path, found: dict[str, Any]) -> None:
     kept = ("number", "state", "value", "epochs", "seconds", "why")
     rows = [{**{k: t[k] for k in kept}, **t["values"]} for t in found["trials"]]
     with whole_file(path) as partial:
-        pd.DataFrame(rows).to_csv(partial, index=False)
+        as_shown(pd.DataFrame(rows)).to_csv(partial, index=False)
 
 
 def lines(found: dict[str, Any], most: int = 5) -> Iterator[str]:

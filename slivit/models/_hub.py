@@ -47,14 +47,27 @@ def fetch_torchvision(name: str, identifier: str) -> dict[str, Any]:
     return fetch_url(name, {entry.name: entry.url for entry in get_model_weights(name)}, identifier)
 
 
-def fetch_hugging_face(name: str, identifier: str) -> dict[str, Any]:
-    """Weights from Hugging Face's hub by `owner/name`: from its cache on this machine, or else downloaded.
+def fetch_hugging_face(name: str, published: str, identifier: str) -> dict[str, Any]:
+    """Weights from Hugging Face's hub: from its cache on this machine, or else downloaded.
+
+    Args:
+        name: of the model, for messages.
+        published: the weights that its definition names, as `owner/name`.
+        identifier: others of the same owner as `owner/name`, or any as `hub:owner/name`. What may be the path of a
+            file that is not there is never looked for on the hub.
 
     Raises:
         CheckpointError: no such repository, no weights in it, or no network.
     """
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
+    owner = published.partition("/")[0]
+    if not identifier.startswith(("hub:", f"{owner}/")):
+        raise CheckpointError(
+            f'{name}: there is no such weight file or folder "{identifier}". Weights on Hugging Face\'s hub are '
+            f"{owner}/NAME, such as {published}, or hub:OWNER/NAME"
+        )
+    identifier = identifier.removeprefix("hub:")
     try:
         return dict(read_weights(_cached_or_downloaded(identifier))[1])
     except (EntryNotFoundError, HFValidationError, OSError, ValueError) as error:

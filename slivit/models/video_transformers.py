@@ -148,7 +148,7 @@ def video_transformer(
         drop=member.drop,
         first=(f"{member.prefix}.embeddings.patch_embeddings.projection.weight",),
         adapt=partial(resize_positions, member.tubelets, grid),
-        hub=partial(fetch_hugging_face, name),
+        hub=partial(fetch_hugging_face, name, member.default),
         default=member.default,
     )
     return VolumeModel(

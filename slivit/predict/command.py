@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from slivit.checkpoint import Checkpoint, read_config
 from slivit.data.scan_finding import Finder
 from slivit.data.scan_reading import ScanRef
+from slivit.data.table import as_shown
 from slivit.data.training_range import range_of
 from slivit.errors import SlivitError
 from slivit.files import scratch_folders, whole_file
@@ -40,7 +41,7 @@ def run(
     """Predict scans; one that cannot be read is recorded and does not stop the others.
 
     Args:
-        checkpoint: a run, checkpoint or export folder, or the name of a model on Hugging Face's hub.
+        checkpoint: a run, checkpoint or export folder, or hub:OWNER/NAME for a model on Hugging Face's hub.
         scans: files, folders, zip archives and manifests; see `slivit.data.scan_finding.Finder`.
         out: where the table is written as CSV, if anywhere. Until it is whole, its rows lie in OUT.part.
         device: "auto", "cpu", "cuda", ...
@@ -75,7 +76,7 @@ def run(
         table = table_of(loaded, refs, journal.rows)
         if out is not None:
             with whole_file(out) as partial:
-                table.to_csv(partial, index=False)
+                as_shown(table).to_csv(partial, index=False)
             if not (table["error"] != "").any():
                 journal.remove()
     return table

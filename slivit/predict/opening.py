@@ -13,6 +13,8 @@ from slivit.predict.sums import SUMS, check_sums
 FILES = (WEIGHTS, "*.json", "*.md", "*.npz", "*.py", SUMS, "LICENSE*")
 """What is fetched from the hub; nothing else of a repository is."""
 
+HUB = "hub:"
+"""What stands before the name of a model on the hub: nothing else is looked for there."""
 _HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 _OTHER = {"model.onnx": "ONNX", "model.pt2": "torch.export"}
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt")
@@ -29,7 +31,8 @@ def open_checkpoint(
     """Open a run, a checkpoint, an export, or a model on the hub.
 
     Args:
-        where: a folder, or OWNER/NAME on the hub where there is no such folder.
+        where: a folder, or hub:OWNER/NAME for a model on the hub. A path without a folder is an error, and is never
+            looked for on the hub.
         revision: branch, tag or commit, of a model on the hub.
         fingerprint: see `slivit.predict.sums.check_sums`.
         device: where the weights go.
@@ -39,8 +42,11 @@ def open_checkpoint(
         CheckpointError: no model there, one that was changed, or a format that is not opened here.
     """
     folder = Path(where)
-    if not folder.exists() and _HUB_NAME.match(str(where)):
-        folder = fetch(str(where), revision, **hub)
+    if str(where).startswith(HUB):
+        folder = fetch(str(where).removeprefix(HUB), revision, **hub)
+    elif not folder.exists():
+        also = f"; a model on Hugging Face's hub is {HUB}{where}" if _HUB_NAME.match(str(where)) else ""
+        raise CheckpointError(f"{where}: there is no such folder{also}")
     elif revision:
         raise CheckpointError(f"{where}: is a folder; revision={revision!r} is of a model on the hub")
     _check_kind(folder)
@@ -62,7 +68,7 @@ def fetch(name: str, revision: str | None = None, **hub: Any) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError, ValueError) as error:
         at = f" at {revision}" if revision else ""
         raise CheckpointError(
-            f"{name}: there is no such folder, and Hugging Face's hub gives no model of that name{at} "
+            f"{HUB}{name}: Hugging Face's hub gives no model of that name{at} "
             f"({str(error).splitlines()[0]}). Where there is no network, give the path of a folder."
         ) from error
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from slivit.data.checking.check import TIME_LIMIT, CheckResult, Progress, check_manifest
 from slivit.data.manifest import Columns
+from slivit.data.table import as_shown
 from slivit.files import whole_file
 from slivit.report.check_page import write_check_page
 from slivit.targets.task import Task
@@ -57,6 +58,6 @@ def run_check(
         progress=progress,
     )
     with whole_file(Path(out) / TABLE) as part:
-        result.table.to_csv(part, index_label="row")
+        as_shown(result.table).to_csv(part, index_label="row")
     write_check_page(result, Path(out) / PAGE, pictures=pictures)
     return result

@@ -50,31 +50,47 @@ def write_card(
         loader=PackageLoader("slivit", "sharing"), undefined=StrictUndefined, keep_trailing_newline=True
     )
     parts = list(_parts(metrics, task)) if metrics else []
+    told = {
+        "name": name,
+        "summary": _summary(task, spec),
+        "network": f"{spec.name}, {_size(spec)}; {spec.source}",
+        "difference": str(found),
+        "outputs": _outputs(task),
+        "decision": _decision(config, task),
+        "columns": _columns(task),
+        "parts": parts,
+        "ranges": _ranges(range_of(training)),
+        "tables": list(_tables(metrics, task)) if metrics else [],
+        "limits": list(_limits(metrics, training, task)),
+        "preprocessing": described_preprocessing(config["preprocessing"]),
+        "training": list(_training(training)),
+        "origin": spec.licence or MISSING,
+    }
     text = pages.get_template("card.md.j2").render(
+        **as_plain_text(told),
         front=_front(name, task, metrics, notes, format),
-        name=name,
-        summary=_summary(task, spec),
         notes=notes,
         missing=MISSING,
-        network=f"{spec.name}, {_size(spec)}; {spec.source}",
         format=format,
         bf16=config.get("weights") == "bfloat16",
-        difference=str(found),
         how=HOW[format],
-        outputs=_outputs(task),
-        decision=_decision(config, task),
-        columns=_columns(task),
-        parts=parts,
-        ranges=_ranges(range_of(training)),
-        tables=list(_tables(metrics, task)) if metrics else [],
-        limits=list(_limits(metrics, training, task)),
-        preprocessing=described_preprocessing(config["preprocessing"]),
-        training=list(_training(training)),
         recipe=_recipe(training),
         safety=SAFETY[format],
-        origin=spec.licence or MISSING,
     )
     return _tidy(text)
+
+
+def as_plain_text(value: Any) -> Any:
+    """Nested values with their texts as Markdown shows them: what names a target may come from anybody's table."""
+    if isinstance(value, Mapping):
+        return {key: as_plain_text(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain_text(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    for sign, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;")):
+        value = value.replace(sign, name)
+    return " ".join(value.split())
 
 
 def _tidy(text: str) -> str:

@@ -101,23 +101,11 @@ class SharedModel(ModelHubMixin, library_name="slivit", tags=["medical-imaging",
         export(self.checkpoint, save_directory, Options(notes=self.notes), metrics)
 
     @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        fingerprint: str | None = None,
-        device: str = "cpu",
-        **model_kwargs: Any,
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any
     ) -> Self:
-        """Open a model; called by the mixin."""
-        hub: dict[str, Any] = {"cache_dir": cache_dir, "force_download": force_download, "token": token}
-        where: dict[str, Any] = {"revision": revision, "fingerprint": fingerprint, "device": device}
-        return cls(open_checkpoint(model_id, local_files_only=local_files_only, **where, **hub))
+        """Open a model as the function `slivit.from_pretrained` does: the mixin's own would go online for any name."""
+        return cls(open_checkpoint(os.fspath(pretrained_model_name_or_path), **options))
 
 
 def from_pretrained(
@@ -134,7 +122,7 @@ def from_pretrained(
     name. With HF_HUB_OFFLINE=1 only models that were fetched before are found.
 
     Args:
-        where: a folder, or OWNER/NAME on Hugging Face's hub.
+        where: a folder, or hub:OWNER/NAME for a model on Hugging Face's hub; a path without a folder is an error.
         revision: branch, tag or commit, of a model on the hub. Name a commit to get the same model for ever.
         fingerprint: the SHA-256 of its `SHA256SUMS`, as `slivit export` showed it to its maker.
         device: where the weights go.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import save_backbone
 from slivit.data.preprocessing import Preprocessing
+from slivit.data.table import as_shown
 from slivit.errors import ManifestError, RecipeError
 from slivit.folder import HISTORY, PROGRESS, SPLIT, forgotten_if_untrained, logged, open_run
 from slivit.lineage import started_from
@@ -84,7 +85,7 @@ def _opened(recipe: SelfSupervisedRecipe, *, resume: bool, overwrite: bool) -> I
 
 def _scans(recipe: SelfSupervisedRecipe, folder: Path) -> pd.DataFrame:
     frame = usable_scans(recipe)
-    frame.to_csv(folder / SPLIT, index=False)
+    as_shown(frame).to_csv(folder / SPLIT, index=False)
     return frame
 
 

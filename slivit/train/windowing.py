@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from slivit.data.manifest import Manifest
 from slivit.data.preprocessing import Preprocessing
+from slivit.data.table import as_shown
 from slivit.errors import RecipeError
 from slivit.files import whole_file
 from slivit.folder import WINDOWS
@@ -80,7 +81,7 @@ def _write(plan: Sequence[ScanWindows], manifest: Manifest, folder: Path) -> Non
     target = manifest.task.targets[0] if manifest.task.kind == "binary" else None
     table = pd.DataFrame(summary(plan, target))
     with whole_file(folder / WINDOWS) as partial:
-        table.to_csv(partial, index=False)
+        as_shown(table).to_csv(partial, index=False)
     for split, part in table.groupby("split", sort=False):
         positive = f", {part['positive'].sum()} of them positive" if target else ""
         log.info("%s: %d scans, %d windows%s", split, len(part), part["windows"].sum(), positive)

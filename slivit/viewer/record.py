@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from slivit.data.table import read_shown
 from slivit.report.draw import styled
 from slivit.report.page import shown_split
 from slivit.report.style import POSITIVE, amount, count, number
@@ -17,6 +16,7 @@ from slivit.targets.decision import Decision
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 PLACES = ("evaluation", ".")
@@ -116,5 +116,5 @@ def _temperature(point: Mapping[str, Any] | None) -> float | None:
 def _rows(csv: Path, split: str) -> pd.DataFrame | None:
     if not csv.is_file():
         return None
-    table = pd.read_csv(csv)
+    table = read_shown(csv)
     return table[table["split"] == split] if "split" in table else table

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from slivit.errors import SlivitError
+from slivit.viewer.guard import Guard
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -91,6 +92,7 @@ def _application(root: Callable[[], None], title: str, scratch: Path, taken: soc
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard)
     if taken.getsockname()[0] in LOOPBACK:
         # A page of another site could otherwise reach this one under a name that it has pointed at the loopback.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "::1", "[::1]"])

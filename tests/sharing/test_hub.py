@@ -137,15 +137,29 @@ def test_what_was_fetched_before_is_opened_without_a_network(exported, tmp_path,
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     cache = hub_cache(tmp_path / "hub", exported)
     for revision in (None, "v1", COMMIT):
-        model = slivit.from_pretrained("somebody/blobs", revision=revision, cache_dir=cache)
+        model = slivit.from_pretrained("hub:somebody/blobs", revision=revision, cache_dir=cache)
         assert COMMIT in str(model.checkpoint.path)
-    assert SharedModel.from_pretrained("somebody/blobs", cache_dir=cache).task.targets == ("bright",)
+    assert SharedModel.from_pretrained("hub:somebody/blobs", cache_dir=cache).task.targets == ("bright",)
     with pytest.raises(CheckpointError, match="no model of that name at v2"):
-        slivit.from_pretrained("somebody/blobs", revision="v2", cache_dir=cache)
+        slivit.from_pretrained("hub:somebody/blobs", revision="v2", cache_dir=cache)
     with pytest.raises(CheckpointError, match="nobody/nothing"):
-        slivit.from_pretrained("nobody/nothing", cache_dir=cache)
+        slivit.from_pretrained("hub:nobody/nothing", cache_dir=cache)
     with pytest.raises(CheckpointError, match="is of a model on the hub"):
         slivit.from_pretrained(exported.folder, revision="v1")
+
+
+def test_a_path_that_is_not_there_is_never_asked_for_on_the_hub(exported, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    from slivit.models import _hub
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    cache = hub_cache(tmp_path / "hub", exported, "runs/mine")  # it would be found there
+    for opened in (slivit.from_pretrained, SharedModel.from_pretrained):
+        with pytest.raises(CheckpointError, match="no such folder; a model on Hugging Face's hub is hub:runs/mine"):
+            opened("runs/mine", cache_dir=cache)
+    with pytest.raises(CheckpointError, match=r'"runs/mine"\. Weights on Hugging Face.s hub are somebody/NAME'):
+        _hub.fetch_hugging_face("videomae", "somebody/published", "runs/mine")
 
 
 def test_pushing_uploads_a_whole_export(blob_run, monkeypatch, tmp_path):

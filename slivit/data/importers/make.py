@@ -11,6 +11,7 @@ import pandas as pd
 
 from slivit.data.importers.registry import importer_spec, run_importer
 from slivit.data.manifest_checks import SPLITS, split_fragment
+from slivit.data.table import as_shown
 from slivit.errors import ManifestError
 from slivit.files import whole_file
 from slivit.targets.task import Task
@@ -70,7 +71,7 @@ def make_manifest(
         frame = _with_val(frame, task, val, seed, notes)
     if out_csv is not None:
         with whole_file(out_csv) as part:
-            frame.to_csv(part, index=False)
+            as_shown(frame).to_csv(part, index=False)
     return Imported(frame, task, tuple(notes), Path(out_csv) if out_csv is not None else None)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from slivit.data.importers.common import Source, finished
 from slivit.data.importers.medmnist_scans import scan_disjoint
 from slivit.data.importers.registry import importer
+from slivit.data.table import as_shown
 from slivit.errors import ManifestError, one_of
 from slivit.files import whole_file
 from slivit.targets.task import Task
@@ -81,7 +82,7 @@ def medmnist_manifest(
     frame = medmnist(Path(npz).expanduser().absolute(), names=names)
     if out_csv is not None:
         with whole_file(out_csv) as part:
-            frame.to_csv(part, index=False)
+            as_shown(frame).to_csv(part, index=False)
     return frame
 
 

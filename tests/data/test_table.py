@@ -1,0 +1,58 @@
+"""Tables as people open them: no text is computed by a spreadsheet, and none is changed for this package."""
+
+import csv
+
+import pandas as pd
+import pytest
+
+from slivit.data.table import as_shown, read_shown, read_table
+from slivit.errors import message
+from slivit.files import WriteError
+
+RISKY = ['=HYPERLINK("http://elsewhere.org","open")', "+1+1", "-2+3", "@SUM(A1)", "'=1", "'@x"]
+PLAIN = ["P01", "-5", "+1.5", "-2.5e-3", ".5", "a=b", "'quoted'", ""]
+
+
+def test_no_cell_begins_as_a_formula_and_all_come_back(tmp_path):
+    table = pd.DataFrame({"=patient": RISKY + PLAIN, "value": range(len(RISKY + PLAIN))})
+    file = tmp_path / "table.csv"
+    as_shown(table).to_csv(file, index=False)
+    written = list(csv.reader(file.open()))
+    assert written[0][0] == "'=patient"
+    assert [row[0] for row in written[1:]] == [f"'{cell}" for cell in RISKY] + PLAIN
+    assert read_table(file)["=patient"].tolist() == RISKY + PLAIN[:-1] + [""]
+    assert read_shown(file)["=patient"].fillna("").tolist() == RISKY + PLAIN
+    assert table["=patient"].tolist() == RISKY + PLAIN
+
+
+def test_predictions_and_manifests_are_written_so(tmp_path, made_up_predictions):
+    from slivit.data.manifest import Manifest
+    from slivit.evaluate.measure import measure, write_results
+    from slivit.evaluate.recipe import Testing as Options
+    from slivit.evaluate.tables import read_predictions
+
+    table, task = made_up_predictions("binary", n=30)
+    table["patient"] = [f'=HYPERLINK("{p}")' for p in table["patient"]]
+    write_results(tmp_path, table, task, measure(table, task, Options(draws=1)))
+    scans = table.rename(columns={"target_drusen": "drusen"})[["path", "patient", "split", "drusen"]]
+    Manifest.from_frame(scans, task, need_splits=(), check_files=False).to_csv(tmp_path / "split.csv")
+    for name in ("predictions.csv", "split.csv"):
+        cells = [cell for row in csv.reader((tmp_path / name).open()) for cell in row]
+        assert not any(cell.startswith("=") for cell in cells)
+    again, _ = read_predictions(tmp_path / "predictions.csv")
+    assert again["patient"].tolist() == table["patient"].tolist()
+
+
+@pytest.mark.parametrize("error", [WriteError, ValueError])
+def test_an_error_of_a_callback_is_told_without_the_frame_of_fastai(error):
+    from fastai.callback.core import Callback
+
+    class Stops(Callback):
+        def after_batch(self):
+            raise error("the disk is full: no space")
+
+    stops = Stops()
+    stops.run = True
+    with pytest.raises(error) as found:
+        stops("after_batch")
+    assert message(found.value) == "the disk is full: no space"
