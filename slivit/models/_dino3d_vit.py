@@ -107,13 +107,19 @@ class VisionTransformer3d(nn.Module):
             return checkpoint(block, tokens, use_reentrant=False)
         return block(tokens)
 
-    def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, 1, S, H, W) -> (B, 1 + P, dim): the tokens as they enter the first block, with their positions."""
+    def embed(self, x: Tensor, mask: Tensor | None = None, *, exact: bool = False) -> Tensor:
+        """(B, 1, S, H, W) -> (B, 1 + P, dim): the tokens as they enter the first block, with their positions.
+
+        Args:
+            x: see `forward`.
+            mask: see `forward`.
+            exact: of `interpolate_positions`.
+        """
         tokens = self.patch_embed(x)
         if mask is not None:
             tokens = self._masked(tokens, mask)
         tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        return tokens + interpolate_positions(self.pos_embed, grid_of(x)).to(tokens.dtype)
+        return tokens + interpolate_positions(self.pos_embed, grid_of(x), exact=exact).to(tokens.dtype)
 
     def attention_maps(self, x: Tensor) -> Tensor:
         """How much the class token looks at each patch in the last block.
@@ -159,12 +165,13 @@ class PatchEmbed3d(nn.Module):
         return patches.transpose(2, 4).flatten(2).transpose(1, 2)
 
 
-def interpolate_positions(positions: Tensor, grid: Grid) -> Tensor:
+def interpolate_positions(positions: Tensor, grid: Grid, *, exact: bool = False) -> Tensor:
     """Positions for another grid, trilinear between the patches of the trained one.
 
     Args:
         positions: (1, 1 + n*n*n, dim), the class token's first.
         grid: numbers of patches along slices, rows and columns.
+        exact: scale by the ratio of the sizes, as the released segmentation does, without the small shift.
 
     Returns:
         (1, 1 + P, dim), in the order of the tokens; `positions` itself where the grid is the trained one.
@@ -173,8 +180,11 @@ def interpolate_positions(positions: Tensor, grid: Grid) -> Tensor:
     if grid == (side, side, side):
         return positions
     cube = positions[:, 1:].float().reshape(1, side, side, side, -1).permute(0, 4, 1, 2, 3)
-    scale = [(n + SCALE_OFFSET) / side for n in reversed(grid)]
-    resized = F.interpolate(cube, scale_factor=scale, mode="trilinear")
+    if exact:
+        resized = F.interpolate(cube, size=grid[::-1], mode="trilinear")
+    else:
+        scale = [(n + SCALE_OFFSET) / side for n in reversed(grid)]
+        resized = F.interpolate(cube, scale_factor=scale, mode="trilinear")
     return torch.cat([positions[:, :1], resized.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)
 
 
