@@ -294,7 +294,7 @@ def main() -> None:
         print(json.dumps(measure(options.one, settings)))
         return
     rows = {}
-    for name in options.models or slivit.list_models():
+    for name in options.models or slivit.list_models(output="vector"):
         rows[name] = row_of(name, settings, options.out)
         print(" | ".join(cells(name, rows[name])), file=sys.stderr, flush=True)
     print(table(rows))

@@ -49,6 +49,7 @@ class VisionTransformer3d(nn.Module):
     """
 
     mask_token: nn.Parameter | None
+    prefix = 1  # tokens that stand before those of the patches
 
     def __init__(
         self,
@@ -88,13 +89,20 @@ class VisionTransformer3d(nn.Module):
         """
         return self.forward_layers(x, mask=mask)[0]
 
-    def forward_layers(self, x: Tensor, last: int = 1, mask: Tensor | None = None) -> list[Tensor]:
-        """The tokens behind each of the `last` blocks, in their order and each normed; see `forward`."""
+    def forward_layers(self, x: Tensor, last: int = 1, mask: Tensor | None = None, *, every: int = 1) -> list[Tensor]:
+        """The tokens behind some of the blocks, in their order and each normed; see `forward`.
+
+        Args:
+            x: see `forward`.
+            last: how many of the blocks, the last one among them.
+            mask: see `forward`.
+            every: take n-th block alone, counted from the last one.
+        """
         tokens = self.embed(x, mask)
         kept = []
-        for index, block in enumerate(self.blocks):
+        for left, block in zip(range(len(self.blocks) - 1, -1, -1), self.blocks, strict=True):
             tokens = self._run(block, tokens)
-            if index >= len(self.blocks) - last:
+            if left % every == 0 and left // every < last:
                 kept.append(self.norm(tokens))
         return kept
 
@@ -120,6 +128,10 @@ class VisionTransformer3d(nn.Module):
             tokens = self._masked(tokens, mask)
         tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens + interpolate_positions(self.pos_embed, grid_of(x), exact=exact).to(tokens.dtype)
+
+    def embed_patches(self, x: Tensor) -> Tensor:
+        """As `embed`, with exact positions: what an adapter for segmentation starts from."""
+        return self.embed(x, exact=True)
 
     def attention_maps(self, x: Tensor) -> Tensor:
         """How much the class token looks at each patch in the last block.

@@ -19,7 +19,7 @@ def markdown_table() -> str:
         size = " x ".join(str(n) for n in spec.size)
         weights = spec.weights or "nothing: it starts at random"
         rows.append(
-            (f"`{name}`", spec.input, size, f"{spec.parameters / 1e6:.1f} M", weights, spec.licence, spec.source)
+            (f"`{name}`", spec.takes, size, f"{spec.parameters / 1e6:.1f} M", weights, spec.licence, spec.source)
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

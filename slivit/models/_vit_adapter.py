@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -57,7 +57,7 @@ def _conv(old: int, new: int, stride: int) -> list[nn.Module]:
 
 
 class DepthwiseConv(nn.Module):
-    """A 3 x 3 x 3 convolution of each channel by itself, the same over maps of several sizes: (B, N, C) -> (B, N, C)."""
+    """A 3 x 3 x 3 convolution of each channel by itself, over the cells of maps of several sizes: (B, N, C)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -178,14 +178,23 @@ class ViTAdapter(nn.Module):
         width: of the first convolutions.
         drop_path: share of the scans that skip a ConvFFN in training.
         order: see `slivit.models._deformable.ReferenceAxes`.
+        merge_gelu: a GELU behind the merged channels, as in the paper of 3DINO; the released code has none.
 
     Source: Chen et al. 2023, section 3; Xu et al. 2025, Methods, segmentation.
     """
 
     def __init__(
-        self, dim: int, in_chans: int, *, width: int = 32, drop_path: float = 0.2, order: ReferenceAxes = "aligned"
+        self,
+        dim: int,
+        in_chans: int,
+        *,
+        width: int = 32,
+        drop_path: float = 0.2,
+        order: ReferenceAxes = "aligned",
+        merge_gelu: bool = False,
     ) -> None:
         super().__init__()
+        self.activation = nn.GELU() if merge_gelu else nn.Identity()
         attention = {"heads": 8, "points": 4, "ratio": 0.25, "order": order}
         self.level_embed = nn.Parameter(torch.randn(3, dim))
         self.spm = SpatialPrior(in_chans, width, dim)
@@ -226,7 +235,7 @@ class ViTAdapter(nn.Module):
         """Add to each map what the transformer has after the stage of that map."""
         joined = []
         for number, (cells, tokens) in enumerate(zip(maps, stages, strict=True), start=1):
-            merged = getattr(self, f"channel_merge{number}")(tokens)
+            merged = self.activation(getattr(self, f"channel_merge{number}")(tokens))
             wide = F.interpolate(merged, size=cells.shape[2:], mode="trilinear")
             joined.append(getattr(self, f"norm{number}")(cells + wide))
         return joined

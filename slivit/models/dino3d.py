@@ -9,7 +9,7 @@ Licence: Apache-2.0 for this file; the weights that the authors released are und
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,13 @@ from slivit.settings import Count, NonNegative, Positive, Share
 # Names and chunks of blocks that the released code wraps round the backbone's own names.
 PUBLISHED_NAMES = ((r"^module\.", ""), (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."))
 
+Size = Literal["small", "base", "large"]
+SIZES: dict[str, dict[str, Any]] = {
+    "small": {"dim": 384, "depth": 12, "heads": 6},
+    "base": {"dim": 768, "depth": 12, "heads": 12},
+    "large": {"dim": 1024, "depth": 24, "heads": 16},
+}
+
 PROBED_LAYERS = 4  # the most layers whose class tokens a linear probe reads
 
 
@@ -30,7 +37,7 @@ class Dino3d(nn.Module):
     """A 3D vision transformer and a linear head over its class token; `dino3d_vit` says what the arguments mean.
 
     Each channel of the input goes through the same backbone by itself; the features of all are put one behind the
-    other and projected to the length of one channel's.
+    other and projected to the length of one channel's. In the paper a GELU follows, in the released code none does.
 
     Source: Xu et al. 2025, Methods, classification and multi-channel input.
     """
@@ -46,6 +53,7 @@ class Dino3d(nn.Module):
         last_layers: int,
         average_patches: bool,
         dropout: float,
+        project_gelu: bool = False,
     ) -> None:
         super().__init__()
         self.backbone, self.backbone_info = backbone, rules
@@ -53,6 +61,7 @@ class Dino3d(nn.Module):
         self.last_layers, self.average_patches = last_layers, average_patches
         features = backbone.dim * (last_layers + average_patches)
         self.project = nn.Linear(in_chans * features, features) if in_chans > 1 else nn.Identity()
+        self.activation = nn.GELU() if project_gelu and in_chans > 1 else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, out_dim)
 
@@ -63,7 +72,7 @@ class Dino3d(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) -> (B, features), what the head reads."""
         layers = self.backbone.forward_layers(self._channels(x), self.last_layers)
-        return self.project(pool_tokens(layers, self.average_patches).reshape(x.shape[0], -1))
+        return self.activation(self.project(pool_tokens(layers, self.average_patches).reshape(x.shape[0], -1)))
 
     def layer_features(self, x: Tensor) -> dict[str, Tensor]:
         """What a linear probe chooses among: class tokens of the last layers, and the mean of the last patch tokens.
@@ -155,6 +164,7 @@ def dino3d_vit(
     drop_path: Share = 0.0,
     dropout: Share = 0.0,
     mask_token: bool = False,
+    project_gelu: bool = False,
     pretrained: bool | Weights = False,
 ) -> Dino3d:
     """3DINO-ViT: (B, C, S, H, W) float32 volumes -> (B, out_dim) logits.
@@ -180,6 +190,7 @@ def dino3d_vit(
         drop_path: share of the volumes that skip a residual branch in training (0.3 in the paper's pre-training).
         dropout: probability of a feature to be dropped before the head in training.
         mask_token: keep the token that stands for masked patches, which pre-training needs and a classifier does not.
+        project_gelu: a GELU behind the projection of several channels, as in the paper; the released code has none.
         pretrained: a path loads weights (see `load_backbone`).
 
     Raises:
@@ -190,7 +201,7 @@ def dino3d_vit(
     """
     sizes = {"slices": slices, "image_size": image_size, "position_size": position_size}
     counts = {"in_chans": in_chans, "last_layers": last_layers, "dim": dim, "depth": depth, "heads": heads}
-    _check(name, sizes, counts, drop_path)
+    check_sizes(name, sizes, counts, drop_path)
     backbone = VisionTransformer3d(
         dim=dim,
         depth=depth,
@@ -210,18 +221,26 @@ def dino3d_vit(
         last_layers=last_layers,
         average_patches=average_patches,
         dropout=dropout,
+        project_gelu=project_gelu,
     )
     start_from(model, pretrained)
     return model
 
 
-def weight_rules(name: str, mask_token: bool, resize_positions: bool) -> WeightRules:
-    """How a released 3DINO checkpoint becomes the backbone: the teacher's, without the heads of pre-training."""
+def weight_rules(name: str, mask_token: bool, resize_positions: bool, *, norm: bool = True) -> WeightRules:
+    """How a released 3DINO checkpoint becomes the backbone: the teacher's, without the heads of pre-training.
+
+    Args:
+        name: of the model, for messages.
+        mask_token: whether the backbone has one.
+        resize_positions: interpolate positions of another cube.
+        norm: whether the backbone has the last norm.
+    """
     return WeightRules(
         architecture=name,
         parts=("teacher",),
         rename=PUBLISHED_NAMES,
-        drop=() if mask_token else (r"^mask_token$",),
+        drop=(*(() if mask_token else (r"^mask_token$",)), *(() if norm else (r"^norm\.",))),
         adapt=partial(_fit_positions, resize_positions),
     )
 
@@ -242,7 +261,8 @@ def _fit_positions(resize: bool, state: State, wanted: State) -> State:
     return state | {"pos_embed": interpolate_positions(given, (target, target, target))}
 
 
-def _check(name: str, sizes: dict[str, int], counts: dict[str, int], drop_path: float) -> None:
+def check_sizes(name: str, sizes: dict[str, int], counts: dict[str, int], drop_path: float) -> None:
+    """Raise ModelError where sides are no multiples of a patch, or numbers do not fit each other."""
     for key, value in sizes.items():
         if value % PATCH:
             raise ModelError(f"{name}: {key} must be a multiple of {PATCH}, the side of a patch; got {value}")
@@ -254,19 +274,14 @@ def _check(name: str, sizes: dict[str, int], counts: dict[str, int], drop_path: 
         raise ModelError(f"{name}: drop_path must be at least 0 and below 1, got {drop_path}")
 
 
-_SIZES: dict[str, dict[str, Any]] = {
-    "dino3d_vit_small": {"dim": 384, "depth": 12, "heads": 6},
-    "dino3d_vit_base": {"dim": 768, "depth": 12, "heads": 12},
-    "dino3d_vit_large": {"dim": 1024, "depth": 24, "heads": 16},
-}
-
 _PARAMETERS = {
     "dino3d_vit_small": 22_960_897,
     "dino3d_vit_base": 88_389_121,
     "dino3d_vit_large": 306_780_161,
 }
 
-for _name, _size in _SIZES.items():
+for _size, _parts in SIZES.items():
+    _name = f"dino3d_vit_{_size}"
     register_model(
         _name,
         input="volume",
@@ -276,6 +291,6 @@ for _name, _size in _SIZES.items():
         parameters=_PARAMETERS[_name],
         source="arXiv:2501.11755",
         licence="Apache-2.0 (definition); CC BY-NC-ND 4.0 (weights released by the authors)",
-        weights="released for dino3d_vit_large alone; docs/dino3d.md" if _name == "dino3d_vit_large" else "",
+        weights="released for dino3d_vit_large alone; docs/dino3d.md" if _size == "large" else "",
         small={"slices": 32, "image_size": 32, "position_size": 32, "dim": 16, "depth": 2, "heads": 2},
-    )(partial(dino3d_vit, _name, **_size))
+    )(partial(dino3d_vit, _name, **_parts))

@@ -52,9 +52,15 @@ class PlainViT(nn.Module):
             # torch's own attention, of the same result. MONAI offers it in the block, not in the network.
             block.attn.use_flash_attention = True
 
+    prefix = 0  # tokens that stand before those of the patches
+
+    def embed_patches(self, x: Tensor) -> Tensor:
+        """(B, 1, S, H, W) -> (B, P, dim): the tokens as they enter the first block, the slice varying fastest."""
+        return self.patch_embedding(x.transpose(2, 4))
+
     def forward_map(self, x: Tensor) -> Tensor:
         """(B, 1, S, H, W) -> the tokens (B, dim, S / patch, H / patch, W / patch) after the last norm."""
-        tokens = self.patch_embedding(x.transpose(2, 4))
+        tokens = self.embed_patches(x)
         for block in self.blocks:
             tokens = block(tokens)
         grid = [side // self.patch for side in x.shape[:1:-1]]

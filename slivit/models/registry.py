@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Layout = Literal["tiled", "volume", "clip"]
+Output = Literal["vector", "mask"]
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -34,6 +35,8 @@ class ModelSpec:
         size: (S, H, W): slices, rows and columns that it takes.
         mean: per channel, of values scaled to [0, 1]; its length is the number of channels.
         std: per channel, as `mean`.
+        output: "vector" (B, out_dim), or "mask" (B, out_dim, S, H, W): logits of every voxel, of (B, C, S*H, W) input
+            (B, out_dim, S*H, W).
         source: the paper or page that defines the network.
         licence: the licence of the published weights, or of the definition where there are none.
         weights: what a user must download to start from published weights; empty where there are none.
@@ -51,6 +54,7 @@ class ModelSpec:
     size: tuple[int, int, int]
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    output: Output = "vector"
     source: str = ""
     licence: str = ""
     weights: str = ""
@@ -62,6 +66,11 @@ class ModelSpec:
     def channels(self) -> int:
         """The number of input channels."""
         return len(self.mean)
+
+    @property
+    def takes(self) -> str:
+        """The input layout, and whether masks come out, in words."""
+        return self.input if self.output == "vector" else f"{self.input}, gives masks"
 
     def batch_shape(self, batch: int = 1) -> tuple[int, ...]:
         """The shape of a batch of `batch` scans as the model takes it."""
@@ -79,7 +88,8 @@ def register_model(
 ) -> Callable[[Factory], Factory]:
     """Register a factory `(out_dim, **args) -> nn.Module` under its own name, or under `name`.
 
-    The module it returns must have `.backbone` and `.head` (parameters outside both count as the integrator), and may
+    The module it returns must have `.backbone` and `.head` (parameters outside both count as the integrator, or the
+    decoder of a network that segments), and may
     have `.input_size`, an (S, H, W) that overrides `size` for that instance, and `.in_chans`, its number of channels:
     1 instead of three has the mean and std of the three on average, several instead of one repeat those of the one.
     `create_model` holds its arguments to their annotations, such as `slices: Count` (see `slivit.settings`).
@@ -123,15 +133,17 @@ def _load_families() -> None:
             importlib.import_module(f"slivit.models.{module.name}")
 
 
-def list_models(input: Layout | None = None) -> list[str]:
-    """The names of all registered models, sorted; only those of one input layout where it is given.
+def list_models(input: Layout | None = None, output: Output | None = None) -> list[str]:
+    """The names of all registered models, sorted; only those of one input layout or output where it is given.
 
     Example:
         >>> "slivit" in slivit.list_models()
         True
     """
     _load_families()
-    return sorted(name for name, (spec, _) in _FACTORIES.items() if input in (None, spec.input))
+    return sorted(
+        name for name, (spec, _) in _FACTORIES.items() if input in (None, spec.input) and output in (None, spec.output)
+    )
 
 
 def model_spec(name: str) -> ModelSpec:

@@ -1,4 +1,4 @@
-"""What every registered model must do."""
+"""What every registered model must do; a network that segments gives logits of every voxel instead of a vector."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
     return small(request.param)
 
 
-def test_gives_one_row_of_outputs_a_scan(model: nn.Module) -> None:
+def test_gives_one_output_a_scan_or_voxel(model: nn.Module) -> None:
     model.eval()
     with torch.no_grad():
         output = model(batch(model))
-        assert output.shape == (2, OUT_DIM)
+        assert output.shape == (2, OUT_DIM, *(batch(model).shape[2:] if model.spec.output == "mask" else ()))
         assert output.dtype == torch.float32
         torch.testing.assert_close(output[:1], model(batch(model)[:1]), rtol=1e-3, atol=1e-4)
 

@@ -26,7 +26,7 @@ def batch(model, size=2):
     return torch.randn(model.spec.batch_shape(size), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(params=list_models())
+@pytest.fixture(params=list_models(output="vector"))
 def model(request):
     return small(request.param)
 

@@ -1,0 +1,438 @@
+"""Segmentation on 3DINO-ViT: the 3D ViT-Adapter, UNETR, and a linear decoder; and the adapter on MONAI's ViT.
+
+Papers: Xu et al. 2025 (3DINO, arXiv:2501.11755), Methods, segmentation; Chen et al. 2023 (ViT-Adapter,
+arXiv:2205.08534); Hatamizadeh et al. 2022 (UNETR, arXiv:2103.10504).
+Origin: written for this project from the papers and from numbers that the released code computes; the decoders' blocks
+are MONAI's own (Apache-2.0), imported when a model is made.
+Licence: Apache-2.0 for this file; the weights that the authors released are under CC BY-NC-ND 4.0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slivit.errors import ModelError
+from slivit.models._deformable import ReferenceAxes
+from slivit.models._dino3d_vit import PATCH, VisionTransformer3d, grid_of
+from slivit.models._masks import MaskModel, UNetDecoder, UnetrDecoder
+from slivit.models._vit_adapter import STAGES, ViTAdapter
+from slivit.models._weights import WeightRules, Weights, start_from
+from slivit.models.dino3d import SIZES, Size, check_sizes, weight_rules
+from slivit.models.monai_vit import MonaiViT, monai_vit
+from slivit.models.registry import register_model
+from slivit.settings import Count, NonNegative, Positive, Share
+
+PATCHES = (PATCH,) * 3
+LINEAR_LAYERS = 4
+ADAPTER_WIDTH = 32  # of which its eight heads read a quarter
+
+
+class AdapterUNet(MaskModel):
+    """A transformer, the adapter that makes maps of four sizes of its blocks, and a U-Net's decoder.
+
+    Inside, the axes of a volume run columns, rows, slices, as the transformers number their tokens.
+
+    Args:
+        name: the registered name.
+        backbone: with `embed_patches`, `blocks` and `prefix`; each channel goes through it by itself.
+        rules: how published weights become the backbone's.
+        out_dim: K.
+        dim: width of a token.
+        size: (S, H, W) of a patch.
+        in_chans: C.
+        decoder_width: of `UNetDecoder`.
+        adapter: arguments of `ViTAdapter`.
+        fixed: the network takes patches of its own size alone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backbone: nn.Module,
+        rules: WeightRules,
+        out_dim: int,
+        *,
+        dim: int,
+        size: tuple[int, int, int],
+        in_chans: int,
+        decoder_width: int,
+        adapter: dict[str, Any],
+        fixed: bool = False,
+    ) -> None:
+        super().__init__(name, size, in_chans, PATCHES, fixed=fixed)
+        if dim % ADAPTER_WIDTH:
+            raise ModelError(f"{name}: dim must be a multiple of {ADAPTER_WIDTH}, as the adapter's; got {dim}")
+        self.backbone, self.backbone_info = backbone, rules
+        self.adapter = ViTAdapter(dim, in_chans, **adapter)
+        self.decoder = UNetDecoder(name, in_chans, dim, decoder_width)
+        self.head = nn.Conv3d(decoder_width, out_dim, 1)
+
+    def forward_maps(self, x: Tensor) -> list[Tensor]:
+        """(B, C, S, H, W) -> the adapter's four maps (B, dim, W / 2, H / 2, S / 2) and so on, columns first."""
+        backbone: Any = self.backbone
+        tokens = backbone.embed_patches(x.flatten(0, 1)[:, None])
+        return self.adapter(x.transpose(2, 4), tokens, list(backbone.blocks), backbone.prefix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) float32 -> (B, K, S, H, W) logits."""
+        self.check(x)
+        return self.head(self.decoder(x.transpose(2, 4), self.forward_maps(x))).transpose(2, 4)
+
+
+class Unetr(MaskModel):
+    """A 3DINO-ViT whose tokens behind four blocks a UNETR's decoder joins with the volume; axes as in `AdapterUNet`."""
+
+    def __init__(
+        self,
+        name: str,
+        backbone: VisionTransformer3d,
+        rules: WeightRules,
+        out_dim: int,
+        *,
+        size: tuple[int, int, int],
+        in_chans: int,
+        decoder_width: int,
+    ) -> None:
+        super().__init__(name, size, in_chans, PATCHES)
+        self.backbone, self.backbone_info = backbone, rules
+        self.merges = nn.ModuleList(nn.Linear(in_chans * backbone.dim, backbone.dim) for _ in range(STAGES))
+        self.decoder = UnetrDecoder(name, in_chans, backbone.dim, decoder_width)
+        self.head = nn.Conv3d(decoder_width, out_dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) float32 -> (B, K, S, H, W) logits."""
+        self.check(x)
+        grid = grid_of(x)[::-1]
+        every = len(self.backbone.blocks) // STAGES
+        layers = self.backbone.forward_layers(x.flatten(0, 1)[:, None], STAGES, every=every)
+        maps = [
+            F.gelu(merge(channels_last(tokens[:, 1:], len(x)))).mT.unflatten(2, grid)
+            for merge, tokens in zip(self.merges, layers, strict=True)
+        ]
+        return self.head(self.decoder(x.transpose(2, 4), maps)).transpose(2, 4)
+
+
+class LinearMasks(MaskModel):
+    """A 3DINO-ViT and a linear layer over the patch tokens of its last four blocks, made as large as the volume."""
+
+    def __init__(
+        self,
+        name: str,
+        backbone: VisionTransformer3d,
+        rules: WeightRules,
+        out_dim: int,
+        *,
+        size: tuple[int, int, int],
+        in_chans: int,
+    ) -> None:
+        super().__init__(name, size, in_chans, PATCHES)
+        self.backbone, self.backbone_info = backbone, rules
+        self.merge = nn.Linear(in_chans * backbone.dim, backbone.dim)
+        self.norm = nn.BatchNorm3d(LINEAR_LAYERS * backbone.dim)
+        self.head = nn.Conv3d(LINEAR_LAYERS * backbone.dim, out_dim, 1)
+
+    def forward_low(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) -> (B, K, S / 16, H / 16, W / 16) logits."""
+        layers = self.backbone.forward_layers(x.flatten(0, 1)[:, None], LINEAR_LAYERS)
+        merged = torch.cat([F.gelu(self.merge(channels_last(tokens[:, 1:], len(x)))) for tokens in layers], dim=2)
+        return self.head(self.norm(merged.mT.unflatten(2, grid_of(x)[::-1]))).transpose(2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) float32 -> (B, K, S, H, W) logits."""
+        self.check(x)
+        return F.interpolate(self.forward_low(x), size=x.shape[2:], mode="trilinear")
+
+
+def channels_last(tokens: Tensor, batch: int) -> Tensor:
+    """(B * C, P, dim) -> (B, P, C * dim): the tokens of a scan's channels one behind the other."""
+    return tokens.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)
+
+
+def dino3d_backbone(
+    name: str,
+    vit: Size,
+    sizes: dict[str, int | None],
+    *,
+    norm: bool,
+    resize_positions: bool,
+    side: dict[str, int],
+    **args: Any,
+) -> tuple[VisionTransformer3d, WeightRules]:
+    """A 3DINO-ViT for one of the networks here, and how weights become its own.
+
+    Args:
+        name: the registered name, for messages.
+        vit: the size that gives dim, depth and heads.
+        sizes: those of the three that differ.
+        norm: whether the last norm is used; where not, it is no part of the network.
+        resize_positions: see `slivit.models.dino3d.dino3d_vit`.
+        side: slices, image_size and position_size.
+        **args: of `VisionTransformer3d`.
+    """
+    counts = SIZES[vit] | {key: value for key, value in sizes.items() if value is not None}
+    check_sizes(name, side, counts | {"last_layers": 1}, args["drop_path"])
+    if counts["depth"] % STAGES:
+        raise ModelError(
+            f"{name}: depth must be a multiple of {STAGES}, the stages that are read; got {counts['depth']}"
+        )
+    network = VisionTransformer3d(**counts, position_size=side["position_size"], **args)
+    if not norm:
+        network.norm = nn.Identity()  # type: ignore[assignment]
+    return network, weight_rules(name, False, resize_positions, norm=norm)
+
+
+COMMON: dict[str, Any] = {
+    "input": "volume",
+    "output": "mask",
+    "size": (112, 112, 112),
+    "mean": (0.5,),
+    "std": (0.5,),
+    "source": "arXiv:2501.11755, Methods, segmentation",
+    "licence": "Apache-2.0 (definition); CC BY-NC-ND 4.0 (weights released by the authors)",
+    "weights": "the backbone released for dino3d_vit_large; docs/dino3d.md",
+}
+SMALL: dict[str, Any] = {"slices": 32, "image_size": 32, "position_size": 32, "dim": 32, "depth": 4, "heads": 2}
+SMALL_DECODER: dict[str, Any] = SMALL | {"decoder_width": 4}
+
+
+@register_model(**COMMON, parameters=349_881_153, small=SMALL_DECODER | {"prior_width": 4})
+def dino3d_adapter(
+    out_dim: int,
+    *,
+    vit: Size = "large",
+    slices: Count = 112,
+    image_size: Count = 112,
+    in_chans: Count = 1,
+    dim: Count | None = None,
+    depth: Count | None = None,
+    heads: Count | None = None,
+    mlp_ratio: Positive = 4.0,
+    position_size: Count = 112,
+    resize_positions: bool = False,
+    layer_scale: NonNegative = 1e-5,
+    vit_drop_path: Share = 0.0,
+    drop_path: Share = 0.2,
+    prior_width: Count = 32,
+    decoder_width: Count = 32,
+    reference_axes: ReferenceAxes = "aligned",
+    merge_gelu: bool = False,
+    pretrained: bool | Weights = False,
+) -> AdapterUNet:
+    """3DINO-ViT with the 3D ViT-Adapter and a U-Net's decoder: (B, C, S, H, W) float32 -> (B, out_dim, S, H, W) logits.
+
+    In the paper the backbone is frozen and the rest is trained. The blocks' activations are computed again for the
+    gradients, as these run through a frozen backbone too.
+
+    Args:
+        out_dim: K, the number of outputs.
+        vit: size of the backbone: "small", "base", or "large", for which weights are released.
+        slices: S of a patch, a multiple of 16; the network itself takes any multiples of 16.
+        image_size: P, rows and columns of a patch, a multiple of 16.
+        in_chans: C. Each channel goes through the backbone by itself; the adapter reads their mean.
+        dim: width of a token, where it is not the size's.
+        depth: number of blocks, a multiple of 4, where it is not the size's.
+        heads: attention heads a block, where they are not the size's.
+        mlp_ratio: hidden width of a block's perceptron, in widths of a token.
+        position_size: side in voxels of the cube over which positions are trained.
+        resize_positions: see `slivit.models.dino3d.dino3d_vit`.
+        layer_scale: value from which the scale of each residual branch is trained.
+        vit_drop_path: share of the volumes that skip a residual branch of the backbone in training.
+        drop_path: share of the scans that skip a perceptron of the adapter in training.
+        prior_width: channels of the adapter's first convolutions.
+        decoder_width: channels of the decoder at full size.
+        reference_axes: "aligned", or "published": the order of axes in which the released code places where a token
+            looks first (a token at slice i, row j, column k looks round (j, k, i)).
+        merge_gelu: a GELU behind the merged channels, as the paper says; the released code has none.
+        pretrained: a path loads weights into the backbone (see `load_backbone`).
+
+    Raises:
+        ModelError: MONAI is not installed, or a value is not allowed.
+        CheckpointError: weights that do not fit.
+
+    Source: Xu et al. 2025, Methods, segmentation; Chen et al. 2023, section 3.
+    """
+    name = "dino3d_adapter"
+    backbone, rules = dino3d_backbone(
+        name,
+        vit,
+        {"dim": dim, "depth": depth, "heads": heads},
+        norm=False,
+        resize_positions=resize_positions,
+        side={"slices": slices, "image_size": image_size, "position_size": position_size},
+        mlp_ratio=mlp_ratio,
+        layer_scale=layer_scale,
+        drop_path=vit_drop_path,
+    )
+    model = AdapterUNet(
+        name,
+        backbone,
+        rules,
+        out_dim,
+        dim=backbone.dim,
+        size=(slices, image_size, image_size),
+        in_chans=in_chans,
+        decoder_width=decoder_width,
+        adapter={"width": prior_width, "drop_path": drop_path, "order": reference_axes, "merge_gelu": merge_gelu},
+    )
+    start_from(model, pretrained)
+    return model
+
+
+def dino3d_decoder(
+    name: str,
+    out_dim: int,
+    *,
+    vit: Size = "large",
+    slices: Count = 112,
+    image_size: Count = 112,
+    in_chans: Count = 1,
+    dim: Count | None = None,
+    depth: Count | None = None,
+    heads: Count | None = None,
+    mlp_ratio: Positive = 4.0,
+    position_size: Count = 112,
+    resize_positions: bool = False,
+    layer_scale: NonNegative = 1e-5,
+    drop_path: Share = 0.0,
+    decoder_width: Count = 32,
+    pretrained: bool | Weights = False,
+) -> Unetr | LinearMasks:
+    """3DINO-ViT with a plain decoder: (B, C, S, H, W) float32 -> (B, out_dim, S, H, W) logits.
+
+    Args:
+        name: "dino3d_unetr", the paper's Random: the normed tokens behind each quarter of the blocks (6, 12, 18 and 24
+            of the large one) and the volume itself through UNETR's decoder; or "dino3d_linear": the patch tokens of the
+            last four blocks, their channels merged, through GELU, batch norm and one linear layer, whose logits of
+            patches are interpolated to voxels.
+        drop_path: share of the volumes that skip a residual branch in training.
+        decoder_width: channels of UNETR's decoder at full size.
+        out_dim, vit, slices, image_size, in_chans, dim, depth, heads, mlp_ratio, position_size, resize_positions,
+            layer_scale, pretrained: see `dino3d_adapter`.
+
+    Raises:
+        ModelError: MONAI is not installed, or a value is not allowed.
+        CheckpointError: weights that do not fit.
+
+    Source: Xu et al. 2025, Methods, segmentation; Hatamizadeh et al. 2022, section 3.1.
+    """
+    backbone, rules = dino3d_backbone(
+        name,
+        vit,
+        {"dim": dim, "depth": depth, "heads": heads},
+        norm=True,
+        resize_positions=resize_positions,
+        side={"slices": slices, "image_size": image_size, "position_size": position_size},
+        mlp_ratio=mlp_ratio,
+        layer_scale=layer_scale,
+        drop_path=drop_path,
+    )
+    shape: dict[str, Any] = {"size": (slices, image_size, image_size), "in_chans": in_chans}
+    model: Unetr | LinearMasks
+    if name == "dino3d_unetr":
+        model = Unetr(name, backbone, rules, out_dim, **shape, decoder_width=decoder_width)
+    else:
+        model = LinearMasks(name, backbone, rules, out_dim, **shape)
+    start_from(model, pretrained)
+    return model
+
+
+for _name, _parameters in (("dino3d_unetr", 325_995_425), ("dino3d_linear", 307_971_073)):
+    register_model(_name, **COMMON, parameters=_parameters, small=SMALL | {"decoder_width": 4})(
+        partial(dino3d_decoder, _name)
+    )
+
+
+SMALL_MONAI = {key: value for key, value in SMALL_DECODER.items() if key != "position_size"}
+SMALL_MONAI |= {"mlp_dim": 32, "prior_width": 4}
+
+
+@register_model(
+    input="volume",
+    output="mask",
+    size=(96, 96, 96),
+    mean=(0.0,),
+    std=(1.0,),
+    parameters=117_982_273,
+    source="arXiv:2501.11755, Methods, segmentation",
+    licence="Apache-2.0",
+    weights="none needed; the backbone takes what monai_vit takes",
+    small={
+        "slices": 32,
+        "image_size": 32,
+        "dim": 32,
+        "depth": 4,
+        "heads": 2,
+        "mlp_dim": 32,
+        "prior_width": 4,
+        "decoder_width": 4,
+    },
+)
+def monai_vit_adapter(
+    out_dim: int,
+    *,
+    slices: Count = 96,
+    image_size: Count = 96,
+    in_chans: Count = 1,
+    dim: Count = 768,
+    depth: Count = 12,
+    heads: Count = 12,
+    mlp_dim: Count = 3072,
+    qkv_bias: bool = False,
+    drop_path: Share = 0.2,
+    prior_width: Count = 32,
+    decoder_width: Count = 32,
+    reference_axes: ReferenceAxes = "aligned",
+    merge_gelu: bool = False,
+    pretrained: bool | Weights = False,
+) -> AdapterUNet:
+    """MONAI's ViT with the 3D ViT-Adapter and a U-Net's decoder: (B, C, S, P, P) -> (B, out_dim, S, P, P) logits.
+
+    Args:
+        slices: S of a patch, a multiple of 16, and the only one that the network takes.
+        image_size: P of a patch, a multiple of 16, and the only one that the network takes.
+        mlp_dim: hidden width of a block's perceptron.
+        qkv_bias: see `slivit.models.monai_vit.monai_vit`.
+        out_dim, in_chans, dim, depth, heads, drop_path, prior_width, decoder_width, reference_axes, merge_gelu: see
+            `dino3d_adapter`.
+        pretrained: see `slivit.models.monai_vit.monai_vit`.
+
+    Raises:
+        ModelError: MONAI is not installed, or a value is not allowed.
+        CheckpointError: weights that do not fit.
+
+    Source: Xu et al. 2025, Methods, segmentation.
+    """
+    name = "monai_vit_adapter"
+    if depth % STAGES:
+        raise ModelError(f"{name}: depth must be a multiple of {STAGES}, the stages that are read; got {depth}")
+    vit: MonaiViT = monai_vit(
+        1,
+        slices=slices,
+        image_size=image_size,
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        mlp_dim=mlp_dim,
+        qkv_bias=qkv_bias,
+    )
+    vit.backbone.norm = nn.Identity()
+    model = AdapterUNet(
+        name,
+        vit.backbone,
+        replace(vit.backbone_info, architecture=name, drop=(*vit.backbone_info.drop, r"^norm\.")),
+        out_dim,
+        dim=dim,
+        size=(slices, image_size, image_size),
+        in_chans=in_chans,
+        decoder_width=decoder_width,
+        adapter={"width": prior_width, "drop_path": drop_path, "order": reference_axes, "merge_gelu": merge_gelu},
+        fixed=True,
+    )
+    start_from(model, pretrained)
+    return model
