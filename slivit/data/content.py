@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slivit.data.readers import itk
+from slivit.data.readers.address import split_address
 from slivit.data.readers.entries import walk
 from slivit.files import whole_file
 
@@ -50,9 +51,7 @@ def files_of(path: str) -> Files:
     """
     import xxhash
 
-    file, item = path, ""
-    if "#" in path and not os.path.exists(path):  # noqa: PTH110 (once a scan and epoch)
-        file, _, item = path.rpartition("#")
+    file, item = split_address(path)
     found = _folder(file) if os.path.isdir(file) else list(_alone(Path(file)))  # noqa: PTH112
     # The time of the last change of status cannot be set back by hand, so an edit that keeps size and date shows too.
     told = [n & _MASK for _, _, s in found for n in (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)]

@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from slivit.data import manifest_checks as checks
-from slivit.data.table import as_shown, as_text, missing_columns, read_table, with_numbers
+from slivit.data.table import as_shown, as_text, missing_columns, read_table, with_numbers, without_missing
 from slivit.errors import ManifestError, gather, one_of
 from slivit.files import whole_file
 from slivit.targets.task import Task, class_name
@@ -46,6 +46,7 @@ class _Rules:
     check_files: bool = True
     patient_from_path: bool = False
     need_splits: Sequence[str] | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def need(self) -> tuple[str, ...]:
@@ -58,7 +59,8 @@ class _Rules:
 class Manifest:
     """A table of scans that has passed every check; it does not change.
 
-    Its frame has the columns `path` (absolute), `patient`, `split` ("" where the table had none), the task's targets
+    Its frame has the columns `path` (absolute; with what the columns `series`, `frame`, `axis` and `channel` say of it
+    behind a #, see `slivit.data.readers.address`), `patient`, `split` ("" where the table had none), the task's targets
     (int64 or float64, NaN for a missing label; class names for multiclass) and every other column of the table. The
     index `row` is the line of the file, or the index of the frame that it was made from. `read_manifest` and
     `Manifest.from_frame` make one.
@@ -88,6 +90,7 @@ class Manifest:
         check_files: bool = True,
         patient_from_path: bool = False,
         need_splits: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
         source: str = "the table",
     ) -> Manifest:
         """Make a manifest from a data frame, with the checks and options of `read_manifest`.
@@ -101,6 +104,7 @@ class Manifest:
             check_files=check_files,
             patient_from_path=patient_from_path,
             need_splits=need_splits,
+            where=where or {},
         )
         index = frame.index if frame.index.is_unique else pd.RangeIndex(len(frame))
         return _checked(frame.set_axis(index.rename("row")), task, source, Path(root or "."), rules)
@@ -239,6 +243,7 @@ def read_manifest(
     check_files: bool = True,
     patient_from_path: bool = False,
     need_splits: Sequence[str] | None = None,
+    where: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Read a CSV of scans and check it; everything that is wrong is told in one error, by line of the file.
 
@@ -254,6 +259,7 @@ def read_manifest(
             two scans of one patient may then stand in different splits).
         need_splits: splits that must have rows where the table has a split column; train, val and test by default
             (none without `require_targets`). Pass () for an external test table.
+        where: keep the rows whose columns have these values: {"modality": ["CT", "MR"]}; others are not looked at.
 
     Raises:
         ManifestError: all that was found wrong.
@@ -271,6 +277,7 @@ def read_manifest(
         check_files=check_files,
         patient_from_path=patient_from_path,
         need_splits=need_splits,
+        where=where or {},
     )
     path = Path(csv)
     return _checked(read_table(path), task, str(csv), Path(root) if root else path.parent, rules)
@@ -299,6 +306,7 @@ def inspect_manifest(
     root: Path | str | None = None,
     patient_from_path: bool = False,
     need_splits: Sequence[str] = (),
+    where: Mapping[str, Any] | None = None,
 ) -> Inspection:
     """Read a CSV of scans as `read_manifest` does, but tell what is wrong instead of raising; scans are not looked for.
 
@@ -314,6 +322,7 @@ def inspect_manifest(
         require_targets=task is not None,
         patient_from_path=patient_from_path,
         need_splits=need_splits,
+        where=where or {},
     )
     raw = read_table(csv)
     gather(missing_columns(raw, [rules.columns.path]), str(csv), ManifestError)
@@ -329,9 +338,12 @@ def _checked(raw: pd.DataFrame, task: Task, source: str, base: Path, rules: _Rul
 
 def _inspect(raw: pd.DataFrame, task: Task | None, base: Path, rules: _Rules) -> Inspection:
     targets_wanted = task.targets if task else ()
-    problems = _column_problems(raw, targets_wanted, rules)
+    raw, unknown = checks.kept_rows(raw, rules.where)
+    problems = [*_column_problems(raw, targets_wanted, rules), *unknown]
     base = Path(base).expanduser().absolute()
     core, found, warnings = _core(raw, base, rules)
+    core["path"], wrong = checks.addresses(core["path"], raw, [*targets_wanted, *rules.columns.model_dump().values()])
+    found += wrong
     targets, wrong = _targets(raw, task, rules)
     frame = pd.concat([core, targets, _others(raw, targets_wanted, rules)], axis=1)
     problems += [*found, *wrong, *checks.scan_problems(core["path"], base, rules.check_files)]
@@ -363,16 +375,16 @@ def _core(raw: pd.DataFrame, base: Path, rules: _Rules) -> tuple[pd.DataFrame, l
     """The columns path, patient and split, with their problems and warnings."""
     names, problems, warnings = rules.columns, [], []
     split = blank = pd.Series("", index=raw.index, dtype=object)
-    path = as_text(raw[names.path]) if names.path in raw else blank
-    patient = as_text(raw[names.patient]) if names.patient in raw else path
+    path = without_missing(as_text(raw[names.path])) if names.path in raw else blank
+    patient = without_missing(as_text(raw[names.patient])) if names.patient in raw else path
     problems += checks.empty_cells(path.rename(names.path)) if names.path in raw else []
     if names.patient in raw:
-        problems += checks.empty_cells(patient.rename(names.patient))
+        problems += [*checks.empty_cells(patient.rename(names.patient)), *checks.rounded_patients(patient)]
         warnings += checks.similar_patients(patient)
     elif rules.patient_from_path:
         warnings.append("there is no patient column: each scan counts as a patient of its own")
     if names.split in raw:
-        split = as_text(raw[names.split])
+        split = without_missing(as_text(raw[names.split]))
         if (split != "").any():
             split, found = checks.split_names(split)
             problems += found

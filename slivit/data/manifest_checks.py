@@ -7,12 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from slivit.data.table import as_classes, as_labels, as_numbers, as_text, capped
+from slivit.data.readers.address import ROW_OPTIONS, split_address, with_options
+from slivit.data.readers.geometry import TOWARDS
+from slivit.data.table import as_classes, as_labels, as_numbers, as_text, capped, missing_columns, without_missing
 from slivit.errors import ManifestError, nearest, one_of
-from slivit.targets.task import Task
+from slivit.targets.task import Task, class_name
 
 SPLITS = ("train", "val", "test")
 _ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
@@ -36,6 +39,24 @@ def empty_cells(text: pd.Series) -> list[str]:
     return capped([f"row {row}: {text.name} is empty" for row in empty[:10]], len(empty), f"rows without {text.name}")
 
 
+def kept_rows(raw: pd.DataFrame, where: Mapping[str, Any]) -> tuple[pd.DataFrame, list[str]]:
+    """The rows whose columns have one of the values wanted, and what is wrong with the wish.
+
+    Args:
+        raw: the table.
+        where: a value, or several, for each of the columns that count.
+    """
+    problems = missing_columns(raw, where)
+    for name in (n for n in where if n in raw):
+        values = where[name] if isinstance(where[name], (list, tuple)) else [where[name]]
+        wanted = {class_name(value) for value in values}
+        text = as_classes(as_text(raw[name]))
+        raw = raw[text.isin(wanted)]
+        if raw.empty and not problems:
+            problems.append(f"no row has {name} {one_of(sorted(wanted))}; it is {_some(text, 6)}")
+    return raw, problems
+
+
 # -- targets ----------------------------------------------------------------------------------------------------------
 
 
@@ -52,7 +73,7 @@ def read_targets(column: pd.Series, task: Task, required: bool) -> tuple[pd.Seri
     """
     text = as_text(column)
     if task.kind == "multiclass":
-        names = as_classes(text)
+        names = as_classes(without_missing(text, task.classes))
         return names, _class_problems(names, task, required)
     numbers, bad = as_numbers(text if task.kind == "regression" else as_labels(text))
     problems = _kind_problems(text, numbers, bad, task) or _number_problems(text, numbers, bad, task, required)
@@ -112,7 +133,20 @@ def _class_problems(names: pd.Series, task: Task, required: bool) -> list[str]:
         ]
     else:
         problems = []
-    return problems + (empty_cells(names) if required else [])
+    return problems + _spellings(filled) + (empty_cells(names) if required else [])
+
+
+def _spellings(names: pd.Series) -> list[str]:
+    """Class names that differ in letter case or spaces alone: one class that would be trained as several."""
+    counts = names.value_counts()
+    alike: dict[str, list[str]] = {}
+    for name in counts.index:
+        alike.setdefault(re.sub(r"\s+", "", str(name).casefold()), []).append(f'"{name}" ({counts[name]} rows)')
+    return [
+        f'column "{names.name}" holds {" and ".join(same)}, which differ in letter case or spaces alone; write one name'
+        for same in alike.values()
+        if len(same) > 1
+    ]
 
 
 def _some(text: pd.Series, limit: int = 4) -> str:
@@ -123,17 +157,6 @@ def _some(text: pd.Series, limit: int = 4) -> str:
 # -- scans ------------------------------------------------------------------------------------------------------------
 
 
-def split_fragment(path: str) -> tuple[str, str]:
-    """Split "scans.npz#train/17" into the file and the item within it; the item is "" where there is none.
-
-    A file whose own name holds a "#" is taken as it is where it exists.
-    """
-    if "#" not in path or Path(path).exists():
-        return path, ""
-    file, _, item = path.rpartition("#")
-    return file, item
-
-
 def scan_problems(paths: pd.Series, base: Path, check_files: bool) -> list[str]:
     """Scans that do not exist, and scans that are listed twice (also by another spelling, a link or a hard link).
 
@@ -142,7 +165,7 @@ def scan_problems(paths: pd.Series, base: Path, check_files: bool) -> list[str]:
         base: the folder that relative paths were taken from, for the message.
         check_files: whether to look at the disk; otherwise only the names are compared.
     """
-    parts = {p: split_fragment(p) if check_files else (p, "") for p in paths.unique() if p}
+    parts = {p: split_address(p) if check_files else (p, "") for p in paths.unique() if p}
     files = {file for file, _ in parts.values()}
     identity: Mapping[str, object] = {f: _identity(f) if check_files else os.path.normcase(f) for f in files}
     problems = _absent(paths, {p for p, (f, _) in parts.items() if identity[f] is None}, base)
@@ -169,12 +192,20 @@ def _absent(paths: pd.Series, absent: set[str], base: Path) -> list[str]:
 
 
 def _neighbour(path: str) -> str:
-    file = Path(split_fragment(path)[0])
+    file = Path(split_address(path)[0])
     try:
         names = [p.name for p in file.parent.iterdir()]
     except OSError:
-        return f' Nor does its folder "{file.parent}".'
-    return nearest(file.name, names) if len(names) <= 2000 else ""
+        return _slashes(path) or f' Nor does its folder "{file.parent}".'
+    return _slashes(path) or (nearest(file.name, names) if len(names) <= 2000 else "")
+
+
+def _slashes(path: str) -> str:
+    """What to change in a path that was written on Windows."""
+    if "\\" not in path or os.sep == "\\":
+        return ""
+    name = os.path.basename(path).replace("\\", "/")  # noqa: PTH119
+    return f" Its name has backslashes, which part folders on Windows alone: write {name}."
 
 
 def _repeated(paths: pd.Series, keys: Mapping[str, object]) -> list[str]:
@@ -186,6 +217,43 @@ def _repeated(paths: pd.Series, keys: Mapping[str, object]) -> list[str]:
             spelled = "" if seen[1] == path else f' (there as "{seen[1]}")'
             problems.append(f'row {row}: scan "{path}" is already in row {seen[0]}{spelled}; list every scan once')
     return capped(problems, len(problems), "repeated scans")
+
+
+_READ_BY = "the columns series, frame, axis and channel say how a scan is read; rename one that means something else"
+
+
+def addresses(paths: pd.Series, raw: pd.DataFrame, skip: Sequence[str]) -> tuple[pd.Series, list[str]]:
+    """Put what the columns `series`, `frame`, `axis` and `channel` say of a scan into its address.
+
+    Args:
+        paths: absolute paths.
+        raw: the table.
+        skip: columns that mean something else, such as targets.
+
+    Returns:
+        The addresses, by which every stage reads the scans, and what is wrong in these columns.
+    """
+    names = [name for name in ROW_OPTIONS if name in raw and name not in skip]
+    if not names:
+        return paths, []
+    cells = {name: as_classes(without_missing(as_text(raw[name]))) for name in names}
+    problems = _option_problems(cells)
+    rows = zip(paths, *cells.values(), strict=True)
+    told = [with_options(path, dict(zip(names, values, strict=True))) if path else "" for path, *values in rows]
+    return pd.Series(told, index=paths.index, name=paths.name, dtype=object), problems
+
+
+def _option_problems(cells: Mapping[str, pd.Series]) -> list[str]:
+    problems = []
+    for name, allowed, pattern in (
+        ("frame", "a whole number from 0", r"\d+"),
+        ("axis", one_of(TOWARDS), "|".join(TOWARDS)),
+    ):
+        column = cells.get(name, pd.Series(dtype=object))
+        wrong = column[(column != "") & ~column.astype(str).str.fullmatch(pattern)]
+        told = [f"row {row}: {name} is {cell!r}; it must be {allowed} ({_READ_BY})" for row, cell in wrong.items()]
+        problems += capped(told, len(told), f"wrong values of {name}")
+    return problems
 
 
 # -- splits -----------------------------------------------------------------------------------------------------------
@@ -219,6 +287,16 @@ def similar_patients(patient: pd.Series) -> list[str]:
         return []
     more = f", and {len(told) - 3} more such" if len(told) > 3 else ""
     return [f"{'; '.join(told[:3])}{more}: taken for different patients; if they are not, give them one name"]
+
+
+def rounded_patients(patient: pd.Series) -> list[str]:
+    """Patients that a spreadsheet has written as rounded numbers (1.23E+12), under which several may hide."""
+    rounded = patient[patient.str.fullmatch(r"\d([.,]\d+)?[eE]\+?\d+")]
+    told = (
+        f"row {row}: patient is {cell!r}, a number that a spreadsheet has rounded; export the column as text"
+        for row, cell in rounded.items()
+    )
+    return capped(told, len(rounded), "rounded patients")
 
 
 def _plain_name(name: str) -> str:

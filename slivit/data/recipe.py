@@ -24,6 +24,7 @@ class Data(Section):
         root: the folder that relative scan paths start from (the CSV's by default), or that holds MedMNIST files.
         download: let medmnist download a set that is not in `root`.
         columns: the names of the manifest's columns.
+        where: keep the rows whose columns have these values: {"modality": ["CT"]}.
         fractions: train, val and test fractions of patients, where the manifest has no split column.
         split_seed: the seed of every split that is made here.
         val_from_train: where the manifest has train rows but no val rows, move this fraction of the training patients
@@ -43,6 +44,7 @@ class Data(Section):
     root: str = ""
     download: bool = False
     columns: Columns = Columns()
+    where: dict[str, str | int | float | list[str | int | float]] = Field(default_factory=dict)
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
     split_seed: int = 0
     val_from_train: float = Field(default=0.0, ge=0, lt=1)

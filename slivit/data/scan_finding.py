@@ -13,6 +13,7 @@ from typing import Any
 from slivit.data.archive import unpack
 from slivit.data.content import files_of
 from slivit.data.readers import npz, sniff
+from slivit.data.readers.address import ROW_OPTIONS
 from slivit.data.readers.base import natural_order
 from slivit.data.readers.dispatch import READERS
 from slivit.data.readers.entries import FileEntry, folder_entries
@@ -191,24 +192,20 @@ def _renamed(ref: ScanRef, folder: Path, name: str) -> ScanRef:
 
 
 def _rows(csv: Path) -> list[ScanRef]:
-    """The rows of a manifest: `path`, perhaps `series`, and columns to be carried over."""
+    """The rows of a manifest: the addresses of its scans, and columns to be carried over."""
     from slivit.data.manifest import inspect_manifest
     from slivit.data.table import read_table
 
-    raw = read_table(csv)
-    added = {"patient", "split"} - set(raw.columns)
+    added = {"patient", "split"} - set(read_table(csv).columns)
     frame = inspect_manifest(csv, patient_from_path=True).frame.drop(columns=list(added))
     empty = [f"row {row}: path is empty" for row, path in frame["path"].items() if not path]
     gather(empty, str(csv), ManifestError)
-    if "series" in raw:
-        frame["series"] = raw["series"]  # as text: a number or a UID
     return [_row(row) for row in frame.to_dict("records")]
 
 
 def _row(row: Mapping[Any, Any]) -> ScanRef:
-    columns = {str(k): v for k, v in row.items() if k not in ("path", "series")}
-    options = {"series": row["series"]} if row.get("series") else {}
-    return ScanRef(row["path"], row["path"], options, columns)
+    told = {"path", *ROW_OPTIONS}  # an address holds them all
+    return ScanRef(row["path"], row["path"], columns={str(k): v for k, v in row.items() if k not in told})
 
 
 def _with_state(ref: ScanRef) -> ScanRef:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from slivit.data.importers import make_manifest
 from slivit.data.manifest import Manifest, read_manifest
+from slivit.data.manifest_checks import addresses, kept_rows
 from slivit.data.recipe import Data
-from slivit.errors import ManifestError
+from slivit.errors import ManifestError, gather
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
@@ -93,7 +94,9 @@ def imported_frame(importer: str, path: Path, data: Data) -> pd.DataFrame:
     imported = make_manifest(importer, path, **options)
     for note in imported.notes:
         log.info("%s: %s", path, note)
-    return imported.frame
+    frame, problems = kept_rows(imported.frame, data.where)
+    gather(problems, str(path), ManifestError)
+    return frame.assign(path=addresses(frame["path"], frame, ())[0])
 
 
 def _read(name: str, data: Data, task: Task, need_splits: tuple[str, ...]) -> Manifest:
@@ -101,7 +104,9 @@ def _read(name: str, data: Data, task: Task, need_splits: tuple[str, ...]) -> Ma
     if importer:
         frame = imported_frame(importer, path, data)
         return Manifest.from_frame(frame, task, source=str(path), need_splits=need_splits)
-    return read_manifest(path, task, columns=data.columns, root=data.root or None, need_splits=need_splits)
+    return read_manifest(
+        path, task, columns=data.columns, root=data.root or None, need_splits=need_splits, where=data.where
+    )
 
 
 def _importer_of(path: Path) -> str:

@@ -17,12 +17,13 @@ from slivit.errors import ManifestError, gather, nearest, one_of
 from slivit.targets.task import class_name
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>"})
-"""What an empty cell of numbers looks like, in lower case. (Among class names, "None" is a name.)"""
+"""What an empty cell looks like, in lower case, as R, pandas and databases write it."""
 
 _FORMULA = re.compile(r"^'*[=+\-@\t\r]")
 """What a spreadsheet would compute instead of show, and what was quoted because of that."""
 _NUMBER = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 _CODE = re.compile(r"[-+]?0\d")
+_SEPARATOR = re.compile(r'"?sep=(.)"?[,;]*$', re.IGNORECASE)
 _WHOLE_FLOAT = re.compile(r"^(-?\d+)\.0+$")
 
 
@@ -100,19 +101,32 @@ def _text(path: Path) -> str:
 
 def _rows(text: str, path: Path) -> tuple[list[int], list[list[str]]]:
     """The non-blank rows with the lines that they start on, the header first."""
-    first = next(line for line in text.splitlines() if line.strip())
-    delimiter = max(",;\t", key=first.count)
+    text, line, delimiter = _from_header(text, path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    lines, rows, line = [], [], 1
+    skipped, lines, rows = line - 1, [], []
     try:
         for row in reader:
             if any(cell.strip() for cell in row):
                 lines.append(line)
                 rows.append([_unquoted(cell.strip()) for cell in row])
-            line = reader.line_num + 1
+            line = skipped + reader.line_num + 1
     except csv.Error as err:
         raise ManifestError(f"{path}: line {line} is not CSV: {err}") from None
     return lines, rows
+
+
+def _from_header(text: str, path: Path) -> tuple[str, int, str]:
+    """The table from its header on, the line of that, and the delimiter; what stands before it is passed over.
+
+    Before the header a spreadsheet writes "sep=;", and people write comments behind a #.
+    """
+    lines, line, delimiter = text.splitlines(keepends=True), 0, ""
+    for line, start in enumerate(lines):
+        if match := _SEPARATOR.match(start.strip()):
+            delimiter = match[1]
+        elif start.strip() and not start.lstrip().startswith("#"):
+            return "".join(lines[line:]), line + 1, delimiter or max(",;\t", key=start.count)
+    raise ManifestError(f"{path}: there is no header; up to line {line + 1} there are comments and empty lines alone")
 
 
 def missing_columns(frame: pd.DataFrame, wanted: Iterable[str]) -> list[str]:
@@ -135,6 +149,16 @@ def _cell(value: Any) -> str:
     return "" if pd.api.types.is_scalar(value) and pd.isna(value) else class_name(value)
 
 
+def without_missing(text: pd.Series, names: Iterable[str] = ()) -> pd.Series:
+    """The cells with "" for those that say that nothing is known, such as "NA" and "null".
+
+    Args:
+        text: cells as text.
+        names: names that are meant as they are, such as a class that is called "None".
+    """
+    return text.where(~text.str.lower().isin(MISSING) | text.isin([*names]), "")
+
+
 def as_numbers(text: pd.Series) -> tuple[pd.Series, pd.Series]:
     """Read text cells as numbers.
 
@@ -155,9 +179,8 @@ def as_labels(text: pd.Series) -> pd.Series:
 
 
 def as_classes(text: pd.Series) -> pd.Series:
-    """Read text cells as class names: "3.0", as pandas writes a column with a gap, is "3"; "nan" is an empty cell."""
-    whole = text.str.replace(_WHOLE_FLOAT, r"\1", regex=True)
-    return whole.where(whole.str.lower() != "nan", "")
+    """Read text cells as class names: "3.0", as pandas writes a column with a gap, is "3"."""
+    return text.str.replace(_WHOLE_FLOAT, r"\1", regex=True)
 
 
 def with_numbers(column: pd.Series) -> pd.Series:
@@ -167,7 +190,7 @@ def with_numbers(column: pd.Series) -> pd.Series:
     text = as_text(column)
     numbers, bad = as_numbers(text)
     if bad.any() or numbers.isna().all() or text.map(lambda t: _CODE.match(t) is not None).any():
-        return text
+        return without_missing(text)
     whole = numbers.notna().all() and (numbers % 1 == 0).all() and (numbers.abs() < 2**53).all()
     return numbers.astype("int64") if whole else numbers
 

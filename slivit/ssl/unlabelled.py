@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.data.manifest import inspect_manifest
+from slivit.data.readers.address import split_address
 from slivit.data.recipe import Data
 from slivit.data.sources import imported_frame, named_source
 from slivit.errors import ManifestError, gather, nearest
@@ -54,10 +55,15 @@ def _read(data: Data) -> tuple[pd.DataFrame, str]:
     names = data.columns
     known = _columns_of(path)
     inspection = inspect_manifest(
-        path, None, columns=names, root=data.root or None, patient_from_path=names.patient not in known
+        path,
+        None,
+        columns=names,
+        root=data.root or None,
+        patient_from_path=names.patient not in known,
+        where=data.where,
     )
     gather(inspection.problems, str(path), ManifestError)
-    missing = [p for p in inspection.frame["path"] if not Path(p.split("#")[0]).exists()]
+    missing = [p for p in inspection.frame["path"] if not Path(split_address(p)[0]).exists()]
     gather([f"there is no {p}" for p in missing], str(path), ManifestError)
     return inspection.frame, str(path)
 

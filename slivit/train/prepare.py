@@ -86,7 +86,9 @@ def _rows(recipe: TrainingRecipe | PrepareRecipe) -> Sequence[Mapping[str, Any]]
     if isinstance(recipe, TrainingRecipe):
         return load_manifest(data, recipe.task).rows()
     # Of a table alone only the paths matter: what is wrong with its patients and splits is told by training.
-    found = inspect_manifest(data.manifest, columns=data.columns, root=data.root or None, patient_from_path=True)
+    found = inspect_manifest(
+        data.manifest, columns=data.columns, root=data.root or None, patient_from_path=True, where=data.where
+    )
     return [{"path": path} for path in found.frame["path"] if path]
 
 

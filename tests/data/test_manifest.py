@@ -218,9 +218,80 @@ def test_missing_labels_are_allowed_in_multilabel_only(table):
 
 
 def test_class_names_survive_a_trip_through_pandas(table):
+    task = Task(kind="multiclass", targets=("label",), classes=("3", "None"))
+    csv = table("path,patient,label\na.png,1,3.0\nb.png,2,None\nc.png,3,3\n")
+    assert read_manifest(csv, task).frame["label"].tolist() == ["3", "None", "3"]
+    assert "row 3: label is empty" in problems(csv, Task(kind="multiclass", targets=("label",)))
+
+
+@pytest.mark.parametrize("word", ["NA", "n/a", "null", "None", "NaN", "<NA>", ""])
+def test_what_stands_for_nothing_is_nothing_in_every_column(table, word):
     task = Task(kind="multiclass", targets=("label",))
-    manifest = read_manifest(table("path,patient,label\na.png,1,3.0\nb.png,2,None\nc.png,3,3\n"), task)
-    assert manifest.frame["label"].tolist() == ["3", "None", "3"]
+    text = "path,patient,label,site,split\n" + "".join(f"{c}.png,P{c},{'xy'[c in 'ace']},s,\n" for c in "abcdef")
+    told = problems(table(text.replace("a.png,Pa", f"a.png,{word}").replace("b.png,Pb,x", f"b.png,Pb,{word}")), task)
+    assert "row 2: patient is empty" in told
+    assert "row 3: label is empty" in told
+    frame = read_manifest(table(text.replace(",s,", f",{word},", 1)), task).frame
+    assert frame["site"].tolist() == ["", *"sssss"]
+
+
+def test_names_that_spreadsheets_or_people_have_changed_are_problems(table):
+    task = Task(kind="multiclass", targets=("label",))
+    text = "path,patient,label\na.png,1.23E+12,Normal\nb.png,2,normal \nc.png,3,AMD\nd.png,4,DME\n"
+    told = problems(table(text), task)
+    assert "row 2: patient is '1.23E+12', a number that a spreadsheet has rounded" in told
+    assert '"Normal" (1 rows) and "normal" (1 rows), which differ in letter case or spaces alone' in told
+
+
+def test_what_a_table_has_before_its_header_is_passed_over(table):
+    for head, mark in (("sep=;\n", ";"), ("# scans of 2024\n\n# by hand\n", ","), ('"sep=\t"\n', "\t")):
+        manifest = read_manifest(table(head + GOOD.replace(",", mark)), BINARY)
+        assert manifest.frame.index[0] == head.count("\n") + 2
+        assert manifest.frame["age"].tolist()[:2] == [61, 70]
+    assert "up to line 1 there are comments" in problems(table("# nothing\n"))
+
+
+def test_backslashes_and_home_are_told_or_read(table, monkeypatch, tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.png").write_bytes(b"x")
+    assert "backslashes, which part folders on Windows alone: write sub/a.png" in problems(
+        table(GOOD.replace("a.png", "sub\\a.png"))
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_manifest(table(GOOD.replace("a.png", "~/sub/a.png")), BINARY).rows()[0]["path"].endswith("sub/a.png")
+
+
+def test_columns_say_how_a_scan_is_read(table, tmp_path):
+    text = "path,patient,label,series,frame,axis\na.png,1,0,T1 axial,,\na.png,2,1,4.0,NA,coronal\nb.png,3,0,,2,\n"
+    manifest = read_manifest(table(text), BINARY)
+    names = [row["path"].removeprefix(f"{tmp_path}/") for row in manifest.rows()]
+    assert names == ["a.png#series=T1%20axial", "a.png#series=4&axis=coronal", "b.png#frame=2"]
+    manifest.to_csv(tmp_path / "again.csv")
+    assert [r["path"] for r in read_manifest(tmp_path / "again.csv", BINARY).rows()] == [
+        r["path"] for r in manifest.rows()
+    ]
+    told = problems(table(text.replace("coronal", "oblique").replace(",2,\n", ",two,\n")))
+    assert "row 3: axis is 'oblique'; it must be" in told
+    assert "row 4: frame is 'two'; it must be a whole number" in told
+    assert "rename one that means something else" in told
+    same = read_manifest(
+        table("path,patient,axis\na.png,1,3.5\nb.png,2,4\n"), Task(kind="regression", targets=("axis",))
+    )
+    assert not any("#" in row["path"] for row in same.rows())
+
+
+def test_where_keeps_rows(table):
+    scans = [f"{c}.png,P{c},{'01'[i % 2]},{60 + i},{'CT' if i in (1, 4) else 'MR'}" for i, c in enumerate("abcdef")]
+    csv = table("path,patient,label,age,modality\n" + "\n".join([*scans, "gone.png,Px,2,50,PET"]))
+    kept = read_manifest(csv, BINARY, where={"modality": ["MR"]}).frame
+    assert [Path(p).stem for p in kept["path"]] == ["a", "c", "d", "f"]
+    assert kept.index.tolist() == [2, 4, 5, 7]
+    assert read_manifest(csv, BINARY, where={"modality": ["CT", "MR"], "age": [62, 63]}).frame["age"].tolist() == [
+        62,
+        63,
+    ]
+    assert 'no row has modality "US"' in problems(csv, where={"modality": "US"})
+    assert 'Did you mean "modality"' in problems(csv, where={"modalty": "CT"})
 
 
 def test_without_patients(table):

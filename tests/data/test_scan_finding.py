@@ -116,7 +116,7 @@ def test_a_scan_is_found_once_and_rows_stay_rows(find, tmp_path):
     assert len(find(tmp_path / "s", tmp_path / "s" / "a.nii")) == 2
     rows = find(tmp_path / "m.csv")
     assert [dict(ref.columns) for ref in rows] == [{"patient": "P1"}, {"patient": "P1"}, {"patient": "P2"}]
-    assert rows[2].options == {"series": "3"}
+    assert rows[2].path.endswith("missing.nii#series=3")
     assert rows[2].state == ""
 
 

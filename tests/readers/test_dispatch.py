@@ -15,6 +15,7 @@ from PIL import Image
 
 from slivit.data.content import files_of
 from slivit.data.readers import READERS, describe, read_volume, supported_formats
+from slivit.data.readers.address import with_options
 from slivit.data.readers.base import decoding
 from slivit.errors import ReadError
 
@@ -148,3 +149,18 @@ def test_a_missing_decoder_is_not_called_damage():
             raise ValueError(text)
     with pytest.raises(ReadError, match="damaged or cut short"), decoding("a.tif", "image"):
         raise ValueError("unexpected end of data")
+
+
+def test_an_address_says_what_of_a_file_is_read(tmp_path, rng):
+    series = rng.integers(0, 99, (6, 5, 4, 3)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(series, np.eye(4)), tmp_path / "a.nii")
+    address = f"{tmp_path / 'a.nii'}#frame=1&axis=coronal"
+    expected = read_volume(tmp_path / "a.nii", frame=1, axis="coronal")
+    np.testing.assert_array_equal(read_volume(address).array, expected.array)
+    np.testing.assert_array_equal(read_volume(address, frame=2, axis="axial").array, expected.array)
+    assert files_of(address).state == files_of(str(tmp_path / "a.nii")).state
+    with pytest.raises(ReadError, match="frame must be a whole number"):
+        read_volume(f"{tmp_path / 'a.nii'}#frame=one")
+    with pytest.raises(ReadError, match="no option 'series'"):
+        read_volume(with_options(address, {"series": "4"}))
+    assert with_options("a.npz#train/3", {"axis": ""}) == "a.npz#train/3"

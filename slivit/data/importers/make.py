@@ -10,7 +10,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from slivit.data.importers.registry import importer_spec, run_importer
-from slivit.data.manifest_checks import SPLITS, split_fragment
+from slivit.data.manifest_checks import SPLITS
+from slivit.data.readers.address import split_address
 from slivit.data.table import as_shown
 from slivit.errors import ManifestError
 from slivit.files import whole_file
@@ -76,7 +77,7 @@ def make_manifest(
 
 
 def _existing(frame: pd.DataFrame, missing: str, notes: list[str]) -> pd.DataFrame:
-    files = {path: split_fragment(path)[0] for path in frame["path"]}
+    files = {path: split_address(path)[0] for path in frame["path"]}
     found = {file: Path(file).exists() for file in set(files.values())}
     there = frame["path"].map(lambda path: found[files[path]])
     absent = list(frame.loc[~there, "path"])

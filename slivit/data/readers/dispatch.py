@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from slivit.data.readers import dicom, frames, heidelberg, itk, nifti, npz, sniff, video
+from slivit.data.readers.address import options_of, split_address, typed_options
 from slivit.data.readers.base import Recounted, Scan, ScanInfo
 from slivit.data.readers.sniff import Found
 from slivit.errors import ReadError, nearest, one_of
@@ -106,7 +107,8 @@ def read_volume(path: str | os.PathLike[str], *, select: Select | None = None, *
     """Read a scan of any supported format, the format recognised by content and name.
 
     Args:
-        path: a file, a folder, or `FILE.npz#SPLIT/INDEX`.
+        path: a file, a folder, `FILE.npz#SPLIT/INDEX`, or another address such as `STUDY#series=4`, whose options
+            count more than those beside it; see `slivit.data.readers.address`.
         select: gets the number of slices in the scan and returns the indices wanted, in any order and perhaps
             repeated; only these are decoded where the format allows it. None for all slices.
         **options: `axis` ("axial", "coronal" or "sagittal": the axis across slices; by default the plane of
@@ -148,11 +150,9 @@ def open_scan(path: str | os.PathLike[str], **options: Any) -> Scan:
     """Return the opened scan: its header, and a function that decodes chosen slices."""
     source = os.fspath(path)
     given = {name: value for name, value in options.items() if value is not None}
-    file, item = Path(source), ""
-    if not file.exists() and "#" in source:
-        file, item = npz.split_item(source)
-    if item:
-        given["item"] = item
+    name, fragment = split_address(source)
+    given |= typed_options(options_of(fragment), source)
+    file = Path(name)
     try:
         found = sniff.recognise(file, source, {r.name: r.suffixes for r in READERS.values()})
         reader = READERS[found.format]

@@ -18,12 +18,6 @@ from slivit.errors import ReadError, nearest, one_of
 _OFFICIAL = re.compile(r"([a-z]+mnist(?:3d)?)(?:_(\d+))?\.npz")
 
 
-def split_item(path: str) -> tuple[Path, str]:
-    """Return the file and the item ("train/17") of a path such as "adrenalmnist3d.npz#train/17"."""
-    file, _, item = path.rpartition("#")
-    return Path(file), item
-
-
 def open_npz(path: Path, source: str, *, item: str = "", check_md5: bool = True) -> Scan:
     """Open one image or volume of a MedMNIST .npz file.
 
