@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from slivit.explanation import FILLS, explain_seen, scan_model, see_scan
-from slivit.explanation.predicting import ScanModel
+import slivit
+from slivit.explanation import FILLS, engine_of, explain_seen, see_scan
 from slivit.phantoms import oct
 from slivit.phantoms.cases import Case, plan_cases
 from slivit.phantoms.retina import Findings, Grid, add_speckle, draw_surfaces, paint, screen
 from slivit.phantoms.texture import to_bytes
+from slivit.predict.engine import Engine
 from slivit.volume import Volume
 
 OPTIONS = oct.Options()
@@ -57,16 +58,16 @@ def new_volumes(seed: int, single: bool) -> Iterator[tuple[Volume, np.ndarray]]:
             yield drawn(case, single)
 
 
-def hits(model: ScanModel, volumes: Iterator[tuple[Volume, np.ndarray]]) -> pd.DataFrame:
+def hits(engine: Engine, volumes: Iterator[tuple[Volume, np.ndarray]]) -> pd.DataFrame:
     """One row a volume: whether each method puts a slice of the lesion first, and the share of such slices."""
     rows = []
     for volume, height in volumes:
-        scan, right = see_scan(volume, model.settings), height >= 0.5 * height.max()
+        scan, right = see_scan(volume, engine.settings), height >= 0.5 * height.max()
         row = {"by chance": right.mean()}
         for fill in FILLS:
-            found = explain_seen(model, scan, target="drusen", methods=["occlusion"], fill=fill, batch_size=16)
+            found = explain_seen(engine, scan, target="drusen", methods=["occlusion"], fill=fill)
             row[f"occlusion, {fill}"] = right[found.ranking("occlusion")[0]]
-        found = explain_seen(model, scan, target="drusen", methods=["rollout", "gradcam"])
+        found = explain_seen(engine, scan, target="drusen", methods=["rollout", "gradcam"])
         row |= {method: right[found.ranking(method)[0]] for method in found.attributions}
         row["probability"] = found.prediction
         rows.append(row)
@@ -85,11 +86,12 @@ def main() -> None:
         from slivit.experiments.demo import run
 
         run(demo, seed=options.seed, overwrite=True)
-    model = replace(scan_model(demo / "finetuned"), decision=None)
+    uncalled = replace(slivit.load_checkpoint(demo / "finetuned"), operating_point=None)
+    engine = engine_of(uncalled, batch_size=16)
     sets = {
-        "test volumes of the demo": hits(model, demo_volumes(demo, options.seed)),
-        "new volumes": hits(model, new_volumes(options.seed, single=False)),
-        "new volumes, one druse": hits(model, new_volumes(options.seed, single=True)),
+        "test volumes of the demo": hits(engine, demo_volumes(demo, options.seed)),
+        "new volumes": hits(engine, new_volumes(options.seed, single=False)),
+        "new volumes, one druse": hits(engine, new_volumes(options.seed, single=True)),
     }
     columns = next(iter(sets.values())).columns.drop("probability")
     print("| volumes | n | found (p >= 0.5) | " + " | ".join(columns) + " |")

@@ -24,7 +24,7 @@ from slivit.data.preprocessing import Preprocessing, load_slices
 from slivit.data.recipe import Data
 from slivit.data.sources import imported_frame
 from slivit.models.registry import create_model
-from slivit.probing.features import feature_sets, features
+from slivit.predict.features import feature_sets, features
 from slivit.probing.knn import NEIGHBOURS, knn_grid
 from slivit.probing.linear import ITERATIONS, LEARNING_RATES, Scaler, join, train_heads
 from slivit.targets.loss import TaskLoss

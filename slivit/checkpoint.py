@@ -22,19 +22,26 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_NO_HEAD = (
+    "holds a pre-trained backbone and no head, so it predicts nothing yet; fine-tune a model that starts from it "
+    "(model.weights in a recipe)"
+)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model with all that a prediction needs.
+    """A model that is loaded, with all that goes with it: the one holder of a model, whatever is done with it.
+
+    It lives beside the functions that read and write it, and `slivit.predict.engine.Engine` runs it.
 
     Args:
-        model: the network, with the trained weights, in evaluation mode.
-        task: what it predicts.
+        model: the network with its weights, in evaluation mode.
+        trained_for: what it predicts; None for a backbone whose head is random.
         preprocessing: how scans are brought into its input.
         training: how it came about: recipe, seed, counts of scans, the chain of checkpoints it started from.
         path: the folder it was read from.
         operating_point: how its probabilities become calls, where that was fixed (`store_operating_point`).
+        origin: where its weights come from, where no folder of a checkpoint says so, as plain values.
 
     Example:
         >>> checkpoint = slivit.load_checkpoint("runs/mine")
@@ -43,31 +50,31 @@ class Checkpoint:
     """
 
     model: nn.Module
-    task: Task
+    trained_for: Task | None
     preprocessing: Preprocessing
     training: Mapping[str, Any] = field(default_factory=dict)
     path: Path = Path()
     operating_point: Decision | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def task(self) -> Task:
+        """What it predicts.
+
+        Raises:
+            CheckpointError: it holds no trained head.
+        """
+        if self.trained_for is None:
+            raise CheckpointError(f"{self.path}: {_NO_HEAD}")
+        return self.trained_for
+
+    @property
+    def slices(self) -> int:
+        """How many slices of a scan its network sees at once."""
+        return self.preprocessing.size[0] if self.preprocessing.size else 1
 
     def _repr_html_(self) -> str:
         return _shown_checkpoint(self)
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """A model for its backbone: the head is random where the checkpoint holds a backbone alone.
-
-    Args:
-        model: the network, in evaluation mode.
-        preprocessing: how scans are brought into its input.
-        training: how it came about.
-        path: the folder it was read from.
-    """
-
-    model: nn.Module
-    preprocessing: Preprocessing
-    training: Mapping[str, Any] = field(default_factory=dict)
-    path: Path = Path()
 
 
 def _shown_checkpoint(checkpoint: Checkpoint) -> str:
@@ -77,12 +84,12 @@ def _shown_checkpoint(checkpoint: Checkpoint) -> str:
     spec, training = spec_of(checkpoint.model), checkpoint.training
     scans = ", ".join(f"{n} {split}" for split, n in training.get("scans", {}).items())
     started = training.get("started_from", {})
-    point = checkpoint.operating_point
+    point, task = checkpoint.operating_point, checkpoint.trained_for
     calls = "" if point is None else ", ".join(f"{t} at {p.value:.3g}" for t, p in point.thresholds.items())
     rows = {
         "model": f"{spec.name}, {sum(p.numel() for p in checkpoint.model.parameters()) / 1e6:.1f} M parameters",
         "input": f"{spec.input}, {' x '.join(map(str, checkpoint.preprocessing.size or ()))}",
-        "predicts": "" if checkpoint.task is None else f"{', '.join(checkpoint.task.targets)} ({checkpoint.task.kind})",
+        "predicts": "" if task is None else f"{', '.join(task.targets)} ({task.kind})",
         "trained on": scans,
         "started from": started.get("folder") or started.get("file", ""),
         "calls": calls,
@@ -196,12 +203,15 @@ def save_backbone(
     return folder
 
 
-def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
+def load_encoder(path: str | Path, device: str = "cpu") -> Checkpoint:
     """Read a checkpoint for its backbone alone: one of a trained model, or one that holds nothing else.
 
     Args:
         path: a checkpoint folder, or a run folder that holds one in `checkpoint/`.
         device: where the weights go.
+
+    Returns:
+        The model; its head is random where the checkpoint holds a backbone alone, and `trained_for` is None then.
 
     Raises:
         CheckpointError: as `load_checkpoint`.
@@ -215,11 +225,10 @@ def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
     folder = checkpoint_folder(path)
     config = read_config(folder)
     if config["task"] is not None:
-        whole = load_checkpoint(folder, device)
-        return Encoder(whole.model, whole.preprocessing, whole.training, folder)
+        return load_checkpoint(folder, device)
     model = _build(config, folder, "backbone.")
     load_backbone(model, folder)
-    return Encoder(model.to(device).eval(), Preprocessing(**config["preprocessing"]), config["training"], folder)
+    return _loaded(model.to(device), config, folder)
 
 
 def _tensors(module: nn.Module, prefix: str = "") -> dict[str, Any]:
@@ -254,13 +263,16 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
     folder = checkpoint_folder(path)
     config = read_config(folder)
     if config["task"] is None:
-        raise CheckpointError(
-            f"{folder}: holds a pre-trained backbone and no head, so it predicts nothing yet; fine-tune a model that "
-            "starts from it (model.weights in a recipe)"
-        )
+        raise CheckpointError(f"{folder}: {_NO_HEAD}")
     model = _build(config, folder).to(device)
     load_strictly(model, load_file(folder / WEIGHTS, device=device), str(folder / WEIGHTS), _what(config))
-    task, preprocessing = Task(**config["task"]), Preprocessing(**config["preprocessing"])
+    return _loaded(model, config, folder)
+
+
+def _loaded(model: nn.Module, config: Mapping[str, Any], folder: Path) -> Checkpoint:
+    """The checkpoint of a folder, whose weights are in the model already."""
+    task = Task(**config["task"]) if config["task"] else None
+    preprocessing = Preprocessing(**config["preprocessing"])
     decision = Decision(**config["operating_point"]) if config.get("operating_point") else None
     return Checkpoint(model.eval(), task, preprocessing, config["training"], folder, decision)
 

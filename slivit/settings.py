@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial, wraps
 from types import SimpleNamespace
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, validate_call
 
@@ -43,6 +43,8 @@ def apart(pair: tuple[float, float]) -> tuple[float, float]:
 Shares = Annotated[tuple[Share, Share], AfterValidator(rising)]
 Positives = Annotated[tuple[Positive, Positive], AfterValidator(rising)]
 Percent = Annotated[float, Field(ge=0, le=100)]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+"""In what numbers a network computes; "auto" is the fastest that the device has, see `slivit.device`."""
 Percents = Annotated[tuple[Percent, Percent], AfterValidator(apart)]
 
 WORDS = {

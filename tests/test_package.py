@@ -12,7 +12,7 @@ import slivit
 
 ROOT = Path(slivit.__file__).parent
 LAYERS = [
-    {"errors", "parallel", "display", "files", "settings", "volume", "recipe"},
+    {"errors", "device", "parallel", "display", "files", "settings", "volume", "recipe"},
     {"statistics"},
     {"targets"},
     {"data", "models", "phantoms"},

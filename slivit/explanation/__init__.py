@@ -8,8 +8,10 @@ from slivit.explanation.explaining import explain_seen as explain_seen
 from slivit.explanation.occlusion import FILLS as FILLS
 from slivit.explanation.occlusion import occlude as occlude
 from slivit.explanation.predicting import ExplainError as ExplainError
-from slivit.explanation.predicting import ScanModel as ScanModel
-from slivit.explanation.predicting import scan_model as scan_model
+from slivit.explanation.predicting import engine_of as engine_of
+from slivit.explanation.predicting import number_of as number_of
+from slivit.explanation.predicting import outputs_of as outputs_of
+from slivit.explanation.predicting import target_or as target_or
 from slivit.explanation.result import METHODS as METHODS
 from slivit.explanation.result import TITLES as TITLES
 from slivit.explanation.result import Attribution as Attribution

@@ -16,10 +16,11 @@ from slivit.errors import nearest, one_of
 from slivit.explanation.attention import attention_cells
 from slivit.explanation.gradcam import grad_cam, resize_cells
 from slivit.explanation.occlusion import Fill, Progress, occlude
-from slivit.explanation.predicting import ExplainError, ScanModel, scan_model
+from slivit.explanation.predicting import ExplainError, engine_of, number_of, predict_with_evidence, target_or
 from slivit.explanation.result import METHODS, Attribution, Explanation
 from slivit.explanation.scan import SeenScan
 from slivit.explanation.window import seen_by
+from slivit.predict.engine import Engine
 from slivit.targets.task import Task
 from slivit.volume import Volume
 
@@ -65,40 +66,39 @@ def explain(
         >>> found = slivit.explain("runs/mine", "scans/0001")  # doctest: +SKIP
         >>> found.ranking("occlusion")[:3], found.save("why")  # doctest: +SKIP
     """
-    model = scan_model(checkpoint, task=task, preprocessing=preprocessing, device=device)
-    seen = seen_by(model, scan, target, batch_size)
-    options = {"fill": fill, "batch_size": batch_size, "progress": progress}
-    return explain_seen(model, seen, target=target, methods=methods, **options)  # type: ignore[arg-type]
+    engine = engine_of(checkpoint, task=task, preprocessing=preprocessing, device=device, batch_size=batch_size)
+    seen = seen_by(engine, scan, target)
+    return explain_seen(engine, seen, target=target, methods=methods, fill=fill, progress=progress)
 
 
 def explain_seen(
-    model: ScanModel,
+    engine: Engine,
     scan: SeenScan,
     *,
     target: str | None = None,
     methods: Sequence[str] | None = None,
     fill: Fill = "mean",
-    batch_size: int = 8,
     progress: Progress | None = None,
 ) -> Explanation:
-    """As `explain`, for a model and a scan that are in memory."""
+    """As `explain`, for an engine and a scan that are in memory."""
     _check_methods(methods or ())
-    predictions = dict(model.table(model.run(torch.from_numpy(scan.stack)[None])[0]).iloc[0])
-    chosen = model.target_or(target, predictions)
+    predicted, _ = predict_with_evidence(engine, torch.from_numpy(scan.stack)[None])
+    predictions = dict(engine.called(predicted).iloc[0])
+    chosen = target_or(engine.task, target, predictions)
     found: dict[str, Attribution] = {}
     skipped: dict[str, str] = {}
     for method in METHODS if methods is None else methods:
         try:
             if method == "occlusion":
-                now = float(predictions[model.task.prediction_columns[model.number_of(chosen)]])
-                found[method] = _occlusion(model, scan, chosen, now, fill, batch_size, progress)
+                now = float(predictions[engine.task.prediction_columns[number_of(engine.task, chosen)]])
+                found[method] = _occlusion(engine, scan, chosen, now, fill, progress)
             else:
-                found[method] = _mapped(model, scan, chosen, method)
+                found[method] = _mapped(engine, scan, chosen, method)
         except ExplainError as error:
             if methods is not None:
                 raise
             skipped[method] = str(error)
-    return Explanation(scan, model.task, chosen, predictions, found, skipped, fill)
+    return Explanation(scan, engine.task, chosen, predictions, found, skipped, fill)
 
 
 def _check_methods(methods: Sequence[str]) -> None:
@@ -108,31 +108,31 @@ def _check_methods(methods: Sequence[str]) -> None:
 
 
 def _occlusion(
-    model: ScanModel, scan: SeenScan, target: str, now: float, fill: Fill, batch_size: int, progress: Progress | None
+    engine: Engine, scan: SeenScan, target: str, now: float, fill: Fill, progress: Progress | None
 ) -> Attribution:
-    found = occlude(model, scan, target, fill=fill, batch_size=batch_size, progress=progress)
+    found = occlude(engine, scan, target, fill=fill, progress=progress)
     more = {"without": found.without, "change": now - found.without}
     return Attribution("occlusion", found.evidence, None, more)
 
 
-def _mapped(model: ScanModel, scan: SeenScan, target: str, method: str) -> Attribution:
+def _mapped(engine: Engine, scan: SeenScan, target: str, method: str) -> Attribution:
     """A method that gives cells over the model's slices, for each mirrored view of a prediction."""
     stack = torch.from_numpy(scan.stack)
     views = []
-    for axes in model.views():
+    for axes in engine.views:
         turned = tuple(axis - 1 for axis in axes)  # of (S, H, W)
-        views.append(_cells(model, stack.flip(turned), target, method).flip(turned))
+        views.append(_cells(engine, stack.flip(turned), target, method).flip(turned))
     cells = torch.stack(views).mean(0)
     by_slice = cells.sum((1, 2)) if method == "rollout" else cells.mean((1, 2))
     maps = cells.numpy() if cells.shape[1:].numel() > 1 else None
     return Attribution(method, _by_number(scan, by_slice.double().numpy(), method), maps, {})
 
 
-def _cells(model: ScanModel, stack: Tensor, target: str, method: str) -> Tensor:
+def _cells(engine: Engine, stack: Tensor, target: str, method: str) -> Tensor:
     """(S, h, w) float32 of one view."""
     if method == "gradcam":
-        return grad_cam(model, stack, target)
-    cells = attention_cells(model.model, model.input_of(stack[None])).float().cpu()
+        return grad_cam(engine, stack, target)
+    cells = attention_cells(engine.model, engine.input_of(stack[None])).float().cpu()
     along = len(stack) / len(cells)  # a token's part is shared by the slices that it spans
     return resize_cells(cells, (len(stack), *cells.shape[1:])) / along
 

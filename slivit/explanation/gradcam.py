@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slivit.explanation.layers import MapLayer, map_layers
-from slivit.explanation.predicting import ScanModel
+from slivit.explanation.predicting import evidence_of, number_of
+from slivit.predict.engine import Engine
 
 
-def grad_cam(model: ScanModel, stack: Tensor, target: str) -> Tensor:
+def grad_cam(engine: Engine, stack: Tensor, target: str) -> Tensor:
     """How much each cell of the last feature map speaks for an output.
 
     The weights of the channels are the gradients' means over each layer of cells by itself: a slice is then judged by
@@ -26,7 +27,7 @@ def grad_cam(model: ScanModel, stack: Tensor, target: str) -> Tensor:
     value is taken instead of the positive part.
 
     Args:
-        model: the model.
+        engine: of the model.
         stack: (S, H, W), 0 to 255.
         target: the output to explain.
 
@@ -37,13 +38,13 @@ def grad_cam(model: ScanModel, stack: Tensor, target: str) -> Tensor:
     Raises:
         ExplainError: no map of features over places is known in this network.
     """
-    layers = map_layers(model.model)
-    x = model.input_of(stack[None]).requires_grad_()
+    layers = map_layers(engine.model)
+    x = engine.input_of(stack[None]).requires_grad_()
     # On a GPU, cuDNN refuses the gradient of a recurrent layer in evaluation mode.
     with torch.enable_grad(), watched(layers) as seen, torch.backends.cudnn.flags(enabled=False):
-        evidence = model.evidence(model.model(x))[0, model.number_of(target)]
+        evidence = evidence_of(engine.task, engine.model(x))[0, number_of(engine.task, target)]
         gradients = torch.autograd.grad(evidence, seen)
-    signed = model.task.kind == "regression"
+    signed = engine.task.kind == "regression"
     maps = [
         _weighed(layer.cells(kept.detach(), x), layer.cells(gradient, x), signed)
         for layer, kept, gradient in zip(layers, seen, gradients, strict=True)

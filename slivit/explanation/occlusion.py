@@ -15,8 +15,9 @@ import torch
 
 from slivit.data.slices import BLANK
 from slivit.errors import one_of
-from slivit.explanation.predicting import ExplainError, ScanModel
+from slivit.explanation.predicting import ExplainError, number_of, predict_all
 from slivit.explanation.scan import SeenScan
+from slivit.predict.engine import Engine
 
 Fill = Literal["mean", "black", "grey"]
 FILLS: tuple[Fill, ...] = ("mean", "black", "grey")
@@ -39,12 +40,11 @@ class Occlusion:
 
 
 def occlude(
-    model: ScanModel,
+    engine: Engine,
     scan: SeenScan,
     target: str,
     *,
     fill: Fill = "mean",
-    batch_size: int = 8,
     progress: Progress | None = None,
 ) -> Occlusion:
     """Predict a scan once for each of its slices, with that slice replaced.
@@ -52,12 +52,11 @@ def occlude(
     Where a short scan's slices are shown to the model several times, all copies of a slice are replaced together.
 
     Args:
-        model: the model.
+        engine: of the model; its batch size is that of the predictions.
         scan: what it saw.
         target: the output to explain.
         fill: by what a slice is replaced: "mean", the mean picture of the scan's other slices; "black", as the blank
             slices that pad a short scan; "grey", the scan's mean intensity throughout.
-        batch_size: scans that are predicted at a time.
         progress: is told how many of how many predictions are done.
 
     Raises:
@@ -67,15 +66,15 @@ def occlude(
         raise ExplainError(f'fill is "{fill}"; allowed are {one_of(FILLS)}')
     if len(scan.sampled) < 2:
         raise ExplainError("occlusion needs at least two slices: nothing is left of a single one")
-    number, total = model.number_of(target), len(scan.sampled) + 1
+    number, total = number_of(engine.task, target), len(scan.sampled) + 1
     predicted, evidence = [], []
-    for p, e in model.run_all(occluded_stacks(scan, fill), batch_size):
+    for p, e in predict_all(engine, occluded_stacks(scan, fill)):
         predicted.append(p)
         evidence.append(e[:, number])
         if progress:
             progress(sum(map(len, predicted)), total)
-    table = model.table(torch.cat(predicted))
-    column = model.task.prediction_columns[number]
+    table = engine.called(torch.cat(predicted))
+    column = engine.task.prediction_columns[number]
     found = torch.cat(evidence).numpy()
     return Occlusion(scan.sampled, table[column].to_numpy(float)[1:], found[0] - found[1:])
 

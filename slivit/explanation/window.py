@@ -7,19 +7,19 @@ from pathlib import Path
 
 import torch
 
-from slivit.explanation.predicting import ScanModel
+from slivit.explanation.predicting import number_of, predict_with_evidence, target_or
 from slivit.explanation.scan import SeenScan, see_scan
+from slivit.predict.engine import Engine
 from slivit.volume import Volume
 
 
-def seen_by(model: ScanModel, scan: str | Path | Volume, target: str | None = None, batch_size: int = 8) -> SeenScan:
+def seen_by(engine: Engine, scan: str | Path | Volume, target: str | None = None) -> SeenScan:
     """Read a scan as a model sees it; of a model that sees windows, the window that speaks most for the target.
 
     Args:
-        model: with its preprocessing.
+        engine: of the model.
         scan: anything that `read_volume` takes, or a whole volume.
         target: the output to explain; the likeliest of the scan where None.
-        batch_size: windows predicted at a time.
 
     Returns:
         The model's slices; with windows, its notes say which window it is.
@@ -28,15 +28,16 @@ def seen_by(model: ScanModel, scan: str | Path | Volume, target: str | None = No
         ReadError: the scan cannot be read or sampled.
         ExplainError: an unknown target.
     """
-    seen, windows = see_scan(scan, model.settings), model.settings.windows
-    if windows is None or model.settings.size is None:
+    seen, windows = see_scan(scan, engine.settings), engine.settings.windows
+    if windows is None or engine.settings.size is None:
         return seen
-    length = model.settings.size[0]
+    length = engine.settings.size[0]
     starts = windows.starts(len(seen.stack), length)
-    found = [model.run(batch) for batch in windows.cut(torch.from_numpy(seen.stack), length, batch_size)]
-    score = windows.aggregate(torch.cat([predicted for predicted, _ in found]))
-    name = model.target_or(target, dict(model.table(score[None]).iloc[0]))
-    evidence = torch.cat([evidence for _, evidence in found])[:, model.number_of(name)]
+    cut = windows.cut(torch.from_numpy(seen.stack), length, engine.at_once)
+    predictions, found = zip(*(predict_with_evidence(engine, batch) for batch in cut), strict=True)
+    score = windows.aggregate(torch.cat(predictions))
+    name = target_or(engine.task, target, dict(engine.called(score[None]).iloc[0]))
+    evidence = torch.cat(found)[:, number_of(engine.task, name)]
     best = starts[int(evidence.argmax())]
     numbers = seen.slices[best : best + length]
     note = (

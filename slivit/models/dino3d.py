@@ -89,7 +89,7 @@ class Dino3d(nn.Module):
         return {name: part.reshape(len(x), -1) for name, part in parts.items()}
 
     def feature_sets(self) -> dict[str, tuple[str, ...]]:
-        """What a probe's heads read, see `slivit.probing.features`: the last or the last four layers, with patches."""
+        """What a probe's heads read, see `slivit.predict.features`: the last or the last four layers, with patches."""
         names = _class_names(self.backbone)
         layers = {f"last{count}": names[-count:] for count in (1, len(names))}
         return layers | {f"{name}+patches": (*parts, "patches") for name, parts in layers.items()}

@@ -191,7 +191,7 @@ class UniMiSS(nn.Module):
         return {"class": tokens[:, 0], "patches": tokens[:, 1:].mean(1)}
 
     def feature_sets(self) -> dict[str, tuple[str, ...]]:
-        """What a probe's heads read, see `slivit.probing.features`."""
+        """What a probe's heads read, see `slivit.predict.features`."""
         return {"class": ("class",), "class+patches": ("class", "patches")}
 
     def patch_map(self, x: Tensor) -> Tensor:

@@ -6,11 +6,9 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    import torch
+from slivit.device import Memory, out_of_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -18,94 +16,6 @@ Result = TypeVar("Result")
 LARGEST = 256
 _SHARE = 0.7  # of the free memory that a batch may take
 _WORTH = 1.05  # times faster that a larger batch must be
-_CGROUPS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
-
-
-@dataclass
-class Memory:
-    """The memory of a device.
-
-    Args:
-        device: of torch.
-    """
-
-    device: torch.device
-
-    def free(self) -> int:
-        """Bytes that could still be taken."""
-        if self.device.type == "cuda":
-            import torch
-
-            unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-            return torch.cuda.mem_get_info(self.device)[0] + unused
-        import psutil
-
-        return min([psutil.virtual_memory().available, *_cgroup_room()])
-
-    def peak(self) -> int:
-        """The most bytes that were in use at once: since `restart` on a GPU, of the process elsewhere."""
-        if self.device.type == "cuda":
-            import torch
-
-            return torch.cuda.max_memory_allocated(self.device)
-        return _process_peak()
-
-    def restart(self) -> int:
-        """Begin to measure; returns the bytes in use before."""
-        if self.device.type == "cuda":
-            import torch
-
-            torch.cuda.reset_peak_memory_stats(self.device)
-            return torch.cuda.memory_allocated(self.device)
-        return self.peak()
-
-    def wait(self) -> None:
-        """Wait for the device, so that a clock tells the truth."""
-        if self.device.type == "cuda":
-            import torch
-
-            torch.cuda.synchronize(self.device)
-
-    def empty(self) -> None:
-        """Give back what the last attempt left."""
-        if self.device.type == "cuda":
-            import torch
-
-            torch.cuda.empty_cache()
-
-
-def _process_peak() -> int:
-    import psutil
-
-    info = psutil.Process().memory_info()
-    if hasattr(info, "peak_wset"):  # Windows
-        return int(info.peak_wset)
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _cgroup_room() -> list[int]:
-    """What a container leaves; nothing outside of one."""
-    for limit, used in _CGROUPS:
-        try:
-            texts = [Path("/sys/fs/cgroup", name).read_text("utf-8").strip() for name in (limit, used)]
-        except OSError:
-            continue
-        return [int(texts[0]) - int(texts[1])] if texts[0].isdecimal() else []
-    return []
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was not enough memory, on a GPU or for torch on a CPU."""
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).casefold()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
 @dataclass

@@ -21,13 +21,13 @@ from slivit.predict.table import table_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from slivit.predict.stream import Stream
+    from slivit.predict.engine import Engine
 
 log = logging.getLogger(__name__)
 
 
 def run(
-    checkpoint: str | Path,
+    checkpoint: str | Path | Checkpoint,
     scans: Sequence[str],
     out: str | Path | None = None,
     *,
@@ -41,7 +41,8 @@ def run(
     """Predict scans; one that cannot be read is recorded and does not stop the others.
 
     Args:
-        checkpoint: a run, checkpoint or export folder, or hub:OWNER/NAME for a model on Hugging Face's hub.
+        checkpoint: a run, checkpoint or export folder, hub:OWNER/NAME for a model on Hugging Face's hub, or one that is
+            loaded.
         scans: files, folders, zip archives and manifests; see `slivit.data.scan_finding.Finder`.
         out: where the table is written as CSV, if anywhere. Until it is whole, its rows lie in OUT.part.
         device: "auto", "cpu", "cuda", ...
@@ -59,20 +60,20 @@ def run(
     Raises:
         SlivitError: a checkpoint or scans that are not there, or a table that is.
     """
+    from slivit.predict.engine import Engine
     from slivit.predict.opening import open_checkpoint
-    from slivit.predict.stream import Stream
 
     _check_out(out, resume, overwrite)
-    loaded = open_checkpoint(checkpoint)
+    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
     if range_of(loaded.training) is None:
         log.warning("the checkpoint does not say what its training scans were like: only the slices are checked")
     with scratch_folders() as scratch:
-        refs = Finder(_slices(loaded), scratch).find(scans)
+        refs = Finder(loaded.slices, scratch).find(scans)
         with _journal(loaded, out, resume) as journal:
             todo = [ref for ref in {ref.key: ref for ref in refs}.values() if not journal.done(ref)]
             _announce(len(refs), len(todo))
             workers = default_workers(len(todo)) if workers is None else workers
-            _predict(Stream(loaded, device, batch_size, workers), todo, journal, progress)
+            _predict(Engine(loaded, device, batch_size=batch_size, workers=workers), todo, journal, progress)
         table = table_of(loaded, refs, journal.rows)
         if out is not None:
             with whole_file(out) as partial:
@@ -100,28 +101,27 @@ def _check_out(out: str | Path | None, resume: bool, overwrite: bool) -> None:
         raise SlivitError(f"{out}: is there already; replace it with --overwrite, or choose another --out")
 
 
-def _slices(loaded: Checkpoint) -> int:
-    return loaded.preprocessing.size[0] if loaded.preprocessing.size else 1
-
-
 def _journal(loaded: Checkpoint, out: str | Path | None, resume: bool) -> Journal:
     """The rows that there are: of a run that was stopped, or of a whole table that gets more scans."""
+    if out is None:
+        return Journal(None, {}, resume=False)
     made_by = {
         "checkpoint": read_config(loaded.path)["sha256"],
         "preprocessing": loaded.preprocessing.model_dump(mode="json"),
     }
-    return Journal(None if out is None else journal_of(out), made_by, resume=resume)
+    return Journal(journal_of(out), made_by, resume=resume)
 
 
-def _predict(stream: Stream, refs: Sequence[ScanRef], journal: Journal, progress: bool) -> None:
+def _predict(engine: Engine, refs: Sequence[ScanRef], journal: Journal, progress: bool) -> None:
     from tqdm import tqdm
+
+    from slivit.predict.stream import rows_of
 
     with tqdm(total=len(refs), desc="predict", unit="scan", disable=None if progress else True, leave=False) as bar:
         failed = 0
-        for index, row in stream.rows(refs):
+        for index, row in rows_of(engine, refs):
             journal.add(refs[index], row)
             failed += bool(row["error"])
             bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
             bar.update()
-    if not stream.batch_size:
-        log.info("batches of up to %d", stream.batcher.size)
+    log.info("batches of up to %d", engine.batcher.size)

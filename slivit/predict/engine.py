@@ -1,73 +1,250 @@
-"""Scans in, a table of predictions out: every scan exactly once, in probabilities or in the target's unit."""
+"""The one engine that runs a loaded model: scans in, predictions, features or whatever else a network gives out.
+
+Everything that predicts or looks into a frozen network goes through here: batches, windows, mirrored views, precision,
+memory format, smaller batches where memory runs out, and processes that read scans.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from itertools import chain, combinations
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
-from slivit.data.blocks import to_input
-from slivit.data.preprocessing import Preprocessing, load_slices
-from slivit.data.windows import Windows
-from slivit.errors import ReadError, SlivitError
+from slivit.checkpoint import Checkpoint
+from slivit.data.layout import to_input
+from slivit.data.preprocessing import Preprocessing
+from slivit.data.scan_reading import ReadScan
+from slivit.device import Memory, autocast, choose_precision, out_of_memory
+from slivit.device import choose_device as choose_device
+from slivit.errors import ReadError
 from slivit.models.registry import spec_of
+from slivit.predict.batching import Batcher
+from slivit.predict.features import features, head_input
+from slivit.settings import Precision
 from slivit.targets.loss import TaskLoss
 from slivit.targets.task import Task
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+Result = TypeVar("Result")
+Numbered = tuple[int, ReadScan]
 FLIP_AXES = {"slices": 1, "vertical": 2, "horizontal": 3}
+_AT_ONCE = 8  # windows, where the batch size is to be found out
 
 
-@dataclass(frozen=True)
-class Item:
-    """One scan as it comes out of a reading process: its slices, or why there are none."""
+class Engine:
+    """A loaded model on a device, ready to run.
 
-    index: int
-    stack: Tensor | None
-    notes: tuple[str, ...] = ()
-    error: str = ""
-
-
-class ScanDataset(Dataset):
-    """Preprocessed scans by their position in a table; a scan that cannot be read carries its error."""
-
-    def __init__(self, paths: Sequence[str], settings: Preprocessing, cache: Any = None) -> None:
-        self.paths, self.settings, self.cache = list(paths), settings, cache
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Item:
-        load = self.cache.load if self.cache else load_slices
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            try:
-                stack = torch.from_numpy(load(self.paths[index], self.settings))
-            except ReadError as error:
-                return Item(index, None, error=str(error))
-        return Item(index, stack, tuple(str(w.message) for w in caught))
-
-
-def choose_device(device: str = "auto") -> torch.device:
-    """The device by name; "auto" takes a GPU where there is one.
+    Args:
+        checkpoint: the model with its task and its preprocessing.
+        device: "auto", "cpu", "cuda", ...
+        batch_size: scans a batch, windows where scans are cut into windows; 0 finds out what is fastest.
+        workers: processes that read scans; 0 reads in this one.
+        precision: in which the network computes; "auto" takes the fastest that the device has.
+        cache: where preprocessed slices are kept.
 
     Raises:
-        SlivitError: an unknown device, or one that this machine lacks.
+        SlivitError: a device or precision that this machine lacks.
     """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise SlivitError(f'device "{device}" cannot be used: {error}') from error
-    return chosen
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str = "auto",
+        *,
+        batch_size: int = 8,
+        workers: int = 0,
+        precision: Precision = "float32",
+        cache: Any = None,
+    ) -> None:
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        self.checkpoint, self.workers, self.cache = checkpoint, workers, cache
+        self.model: nn.Module = checkpoint.model.to(self.device).eval()
+        self.spec = spec_of(self.model)
+        if self.spec.input == "tiled":  # 2D convolutions run faster so
+            self.model.to(memory_format=torch.channels_last)
+        windows = checkpoint.preprocessing.windows
+        size = 1 if windows else batch_size or 1
+        self.batcher = Batcher(Memory(self.device), size=size, fixed=bool(windows or batch_size))
+        self.at_once = batch_size or _AT_ONCE
+
+    @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return self.checkpoint.task
+
+    @property
+    def settings(self) -> Preprocessing:
+        """How scans become slices."""
+        return self.checkpoint.preprocessing
+
+    @cached_property
+    def loss(self) -> TaskLoss:
+        """Whose activation makes predictions of logits."""
+        return TaskLoss(self.task).to(self.device)
+
+    @cached_property
+    def views(self) -> list[tuple[int, ...]]:
+        """The axes of (B, S, H, W) to flip for each view that a prediction averages, none of them first."""
+        return mirror_axes(self.settings.flips)
+
+    def input_of(self, stacks: Tensor) -> Tensor:
+        """(B, S, H, W) grey slices, 0 to 255 -> the model's input, on its device."""
+        return to_input(stacks.to(self.device), self.spec.input, self.spec.mean, self.spec.std)
+
+    def call(self, function: Callable[[Tensor], Result], stacks: Tensor) -> Result:
+        """Run a network, or a part of it, in the engine's precision: the one place where that is done.
+
+        Args:
+            function: of the model's input.
+            stacks: (B, S, H, W), 0 to 255.
+        """
+        with torch.inference_mode(), autocast(self.precision, self.device):
+            return function(self.input_of(stacks))
+
+    def logits(self, stacks: Tensor) -> Tensor:
+        """(B, S, H, W) -> (views, B, outputs) float32, of every mirrored view."""
+        views = (stacks.flip(axes) if axes else stacks for axes in self.views)
+        return torch.stack([self.call(self.model, view) for view in views]).float()
+
+    def predict(self, stacks: Tensor) -> Tensor:
+        """What the model says of stacks of slices.
+
+        Args:
+            stacks: (B, S, H, W), 0 to 255.
+
+        Returns:
+            (B, outputs) float32 on the CPU: probabilities or values in the target's unit, the mean of all views.
+        """
+        return self.loss.activation(self.logits(stacks)).mean(0).reshape(len(stacks), -1).cpu()
+
+    def predict_whole(self, scans: Tensor) -> Tensor:
+        """As `predict`; with windows, of (B, D, H, W) scans, each by all of its windows."""
+        if self.settings.windows is None:
+            return self.predict(scans)
+        return torch.stack([self._by_windows(scan) for scan in scans])
+
+    def _by_windows(self, scan: Tensor) -> Tensor:
+        """(D, H, W) -> (outputs,); fewer windows at once where memory does not do."""
+        windows, length = self.settings.windows, self.spec.size[0]
+        if windows is None:
+            raise ValueError("this preprocessing cuts no windows")
+        while True:
+            try:
+                return windows.aggregate(torch.cat([self.predict(w) for w in windows.cut(scan, length, self.at_once)]))
+            except (RuntimeError, MemoryError) as error:
+                if self.at_once == 1 or not out_of_memory(error):
+                    raise
+            self.batcher.memory.empty()
+            self.at_once = max(self.at_once // 2, 1)
+
+    def features(self, stacks: Tensor) -> dict[str, Tensor]:
+        """(B, S, H, W) -> (B, d) float32 by part, on the CPU; see `slivit.predict.features`."""
+        parts = self.call(partial(features, self.model), stacks)
+        return {name: part.cpu() for name, part in parts.items()}
+
+    def head_input(self, stacks: Tensor) -> Tensor:
+        """(B, S, H, W) -> (B, n) float32 on the CPU: what the model's head reads."""
+        return self.call(partial(head_input, self.model), stacks).flatten(1).float().cpu()
+
+    def over(
+        self, scans: Iterable[Numbered], function: Callable[[Tensor], Sequence[Result]]
+    ) -> Iterator[tuple[int, ReadScan, Result | None]]:
+        """Run scans in batches, as they are read.
+
+        Args:
+            scans: with their numbers; one that could not be read goes through as it is.
+            function: of (B, S, H, W) uint8; one result a scan.
+
+        Yields:
+            Number, scan and result, in the order in which they are done; no result where the scan has an `error`,
+            which it also has where memory does not do for it even alone.
+        """
+        waiting: dict[int, ReadScan] = {}
+        for number, scan in scans:
+            if scan.stack is None:
+                yield number, scan, None
+                continue
+            waiting[number] = scan
+            if len(waiting) >= self.batcher.size:
+                yield from self._batch(waiting, function)
+                waiting = {}
+        if waiting:
+            yield from self._batch(waiting, function)
+
+    def _batch(
+        self, scans: Mapping[int, ReadScan], function: Callable[[Tensor], Sequence[Result]]
+    ) -> Iterator[tuple[int, ReadScan, Result | None]]:
+        too_large: set[int] = set()
+
+        def run(numbers: Sequence[int]) -> dict[int, Result]:
+            stacks = torch.stack([torch.from_numpy(scans[number].stack) for number in numbers])
+            return dict(zip(numbers, function(stacks), strict=True))
+
+        results = self.batcher.run(run, list(scans), too_large.add)
+        for number, scan in scans.items():
+            why = "there is not enough memory for the model to see it" if number in too_large else scan.error
+            yield number, replace(scan, error=why), results.get(number)
+
+    def predicted(self, scans: Iterable[Numbered]) -> Iterator[tuple[int, ReadScan, list[float] | None]]:
+        """As `over`, with predictions."""
+        return self.over(scans, lambda stacks: self.predict_whole(stacks).tolist())
+
+    def read(self, paths: Sequence[str]) -> Iterator[Numbered]:
+        """Read scans in this order, from the cache where there is one."""
+        from slivit.predict.scans import read_batches
+
+        batches = read_batches(paths, self.settings, self.cache, self.workers, self.batcher.size)
+        return chain.from_iterable(batches)
+
+    def table(
+        self, rows: Sequence[Mapping[str, Any]], *, on_error: str = "raise", progress: bool = False
+    ) -> pd.DataFrame:
+        """Predict every row of a manifest once; see `predict_table`."""
+        from slivit.predict.table import prediction_table
+
+        predictions: dict[int, list[float]] = {}
+        scans: dict[int, ReadScan] = {}
+        paths = [str(row["path"]) for row in rows]
+        for number, scan, values in _shown(self.predicted(self.read(paths)), len(rows), progress):
+            scans[number] = ReadScan(None, notes=scan.notes, error=error_of(paths[number], scan))
+            if scan.error and on_error == "raise":
+                raise ReadError(scans[number].error)
+            if values is not None:
+                predictions[number] = values
+        return prediction_table(rows, self.task, predictions, scans, with_errors=on_error == "record")
+
+    def called(self, predictions: Tensor) -> pd.DataFrame:
+        """(n, outputs) predictions as a table, under the checkpoint's decision: scaled, and with calls."""
+        import pandas as pd
+
+        table = pd.DataFrame(predictions.double().numpy(), columns=list(self.task.prediction_columns))
+        decision = self.checkpoint.operating_point
+        return decision.apply(table, self.task) if decision and self.task.kind != "regression" else table
+
+
+def error_of(name: str, scan: ReadScan) -> str:
+    """Why a scan has no prediction, with its name; "" where it has one."""
+    return f"{name}: {scan.error}" if scan.error and scan.stack is not None else scan.error
+
+
+def mirror_axes(flips: Sequence[str]) -> list[tuple[int, ...]]:
+    """The axes of (B, S, H, W) to flip for each view: every combination of `flips`, none of them first."""
+    axes = [FLIP_AXES[f] for f in flips]
+    return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]
+
+
+def _shown(results: Iterable[Result], total: int, progress: bool) -> Iterator[Result]:
+    from tqdm import tqdm
+
+    return iter(tqdm(results, desc="predict", unit="scan", total=total, disable=not progress, leave=False))
 
 
 def predict_table(
@@ -79,6 +256,7 @@ def predict_table(
     device: str = "auto",
     batch_size: int = 8,
     workers: int = 0,
+    precision: Precision = "float32",
     on_error: str = "raise",
     cache: Any = None,
     progress: bool = False,
@@ -95,7 +273,8 @@ def predict_table(
         device: "auto", "cpu", "cuda", ...
         batch_size: scans a batch; windows a batch where scans are cut into windows.
         workers: processes that read scans.
-        on_error: "raise" where a scan cannot be read, or "record" it in the column `error` and go on.
+        precision: in which the network computes; "auto" takes the fastest that the device has.
+        on_error: "raise" where a scan cannot be predicted, or "record" it in the column `error` and go on.
         cache: where preprocessed slices are kept.
         progress: show a progress bar.
 
@@ -104,7 +283,7 @@ def predict_table(
         (in the target's unit), `notes` of the reader and, where recorded, `error`.
 
     Raises:
-        ReadError: a scan that cannot be read, where `on_error` is "raise".
+        ReadError: a scan that cannot be predicted, where `on_error` is "raise".
 
     Example:
         >>> checkpoint = slivit.load_checkpoint("runs/mine")
@@ -114,102 +293,6 @@ def predict_table(
         >>> len(table), bool(table["prob_bright"].between(0, 1).all())
         (8, True)
     """
-    where = choose_device(device)
-    dataset = ScanDataset([str(r["path"]) for r in rows], settings, cache)
-    scans = 1 if settings.windows else batch_size
-    loader = DataLoader(dataset, batch_size=scans, num_workers=workers, collate_fn=list)
-    run = Runner(model.to(where).eval(), TaskLoss(task).to(where), where, settings.flips, settings.windows, batch_size)
-    found: dict[int, list[float]] = {}
-    items: dict[int, Item] = {}
-    for batch in _shown(loader, progress):
-        if on_error == "raise" and (bad := [i for i in batch if i.error]):
-            raise ReadError(bad[0].error)
-        found |= run(batch)
-        items |= {i.index: Item(i.index, None, i.notes, i.error) for i in batch}
-    return prediction_table(rows, task, found, items, with_errors=on_error == "record")
-
-
-def mirror_axes(flips: Sequence[str]) -> list[tuple[int, ...]]:
-    """The axes of (B, S, H, W) to flip for each view: every combination of `flips`, none of them first."""
-    axes = [FLIP_AXES[f] for f in flips]
-    return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]
-
-
-@dataclass(frozen=True)
-class Runner:
-    """Batches of items to predictions by index: probabilities, or values in the unit of the target.
-
-    Args:
-        model: in evaluation mode, on `device`.
-        loss: whose activation makes predictions of outputs.
-        device: where it computes.
-        flips: the mirrorings over which predictions are averaged.
-    """
-
-    model: nn.Module
-    loss: TaskLoss
-    device: torch.device
-    flips: tuple[str, ...]
-    windows: Windows | None
-    at_once: int
-
-    def __call__(self, batch: Sequence[Item]) -> dict[int, list[float]]:
-        readable = [i for i in batch if i.stack is not None]
-        if not readable:
-            return {}
-        stacks = torch.stack([i.stack for i in readable]).to(self.device)  # type: ignore[misc]
-        with torch.inference_mode():
-            predicted = self._scans(stacks, self.windows) if self.windows else self._views(stacks)
-        return {i.index: p for i, p in zip(readable, predicted.cpu().tolist(), strict=True)}
-
-    def _scans(self, stacks: Tensor, windows: Windows) -> Tensor:
-        """(B, D, H, W) scans to (B, outputs), from the predictions of all windows of each."""
-        slices = spec_of(self.model).size[0]
-        batches = ([self._views(part) for part in windows.cut(scan, slices, self.at_once)] for scan in stacks)
-        return torch.stack([windows.aggregate(torch.cat(parts)) for parts in batches])
-
-    def _views(self, stacks: Tensor) -> Tensor:
-        """(B, S, H, W) to (B, outputs), the mean over all mirror images."""
-        views = [self._view(stacks.flip(axes)) for axes in mirror_axes(self.flips)]
-        return torch.stack(views).mean(0).reshape(len(stacks), -1)
-
-    def _view(self, stacks: Tensor) -> Tensor:
-        spec = spec_of(self.model)
-        return self.loss.activation(self.model(to_input(stacks, spec.input, spec.mean, spec.std)))
-
-
-def _shown(loader: Iterable[list[Item]], progress: bool) -> Iterator[list[Item]]:
-    from tqdm import tqdm
-
-    return iter(tqdm(loader, desc="predict", unit="batch", disable=not progress, leave=False))
-
-
-def prediction_table(
-    rows: Sequence[Mapping[str, Any]],
-    task: Task,
-    found: Mapping[int, Sequence[float]],
-    items: Mapping[int, Item] | None = None,
-    *,
-    with_errors: bool = False,
-) -> pd.DataFrame:
-    """Put predictions beside what is known of each scan, as `predict_table` does.
-
-    Args:
-        rows: of a manifest.
-        task: the fitted task.
-        found: predictions by the number of the row; empty cells where there are none.
-        items: what reading told of each row: notes and errors.
-        with_errors: give the column `error`.
-    """
-    missing = [float("nan")] * task.out_dim
-    records = []
-    for index, row in enumerate(rows):
-        record = {k: v for k, v in row.items() if k not in task.targets}
-        record |= {f"target_{t}": row[t] for t in task.targets if t in row}
-        record |= dict(zip(task.prediction_columns, found.get(index, missing), strict=True))
-        item = (items or {}).get(index, Item(index, None))
-        record["notes"] = "; ".join(item.notes)
-        if with_errors:
-            record["error"] = item.error
-        records.append(record)
-    return pd.DataFrame(records)
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "precision": precision, "cache": cache}
+    engine = Engine(Checkpoint(model, task, settings), device, **options)
+    return engine.table(rows, on_error=on_error, progress=progress)

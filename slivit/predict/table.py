@@ -1,4 +1,4 @@
-"""The table of predictions that a collaborator gets."""
+"""Predictions as tables: of a manifest's rows, and of the scans of a collaborator."""
 
 from __future__ import annotations
 
@@ -6,13 +6,46 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import Checkpoint
-from slivit.data.scan_reading import ScanRef
+from slivit.data.scan_reading import ReadScan, ScanRef
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LAST = ("warnings", "notes", "error")
+
+
+def prediction_table(
+    rows: Sequence[Mapping[str, Any]],
+    task: Task,
+    predictions: Mapping[int, Sequence[float]],
+    scans: Mapping[int, ReadScan] | None = None,
+    *,
+    with_errors: bool = False,
+) -> pd.DataFrame:
+    """Put predictions beside what is known of each scan, as `predict_table` does.
+
+    Args:
+        rows: of a manifest.
+        task: the fitted task.
+        predictions: by the number of the row; empty cells where there are none.
+        scans: whose notes and errors go into the table, by the number of the row.
+        with_errors: give the column `error`.
+    """
+    import pandas as pd
+
+    missing = [float("nan")] * task.out_dim
+    records = []
+    for number, row in enumerate(rows):
+        record = {k: v for k, v in row.items() if k not in task.targets}
+        record |= {f"target_{t}": row[t] for t in task.targets if t in row}
+        record |= dict(zip(task.prediction_columns, predictions.get(number, missing), strict=True))
+        scan = (scans or {}).get(number, ReadScan(None))
+        record["notes"] = "; ".join(scan.notes)
+        if with_errors:
+            record["error"] = scan.error
+        records.append(record)
+    return pd.DataFrame(records)
 
 
 def table_of(checkpoint: Checkpoint, refs: Sequence[ScanRef], rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slivit.checkpoint import read_config, save_checkpoint
+from slivit.checkpoint import Checkpoint, read_config, save_checkpoint
 from slivit.data.caching import cache_of
 from slivit.data.manifest import Manifest
 from slivit.data.sources import imported_frame, load_manifest, named_source
@@ -21,7 +21,7 @@ from slivit.evaluate.measure import check_testing, measure, write_results
 from slivit.files import whole_file, write_json, write_text
 from slivit.folder import RECIPE, SPLIT, logged, open_results
 from slivit.models.registry import create_model, spec_of
-from slivit.probing.networks import Network, load_network
+from slivit.probing.networks import load_network
 from slivit.probing.recipe import ProbeRecipe
 from slivit.recipe import resolved_toml
 from slivit.targets.task import Task
@@ -70,7 +70,7 @@ def run(recipe: ProbeRecipe, *, overwrite: bool = False) -> Path:
 
 
 def _linear(
-    folder: Path, recipe: ProbeRecipe, network: Network, manifest: Manifest, probed: Probed, metric: str
+    folder: Path, recipe: ProbeRecipe, network: Checkpoint, manifest: Manifest, probed: Probed, metric: str
 ) -> dict[str, Any]:
     """Train the grid, keep the chosen head and report on it; what `probe.json` tells of it."""
     from slivit.probing.heads import probe_linear
@@ -96,14 +96,14 @@ def _neighbours(folder: Path, recipe: ProbeRecipe, manifest: Manifest, probed: P
     return {"chosen": dict(choice.chosen), "seconds": seconds}
 
 
-def fitted_manifest(recipe: ProbeRecipe, network: Network) -> Manifest:
+def fitted_manifest(recipe: ProbeRecipe, network: Checkpoint) -> Manifest:
     """The labelled scans under the task, completed by the training rows.
 
     Raises:
         RecipeError: nothing says what to predict.
         ManifestError: all that is wrong with the table.
     """
-    task = recipe.task or _suggested_task(recipe) or network.task
+    task = recipe.task or _suggested_task(recipe) or network.trained_for
     if task is None:
         raise RecipeError(
             "what to predict is not said: give --kind and --target, such as --kind binary --target drusen (task.kind "
@@ -122,7 +122,7 @@ def _suggested_task(recipe: ProbeRecipe) -> Task | None:
     return task
 
 
-def extracted_features(recipe: ProbeRecipe, network: Network, manifest: Manifest) -> Extracted:
+def extracted_features(recipe: ProbeRecipe, network: Checkpoint, manifest: Manifest) -> Extracted:
     """The features of all rows, in the order of the manifest."""
     from slivit.probing.extract import extract
 
@@ -143,7 +143,7 @@ def extracted_features(recipe: ProbeRecipe, network: Network, manifest: Manifest
     return found
 
 
-def probed_splits(recipe: ProbeRecipe, network: Network, manifest: Manifest, extracted: Extracted) -> Probed:
+def probed_splits(recipe: ProbeRecipe, network: Checkpoint, manifest: Manifest, extracted: Extracted) -> Probed:
     """Features and answers by split, on the device, standardised by the training rows where asked.
 
     Raises:
@@ -152,8 +152,8 @@ def probed_splits(recipe: ProbeRecipe, network: Network, manifest: Manifest, ext
     import numpy as np
     import torch
 
-    from slivit.predict.engine import choose_device
-    from slivit.probing.features import feature_sets
+    from slivit.device import choose_device
+    from slivit.predict.features import feature_sets
     from slivit.probing.heads import Probed
     from slivit.probing.linear import Scaler
 
@@ -186,7 +186,7 @@ def _chosen_sets(recipe: ProbeRecipe, offered: Mapping[str, tuple[str, ...]]) ->
 
 def report(folder: Path, recipe: ProbeRecipe, manifest: Manifest, choice: Choice) -> None:
     """Measure the predictions of the chosen head, and write them, the grid and a page."""
-    from slivit.predict.engine import prediction_table
+    from slivit.predict.table import prediction_table
     from slivit.report.page import write_report
 
     task = manifest.task
@@ -209,7 +209,7 @@ def report(folder: Path, recipe: ProbeRecipe, manifest: Manifest, choice: Choice
         log.info("page: %s", page)
 
 
-def keep_head(folder: Path, head: nn.Linear, features: str, network: Network, manifest: Manifest) -> None:
+def keep_head(folder: Path, head: nn.Linear, features: str, network: Checkpoint, manifest: Manifest) -> None:
     """Write the chosen head; as a checkpoint too, where a model of this kind can read the chosen features itself."""
     from safetensors.torch import save_file
 
@@ -230,7 +230,7 @@ def keep_head(folder: Path, head: nn.Linear, features: str, network: Network, ma
     save_checkpoint(folder / CHECKPOINT, model, manifest.task, settings, training)
 
 
-def described(network: Network, extracted: Extracted, probed: Probed) -> dict[str, Any]:
+def described(network: Checkpoint, extracted: Extracted, probed: Probed) -> dict[str, Any]:
     """What `probe.json` tells of the network and its features, as plain values."""
     widths = {name: part.shape[1] for name, part in extracted.parts.items()}
     return {

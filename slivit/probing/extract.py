@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from slivit.data.blocks import to_input
+from slivit.checkpoint import Checkpoint
 from slivit.data.cache import code_version
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import ModelError, ReadError
 from slivit.models.registry import spec_of
-from slivit.predict.engine import Item, ScanDataset, choose_device
-from slivit.probing.features import features
+from slivit.predict.engine import Engine, error_of
 from slivit.probing.store import FeatureStore, weights_digest
+from slivit.settings import Precision
 
-Precision = Literal["float32", "bfloat16", "float16"]
+Vectors = dict[str, Tensor]
 KEPT_SCANS, KEPT_SECONDS = 256, 60.0  # after so many scans or so long, what is computed goes to disk
 
 
@@ -30,7 +29,7 @@ class Extracted:
     """The features of scans, in the order they were asked for.
 
     Args:
-        parts: (n, d) float32 by name, see `slivit.probing.features`.
+        parts: (n, d) float32 by name, see `slivit.predict.features`.
         computed: how many scans were computed now; the others were there.
         seconds: that reading and computing them took.
         weights: see `read_digest`.
@@ -67,7 +66,7 @@ def extract(
         device: "auto", "cpu", "cuda", ...
         batch_size: scans a batch.
         workers: processes that read scans.
-        precision: "bfloat16" and "float16" compute faster where the device supports them.
+        precision: in which the network computes; "auto" takes the fastest that the device has.
         cache: where preprocessed slices are kept.
         progress: show a progress bar.
 
@@ -77,16 +76,15 @@ def extract(
     """
     if settings.windows:
         raise ModelError("features are of one sample of slices a scan: leave out preprocessing.windows")
-    where = choose_device(device)
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "precision": precision, "cache": cache}
+    engine = Engine(Checkpoint(model, None, settings), device, **options)
     weights = read_digest(model)
-    store = FeatureStore(folder, _about(model, weights, settings, precision))
+    store = FeatureStore(folder, _about(model, weights, settings, engine.precision))
     digests = [store.digest(path) for path in paths]
     there = store.found()
     missing = {d: path for d, path in zip(digests, paths, strict=True) if d not in there}
     begun = time.perf_counter()
-    loader = _loader(list(missing.values()), settings, cache, batch_size, workers, progress)
-    run = _Runner(model.to(where).eval(), where, precision)
-    _keep(store, list(missing), (run(batch) for batch in loader))
+    _keep(store, list(missing), _features(engine, list(missing.values()), progress))
     seconds = time.perf_counter() - begun
     return Extracted(store.load(digests), len(missing), seconds, weights)
 
@@ -113,53 +111,38 @@ def _about(model: nn.Module, weights: str, settings: Preprocessing, precision: s
     }
 
 
-def _loader(
-    paths: Sequence[str], settings: Preprocessing, cache: Any, batch_size: int, workers: int, progress: bool
-) -> Iterable[list[Item]]:
+def _features(engine: Engine, paths: Sequence[str], progress: bool) -> Iterator[Vectors]:
+    """The features of scans, one after the other."""
     from tqdm import tqdm
 
-    dataset = ScanDataset(paths, settings, cache)
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=list)
-    return tqdm(loader, desc="features", unit="batch", disable=None if progress else True, leave=False)
+    scans = engine.over(engine.read(paths), lambda stacks: _by_scan(engine.features(stacks)))
+    shown = tqdm(scans, "features", len(paths), unit="scan", disable=None if progress else True, leave=False)
+    for number, scan, vectors in shown:
+        if vectors is None:
+            raise ReadError(error_of(paths[number], scan))
+        yield vectors
 
 
-@dataclass(frozen=True)
-class _Runner:
-    """A batch of items to (B, d) features by part, on the CPU."""
-
-    model: nn.Module
-    device: torch.device
-    precision: str
-
-    def __call__(self, batch: Sequence[Item]) -> dict[str, Tensor]:
-        if errors := [item.error for item in batch if item.error]:
-            raise ReadError(errors[0])
-        spec = spec_of(self.model)
-        stacks = torch.stack([item.stack for item in batch if item.stack is not None]).to(self.device)
-        low = self.precision != "float32"
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, getattr(torch, self.precision) if low else None, enabled=low),
-        ):
-            parts = features(self.model, to_input(stacks, spec.input, spec.mean, spec.std))
-        return {name: part.cpu() for name, part in parts.items()}
+def _by_scan(parts: Vectors) -> list[Vectors]:
+    """(B, d) by part -> for each scan, (d,) by part."""
+    return [dict(zip(parts, rows, strict=True)) for rows in zip(*parts.values(), strict=True)]
 
 
-def _keep(store: FeatureStore, digests: Sequence[str], batches: Iterator[dict[str, Tensor]]) -> None:
-    """Put batches, in the order of `digests`, into the store; what came before an error is kept too."""
-    waiting: list[dict[str, Tensor]] = []
-    kept, count, since = 0, 0, time.perf_counter()
+def _keep(store: FeatureStore, digests: Sequence[str], scans: Iterator[Vectors]) -> None:
+    """Put features, in the order of `digests`, into the store; what came before an error is kept too."""
+    waiting: list[Vectors] = []
+    kept, since = 0, time.perf_counter()
 
     def flush() -> None:
         if waiting:
-            store.add(digests[kept:count], {name: torch.cat([w[name] for w in waiting]) for name in waiting[0]})
+            ready = digests[kept : kept + len(waiting)]
+            store.add(ready, {name: torch.stack([w[name] for w in waiting]) for name in waiting[0]})
 
     try:
-        for parts in batches:
-            waiting.append(parts)
-            count += len(next(iter(parts.values())))
-            if count - kept >= KEPT_SCANS or time.perf_counter() - since >= KEPT_SECONDS:
+        for vectors in scans:
+            waiting.append(vectors)
+            if len(waiting) >= KEPT_SCANS or time.perf_counter() - since >= KEPT_SECONDS:
                 flush()
-                waiting, kept, since = [], count, time.perf_counter()
+                waiting, kept, since = [], kept + len(waiting), time.perf_counter()
     finally:
         flush()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slivit.checkpoint import checkpoint_folder, load_encoder, read_config
+from slivit.checkpoint import Checkpoint, checkpoint_folder, load_encoder, read_config
 from slivit.data.preprocessing import Preprocessing
 from slivit.lineage import describe_start
 from slivit.models.recipe import Model
@@ -18,29 +17,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True)
-class Network:
-    """A network whose backbone stays as it is.
-
-    Args:
-        model: in evaluation mode.
-        preprocessing: with its size set.
-        origin: where its weights come from, as plain values.
-        task: that it was trained for; None where there is none.
-    """
-
-    model: nn.Module
-    preprocessing: Preprocessing
-    origin: Mapping[str, Any]
-    task: Task | None = None
-
-
-def load_network(recipe: NetworkRecipe) -> Network:
+def load_network(recipe: NetworkRecipe) -> Checkpoint:
     """Load a network, given by a checkpoint or by its name.
 
     Args:
         recipe: of a checkpoint that is to be at random, only the architecture is taken; what the recipe says of the
             preprocessing goes before what the checkpoint says.
+
+    Returns:
+        The network, with its size in its preprocessing, and in `origin` where its weights come from.
 
     Raises:
         CheckpointError: no such weights, or weights that do not fit.
@@ -80,7 +65,9 @@ def _created(name: str, args: Mapping[str, Any], seed: int, weights: str = "") -
     return model.eval()
 
 
-def _network(model: nn.Module, settings: Preprocessing, origin: Mapping[str, Any], task: Task | None = None) -> Network:
+def _network(
+    model: nn.Module, settings: Preprocessing, origin: Mapping[str, Any], task: Task | None = None
+) -> Checkpoint:
     spec = spec_of(model)
     described = {"model": spec.name, "args": {k: v for k, v in spec.args.items() if k != "pretrained"}, **origin}
-    return Network(model, settings.model_copy(update={"size": spec.size}), described, task)
+    return Checkpoint(model, task, settings.model_copy(update={"size": spec.size}), origin=described)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -10,7 +10,7 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import Data
 from slivit.evaluate.recipe import Testing
 from slivit.models.recipe import Model
-from slivit.settings import Section
+from slivit.settings import Precision, Section
 from slivit.targets.task import Task
 
 
@@ -24,14 +24,15 @@ class Features(Section):
         standardise: give each feature mean 0 and standard deviation 1 over the training scans, so that the learning
             rates mean the same for every network. The papers leave the features of their networks as they are.
         batch_size: scans a batch while features are computed.
-        precision: "float32", "bfloat16" or "float16", while features are computed.
+        precision: in which features are computed: "float32", "bfloat16", "float16" (GPU only), or "auto", the fastest
+            that the device has.
     """
 
     folder: str = ""
     sets: tuple[str, ...] = ()
     standardise: bool = True
     batch_size: int = Field(default=8, ge=1)
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Precision = "float32"
 
 
 class Linear(Section):

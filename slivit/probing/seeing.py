@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slivit.data.blocks import to_input
+from slivit.checkpoint import Checkpoint
 from slivit.data.preprocessing import Preprocessing, preprocess
 from slivit.errors import ModelError, one_of
 from slivit.models.registry import spec_of
-from slivit.predict.engine import choose_device
+from slivit.predict.engine import Engine
 from slivit.probing.cells import Array, Box, seen_box
 from slivit.probing.pca import foreground, pca_colours
 from slivit.volume import Volume
@@ -73,16 +73,12 @@ def see(
         ModelError: a model without tokens in places, a head that it has not, or a size that it does not take.
     """
     places = _tokens_in_places(model)
-    where = choose_device(device)
-    spec = spec_of(model)
-    stack = torch.from_numpy(preprocess(volume, settings))[None].to(where)
-    x = to_input(stack, spec.input, spec.mean, spec.std)
-    model = model.to(where).eval()
-    with torch.inference_mode():
-        tokens = places(x)[0].float().cpu()
-        attention = _attention(model, x, head)
+    engine = Engine(Checkpoint(model, None, settings), device)
+    stack = torch.from_numpy(preprocess(volume, settings))[None]
+    tokens = engine.call(places, stack)[0].float().cpu()
+    attention = engine.call(lambda x: _attention(model, x, head), stack)
     grid = (tokens.shape[1], tokens.shape[2], tokens.shape[3])
-    brightness = F.adaptive_avg_pool3d(stack[:1].float(), grid).flatten().cpu()
+    brightness = F.adaptive_avg_pool3d(stack.float(), grid).flatten()
     flat = tokens.flatten(1).T
     kept = foreground(flat, brightness) if mask else torch.ones(len(flat), dtype=torch.bool)
     colours = pca_colours(flat, kept)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from slivit.checkpoint import Checkpoint
 from slivit.files import whole_file
 from slivit.folder import open_results
 from slivit.models.registry import spec_of
-from slivit.probing.networks import Network
 from slivit.volume import Volume
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 
 
 def run(
-    network: Network,
+    network: Checkpoint,
     scan: str,
     out: Path,
     *,

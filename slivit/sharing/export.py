@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -96,14 +96,14 @@ def export(
     """
     check_format(options.format)
     limit = checking.check_tolerance(options.tolerance, options.bf16)
-    served = serving.Served(checkpoint).cpu().eval()
+    original = serving.run_engine(checkpoint)
     with whole_folder(out) as folder:
-        exported = _write_model(served, checkpoint, folder, options)
-        found = _compared(served, exported, checkpoint, options)
+        exported = _write_model(checkpoint, folder, options)
+        found = _compared(original, exported, checkpoint, options)
         checking.refuse(found, limit)
         config = _config(checkpoint, folder, options, found)
         write_json(folder / CONFIG, config)
-        _write_program(folder, served, checkpoint, config, options.format)
+        _write_program(folder, original, checkpoint, config, options.format)
         name = Path(out).resolve().name
         spec = spec_of(checkpoint.model)
         card = write_card(config, spec, metrics, options.notes, format=options.format, found=found, name=name)
@@ -114,13 +114,14 @@ def export(
     return Exported(Path(out), found, fingerprint)
 
 
-def _write_model(served: serving.Served, checkpoint: Checkpoint, folder: Path, options: Options) -> serving.Predict:
+def _write_model(checkpoint: Checkpoint, folder: Path, options: Options) -> serving.Predict:
     """Write the model, and return a function that runs what was written."""
     if options.format == "safetensors":
         return _write_weights(checkpoint, folder, options.bf16)
     if options.format == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             serving.needed(package)
+    served = serving.Served(checkpoint).eval()
     program = serving.program_of(served, checkpoint.preprocessing.size or (1, 1, 1), bf16=options.bf16)
     if options.format == "onnx":
         serving.write_onnx(program, folder / serving.ONNX)
@@ -141,18 +142,17 @@ def _write_weights(checkpoint: Checkpoint, folder: Path, bf16: bool) -> serving.
     save_file({k: narrowed(v) if bf16 else v.detach().cpu().contiguous() for k, v in state.items()}, folder / WEIGHTS)
     again = deepcopy(checkpoint.model).cpu()
     load_strictly(again, load_file(folder / WEIGHTS), str(folder / WEIGHTS), "just written")
-    copy = Checkpoint(again.eval(), checkpoint.task, checkpoint.preprocessing)
-    return serving.run_module(serving.Served(copy).eval())
+    return serving.run_engine(replace(checkpoint, model=again))
 
 
 def _compared(
-    served: serving.Served, exported: serving.Predict, checkpoint: Checkpoint, options: Options
+    original: serving.Predict, exported: serving.Predict, checkpoint: Checkpoint, options: Options
 ) -> Difference:
     """How what was written differs from the original, from the scans' files to the predictions."""
     scans = checking.readable(options.scans, checkpoint, options.most)
     settings = checkpoint.preprocessing.model_dump(mode="json")
     stacks = [stack for _, stack in scans] or [_example(checkpoint)[1]]
-    differences = checking.compare(serving.run_module(served), exported, stacks, checkpoint)
+    differences = checking.compare(original, exported, stacks, checkpoint)
     alone = options.format != "safetensors"
     pixels = checking.check_preprocessing(scans, settings) if alone else None
     return checking.difference(differences, checkpoint.task, real=bool(scans), pixels=pixels)
@@ -185,7 +185,7 @@ def _config(checkpoint: Checkpoint, folder: Path, options: Options, found: Diffe
 
 
 def _write_program(
-    folder: Path, served: serving.Served, checkpoint: Checkpoint, config: Mapping[str, Any], format: str
+    folder: Path, original: serving.Predict, checkpoint: Checkpoint, config: Mapping[str, Any], format: str
 ) -> None:
     """`predict.py`, and for a model that runs without slivit all that it needs."""
     here = Path(__file__).parent
@@ -196,7 +196,7 @@ def _write_program(
     write_json(folder / PREPROCESSING, _described(checkpoint, config))
     write_text(folder / "PREPROCESSING.md", preprocessing_page(config["preprocessing"], serving.INPUT, serving.OUTPUT))
     volume, slices = _example(checkpoint)
-    predicted = checking.predicted(serving.run_module(served), slices, checkpoint)
+    predicted = checking.predicted(original, slices, checkpoint)
     np.savez_compressed(folder / EXAMPLE, volume=volume, slices=slices, prediction=predicted)
 
 

@@ -11,11 +11,8 @@ from huggingface_hub import ModelHubMixin
 
 from slivit.checkpoint import Checkpoint
 from slivit.data.preprocessing import Preprocessing
-from slivit.data.scan_finding import Finder
-from slivit.files import scratch_folders
+from slivit.predict.command import run
 from slivit.predict.opening import open_checkpoint
-from slivit.predict.stream import Stream
-from slivit.predict.table import table_of
 from slivit.sharing.export import Options, export
 from slivit.sharing.metrics import run_metrics
 from slivit.sharing.notes import CardNotes
@@ -87,13 +84,8 @@ class SharedModel(ModelHubMixin, library_name="slivit", tags=["medical-imaging",
             SlivitError: nothing there.
         """
         given = [scans] if isinstance(scans, str | os.PathLike) else list(scans)
-        with scratch_folders() as scratch:
-            slices = self.preprocessing.size[0] if self.preprocessing.size else 1
-            refs = Finder(slices, scratch).find([os.fspath(scan) for scan in given])
-            unique = list({ref.key: ref for ref in refs}.values())
-            stream = Stream(self.checkpoint, device, batch_size, workers)
-            rows = {unique[index].key: row for index, row in stream.rows(unique)}
-        return table_of(self.checkpoint, refs, rows)
+        options: dict[str, Any] = {"device": device, "batch_size": batch_size, "workers": workers}
+        return run(self.checkpoint, [os.fspath(scan) for scan in given], progress=False, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write what `slivit export` writes, in the format safetensors; called by the mixin."""

@@ -16,7 +16,7 @@ from slivit.checkpoint import Checkpoint
 from slivit.errors import CheckpointError, SlivitError
 from slivit.models._stored import narrowed
 from slivit.models.registry import spec_of
-from slivit.predict.engine import mirror_axes
+from slivit.predict.engine import Engine, mirror_axes
 
 Array = npt.NDArray[Any]
 Predict = Callable[[Array], Array]
@@ -159,6 +159,12 @@ def run_onnx(path: Path) -> Predict:
     """A function that runs an ONNX file."""
     session = needed("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda slices: np.asarray(session.run(None, {INPUT: slices})[0])
+
+
+def run_engine(checkpoint: Checkpoint) -> Predict:
+    """A function that runs a model as `slivit predict` does, in float32 on the CPU: what exports are held against."""
+    engine = Engine(checkpoint, "cpu")
+    return lambda slices: np.asarray(engine.predict(torch.from_numpy(slices)).numpy())
 
 
 def run_module(module: Callable[[Tensor], Tensor]) -> Predict:

@@ -57,20 +57,19 @@ def labelled_batches(
     """A function that gives (B, S, H, W) uint8 stacks and encoded targets of the rows of one split, in their order."""
     import numpy as np
     import torch
-    from torch.utils.data import DataLoader
 
     from slivit.errors import ReadError
-    from slivit.predict.engine import ScanDataset
+    from slivit.predict.scans import read_batches
 
     rows = manifest.rows(split)
     targets = torch.as_tensor(np.stack([np.asarray(manifest.task.encode(row)) for row in rows]))
-    scans = ScanDataset([str(row["path"]) for row in rows], settings)
+    paths = [str(row["path"]) for row in rows]
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for items in DataLoader(scans, batch_size=batch_size, num_workers=workers, collate_fn=list):
-            stacks = [item.stack for item in items if item.stack is not None]
-            if len(stacks) < len(items):
-                raise ReadError(next(item.error for item in items if item.stack is None))
-            yield torch.stack(stacks), targets[[item.index for item in items]]
+        for scans in read_batches(paths, settings, None, workers, batch_size):
+            if errors := [scan.error for _, scan in scans if scan.stack is None]:
+                raise ReadError(errors[0])
+            stacks = torch.stack([torch.from_numpy(scan.stack) for _, scan in scans])
+            yield stacks, targets[[number for number, _ in scans]]
 
     return batches

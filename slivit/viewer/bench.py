@@ -16,7 +16,8 @@ import torch
 from slivit.checkpoint import Checkpoint, load_checkpoint
 from slivit.data.manifest import read_manifest
 from slivit.data.preprocessing import Preprocessing
-from slivit.explanation import ExplainError, Explanation, ScanModel, SeenScan, explain_seen, scan_model, seen_by
+from slivit.explanation import ExplainError, Explanation, SeenScan, explain_seen, seen_by
+from slivit.predict.engine import Engine
 from slivit.targets.task import is_missing
 from slivit.viewer.neighbours import Neighbours
 from slivit.viewer.record import Record
@@ -71,8 +72,7 @@ class Bench:
     ) -> None:
         self.checkpoint: Checkpoint = load_checkpoint(checkpoint)
         self.run = self.checkpoint.path.parent if self.checkpoint.path.name == "checkpoint" else self.checkpoint.path
-        self.model: ScanModel = scan_model(self.checkpoint, device=device)
-        self.batch_size = batch_size
+        self.engine = Engine(self.checkpoint, device, batch_size=batch_size)
         chosen = manifest or (self.run / SPLIT if (self.run / SPLIT).is_file() else None)
         self.rows: list[Row] = self._read(chosen) if chosen else []
         self._lock = threading.Lock()  # one computation at a time: visitors share the model
@@ -97,7 +97,7 @@ class Bench:
         split = self.run / SPLIT
         rows = self._read(split) if split.is_file() else self.rows
         training = [row for row in rows if row["split"] == "train"]
-        return Neighbours(self.model, training, self.checkpoint.path, self.run / "neighbours.npz", self._lock)
+        return Neighbours(self.engine, training, self.checkpoint.path, self.run / "neighbours.npz", self._lock)
 
     def open_row(self, number: int) -> Opened:
         """Read and predict a scan of the manifest.
@@ -119,14 +119,11 @@ class Bench:
         return self._open(str(files[0] if len(files) == 1 else folder), name, {})
 
     def _open(self, path: str, name: str, row: Row) -> Opened:
-        from slivit.viewer.neighbours import features_of
-
-        scan = seen_by(self.model, path)
+        scan = seen_by(self.engine, path)
         stacks = torch.from_numpy(scan.stack)[None]
         with self._lock:
-            predicted, _ = self.model.run(stacks)
-            features = features_of(self.model, stacks)[0]
-        return Opened(name, scan, dict(self.model.table(predicted).iloc[0]), features, row)
+            predictions, features = self.engine.predict(stacks), self.engine.head_input(stacks)
+        return Opened(name, scan, dict(self.engine.called(predictions).iloc[0]), features[0].numpy(), row)
 
     def explain(
         self, opened: Opened, target: str, method: str, progress: Callable[[int, int], None] | None = None
@@ -138,9 +135,9 @@ class Bench:
         """
         key = (target, method)
         if key not in opened.found:
-            options: dict[str, Any] = {"batch_size": self.batch_size, "progress": progress}
+            options: dict[str, Any] = {"target": target, "methods": [method], "progress": progress}
             with self._lock:
-                opened.found[key] = explain_seen(self.model, opened.scan, target=target, methods=[method], **options)
+                opened.found[key] = explain_seen(self.engine, opened.scan, **options)
         return opened.found[key]
 
     def truth(self, opened: Opened) -> dict[str, Any]:

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from slivit.checkpoint import read_config
 from slivit.data.preprocessing import load_slices, resize_slices
 from slivit.errors import ReadError
-from slivit.explanation import ScanModel
 from slivit.files import whole_file
+from slivit.predict.engine import Engine
 
 SIDE = 96
 Features = npt.NDArray[np.float32]
@@ -41,24 +40,11 @@ class Neighbour:
     thumbnail: npt.NDArray[np.uint8]
 
 
-def features_of(model: ScanModel, stacks: Tensor) -> Features:
-    """What the head reads: (B, S, H, W) stacks, 0 to 255 -> (B, n) float32."""
-    seen: list[Tensor] = []
-    head: Any = model.model.head
-    hook = head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    try:
-        with torch.inference_mode():
-            model.model(model.input_of(stacks))
-    finally:
-        hook.remove()
-    return np.asarray(seen[0].flatten(1).float().cpu().numpy(), np.float32)
-
-
 class Neighbours:
     """The training scans' features, computed once and kept beside the run.
 
     Args:
-        model: the frozen model.
+        engine: of the frozen model.
         rows: of the training scans.
         checkpoint: its folder; other weights or preprocessing make all features anew.
         file: where they are kept.
@@ -66,9 +52,9 @@ class Neighbours:
     """
 
     def __init__(
-        self, model: ScanModel, rows: Sequence[Mapping[str, Any]], checkpoint: Path, file: Path, lock: threading.Lock
+        self, engine: Engine, rows: Sequence[Mapping[str, Any]], checkpoint: Path, file: Path, lock: threading.Lock
     ) -> None:
-        self.model, self.rows, self.file, self._lock = model, list(rows), file, lock
+        self.engine, self.rows, self.file, self._lock = engine, list(rows), file, lock
         self._known: dict[str, tuple[Features, npt.NDArray[np.uint8]]] = {}
         self.unreadable = 0
         config = read_config(checkpoint)
@@ -116,12 +102,12 @@ class Neighbours:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             try:
-                stack = load_slices(str(row["path"]), self.model.settings)
+                stack = load_slices(str(row["path"]), self.engine.settings)
             except ReadError:
                 self.unreadable += 1
                 return
         with self._lock:
-            features = features_of(self.model, torch.from_numpy(stack)[None])[0]
+            features = self.engine.head_input(torch.from_numpy(stack)[None])[0].numpy()
         self._known[_identity(row)] = (features, thumbnail(stack))
 
     def _read(self) -> None:

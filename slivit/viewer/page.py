@@ -12,7 +12,7 @@ from typing import Any
 from nicegui import run, ui
 
 from slivit.errors import SlivitError
-from slivit.explanation import METHODS, TITLES
+from slivit.explanation import METHODS, TITLES, outputs_of, target_or
 from slivit.models.registry import spec_of
 from slivit.viewer.bench import Bench, DropFolder, Opened, Stopped
 from slivit.viewer.panels import draw_calibration, draw_neighbours, draw_prediction, scan_label
@@ -31,7 +31,7 @@ class Page:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.opened: Opened | None = None
-        self.target = bench.model.outputs[0]
+        self.target = outputs_of(bench.checkpoint.task)[0]
         self.method = METHODS[-1]
         self.step: tuple[int, int] | None = None  # of what is being computed
         self.turn = 0  # counts what the visitor asked for: what is out of date stops
@@ -82,7 +82,7 @@ class Page:
             with ui.element("div").classes("row-of-buttons"):
                 self.methods = ui.toggle({m: TITLES[m] for m in METHODS}, value=self.method, on_change=self._set_method)
                 self.methods.props("dense no-caps unelevated").classes("methods")
-                names = list(self.bench.model.outputs)
+                names = list(outputs_of(self.bench.checkpoint.task))
                 self.targets = ui.select(names, value=self.target, label="Explain", on_change=self._set_target)
                 self.targets.props("dense outlined").classes("targets")
                 self.targets.visible = len(names) > 1
@@ -119,7 +119,7 @@ class Page:
             return
         self._tell("")
         self.opened = opened
-        self.target = self.bench.model.target_or(None, opened.predictions)
+        self.target = target_or(self.bench.checkpoint.task, None, opened.predictions)
         self.targets.value = self.target
         self.slices.show_scan(opened.scan)
         self.hint.visible = False

@@ -9,6 +9,7 @@ from typing import Any
 
 from nicegui import ui
 
+from slivit.explanation import number_of, outputs_of
 from slivit.report.style import amount, number
 from slivit.targets.task import is_missing
 from slivit.viewer.bench import Bench, Opened
@@ -32,7 +33,7 @@ def draw_prediction(panel: ui.element, bench: Bench, opened: Opened, target: str
         shown = amount(number(value, 2), task.unit) if task.kind == "regression" else number(value)
         ui.label(shown).classes("big")
         ui.label(target if task.kind == "regression" else f"probability of {target}").classes("quiet")
-        if len(bench.model.outputs) > 1:
+        if len(outputs_of(bench.checkpoint.task)) > 1:
             _outputs(bench, opened)
         for sentence in [*calls(bench, opened, target), *known(bench, opened)]:
             ui.label(sentence).classes("call")
@@ -42,9 +43,9 @@ def draw_prediction(panel: ui.element, bench: Bench, opened: Opened, target: str
 
 def _outputs(bench: Bench, opened: Opened) -> None:
     """Every output with its prediction."""
-    places = range(len(bench.model.outputs))
+    places = range(len(outputs_of(bench.checkpoint.task)))
     values = [float(opened.predictions[bench.checkpoint.task.prediction_columns[i]]) for i in places]
-    rows = zip(bench.model.outputs, values, strict=True)
+    rows = zip(outputs_of(bench.checkpoint.task), values, strict=True)
     cells = "".join(f"<tr><td>{escape(name)}</td><td>{number(value)}</td></tr>" for name, value in rows)
     ui.html(f'<table class="outputs">{cells}</table>', sanitize=False)
 
@@ -75,7 +76,7 @@ def known(bench: Bench, opened: Opened) -> list[str]:
 
 def column_of(bench: Bench, target: str) -> str:
     """The column of an output's prediction."""
-    return bench.checkpoint.task.prediction_columns[bench.model.number_of(target)]
+    return bench.checkpoint.task.prediction_columns[number_of(bench.checkpoint.task, target)]
 
 
 def draw_calibration(panel: ui.element, bench: Bench, opened: Opened, target: str) -> None:

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import slivit
-from slivit.explanation import FILLS, METHODS, ExplainError, explain_seen, scan_model, see_scan
+from slivit.explanation import FILLS, METHODS, ExplainError, engine_of, explain_seen, see_scan
 from slivit.explanation.attention import WatchAttention, rollout
 from slivit.explanation.gradcam import grad_cam, watched
 from slivit.explanation.layers import map_layers
 from slivit.explanation.occlusion import without_slice
+from slivit.explanation.predicting import evidence_of
 from slivit.explanation.scan import slice_numbers
 from slivit.models.registry import create_model, list_models, model_spec
 from slivit.predict.engine import predict_table
@@ -68,11 +69,10 @@ def test_evidence_is_the_change_of_log_odds(checkpoint, volume):
     np.testing.assert_allclose(table["occlusion"], logit(before) - logit(table["without"]), atol=1e-4)
 
 
-def test_evidence_of_a_class_is_its_log_odds(network, settings):
-    model = scan_model(network(3), task=CLASSES, preprocessing=settings)
-    logits = torch.randn(4, 3)
-    p = logits.double().softmax(1)
-    torch.testing.assert_close(model.evidence(logits), (p / (1 - p)).log())
+def test_evidence_of_a_class_is_its_log_odds():
+    logits = torch.randn(2, 4, 3)
+    p = logits.double().softmax(-1)
+    torch.testing.assert_close(evidence_of(CLASSES, logits), (p / (1 - p)).log())
 
 
 def test_regression_is_explained_in_its_unit(network, settings, volume):
@@ -139,13 +139,14 @@ def test_grad_cam_of_a_linear_head_over_pooled_cells_is_what_each_cell_adds_to_t
     torch.manual_seed(0)
     model = create_model("resnet18_2d", 1, **(model_spec("resnet18_2d").small | {"image_size": 96})).eval()
     stack = torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8)
-    scan_of = scan_model(model, task=TASK, preprocessing=slivit.Preprocessing(size=(3, 96, 96)))
+    scan_of = engine_of(model, task=TASK, preprocessing=slivit.Preprocessing(size=(3, 96, 96)))
     images = scan_of.input_of(stack[None])[0].transpose(0, 1)
     with torch.no_grad():
         features = feature_map(model.backbone, model.backbone_info.stage, images)
         added = torch.einsum("c,schw->shw", model.head.weight[0], features) / (3 * 3 * 3)
     torch.testing.assert_close(grad_cam(scan_of, stack, "bright"), added.relu(), rtol=1e-4, atol=1e-6)
-    signed = dataclasses.replace(scan_of, task=Task(kind="regression", targets=("bright",)))
+    regression = Task(kind="regression", targets=("bright",))
+    signed = engine_of(model, task=regression, preprocessing=scan_of.settings)
     torch.testing.assert_close(grad_cam(signed, stack, "bright"), added.abs(), rtol=1e-4, atol=1e-6)
 
 
@@ -165,7 +166,7 @@ def test_every_model_is_explained_or_says_why_not(name):
     slices, height, width = model.spec.size
     array = np.random.default_rng(0).integers(0, 256, (slices + 1, height + 3, width)).astype(np.uint8)
     settings = slivit.Preprocessing(size=model.spec.size, stretch=None)
-    scan_of = scan_model(model, task=CLASSES, preprocessing=settings)
+    scan_of = engine_of(model, task=CLASSES, preprocessing=settings)
     scan = see_scan(Volume(array, None, "noise"), settings)
     found = explain_seen(scan_of, scan, target="b")
     assert {*found.attributions, *found.skipped} == set(METHODS)
@@ -228,7 +229,7 @@ def test_maps_are_those_of_the_backbone(checkpoint):
 
 
 def test_grad_cam_leaves_the_model_as_it_was(checkpoint, volume):
-    model = scan_model(checkpoint)
+    model = engine_of(checkpoint)
     model.model.requires_grad_(False)
     grad_cam(model, torch.from_numpy(volume.array), "bright")
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.model.modules())

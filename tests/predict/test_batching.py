@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from slivit.inference import batching
 
-from slivit.predict.batching import Batcher, Memory, default_workers, out_of_memory
+from slivit.device import Memory, out_of_memory
+from slivit.predict import batching
+from slivit.predict.batching import Batcher, default_workers
 
 KB = 1024
 

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from slivit.checkpoint import load_checkpoint
@@ -140,25 +141,28 @@ def test_mistakes_end_with_status_2(blob_run, scans, option):
 
 
 def test_without_memory_a_scan_fails_alone(blob_run, scans, monkeypatch):
-    from slivit.predict.engine import Runner
+    from slivit.predict.engine import Engine
 
-    usual = Runner.__call__
+    usual, seen = Engine.predict, []
 
-    def small(self, batch):
-        if len(batch) > 1 or batch[0].index == 2:
+    def small(self, stacks):
+        if len(stacks) > 1:
             raise MemoryError
-        return usual(self, batch)
+        seen.append(stacks)
+        if len(seen) == 3:
+            raise MemoryError
+        return usual(self, stacks)
 
-    monkeypatch.setattr(Runner, "__call__", small)
+    monkeypatch.setattr(Engine, "predict", small)
     table = predict.run(blob_run, [str(scans)], batch_size=4, progress=False)
     assert [bool(e) for e in table["error"]] == [False, False, True, False, False, False, True]
     assert "not enough memory for the model" in table["error"][2]
 
 
 def test_a_model_that_gives_no_number_is_told(blob_run, scans, monkeypatch):
-    from slivit.predict.engine import Runner
+    from slivit.predict.engine import Engine
 
-    monkeypatch.setattr(Runner, "__call__", lambda self, batch: {i.index: [float("nan")] for i in batch})
+    monkeypatch.setattr(Engine, "predict", lambda self, stacks: torch.full((len(stacks), 1), torch.nan))
     table = predict.run(blob_run, [str(scans / "scan0.nii")], progress=False)
     assert "not a number" in table["error"][0]
     assert np.isnan(table["prob_bright"][0])

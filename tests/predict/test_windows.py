@@ -10,7 +10,6 @@ from slivit.data.blocks import to_input
 from slivit.data.preprocessing import Preprocessing, load_slices
 from slivit.data.windows import Windows
 from slivit.models.registry import create_model
-from slivit.predict.engine import engine as predict
 from slivit.predict.engine import predict_table
 from slivit.targets.task import Task
 
@@ -85,5 +84,5 @@ def test_a_checkpoint_keeps_how_scans_are_cut_and_scored(rows, model, tmp_path):
     loaded = load_checkpoint(tmp_path / "run")
     assert loaded.preprocessing == chosen
     before = predict_table(model, rows[1:], TASK, chosen, device="cpu")
-    after = predict.predict_table(loaded.model, rows[1:], loaded.task, loaded.preprocessing, device="cpu")
+    after = predict_table(loaded.model, rows[1:], loaded.task, loaded.preprocessing, device="cpu")
     np.testing.assert_allclose(before["prob_pe"], after["prob_pe"], atol=1e-6)

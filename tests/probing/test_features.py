@@ -10,9 +10,9 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.errors import ModelError, ReadError
 from slivit.models.dino3d import pool_tokens
 from slivit.models.registry import create_model, list_models, model_spec
+from slivit.predict.features import feature_sets, features
 from slivit.probing import extract as extract_module
 from slivit.probing.extract import extract, read_digest
-from slivit.probing.features import feature_sets, features
 from slivit.probing.linear import join
 from slivit.probing.store import weights_digest
 

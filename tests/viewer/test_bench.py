@@ -9,9 +9,9 @@ import pytest
 
 from slivit.checkpoint import load_checkpoint, save_checkpoint
 from slivit.errors import ReadError
-from slivit.explanation import ExplainError
+from slivit.explanation import ExplainError, outputs_of
 from slivit.models.registry import create_model
-from slivit.predict.engine import predict_table
+from slivit.predict.engine import Engine, predict_table
 from slivit.viewer import neighbours as module
 from slivit.viewer.bench import Bench, Stopped
 from slivit.viewer.neighbours import cosines
@@ -96,7 +96,7 @@ def test_the_nearest_training_scans(runs, scans, monkeypatch, tmp_path):
     assert all(a.similarity >= b.similarity for a, b in pairwise(others))
     without = bench.neighbours.nearest(opened.features, count=30, but=opened.row["path"])
     assert [n.row["path"] for n in without] == [n.row["path"] for n in others]
-    monkeypatch.setattr(module, "features_of", None)  # a new start computes nothing
+    monkeypatch.setattr(Engine, "head_input", None)  # a new start computes nothing
     again = Bench(run)
     assert again.neighbours.missing == 0
     assert [n.row["path"] for n in again.neighbours.nearest(opened.features, but=opened.row["path"])] == [
@@ -145,10 +145,10 @@ def test_cosines_are_those_of_the_differences_from_the_mean(rng):
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
 def test_the_record_tells_what_became_of_such_predictions(runs, kind):
     bench = Bench(runs(kind))
-    target = bench.model.outputs[0]
+    target = outputs_of(bench.checkpoint.task)[0]
     table = bench.record.table
     assert set(table["split"]) == {"test"}
-    value = float(table[bench.model.task.prediction_columns[0]].iloc[0])
+    value = float(table[bench.checkpoint.task.prediction_columns[0]].iloc[0])
     told = bench.record.sentence(target, value)
     if kind == "regression":
         error = (table["pred_size"] - table["target_size"]).abs().mean()
@@ -166,7 +166,7 @@ def test_a_record_at_another_temperature_is_not_shown(runs):
     from slivit.targets.decision import Decision
 
     bench = Bench(runs("binary"))
-    record = Record.of(runs("binary"), bench.model.task, Decision(temperature=2.0))
+    record = Record.of(runs("binary"), bench.checkpoint.task, Decision(temperature=2.0))
     assert "temperature" in record.sentence("bright", 0.5)
 
 

@@ -33,7 +33,7 @@ def features(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
         parts = offered(x)
     else:
         pooled = _method(model, "pooled_features") or _method(model, "forward_features")
-        parts = {POOLED: pooled(x) if pooled else _head_input(model, x)}
+        parts = {POOLED: pooled(x) if pooled else head_input(model, x)}
     return {name: _vectors(part).float() for name, part in parts.items()}
 
 
@@ -57,7 +57,7 @@ def _vectors(part: Tensor) -> Tensor:
     return part.flatten(2).mean(2) if part.ndim > 2 else part
 
 
-def _head_input(model: nn.Module, x: Tensor) -> Tensor:
+def head_input(model: nn.Module, x: Tensor) -> Tensor:
     """What a model's `.head` takes."""
     head = _method(model, "head")
     if not isinstance(head, nn.Module):

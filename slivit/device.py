@@ -1,0 +1,157 @@
+"""The device that a network runs on: which one, the precision that it computes fast in, and its memory."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slivit.errors import SlivitError
+from slivit.settings import Precision
+
+if TYPE_CHECKING:
+    import torch
+
+_CGROUPS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """The device by name; "auto" takes a GPU where there is one.
+
+    Raises:
+        SlivitError: an unknown device, or one that this machine lacks.
+    """
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise SlivitError(f'device "{device}" cannot be used: {error}') from error
+    return chosen
+
+
+def choose_precision(precision: Precision, device: torch.device) -> Precision:
+    """The precision by name; "auto" takes the fastest that the device has.
+
+    That is bfloat16 on a GPU that has it and on processors with AVX512-BF16 or AMX, float16 on older GPUs, and float32
+    elsewhere.
+
+    Raises:
+        SlivitError: float16 elsewhere than on a GPU.
+    """
+    if precision == "float16" and device.type == "cpu":
+        raise SlivitError("precision float16 needs a GPU; use bfloat16 or float32 on a CPU")
+    if precision != "auto":
+        return precision
+    import torch
+
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    return "bfloat16" if device.type == "cpu" and _bfloat16_in_hardware() else "float32"
+
+
+def _bfloat16_in_hardware() -> bool:
+    """Whether this processor multiplies in bfloat16, instead of torch emulating it."""
+    import torch
+
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name)() for name in asked if hasattr(torch.cpu, name))
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which networks compute in a precision; weights stay as they are."""
+    import torch
+
+    low = precision != "float32"
+    return torch.autocast(device.type, getattr(torch, precision) if low else None, enabled=low)
+
+
+@dataclass
+class Memory:
+    """The memory of a device.
+
+    Args:
+        device: of torch.
+    """
+
+    device: torch.device
+
+    def free(self) -> int:
+        """Bytes that could still be taken."""
+        if self.device.type == "cuda":
+            import torch
+
+            unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            return torch.cuda.mem_get_info(self.device)[0] + unused
+        import psutil
+
+        return min([psutil.virtual_memory().available, *_cgroup_room()])
+
+    def peak(self) -> int:
+        """The most bytes that were in use at once: since `restart` on a GPU, of the process elsewhere."""
+        if self.device.type == "cuda":
+            import torch
+
+            return torch.cuda.max_memory_allocated(self.device)
+        return _process_peak()
+
+    def restart(self) -> int:
+        """Begin to measure; returns the bytes in use before."""
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return torch.cuda.memory_allocated(self.device)
+        return self.peak()
+
+    def wait(self) -> None:
+        """Wait for the device, so that a clock tells the truth."""
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self.device)
+
+    def empty(self) -> None:
+        """Give back what the last attempt left."""
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+
+
+def _process_peak() -> int:
+    import psutil
+
+    info = psutil.Process().memory_info()
+    if hasattr(info, "peak_wset"):  # Windows
+        return int(info.peak_wset)
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _cgroup_room() -> list[int]:
+    """What a container leaves; nothing outside of one."""
+    for limit, used in _CGROUPS:
+        try:
+            texts = [Path("/sys/fs/cgroup", name).read_text("utf-8").strip() for name in (limit, used)]
+        except OSError:
+            continue
+        return [int(texts[0]) - int(texts[1])] if texts[0].isdecimal() else []
+    return []
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was not enough memory, on a GPU or for torch on a CPU."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).casefold()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
