@@ -181,7 +181,7 @@ def test_every_kind_of_model_becomes_one_graph(name, kind, format, tmp_path):
 
 
 def test_an_export_that_computes_something_else_is_refused(blob_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(serving, "run_engine", lambda checkpoint: lambda slices: np.full((len(slices), 1), next(values)))
+    monkeypatch.setattr(serving, "run_engine", lambda _: lambda slices: np.full((len(slices), 1), next(values)))
     values = iter(np.linspace(0, 1, 99))
     done = CliRunner().invoke(app, ["export", str(blob_run), str(tmp_path / "out")])
     assert done.exit_code == 2
