@@ -234,9 +234,8 @@ def frames_of(get: Get, entry: Entry, source: str, plain: PlainHeader | None) ->
         plain: the header, where the quick walk gave it: then it says where the pixels lie.
     """
     count = max(1, int(number(get("NumberOfFrames")) or 1))
-    whole = _whole(get, entry, count)
+    whole = _whole(get, entry, count, plain)
     check_size(source, (count, *whole.shape), 1, entry.size)
-    whole = replace(whole, pixels_at=None if plain is None else _native_start(whole, plain, count))
     groups = get("PerFrameFunctionalGroupsSequence")
     if groups and count > 1 and len(groups) != count:
         raise ReadError(
@@ -255,22 +254,24 @@ def frames_of(get: Get, entry: Entry, source: str, plain: PlainHeader | None) ->
         yield _plain_frame(whole, index, count, offsets)
 
 
-def _native_start(whole: Frame, plain: PlainHeader, count: int) -> int | None:
+def _native_start(plain: PlainHeader | None, needed: int, bits: int) -> int | None:
     """Return where the pixels start, where they are stored as they are: grey, uncompressed, of the right length."""
-    grey = plain.get("SamplesPerPixel") == 1 and (whole.photometric or "MONOCHROME").startswith("MONOCHROME")
-    usual = plain.get("BitsAllocated") in (8, 16, 32) and plain.get("PixelRepresentation") in (0, 1)
-    needed = count * whole.frame_bytes
-    if grey and usual and whole.bits <= 8 * whole.stored.itemsize and plain.pixel_bytes in (needed, needed + 1):
-        return plain.pixels_at
-    return None
+    if plain is None or plain.pixel_bytes not in (needed, needed + 1):
+        return None
+    grey = plain.get("SamplesPerPixel") == 1
+    grey = grey and (plain.get("PhotometricInterpretation") or "MONOCHROME").startswith("MONOCHROME")
+    allocated = plain.get("BitsAllocated")
+    usual = allocated in (8, 16, 32) and bits <= allocated and plain.get("PixelRepresentation") in (0, 1)
+    return plain.pixels_at if grey and usual else None
 
 
-def _whole(get: Get, entry: Entry, count: int) -> Frame:
+def _whole(get: Get, entry: Entry, count: int, plain: PlainHeader | None) -> Frame:
     """Return what the file's own header says of all its frames."""
     slope = number(get("DoseGridScaling")) or number(get("RescaleSlope"))
     bits = int(number(get("BitsStored")) or number(get("BitsAllocated")) or 16)
     high_bit, instance = number(get("HighBit")), number(get("InstanceNumber"))
     photometric = text(get("PhotometricInterpretation"))
+    shape, stored = (int(get("Rows")), int(get("Columns"))), _stored_type(get)
     return Frame(
         entry=entry,
         index=0,
@@ -282,7 +283,7 @@ def _whole(get: Get, entry: Entry, count: int) -> Frame:
         uid=text(get("SOPInstanceUID")),
         concatenation=text(get("ConcatenationUID")),
         marks=_marks(get),
-        shape=(int(get("Rows")), int(get("Columns"))),
+        shape=shape,
         position=vector(get("ImagePositionPatient"), 3),
         location=number(get("SliceLocation")),
         orientation=orientation(get("ImageOrientationPatient")),
@@ -293,10 +294,10 @@ def _whole(get: Get, entry: Entry, count: int) -> Frame:
         samples=int(number(get("SamplesPerPixel")) or (3 if photometric.startswith(("RGB", "YBR")) else 1)),
         photometric=photometric,
         lut=_lut(get("ModalityLUTSequence")),
-        stored=_stored_type(get),
+        stored=stored,
         bits=bits,
         high_bit=bits - 1 if high_bit is None else int(high_bit),
-        pixels_at=None,
+        pixels_at=_native_start(plain, count * shape[0] * shape[1] * stored.itemsize, bits),
     )
 
 

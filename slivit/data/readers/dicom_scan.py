@@ -21,6 +21,11 @@ _PIXELS, _FLOAT_PIXELS = 0x7FE00010, (0x7FE00008, 0x7FE00009)
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _GROUP_ELEMENT_LENGTH = struct.Struct("<HHI").unpack_from
+_GROUP_ELEMENT_KIND_LENGTH = struct.Struct("<HH2sH").unpack_from
+_SHORT = frozenset(
+    (b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS", b"ST")
+    + (b"TM", b"UI", b"UL", b"US")
+)
 _IMPLICIT = "1.2.840.10008.1.2"
 _EXPLICIT = "1.2.840.10008.1.2.1"
 _COMPRESSED = re.compile(r"1\.2\.840\.10008\.1\.2\.(4\.\d+|5)")
@@ -81,8 +86,13 @@ def _walk(data: bytes, wanted: dict[int, str]) -> PlainHeader:
     if explicit and syntax != _EXPLICIT and not _COMPRESSED.fullmatch(syntax):
         raise _GiveUp
     values: dict[str, Any] = {SYNTAX: syntax}
+    last = len(data) - 12
     while True:
-        tag, value_at, length = _element(data, at, explicit)
+        group, element, kind, length = _GROUP_ELEMENT_KIND_LENGTH(data, at) if at <= last else (0, 0, b"", 0)
+        if explicit and kind in _SHORT:  # most elements: what _element finds too, quicker
+            tag, value_at = group << 16 | element, at + 8
+        else:
+            tag, value_at, length = _element(data, at, explicit)
         if tag == _PIXELS:
             native = length != _UNDEFINED and syntax in (_IMPLICIT, _EXPLICIT)
             return PlainHeader(values, value_at, length if native else None)
@@ -171,5 +181,6 @@ def _value(raw: bytes, keyword: str) -> Any:
     text = raw.decode("ascii")
     if "\x1b" in text:
         raise _GiveUp  # an escape to another alphabet
-    parts = [part.strip(" \0") for part in text.split("\\")]
-    return parts if len(parts) > 1 else parts[0]
+    if "\\" not in text:
+        return text.strip(" \0")
+    return [part.strip(" \0") for part in text.split("\\")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from functools import lru_cache
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,11 +120,13 @@ def joined(value: Any) -> str:
 
 def number(value: Any) -> float | None:
     """Return a finite number, or None for an absent, empty or unreadable value."""
+    if value is None or value == "":
+        return None
     try:
         found = float(value)
     except (TypeError, ValueError):
         return None
-    return found if np.isfinite(found) else None
+    return found if isfinite(found) else None
 
 
 def positive(value: Any) -> float | None:
@@ -143,7 +146,12 @@ def vector(value: Any, size: int) -> Vector | None:
 def orientation(value: Any) -> Vector | None:
     """Return the six direction cosines, or None where they span no plane."""
     cosines = vector(value, 6)
-    return cosines if cosines is not None and np.linalg.norm(normal(cosines)) > 0.5 else None
+    return cosines if cosines is not None and _span_a_plane(cosines) else None
+
+
+@lru_cache(maxsize=256)
+def _span_a_plane(cosines: Vector) -> bool:
+    return bool(np.linalg.norm(normal(cosines)) > 0.5)
 
 
 @lru_cache(maxsize=256)
