@@ -6,7 +6,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from slivit.data.content import files_of
 from slivit.data.readers import npz, sniff
 from slivit.data.readers.address import ROW_OPTIONS
 from slivit.data.readers.base import natural_order
+from slivit.data.readers.dicom_archive import series_below
 from slivit.data.readers.dispatch import READERS
 from slivit.data.readers.entries import FileEntry, folder_entries
 from slivit.data.scan_reading import ScanRef
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 TABLES = (".csv", ".tsv")
 _SUFFIXES = {reader.name: reader.suffixes for reader in READERS.values()}
-_SERIES, _PATIENT, _FRAMES = "SeriesInstanceUID", "PatientID", "NumberOfFrames"
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Finder:
         for entry in folder_entries(folder):
             if isinstance(entry, FileEntry):
                 kinds[_kind(entry) or "unknown"].append(entry)
-        found = [*_series(folder, kinds.pop("dicom", []))]
+        found = [*_series(kinds.pop("dicom", []))]
         images, unknown = kinds.pop("image", []), kinds.pop("unknown", [])
         names = {entry.name for entries in kinds.values() for entry in entries}
         for kind, entries in kinds.items():
@@ -121,39 +120,10 @@ def _kind(entry: FileEntry) -> str | None:
         return None
 
 
-def _series(folder: Path, entries: Sequence[FileEntry]) -> Iterator[ScanRef]:
-    """DICOM files: each file of several frames is a scan, all others make one scan a series."""
-    groups: dict[tuple[str, str], list[Path]] = defaultdict(list)
-    for entry in entries:
-        header = _header(entry.path)
-        if int(header.get(_FRAMES) or 1) > 1:
-            yield ScanRef(str(entry.path), str(entry.path))
-        else:
-            groups[header.get(_PATIENT, ""), header.get(_SERIES, "")].append(entry.path)
-    held: dict[Path, int] = defaultdict(int)
-    for entry in entries:
-        for parent in entry.path.parents:
-            held[parent] += 1
-    for (_, uid), paths in groups.items():
-        place = Path(commonpath([path.parent for path in paths])) if len(paths) > 1 else paths[0].parent
-        if held[place] == len(paths):
-            yield ScanRef(str(place), str(place))
-        elif len(paths) == 1:
-            yield ScanRef(str(paths[0]), str(paths[0]))
-        else:
-            yield ScanRef(str(place), str(place), {"series": uid})
-
-
-def _header(path: Path) -> Mapping[str, str]:
-    """The few values that tell series apart; none where the file is damaged, which reading it will tell."""
-    import pydicom
-
-    try:
-        read = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=[_SERIES, _PATIENT, _FRAMES])
-        return {name: str(read.get(name) or "") for name in (_SERIES, _PATIENT, _FRAMES)}
-    except Exception as error:  # pydicom raises many kinds on broken files
-        log.debug("%s: %s", path, error)
-        return {}
+def _series(entries: Sequence[FileEntry]) -> Iterator[ScanRef]:
+    """DICOM files: each series is a scan, each file of several frames too, and so is each part of a mixed series."""
+    for found in series_below(entries):
+        yield ScanRef(str(found.path), str(found.path), {"series": found.series} if found.series else {})
 
 
 def _is_half(name: str, names: set[str]) -> bool:

@@ -47,14 +47,15 @@ def dicom(folder, uid, number, patient="P", frames=1):
     path = folder / f"{uid[-1]}_{number}.dcm"
     ds = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     values = {"SOPClassUID": CTImageStorage, "SOPInstanceUID": meta.MediaStorageSOPInstanceUID, "PatientID": patient,
-              "SeriesInstanceUID": uid, "SeriesNumber": uid[-1], "InstanceNumber": number, "Modality": "CT", "Rows": 4,
+              "SeriesInstanceUID": uid, "SeriesNumber": uid[-1], "InstanceNumber": int(str(number).strip("AB")), "Modality": "CT", "Rows": 4,
               "Columns": 4, "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0,
               "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}  # fmt: skip
     for name, value in values.items():
         setattr(ds, name, value)
     if frames > 1:
         ds.NumberOfFrames = frames
-    ds.PixelData = bytes([number] * 16 * frames)
+    value = int(str(number).strip("AB")) + {"A": 65, "B": 165}.get(str(number)[0], 0)
+    ds.PixelData = bytes([value] * 16 * frames)
     ds.save_as(path, enforce_file_format=True)
     return path
 
@@ -95,6 +96,18 @@ def test_dicom_series_are_told_apart(find, tmp_path):
         "clips/5_2.dcm",
     }
     assert {k: read_volume(r.path, **r.options).shape for k, r in found.items()} == dict.fromkeys(found, (3, 4, 4))
+
+
+def test_two_patients_of_one_series_are_two_scans(find, tmp_path):
+    """As a careless anonymiser leaves them, whether their files lie in one folder or in two."""
+    for number in range(3):
+        for patient in ("A", "B"):
+            dicom(tmp_path / "one", "1.2.1", f"{patient}{number}", patient)
+            dicom(tmp_path / "two" / patient, "1.2.2", number, patient)
+    found = {ref.key.removeprefix(f"{tmp_path}/"): ref for ref in find(tmp_path)}
+    assert set(found) == {"one#series=1.2.1.1", "one#series=1.2.1.2", "two/A", "two/B"}
+    patients = [read_volume(r.path, **r.options).array.tolist() for k, r in found.items() if k.startswith("one")]
+    assert sorted(patients) == [[[[n] * 4] * 4 for n in own] for own in ((65, 66, 67), (165, 166, 167))]
 
 
 def test_images_are_frames_or_scans_by_what_the_model_takes(find, tmp_path):

@@ -22,10 +22,7 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _GROUP_ELEMENT_LENGTH = struct.Struct("<HHI").unpack_from
 _GROUP_ELEMENT_KIND_LENGTH = struct.Struct("<HH2sH").unpack_from
-_SHORT = frozenset(
-    (b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS", b"ST")
-    + (b"TM", b"UI", b"UL", b"US")
-)
+_SHORT = frozenset(b"AE AS CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 _IMPLICIT = "1.2.840.10008.1.2"
 _EXPLICIT = "1.2.840.10008.1.2.1"
 _COMPRESSED = re.compile(r"1\.2\.840\.10008\.1\.2\.(4\.\d+|5)")
