@@ -25,18 +25,28 @@ def manifest(
     root: Annotated[Path, typer.Argument(help="Its folder (or MedMNIST file), as downloaded.")],
     out: Annotated[Path, typer.Argument(help="The CSV to write.")],
     options: Annotated[list[str] | None, typer.Argument(metavar="[OPTION=VALUE]...", help="Of the importer.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONDITION", help='Of dicom: which series, "modality=MR description~T1 slices>=20".'),
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Of dicom: a CSV of labels by patient or accession.")] = None,
 ) -> None:
-    """Make a manifest of a public data set, or of a folder of class folders."""
+    """Make a manifest of a public data set, of a folder of class folders, or of an archive of DICOM files."""
     from slivit.data.importers import make_manifest
 
     with told_errors():
-        made = make_manifest(name, root, out, **_pairs(options or []))
+        given = _importer_options(name, options or [], where or [])
+        given |= {"labels": str(labels)} if labels else {}
+        made = make_manifest(name, root, out, **given)
         for note in made.notes:
             typer.echo(f"note: {note}", err=True)
         splits = made.frame["split"].value_counts().to_dict() if "split" in made.frame else {}
         counts = ", ".join(f"{split} {count}" for split, count in splits.items()) or "no split yet"
         typer.echo(f"{out}: {len(made.frame)} scans of {made.frame['patient'].nunique()} patients ({counts})")
-        typer.echo(f"task: kind = {made.task.kind}, targets = {', '.join(made.task.targets)}")
+        if made.task is None:
+            typer.echo("task: none, because there is no column of targets yet")
+        else:
+            typer.echo(f"task: kind = {made.task.kind}, targets = {', '.join(made.task.targets)}")
 
 
 def check(
@@ -72,6 +82,16 @@ def check(
         typer.echo(sentence)
     typer.echo(out / "check.html")
     raise typer.Exit(result.exit_status)
+
+
+def _importer_options(name: str, words: list[str], where: list[str]) -> dict[str, Any]:
+    """The options of an importer; behind --where, words that are none of them are more conditions."""
+    from slivit.data.importers import importer_spec
+
+    known = {*importer_spec(name).options, "missing", "shared", "val", "seed"}
+    more = [word for word in words if where and word.partition("=")[0] not in known]
+    given = _pairs([word for word in words if word not in more])
+    return {**given, "where": (*where, *more)} if where else given
 
 
 def _pairs(options: list[str]) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def dicom(folder, uid, number, patient="P", frames=1):
     path = folder / f"{uid[-1]}_{number}.dcm"
     ds = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     values = {"SOPClassUID": CTImageStorage, "SOPInstanceUID": meta.MediaStorageSOPInstanceUID, "PatientID": patient,
-              "SeriesInstanceUID": uid, "SeriesNumber": uid[-1], "InstanceNumber": int(str(number).strip("AB")), "Modality": "CT", "Rows": 4,
+              "SeriesInstanceUID": uid, "SeriesNumber": uid[-1], "InstanceNumber": int(str(number).strip("AB")),
+              "Modality": "CT", "Rows": 4,
               "Columns": 4, "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0,
               "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}  # fmt: skip
     for name, value in values.items():

@@ -86,9 +86,15 @@ class Source:
 
 
 def finished(
-    frame: pd.DataFrame, task: Task, notes: Iterable[str] = (), source: Source | None = None, where: Path | None = None
+    frame: pd.DataFrame,
+    task: Task | None,
+    notes: Iterable[str] = (),
+    source: Source | None = None,
+    where: Path | None = None,
 ) -> pd.DataFrame:
     """Give a frame the task that its targets suggest, and notes for the user (`attrs["task"]`, `attrs["notes"]`).
+
+    A table without targets has no task.
 
     Raises:
         ManifestError: an empty frame.

@@ -24,13 +24,13 @@ class Imported:
 
     Args:
         frame: the table, as written.
-        task: the task that its targets suggest.
+        task: the task that its targets suggest; None without targets.
         notes: what was left out, guessed or drawn, for the user.
         csv: where it was written; None where it was not.
     """
 
     frame: pd.DataFrame
-    task: Task
+    task: Task | None
     notes: tuple[str, ...]
     csv: Path | None
 
@@ -91,7 +91,7 @@ def _existing(frame: pd.DataFrame, missing: str, notes: list[str]) -> pd.DataFra
 
 
 def _unique(frame: pd.DataFrame, name: str) -> None:
-    twice = frame.loc[frame["path"].duplicated(), "path"]
+    twice = frame.loc[frame.duplicated([c for c in ("path", "series") if c in frame]), "path"]
     if len(twice):
         raise ManifestError(f'{name}: {len(twice)} scans are listed more than once, such as "{twice.iloc[0]}"')
 
@@ -110,9 +110,9 @@ def _without_shared(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return frame[kept].reset_index(drop=True)
 
 
-def _with_val(frame: pd.DataFrame, task: Task, val: float, seed: int, notes: list[str]) -> pd.DataFrame:
+def _with_val(frame: pd.DataFrame, task: Task | None, val: float, seed: int, notes: list[str]) -> pd.DataFrame:
     present = set(frame["split"])
-    if "train" not in present or "val" in present or val <= 0:
+    if task is None or "train" not in present or "val" in present or val <= 0:
         return frame
     from slivit.data.splits import split_patients
 

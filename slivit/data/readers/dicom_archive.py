@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from os.path import commonpath
 from pathlib import Path
 
-from slivit.data.readers.base import natural_key
+from slivit.data.readers.base import natural_order
 from slivit.data.readers.dicom import SUFFIXES
 from slivit.data.readers.dicom_choice import Groups, lasting_name, main_images, series_groups, without_copies
 from slivit.data.readers.dicom_headers import Frame, read_frames
@@ -88,7 +88,8 @@ def find_series(headers: Sequence[Header]) -> list[FoundSeries]:
     frames = without_copies(main_images([f for header in headers for f in header.frames])[0])[0]
     found = [tree.found(group) for group in series_groups(frames).values()]
     found += [FoundSeries(h.path, "", [], h.problem) for h in headers if h.problem]
-    return sorted(found, key=lambda one: (natural_key(str(one.path)), one.series))
+    order = natural_order(str(one.path) for one in found)
+    return sorted(found, key=lambda one: (order(str(one.path)), one.series))
 
 
 class _Tree:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import BinaryIO
 
+from slivit.data.readers.base import MAX_GB, size_limit
 from slivit.data.readers.dicom_scan import transfer_syntax
 from slivit.errors import ReadError
 
@@ -27,17 +28,14 @@ def inflated(stream: BinaryIO, source: str) -> BinaryIO:
         return stream
     stored = len(stream.read())
     stream.seek(at)
-    limit, size, unpack = _limit(stored), 0, zlib.decompressobj(-zlib.MAX_WBITS)
+    limit, size, unpack = size_limit(stored), 0, zlib.decompressobj(-zlib.MAX_WBITS)
     while size <= limit and (packed := unpack.unconsumed_tail or stream.read(_CHUNK)):
         size += len(unpack.decompress(packed, _CHUNK))
     if size > limit:
         raise ReadError(
             f"{source}: is a deflated DICOM file of {stored} bytes that unpacks to more than {limit / 1e9:.3g} GB. "
-            "It is damaged or hostile; copy or export it again."
+            "It is damaged or hostile: copy or export it again. Where it is right, set the environment variable "
+            f"{MAX_GB} to more."
         )
     stream.seek(0)
     return stream
-
-
-def _limit(stored: int) -> int:
-    return max(1 << 30, 100 * stored)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from slivit.data.readers.base import Array, counted, natural_key
+from slivit.data.readers.base import Array, counted, natural_order
 from slivit.data.readers.dicom_headers import Frame
 from slivit.data.readers.dicom_values import normal
 
@@ -125,7 +125,8 @@ def _by_number(frames: Sequence[Frame]) -> Line:
         ranks = sorted(range(len(frames)), key=lambda i: (frames[i].instance or 0, frames[i].index))
         by = ""
     elif None in numbers or len(numbers) == 1:
-        ranks = sorted(range(len(frames)), key=lambda i: natural_key(frames[i].entry.name))
+        order = natural_order(f.entry.name for f in frames)
+        ranks = sorted(range(len(frames)), key=lambda i: order(frames[i].entry.name))
         by = "file name, because InstanceNumber is missing or always the same"
     else:
         along = np.array([f.instance for f in frames], dtype=np.float64)
