@@ -22,7 +22,7 @@ class Data(Section):
         importer_options: what that importer takes.
         test_manifest: a CSV of scans kept for testing, in place of the manifest's own test rows.
         root: the folder that relative scan paths start from (the CSV's by default), or that holds MedMNIST files.
-        download: let medmnist download a set that is not in `root`.
+        download: download a MedMNIST file that is not in `root`.
         columns: the names of the manifest's columns.
         where: keep the rows whose columns have these values: {"modality": ["CT"]}.
         fractions: train, val and test fractions of patients, where the manifest has no split column.

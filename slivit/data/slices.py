@@ -102,7 +102,7 @@ def intensity_range(
     values = _finite(array)
     bottom, top = percentiles(values, (low, high), window)
     if bottom == top:
-        bottom, top = np.clip([values.min(), values.max()], *(window or (None, None)))
+        bottom, top = np.clip([values.min(), values.max()], *(window or (-np.inf, np.inf)))
     return float(bottom), float(top)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from slivit.data.importers import make_manifest
 from slivit.data.manifest import Manifest, read_manifest
 from slivit.data.manifest_checks import addresses, kept_rows
+from slivit.data.medmnist_files import fetch_medmnist
 from slivit.data.recipe import Data
 from slivit.errors import ManifestError, gather
 from slivit.targets.task import Task
@@ -111,30 +112,3 @@ def _read(name: str, data: Data, task: Task, need_splits: tuple[str, ...]) -> Ma
 
 def _importer_of(path: Path) -> str:
     return "medmnist" if path.suffix == ".npz" else "folders" if path.is_dir() else ""
-
-
-def fetch_medmnist(name: str, root: Path, download: bool = False) -> Path:
-    """Find a MedMNIST file by its name, such as "nodulemnist3d" or "nodulemnist3d@64", and download it if allowed.
-
-    Raises:
-        ManifestError: an unknown name, or a file that is neither there nor to be downloaded.
-    """
-    flag, _, size = name.partition("@")
-    file = root / (f"{flag}_{size}.npz" if size else f"{flag}.npz")
-    if file.is_file():
-        return file
-    if not download:
-        raise ManifestError(
-            f"{file}: no such file. Put it there (medmnist.com), set data.root to its folder, or set data.download = "
-            "true."
-        )
-    import medmnist
-
-    if flag not in medmnist.INFO:
-        from slivit.errors import nearest, one_of
-
-        raise ManifestError(f'MedMNIST has no "{flag}".{nearest(flag, medmnist.INFO)} It has {one_of(medmnist.INFO)}.')
-    root.mkdir(parents=True, exist_ok=True)
-    dataset = getattr(medmnist, medmnist.INFO[flag]["python_class"])
-    dataset(split="train", root=str(root), download=True, size=int(size) if size else None)
-    return file

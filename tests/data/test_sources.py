@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from slivit.data.recipe import Data
-from slivit.data.sources import fetch_medmnist, load_manifest
+from slivit.data.sources import load_manifest
 from slivit.errors import ManifestError
 from slivit.targets.task import Task
 
@@ -65,10 +65,3 @@ def test_medmnist_by_file_and_by_name(real_data):
     assert [len(by_file.rows(s)) for s in ("train", "val", "test")] == [1188, 98, 298]
     by_name = load_manifest(Data(manifest="medmnist:adrenalmnist3d@64", root=str(real_data / "medmnist")), task)
     assert [len(by_name.rows(s)) for s in ("train", "val", "test")] == [1188, 98, 298]
-
-
-def test_a_medmnist_file_that_is_not_there(tmp_path):
-    with pytest.raises(ManifestError, match=r"data\.download"):
-        fetch_medmnist("nodulemnist3d", tmp_path)
-    with pytest.raises(ManifestError, match='Did you mean "nodulemnist3d"'):
-        fetch_medmnist("nodulemnist", tmp_path, download=True)

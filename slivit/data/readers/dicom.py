@@ -1,4 +1,4 @@
-"""DICOM files and series, through pydicom and its pylibjpeg plug-ins."""
+"""DICOM files and series, through pydicom and its plug-ins."""
 
 from __future__ import annotations
 

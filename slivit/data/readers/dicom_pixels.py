@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from slivit.data.readers.base import COLOUR_NOTE, Array, grey_type, rescale, to_grey
+from slivit.data.readers.base import COLOUR_NOTE, Array, grey_type, needed, rescale, to_grey
 from slivit.data.readers.dicom_headers import Frame, read_dataset
 from slivit.errors import ReadError
 
@@ -20,6 +20,7 @@ INVERTED_NOTE = "MONOCHROME1 (low is white) was inverted, so that bright is brig
 _WITH_UNIT = ("CT", "PT")  # inverting would turn HU and Bq/ml into nonsense
 _AS_STORED = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")
 _RUN_LENGTHS = "1.2.840.10008.1.2.5"
+_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"  # with 12 bits, only the GPL decoder pylibjpeg-libjpeg takes it: an extra
 _VIDEO = ("1.2.840.10008.1.2.4.10", "1.2.840.10008.1.2.7.")  # MPEG, H.264, HEVC; uncompressed streams
 
 
@@ -63,16 +64,17 @@ def check_compression(frames: Sequence[Frame], source: str) -> None:
         frames: of one series.
         source: for messages.
     """
-    for syntax in {f.syntax for f in frames} - set(_AS_STORED):
-        if not _is_decodable(syntax):
+    for frame in {(f.syntax, f.bits): f for f in frames if f.syntax not in _AS_STORED}.values():
+        where = source if source.endswith(frame.entry.name) else f"{source}/{frame.entry.name}"
+        if frame.syntax == _JPEG_EXTENDED and frame.bits > 8:
+            needed("libjpeg", "jpeg", where)
+        if not _is_decodable(frame.syntax):
             way = (
                 "Convert it to a video file (.mp4), for instance with ffmpeg or dcm2mp4"
-                if _is_video(syntax)
+                if _is_video(frame.syntax)
                 else ("Convert it with: gdcmconv --raw IN OUT (GDCM), or dcmconv (DCMTK)")
             )
-            name = next(f.entry.name for f in frames if f.syntax == syntax)
-            where = source if source.endswith(name) else f"{source}/{name}"
-            raise ReadError(f"{where}: its compression is not supported ({_name(syntax)}). {way}.")
+            raise ReadError(f"{where}: its compression is not supported ({_name(frame.syntax)}). {way}.")
 
 
 def _name(syntax: str) -> str:
@@ -169,12 +171,24 @@ def _complete(dataset: Dataset, frame: Frame) -> None:
     dataset.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else explicit
 
 
+def _decoder(syntax: str, bits: int) -> str:
+    """Return the plug-in of pydicom's for a transfer syntax: the same whatever else is installed; "" for any."""
+    from pydicom import uid
+
+    if syntax in (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit):
+        return "pylibjpeg" if bits > 8 else "pillow"
+    if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1, *uid.JPEGLSTransferSyntaxes):
+        return "gdcm"
+    return "pylibjpeg" if syntax in uid.JPEG2000TransferSyntaxes else ""
+
+
 def _grey(frame: Frame, dataset: Dataset) -> Array:
     from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
     from pydicom.pixels.utils import pixel_array
 
     shifted = is_left_aligned(frame) and frame.syntax in (*_AS_STORED, _RUN_LENGTHS)
-    pixels = pixel_array(dataset, index=frame.index, correct_unused_bits=not shifted)
+    plugin = _decoder(frame.syntax, frame.bits)
+    pixels = pixel_array(dataset, index=frame.index, correct_unused_bits=not shifted, decoding_plugin=plugin)
     if frame.photometric == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)
     if pixels.ndim == 3:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,10 +10,9 @@ from typing import Any, cast
 
 import numpy as np
 
+from slivit.data.medmnist_files import official_md5
 from slivit.data.readers.base import COLOUR_NOTE, Array, Scan, ScanInfo, check_size, decoding, to_grey
 from slivit.errors import ReadError, nearest, one_of
-
-_OFFICIAL = re.compile(r"([a-z]+mnist(?:3d)?)(?:_(\d+))?\.npz")
 
 
 def open_npz(path: Path, source: str, *, item: str = "", check_md5: bool = True) -> Scan:
@@ -100,7 +97,7 @@ def _images(path: str, mtime: int, size: int, split: str) -> Array:
 @lru_cache(maxsize=64)
 def _check_md5(path: str, mtime: int, size: int) -> None:
     """Raise where a file with an official MedMNIST name is not the official file."""
-    official = _official_md5(Path(path).name)
+    official = official_md5(Path(path).name)
     if official is None:
         return
     with Path(path).open("rb") as stream:
@@ -110,30 +107,3 @@ def _check_md5(path: str, mtime: int, size: int) -> None:
             f"{path}: has the name of an official MedMNIST file, but its MD5 is {found} instead of {official}: the "
             "download is damaged or the content was changed. Download it again, rename it, or pass check_md5=False."
         )
-
-
-def _official_md5(name: str) -> str | None:
-    match = _OFFICIAL.fullmatch(name)
-    if match is None:
-        return None
-    flag, pixels = match.groups()
-    return _medmnist_info().get(flag, {}).get(f"MD5_{pixels}" if pixels else "MD5")
-
-
-@lru_cache(maxsize=1)
-def _medmnist_info() -> dict[str, dict[str, Any]]:
-    """Return `medmnist.INFO` without importing the package around it, which imports torch and takes seconds.
-
-    Even so medmnist creates a folder in the home directory, so this is called only for files with an official name.
-    """
-    package = importlib.util.find_spec("medmnist")
-    spec = package and importlib.util.spec_from_file_location(
-        "_medmnist_info", Path(package.origin or "").with_name("info.py")
-    )
-    if not spec or not spec.loader:
-        raise ReadError(
-            "The MD5 of MedMNIST files is checked with the package medmnist: install it, or pass check_md5=False."
-        )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.INFO
