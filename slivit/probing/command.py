@@ -18,7 +18,7 @@ from slivit.evaluate.deciding import decide
 from slivit.evaluate.described import describe_rows
 from slivit.evaluate.details import check_subgroups
 from slivit.evaluate.measure import check_testing, measure, write_results
-from slivit.files import whole_file, write_json, write_text
+from slivit.files import whole_file, write_json, write_tensors, write_text
 from slivit.folder import RECIPE, SPLIT, logged, open_results
 from slivit.models.registry import create_model, spec_of
 from slivit.probing.networks import load_network
@@ -211,10 +211,7 @@ def report(folder: Path, recipe: ProbeRecipe, manifest: Manifest, choice: Choice
 
 def keep_head(folder: Path, head: nn.Linear, features: str, network: Checkpoint, manifest: Manifest) -> None:
     """Write the chosen head; as a checkpoint too, where a model of this kind can read the chosen features itself."""
-    from safetensors.torch import save_file
-
-    with whole_file(folder / HEAD) as partial:
-        save_file({name: tensor.detach().contiguous() for name, tensor in head.state_dict().items()}, partial)
+    write_tensors(folder / HEAD, head.state_dict())
     args = getattr(network.model, "head_args", lambda _: None)(features)
     if args is None:
         return

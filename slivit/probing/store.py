@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from slivit.data.content import Digests, files_of
 from slivit.errors import ReadError
-from slivit.files import whole_file, write_json, write_text
+from slivit.files import write_json, write_tensors, write_text
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -95,12 +95,9 @@ class FeatureStore:
             parts: by name, (n, d) float32 in the order of `digests`.
         """
         import xxhash
-        from safetensors.torch import save_file
 
         name = xxhash.xxh3_128_hexdigest("\0".join(digests).encode())
-        with whole_file(self.folder / f"{name}.safetensors") as partial:
-            kept = {key: part.contiguous().cpu() for key, part in parts.items()}
-            save_file(kept, partial, {_SCANS: json.dumps(list(digests))})
+        write_tensors(self.folder / f"{name}.safetensors", parts, {_SCANS: json.dumps(list(digests))})
 
     def load(self, digests: Sequence[str]) -> dict[str, Tensor]:
         """The features of scans that are all there.

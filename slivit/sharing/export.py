@@ -15,7 +15,7 @@ from slivit.checkpoint import CONFIG, WEIGHTS, Checkpoint, read_config
 from slivit.data.preprocessing import preprocess
 from slivit.data.scan_reading import ScanRef
 from slivit.errors import SlivitError, nearest, one_of
-from slivit.files import whole_folder, write_json, write_text
+from slivit.files import whole_folder, write_json, write_tensors, write_text
 from slivit.models._stored import BF16, narrowed
 from slivit.models.registry import spec_of
 from slivit.predict.sums import sha256, write_sums
@@ -108,8 +108,6 @@ def export(
         spec = spec_of(checkpoint.model)
         card = write_card(config, spec, metrics, options.notes, format=options.format, found=found, name=name)
         write_text(folder / CARD, card)
-        for file in folder.iterdir():
-            file.chmod(0o644)  # the libraries that write weights keep them from others
         fingerprint = write_sums(folder)
     return Exported(Path(out), found, fingerprint)
 
@@ -134,12 +132,12 @@ def _write_model(checkpoint: Checkpoint, folder: Path, options: Options) -> serv
 def _write_weights(checkpoint: Checkpoint, folder: Path, bf16: bool) -> serving.Predict:
     from copy import deepcopy
 
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     from slivit.models._weights import load_strictly
 
     state = checkpoint.model.state_dict()
-    save_file({k: narrowed(v) if bf16 else v.detach().cpu().contiguous() for k, v in state.items()}, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, {name: narrowed(w) if bf16 else w for name, w in state.items()})
     again = deepcopy(checkpoint.model).cpu()
     load_strictly(again, load_file(folder / WEIGHTS), str(folder / WEIGHTS), "just written")
     return serving.run_engine(replace(checkpoint, model=again))

@@ -16,7 +16,7 @@ from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
 
 from slivit.errors import CheckpointError, RecipeError, SlivitError
-from slivit.files import whole_file
+from slivit.files import check_space, whole_file, write_torch
 from slivit.folder import PROGRESS
 from slivit.parallel import bare, is_main, rank_and_size, shared_out, whole
 
@@ -214,8 +214,17 @@ class SaveProgress(Callback):
 
     def before_fit(self) -> None:
         self.run = _trains(self.learn)
+        if self.run and is_main():
+            check_space(self.path.parent, self._needed(), "training")
         if self.run and getattr(self.learn, "first_epoch", False):
             self._restore()
+
+    def _needed(self) -> int:
+        """Bytes on the disk at most: two files of progress, one of which replaces the other, and the checkpoint."""
+        weights = _bytes(bare(self.model).state_dict())
+        moments = 2 * _bytes([p for p in self.model.parameters() if p.requires_grad])
+        kept = weights * (1 + len(self._stateful()))
+        return 2 * (weights + moments + kept) + weights
 
     def after_epoch(self) -> None:
         state = {
@@ -230,9 +239,7 @@ class SaveProgress(Callback):
         }
         if not is_main():
             return
-        partial = self.path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.path)
+        write_torch(self.path, state, _bytes(state))
 
     def after_fit(self) -> None:
         self.run = True
@@ -250,6 +257,14 @@ class SaveProgress(Callback):
         self.recorder.values.extend(state["values"])
         smooth, self.recorder.smooth_loss.count = state["train_loss"]
         self.recorder.smooth_loss.val = torch.tensor(smooth)
+
+
+def _bytes(value: Any) -> int:
+    """What the tensors of nested containers take."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(map(_bytes, parts))
 
 
 def _spread_optimiser(opt: Any, state: dict[str, Any]) -> dict[str, Any]:

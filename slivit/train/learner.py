@@ -16,6 +16,7 @@ from fastai.learner import Learner, Metric
 from fastai.optimizer import Adam
 from torch import nn
 
+from slivit.data.watching import readers_watched
 from slivit.data.window_loaders import ScanDL
 from slivit.data.windows import Windows
 from slivit.errors import ModelError, SlivitError
@@ -55,10 +56,16 @@ class VolumeLearner(Learner):
         )
 
     def fit(self, n_epoch: int, *args: Any, start_epoch: int = 0, **kwargs: Any) -> None:
-        """Fit as `Learner.fit` does; with `start_epoch`, the epochs before it are left out."""
+        """Fit as `Learner.fit` does; with `start_epoch`, the epochs before it are left out.
+
+        Raises:
+            ReadError: a process that reads scans died.
+        """
         self.first_epoch = start_epoch
+        loader = getattr(self.dls.train, "fake_l", None)
         try:
-            super().fit(n_epoch, *args, **kwargs)
+            with readers_watched(getattr(loader, "num_workers", 0)):
+                super().fit(n_epoch, *args, **kwargs)
         finally:
             self.first_epoch = 0
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slivit.errors import CheckpointError, RecipeError
-from slivit.files import whole_file, write_json
+from slivit.errors import CheckpointError, RecipeError, message
+from slivit.files import whole_file, write_json, write_tensors
 from slivit.folder import HISTORY, PROGRESS, RATES
 from slivit.train.recipe import TrainingRecipe
 
@@ -88,8 +88,6 @@ def _read(own: Path) -> Score | None:
 
 def _train(recipe: TrainingRecipe, rate: float, own: Path, train_one: TrainOne, *, resume: bool) -> Score:
     """Train with one rate, and keep its score and the weights of its best epoch."""
-    from safetensors.torch import save_file
-
     from slivit.train.callbacks import Diverged
 
     own.mkdir(parents=True, exist_ok=True)
@@ -100,10 +98,9 @@ def _train(recipe: TrainingRecipe, rate: float, own: Path, train_one: TrainOne, 
         score = score if math.isfinite(value) else {"lr": rate, "error": f"{recipe.fit.monitor} was never defined"}
     except Diverged as error:
         log.warning("rate %g: %s", rate, error)
-        score = {"lr": rate, "error": str(error)}
+        score = {"lr": rate, "error": message(error)}
     if "error" not in score:
-        with whole_file(own / WEIGHTS) as partial:
-            save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, partial)
+        write_tensors(own / WEIGHTS, model.state_dict())
     write_json(own / SCORE, score)
     (own / PROGRESS).unlink(missing_ok=True)
     return score

@@ -1,3 +1,6 @@
+import shutil
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from slivit.data.blocks import volume_dataloaders
 from slivit.data.manifest import read_manifest
 from slivit.data.preprocessing import Preprocessing
-from slivit.errors import CheckpointError, ModelError, SlivitError
+from slivit.errors import CheckpointError, ModelError, SlivitError, WriteError
 from slivit.models.registry import create_model
 from slivit.predict.engine import predict_table
 from slivit.targets.task import Task
@@ -267,3 +270,15 @@ def test_a_monitor_that_is_not_defined_stops_the_run_after_its_first_epoch(blob_
     ):
         learn.fit(3, cbs=callbacks.KeepBest("roc_auc"))
     assert len(learn.recorder.values) == 1
+
+
+def test_space_is_asked_for_before_the_first_epoch(tmp_path, monkeypatch):
+    model = torch.nn.Linear(1000, 250)
+    save = callbacks.SaveProgress(tmp_path, 1e-3)
+    save.learn = SimpleNamespace(model=model, cbs=[], first_epoch=0)
+    save.model = model
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=9_100_000))
+    save.before_fit()  # 1 MB of weights: eight of them in two files of progress, and one in the checkpoint, with biases
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=8_000_000))
+    with pytest.raises(WriteError, match=r"training needs 9\.0 MB, and 8\.0 MB are free there"):
+        save.before_fit()

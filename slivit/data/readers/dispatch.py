@@ -16,6 +16,7 @@ from slivit.data.readers import dicom, frames, heidelberg, itk, nifti, npz, snif
 from slivit.data.readers.address import options_of, split_address, typed_options
 from slivit.data.readers.base import Recounted, Scan, ScanInfo
 from slivit.data.readers.sniff import Found
+from slivit.data.watching import noted
 from slivit.errors import ReadError, nearest, one_of
 from slivit.volume import Volume
 
@@ -131,7 +132,7 @@ def read_volume(path: str | os.PathLike[str], *, select: Select | None = None, *
         >>> volume.shape, volume.spacing
         ((6, 24, 24), (3.0, 1.0, 1.0))
     """
-    with _quiet() as caught:
+    with noted(os.fspath(path)), _quiet() as caught:
         scan = open_scan(path, **options)
         try:
             return _volume(scan, select, caught)

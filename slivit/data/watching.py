@@ -1,0 +1,74 @@
+"""Processes that read scans, watched: where one dies, it is said which scan it was reading, and what to set."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import parent_process
+from pathlib import Path
+
+from slivit.errors import ReadError, one_of
+
+NOTES = "SLIVIT_READING"
+"""The variable of the environment that names the folder of notes; processes that are started inherit it."""
+_DIED = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)(?: is killed by signal: (\w+))?")
+
+
+@contextmanager
+def noted(scan: str) -> Iterator[None]:
+    """Leave a note of the scan that is being read, in a process that reads for another one."""
+    folder = os.environ.get(NOTES)
+    if not folder or parent_process() is None:
+        yield
+        return
+    note = Path(folder) / str(os.getpid())
+    note.write_text(scan, "utf-8")
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+
+
+@contextmanager
+def readers_watched(workers: int) -> Iterator[None]:
+    """Say of a reading process that dies while the block runs which scan it was reading.
+
+    Args:
+        workers: how many processes read, for the message.
+
+    Raises:
+        ReadError: one of them died, as the system ends processes where memory runs out.
+    """
+    if workers == 0:
+        yield
+        return
+    before = os.environ.get(NOTES)
+    with tempfile.TemporaryDirectory(prefix="slivit-reading-") as folder:
+        os.environ[NOTES] = folder
+        try:
+            yield
+        except RuntimeError as error:
+            died = _DIED.search(str(error))
+            if died is None:
+                raise
+            raise ReadError(_told(Path(folder), died[1], died[2] or "", workers)) from error
+        finally:
+            if before is None:
+                del os.environ[NOTES]
+            else:
+                os.environ[NOTES] = before
+
+
+def _told(folder: Path, pids: str, signal: str, workers: int) -> str:
+    notes = [folder / pid.strip() for pid in pids.split(",")]
+    scans = [note.read_text("utf-8") for note in notes if note.is_file()]
+    how = f" (signal: {signal})" if signal else ""
+    fewer = "set data.workers (--workers) to fewer, 0 to read in this process"
+    what = f"; it was reading {one_of(scans)}" if scans else "; it was between two scans"
+    return (
+        f"a process that reads scans died{how}{what}. {workers} processes read scans; where the system ended one "
+        f"because memory ran out, {fewer}. A run goes on with --resume"
+    )
