@@ -96,7 +96,7 @@ def probe(data: Path, model: Any, folder: Path) -> float:
                 features.append(model.eval().forward_features(x))
             targets.append(wanted)
         parts.append((torch.cat(features), torch.cat(targets)))
-    return probe_score("linear", "binary", parts[0], parts[1])
+    return probe_score("linear", manifest.task, parts[0], parts[1])
 
 
 def data_section(data: Path) -> Any:

@@ -80,12 +80,13 @@ class Run:
 
     def _repr_html_(self) -> str:
         from slivit.display import facts, grid
-        from slivit.report.style import HEADLINES, interval, metric_name, number
+        from slivit.report.style import interval, metric_name, number
+        from slivit.targets.task import Task
 
         title = facts(repr(self), {"task": ", ".join(self.recipe.get("task", {}).get("targets", ()))})
         if not self.finished:
             return title
-        names = HEADLINES[self.metrics["task"]["kind"]]
+        names = Task(**self.metrics["task"]).measures.headlines
         rows = []
         for split, part in self.metrics["splits"].items():
             found = [part["metrics"].get(name) for name in names]

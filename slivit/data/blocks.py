@@ -22,7 +22,7 @@ from slivit.data.oversampling import OversampledDL, item_classes
 from slivit.data.preprocessing import Preprocessing, crop_slices, load_slices
 from slivit.data.window_plan import ScanWindows, plan_windows
 from slivit.errors import SlivitError
-from slivit.targets.task import Task, is_missing
+from slivit.targets.task import Task
 
 if TYPE_CHECKING:
     from slivit.data.manifest import Manifest
@@ -100,17 +100,7 @@ class EncodeTargets(Transform):
         return TensorTarget(torch.as_tensor(self.task.encode(row)))
 
     def decodes(self, y: TensorTarget) -> TitledStr:
-        return TitledStr(describe_target(self.task, y))
-
-
-def describe_target(task: Task, y: Tensor) -> str:
-    """The encoded targets in words: a class name, or "ef 61.2 %", or "drusen 1"."""
-    if not isinstance(task, Task):  # several tasks side by side describe themselves
-        return str(task.describe(y))
-    if task.kind == "multiclass":
-        return task.classes[int(y)]
-    pairs = zip(task.targets, y.flatten().tolist(), strict=True)
-    return ", ".join(f"{t} {'missing' if is_missing(v) else f'{v:.4g}'} {task.unit}".rstrip() for t, v in pairs)
+        return TitledStr(self.task.describe(y))
 
 
 class AugmentSlices(RandTransform):

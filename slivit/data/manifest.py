@@ -139,7 +139,7 @@ class Manifest:
 
         targets = [t for t in self.task.targets if t in self._frame]
         parts = [(s or "no split", part) for s, part in self._frame.groupby("split", sort=False)]
-        counts = [[s, len(p), p["patient"].nunique(), *(_spread(p[t], self.task) for t in targets)] for s, p in parts]
+        counts = [[s, len(p), p["patient"].nunique(), *(_in_words(p[t], self.task) for t in targets)] for s, p in parts]
         told = facts(f"Manifest {self.source}", {"scans": len(self), "warnings": "; ".join(self.warnings)})
         head = self._frame.head(3).assign(path=[os.path.basename(p) for p in self._frame["path"].head(3)])  # noqa: PTH119
         first = grid([str(column) for column in head], head.to_numpy().tolist())
@@ -223,10 +223,10 @@ class Manifest:
         return Manifest(frame, self.task, self.source, self.warnings)
 
 
-def _spread(column: pd.Series, task: Task) -> str:
+def _in_words(column: pd.Series, task: Task) -> str:
     """The values of a target in a few words: counts of classes, or mean and standard deviation."""
     known = column.dropna()
-    if task.kind == "regression":
+    if not task.makes_calls:
         return f"{known.mean():.3g} ± {known.std():.2g} {task.unit}".rstrip()
     counts = ", ".join(f"{class_name(name)}: {n}" for name, n in known.value_counts().sort_index().items())
     missing = len(column) - len(known)

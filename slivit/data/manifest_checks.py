@@ -72,23 +72,23 @@ def read_targets(column: pd.Series, task: Task, required: bool) -> tuple[pd.Seri
         The column, and its problems.
     """
     text = as_text(column)
-    if task.kind == "multiclass":
+    if task.exclusive:
         names = as_classes(without_missing(text, task.classes))
         return names, _class_problems(names, task, required)
-    numbers, bad = as_numbers(text if task.kind == "regression" else as_labels(text))
+    numbers, bad = as_numbers(as_labels(text) if task.allowed else text)
     problems = _kind_problems(text, numbers, bad, task) or _number_problems(text, numbers, bad, task, required)
-    whole = task.kind == "binary" and not numbers.isna().any() and not problems
+    whole = task.two_classes and not numbers.isna().any() and not problems
     return (numbers.astype("int64") if whole else numbers), problems
 
 
 def _kind_problems(text: pd.Series, numbers: pd.Series, bad: pd.Series, task: Task) -> list[str]:
     """Whether the column as a whole is of another kind than the task: one sentence instead of one a row."""
     filled = numbers.notna() | bad
-    if task.kind == "regression":
+    if not task.allowed:
         if filled.any() and bad[filled].mean() > 0.5:
             return [f'column "{text.name}" holds text ({_some(text[bad])}); a regression task needs numbers']
         return []
-    wrong = bad | (numbers.notna() & ~numbers.isin((0, 1)))
+    wrong = bad | (numbers.notna() & ~numbers.isin(task.allowed))
     values = text[filled].unique()
     if wrong.sum() > 2 and wrong[filled].mean() > 0.2:
         other = "regression" if not bad.any() and len(values) > 20 else "multiclass"
@@ -101,10 +101,10 @@ def _kind_problems(text: pd.Series, numbers: pd.Series, bad: pd.Series, task: Ta
 
 def _number_problems(text: pd.Series, numbers: pd.Series, bad: pd.Series, task: Task, required: bool) -> list[str]:
     wrong = bad | numbers.isin((float("inf"), float("-inf")))
-    if required and task.kind != "multilabel":
+    if required and not task.blanks:
         wrong |= numbers.isna()
-    if task.kind != "regression":
-        wrong |= numbers.notna() & ~numbers.isin((0, 1))
+    if task.allowed:
+        wrong |= numbers.notna() & ~numbers.isin(task.allowed)
     cells = text.where(bad | numbers.notna(), "")[wrong]
     return capped(_told_by(task, cells), len(cells), f"wrong values of {text.name}")
 
@@ -321,10 +321,10 @@ def target_spread(frame: pd.DataFrame, task: Task, need: Sequence[str]) -> tuple
         filled = frame[frame[target].notna() & (frame[target] != "")]
         for split in filled["split"].unique():
             values = filled.loc[filled["split"] == split, target]
-            if values.nunique() == 1 and not (task.kind == "regression" and len(values) == 1 and split != "train"):
+            if values.nunique() == 1 and (task.makes_calls or len(values) > 1 or split == "train"):
                 told = f"{target} is {values.iloc[0]} in all {len(values)} rows{f' of {split}' if split else ''}"
                 trains = split == "train" or (split == "" and "train" in need)
-                if trains and task.kind != "multilabel":
+                if trains and not task.blanks:
                     problems.append(f"{told}; there is nothing to learn")
                 else:
                     warnings.append(f"{told}; some metrics are undefined there")
@@ -333,7 +333,7 @@ def target_spread(frame: pd.DataFrame, task: Task, need: Sequence[str]) -> tuple
 
 def unseen_classes(frame: pd.DataFrame, task: Task) -> list[str]:
     """Classes of a multiclass task that have rows in val or test and none in train."""
-    if task.kind != "multiclass" or task.targets[0] not in frame or not (frame["split"] == "train").any():
+    if not task.exclusive or task.targets[0] not in frame or not (frame["split"] == "train").any():
         return []
     names = frame[frame[task.targets[0]] != ""]
     seen = {*names.loc[names["split"] == "train", task.targets[0]], *task.classes}

@@ -20,7 +20,7 @@ def item_classes(rows: Sequence[Mapping[str, Any]], task: Task) -> list[int]:
     Raises:
         SlivitError: another kind of task.
     """
-    if task.kind not in ("binary", "multiclass"):
+    if not task.one_class:
         raise SlivitError(f"oversampling is for binary and multiclass tasks, not for a {task.kind} one")
     return [int(np.ravel(task.encode(row))[0]) for row in rows]
 

@@ -110,7 +110,7 @@ def read_slice_labels(
     Raises:
         ManifestError: all that was found wrong.
     """
-    if manifest.task.kind != "binary":
+    if not manifest.task.two_classes:
         raise ManifestError(f"labels of slices belong to a binary task; this one is {manifest.task.kind}")
     rows = [r for r in manifest.rows() if r["path"] in depths]
     if settings.csv:

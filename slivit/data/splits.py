@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from slivit.errors import ManifestError
-from slivit.targets.task import Task, is_missing
+from slivit.targets.task import Task
 
 SPLITS = ("train", "val", "test")
 
@@ -24,10 +24,6 @@ SPLITS = ("train", "val", "test")
 def split_place(split: str) -> tuple[int, str]:
     """By what splits are sorted: train, val and test in this order, others behind them by name."""
     return (SPLITS.index(split) if split in SPLITS else len(SPLITS)), str(split)
-
-
-_PATIENTS_PER_BIN = 10
-_MAX_BINS = 10
 
 
 def split_patients(
@@ -139,28 +135,11 @@ def _drawn(patients: pd.Index, seed: int) -> list[str]:
 
 def _strata(frame: pd.DataFrame, task: Task) -> pd.Series:
     """One stratum (text) for each patient."""
-    targets = [t for t in task.targets if t in frame]
-    if not targets:
+    if not any(t in frame for t in task.targets):
         return pd.Series("", index=pd.Index(frame["patient"].unique()))
-    if task.kind == "regression":
-        return _quantile_bins(frame, targets)
-    if task.kind == "multilabel":
-        tags = pd.concat([frame.loc[frame[t] == 1, "patient"].to_frame().assign(tag=t) for t in targets])
-        tags = pd.concat([tags, frame[["patient"]].assign(tag="")])
-    else:
-        names = ["" if is_missing(v) else str(v) for v in frame[targets[0]].tolist()]
-        tags = frame[["patient"]].assign(tag=names)
-    tags = tags.drop_duplicates()
+    tags = task.tags(frame).drop_duplicates()
     count = tags["tag"].map(tags["tag"].value_counts())
     return tags.assign(count=count).sort_values(["count", "tag"]).groupby("patient")["tag"].first()
-
-
-def _quantile_bins(frame: pd.DataFrame, targets: Sequence[str]) -> pd.Series:
-    """Bins of equally many patients by their mean target (where there are several: by the mean of their ranks)."""
-    means = frame.groupby("patient")[list(targets)].mean()
-    value = means.rank().mean(axis=1)
-    bins = int(np.clip(len(value) // _PATIENTS_PER_BIN, 1, _MAX_BINS))
-    return pd.qcut(value.fillna(value.median()), bins, labels=False, duplicates="drop").astype(str)
 
 
 def _allocate(frame: pd.DataFrame, task: Task, shares: npt.NDArray[np.float64], seed: int) -> pd.Series:
@@ -169,7 +148,7 @@ def _allocate(frame: pd.DataFrame, task: Task, shares: npt.NDArray[np.float64], 
     What a stratum's rounding leaves over is carried to the next one, so that the whole comes out right too.
     """
     strata, rows = _strata(frame, task), frame["patient"].value_counts()
-    in_every_part = task.kind in ("binary", "multiclass")
+    in_every_part = task.one_class
     drawn = _drawn(strata.index, seed)
     members: dict[str, list[str]] = {}
     for patient in drawn:

@@ -159,7 +159,7 @@ def run_table(csv: Path, testing: Testing, out: Path | None = None, *, overwrite
     check_testing(testing, task)
     check_subgroups(table, testing)
     val = table[table["split"] == "val"]
-    decision = None if task.kind == "regression" else decide(val, task, testing, f"the validation rows of {csv.name}")
+    decision = None if not task.makes_calls else decide(val, task, testing, f"the validation rows of {csv.name}")
     folder = open_results(out or csv.parent / EVALUATION, overwrite=overwrite)
     with logged(folder):
         table = decision.apply(table, task) if decision else table
@@ -179,7 +179,7 @@ def decision_for(testing: Testing, checkpoint: Checkpoint) -> Decision | None:
     Raises:
         RecipeError: the options ask for a choice, and there are no validation rows that allow it.
     """
-    if checkpoint.task.kind == "regression":
+    if not checkpoint.task.makes_calls:
         return None
     if checkpoint.operating_point and not chooses(testing):
         return checkpoint.operating_point

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from slivit.errors import SlivitError, nearest, one_of
 from slivit.evaluate import comparing
-from slivit.evaluate.comparing import COMPARED, Matched
+from slivit.evaluate.comparing import Matched
 from slivit.evaluate.details import curves_of
 from slivit.evaluate.methods import Method, find_methods
 from slivit.files import write_json
@@ -78,7 +78,7 @@ def compare(
     """Everything that is told of a comparison, as plain values for `comparison.json`."""
     matched = Matched.of(methods, **options)
     first = matched.first
-    wanted = list(metrics or COMPARED.get(first.task.kind, ("roc_auc", "average_precision")))
+    wanted = list(metrics or first.task.measures.main)
     check_metrics(wanted, matched)
     runs = [comparing.per_run(matched, i) for i in range(len(methods))]
     return {
@@ -132,7 +132,7 @@ def _described(matched: Matched, i: int, runs: Sequence[dict[str, float | None]]
 
 def _curves(matched: Matched) -> dict[str, Any]:
     """The curves of each method for two classes; of the run in the middle, where there are several."""
-    if matched.first.task.kind != "binary":
+    if not matched.first.task.two_classes:
         return {}
     found = {}
     for method, cases in zip(matched.methods, matched.cases, strict=True):

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from slivit.statistics.bootstrap import Sample
     from slivit.statistics.joined import JoinedSample
 
-COMPARED = {"regression": ("r2", "mae")}
-"""The metrics whose differences are tested, by kind of task; ROC AUC and average precision elsewhere."""
-
 
 class MeanSample:
     """The mean of every metric over several runs of a method, as a `Sample` for the bootstrap.
@@ -135,7 +132,7 @@ def delong_tests(matched: Matched) -> Iterator[Comparison]:
 
     from slivit.statistics import delong_test
 
-    if matched.first.task.kind != "binary" or matched.first.plan.groups is not None:
+    if not matched.first.task.two_classes or matched.first.plan.groups is not None:
         return
     for a, b in matched.pairs():
         if len(matched.cases[a]) == len(matched.cases[b]) == 1:
@@ -150,7 +147,7 @@ def mcnemar_tests(matched: Matched) -> Iterator[Comparison]:
 
     from slivit.statistics import mcnemar_test
 
-    if matched.first.task.kind not in ("binary", "multiclass"):
+    if not matched.first.task.one_class:
         return
     for a, b in matched.pairs():
         if len(matched.cases[a]) == len(matched.cases[b]) == 1:
@@ -161,7 +158,7 @@ def mcnemar_tests(matched: Matched) -> Iterator[Comparison]:
 
 
 def _calls(cases: Cases) -> Array:
-    if cases.task.kind == "multiclass":
+    if cases.task.exclusive:
         return cases.p.argmax(axis=1).astype(float)
     return (cases.p >= cases.thresholds[0]).astype(float)
 

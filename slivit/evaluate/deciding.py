@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from slivit.errors import RecipeError
 from slivit.evaluate.tables import read_predictions
 from slivit.folder import PREDICTIONS
-from slivit.targets.cases import arrays_of, in_order
+from slivit.targets.cases import in_order
 from slivit.targets.decision import DEFAULT_RULE, Decision, Threshold, raw_probabilities
 from slivit.targets.task import Task
 
@@ -60,18 +60,16 @@ def _fixed(rule: str) -> bool:
 
 
 def _plain_thresholds(task: Task, rule: str) -> dict[str, Threshold]:
-    return {t: Threshold(value=float(rule)) for t in task.targets} if task.kind != "multiclass" else {}
+    return {t: Threshold(value=float(rule)) for t in task.thresholded}
 
 
 def _choose(val: pd.DataFrame, task: Task, rule: str, source: str) -> dict[str, Threshold]:
     from slivit.statistics import choose_threshold
 
-    if task.kind == "multiclass":
-        return {}
-    columns = [(t, val[f"target_{t}"].to_numpy(float), val[f"prob_{t}"].to_numpy(float)) for t in task.targets]
+    columns = [(t, val[f"target_{t}"].to_numpy(float), val[f"prob_{t}"].to_numpy(float)) for t in task.thresholded]
     points = {t: choose_threshold(y, p, rule) for t, y, p in columns}
     unmet = {t: point.why for t, point in points.items() if point.threshold is None}
-    if len(unmet) == len(points):
+    if unmet and len(unmet) == len(points):
         reasons = "; ".join(f"{t}: {why}" for t, why in unmet.items())
         raise RecipeError(f'the rule "{rule}" gives no threshold on {source}: {reasons}')
     for target, why in unmet.items():
@@ -88,9 +86,7 @@ def _threshold(point: Any) -> Threshold:
 def _fit_temperature(val: pd.DataFrame, task: Task) -> dict[str, Any]:
     from slivit.statistics import fit_temperature
 
-    y, _ = arrays_of(val, task)
-    p = raw_probabilities(val, task)
-    return fit_temperature(task.kind, y, p[:, 0] if task.kind == "binary" else p).to_dict()
+    return fit_temperature(task.kind, task.arrays(val)[0], raw_probabilities(val, task)).to_dict()
 
 
 def validation_rows(checkpoint: Path, task: Task) -> tuple[pd.DataFrame | None, str]:

@@ -30,7 +30,7 @@ def details_of(cases: Cases, testing: Testing) -> dict[str, Any]:
         testing: the recipe's section.
     """
     found: dict[str, Any] = {}
-    if cases.task.kind != "regression":
+    if cases.task.makes_calls:
         columns = list(cases.columns())
         for name, detail in DETAILS.items():
             found[name] = {c.name: detail(c, cases) for c in columns}
@@ -111,7 +111,7 @@ def _thinned(curve: dict[str, Any]) -> dict[str, Any]:
 
 def confusion_of(cases: Cases) -> dict[str, Any]:
     """Counts by true class, then called class, for the one target or for each label."""
-    if cases.task.kind == "multiclass":
+    if cases.task.exclusive:
         return {cases.task.targets[0]: _matrix(cases.y, cases.p.argmax(axis=1), cases.p, list(cases.task.classes))}
     return {c.name: _matrix(c.y, c.p >= (c.threshold or 0.0), c.p, ["0", "1"]) for c in cases.columns()}
 

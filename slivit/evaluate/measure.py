@@ -49,7 +49,7 @@ def measure(
         What `docs/metrics-schema.md` describes. The validation rows, on which decisions were made, have metrics only.
         The order of the rows changes nothing.
     """
-    if task.kind != "regression":
+    if task.makes_calls:
         decision = decision or Decision()
         table = decision.apply(table, task)
     parts = dict(list(table.groupby("split")))
@@ -64,7 +64,7 @@ def measure(
         **SCHEMA,
         "task": task.model_dump(mode="json"),
         "settings": testing.model_dump(mode="json"),
-        "operating_point": decision.model_dump(mode="json") if decision and task.kind != "regression" else None,
+        "operating_point": decision.model_dump(mode="json") if decision and task.makes_calls else None,
         "data": dict(data or {}),
         "splits": splits,
     }
@@ -114,14 +114,14 @@ def check_testing(testing: Testing, task: Task) -> None:
     Raises:
         RecipeError: an option that belongs to another kind of task, or a table of readers that is not there.
     """
-    if testing.operating_point and task.kind not in ("binary", "multilabel"):
-        how = "calls its most probable class" if task.kind == "multiclass" else "makes no calls"
-        raise RecipeError(f"testing.operating_point is for binary and multilabel tasks; a {task.kind} one {how}")
-    if testing.stratified and task.kind not in ("binary", "multiclass"):
+    if testing.operating_point and not task.thresholded:
+        how = f"a {task.kind} one {task.how_it_calls}"
+        raise RecipeError(f"testing.operating_point is for binary and multilabel tasks; {how}")
+    if testing.stratified and not task.one_class:
         raise RecipeError(f"testing.stratified is for binary and multiclass tasks, not for a {task.kind} one")
     for option in ("temperature", "readers"):
-        if getattr(testing, option) and task.kind == "regression":
-            raise RecipeError(f"testing.{option} is for classification, not for a regression task")
+        if getattr(testing, option) and not task.makes_calls:
+            raise RecipeError(f"testing.{option} is for classification, not for a {task.kind} task")
     if testing.readers and not Path(testing.readers).is_file():
         raise RecipeError(f"testing.readers: {testing.readers}: there is no such file")
 
@@ -137,11 +137,10 @@ def write_results(folder: Path, table: pd.DataFrame, task: Task, metrics: dict[s
 
 def headline(metrics: dict[str, Any], task: Task) -> str:
     """The main metrics of a split in one line, with their intervals."""
-    names = ("r2", "mae", "pearson") if task.kind == "regression" else ("roc_auc", "average_precision")
-    return ", ".join(_told(name, metrics[name]) for name in names if name in metrics)
+    return ", ".join(_estimate(name, metrics[name]) for name in task.measures.logged if name in metrics)
 
 
-def _told(name: str, estimate: dict[str, Any]) -> str:
+def _estimate(name: str, estimate: dict[str, Any]) -> str:
     if estimate["value"] is None:
         return f"{name} not defined ({estimate['why']})"
     if estimate["low"] is None:

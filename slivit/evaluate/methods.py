@@ -135,7 +135,7 @@ def read_run(text: str) -> Run:
     test = table[table["split"] == "test"] if "test" in set(table["split"]) else table
     if twice := list(test["path"][test["path"].duplicated()]):
         raise ManifestError(f'{file}: has the scan "{twice[0]}" twice')
-    decision = None if task.kind == "regression" else decision_at(folder, known)
+    decision = None if not task.makes_calls else decision_at(folder, known)
     test = (decision.apply(test, task) if decision else test).sort_values("path", kind="stable").reset_index(drop=True)
     return Run(label, place, test, task, _recipe(folder), decision)
 

@@ -40,7 +40,7 @@ def readers_of(csv: str | Path, cases: Cases) -> dict[str, Any]:
     place = _places(calls[key], key, cases.table, Path(csv))
     found = {}
     for column in cases.columns():
-        about = calls[TARGET] == column.name if TARGET in calls and cases.task.kind != "multiclass" else None
+        about = calls[TARGET] == column.name if TARGET in calls and not cases.task.exclusive else None
         given = {r: _aligned(calls[r], place, about, column.name, cases, Path(csv)) for r in readers}
         if any((~np.isnan(v)).any() for v in given.values()):
             found[column.name] = reader_points(column.y, given, plan=cases.plan).to_dict()
@@ -78,7 +78,7 @@ def _aligned(
 
 
 def _call(text: str, name: str, cases: Cases, where: str) -> float:
-    if cases.task.kind == "multiclass":
+    if cases.task.exclusive:
         if text not in cases.task.classes:
             raise ManifestError(f'{where}: "{text}" is not a class; there are {one_of(cases.task.classes)}')
         return float(text == name)

@@ -35,7 +35,7 @@ def read_predictions(path: str | Path, task: Task | None = None) -> tuple[pd.Dat
     raw = read_table(path)
     task = task or task_of(list(raw.columns), str(path))
     gather(missing_columns(raw, [*task.target_columns, *task.prediction_columns]), str(path), ManifestError)
-    text = {*TEXT, *(task.target_columns if task.kind == "multiclass" else ())}
+    text = {*TEXT, *(task.target_columns if task.exclusive else ())}
     numbers = {*task.target_columns, *task.prediction_columns, *(RAW + c for c in task.prediction_columns)} - text
     columns = {
         c: raw[c] if c in text else _numbers(raw[c], path) if c in numbers else with_numbers(raw[c]) for c in raw

@@ -10,7 +10,7 @@ from typing import Any
 
 from slivit.data.table import as_shown, read_table
 from slivit.errors import RecipeError
-from slivit.evaluate.comparing import COMPARED, Matched, per_run
+from slivit.evaluate.comparing import Matched, per_run
 from slivit.evaluate.methods import Method, read_run
 from slivit.experiments.run_state import make_run, run_state
 from slivit.files import whole_file, write_json
@@ -123,7 +123,7 @@ def measure_curve(recipe: FinetuneRecipe, steps: Sequence[Step]) -> dict[str, An
     methods = [_method(f, members[f]) for f in fractions]
     matched = Matched.of(methods, **options)
     task = matched.first.task
-    metrics = list(COMPARED.get(task.kind, ("roc_auc", "average_precision")))
+    metrics = list(task.measures.main)
     points = [_point(matched, i, members[f]) for i, f in enumerate(fractions)]
     return {
         **SCHEMA,

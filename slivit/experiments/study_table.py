@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from slivit.data.table import as_shown
 from slivit.evaluate import comparing
 from slivit.evaluate.compare import check_metrics
-from slivit.evaluate.comparing import COMPARED, Matched
+from slivit.evaluate.comparing import Matched
 from slivit.evaluate.methods import Method, check_scans, read_run
 from slivit.experiments.curve import training_size
 from slivit.experiments.study_grid import RUNS, Grid, Job
@@ -59,7 +59,7 @@ def measure_study(grid: Grid, states: Mapping[Path, Found]) -> dict[str, Any]:
     shares = [_share(grid, fraction, done, options) for fraction in dict.fromkeys(job.fraction for job in done)]
     check_scans([method for share in shares for method in share.matched.methods])
     first = shares[0].matched.first
-    wanted = list(grid.recipe.metrics or COMPARED.get(first.task.kind, ("roc_auc", "average_precision")))
+    wanted = list(grid.recipe.metrics or first.task.measures.main)
     check_metrics(wanted, shares[0].matched)
     runs = [[comparing.per_run(share.matched, i) for i in range(len(share.cells))] for share in shares]
     return {

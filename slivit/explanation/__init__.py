@@ -10,7 +10,6 @@ from slivit.explanation.occlusion import occlude as occlude
 from slivit.explanation.predicting import ExplainError as ExplainError
 from slivit.explanation.predicting import engine_of as engine_of
 from slivit.explanation.predicting import number_of as number_of
-from slivit.explanation.predicting import outputs_of as outputs_of
 from slivit.explanation.predicting import target_or as target_or
 from slivit.explanation.result import METHODS as METHODS
 from slivit.explanation.result import TITLES as TITLES

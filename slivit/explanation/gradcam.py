@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slivit.explanation.layers import MapLayer, map_layers
-from slivit.explanation.predicting import evidence_of, number_of
+from slivit.explanation.predicting import number_of
 from slivit.predict.engine import Engine
 
 
@@ -42,9 +42,9 @@ def grad_cam(engine: Engine, stack: Tensor, target: str) -> Tensor:
     x = engine.input_of(stack[None]).requires_grad_()
     # On a GPU, cuDNN refuses the gradient of a recurrent layer in evaluation mode.
     with torch.enable_grad(), watched(layers) as seen, torch.backends.cudnn.flags(enabled=False):
-        evidence = evidence_of(engine.task, engine.model(x))[0, number_of(engine.task, target)]
+        evidence = engine.task.evidence(engine.model(x))[0, number_of(engine.task, target)]
         gradients = torch.autograd.grad(evidence, seen)
-    signed = engine.task.kind == "regression"
+    signed = not engine.task.makes_calls
     maps = [
         _weighed(layer.cells(kept.detach(), x), layer.cells(gradient, x), signed)
         for layer, kept, gradient in zip(layers, seen, gradients, strict=True)

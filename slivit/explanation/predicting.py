@@ -13,17 +13,11 @@ from slivit.checkpoint import Checkpoint, load_checkpoint
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import SlivitError, nearest, one_of
 from slivit.predict.engine import Engine
-from slivit.targets.loss import TaskLoss
 from slivit.targets.task import Task
 
 
 class ExplainError(SlivitError):
     """A wish for an explanation that a model or a scan does not allow."""
-
-
-def outputs_of(task: Task) -> tuple[str, ...]:
-    """The names of what can be explained: targets, or the classes of a multiclass task."""
-    return task.classes if task.kind == "multiclass" else task.targets
 
 
 def number_of(task: Task, target: str) -> int:
@@ -32,7 +26,7 @@ def number_of(task: Task, target: str) -> int:
     Raises:
         ExplainError: no such output.
     """
-    outputs = outputs_of(task)
+    outputs = task.outputs
     if target not in outputs:
         raise ExplainError(
             f'"{target}" is not predicted by this model.{nearest(target, outputs)} It predicts {one_of(outputs)}.'
@@ -42,32 +36,12 @@ def number_of(task: Task, target: str) -> int:
 
 def target_or(task: Task, target: str | None, row: Mapping[str, Any]) -> str:
     """The output to explain: the one asked for, or else the one that the model finds most likely, or the first."""
-    outputs = outputs_of(task)
+    outputs = task.outputs
     if target is not None:
         return outputs[number_of(task, target)]
-    if task.kind == "regression":
+    if not task.makes_calls:
         return outputs[0]
     return max(outputs, key=lambda name: float(row[f"prob_{name}"]))
-
-
-def evidence_of(task: Task, logits: Tensor) -> Tensor:
-    """What speaks for each output: log-odds of a class or label, or the value in the target's unit.
-
-    Args:
-        task: what is predicted.
-        logits: (..., out_dim).
-
-    Returns:
-        (..., out_dim) float64. Unlike probabilities, log-odds do not stop changing where a model is sure.
-    """
-    if task.kind == "regression":
-        return TaskLoss(task).activation(logits).double()
-    z = logits.double()
-    if task.kind != "multiclass":
-        return z
-    own = torch.eye(z.shape[-1], dtype=torch.bool, device=z.device)
-    others = z.unsqueeze(-2).expand(*z.shape, z.shape[-1]).masked_fill(own, -torch.inf)
-    return z - others.logsumexp(-1)
 
 
 def predict_with_evidence(engine: Engine, stacks: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +56,7 @@ def predict_with_evidence(engine: Engine, stacks: Tensor) -> tuple[Tensor, Tenso
         mirrored views.
     """
     logits = engine.logits(stacks)
-    evidence = evidence_of(engine.task, logits).mean(0).cpu()
+    evidence = engine.task.evidence(logits).mean(0).cpu()
     return engine.loss.activation(logits).mean(0).cpu(), evidence
 
 

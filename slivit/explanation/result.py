@@ -66,7 +66,7 @@ class Explanation:
     @property
     def column(self) -> str:
         """The column of the prediction that is explained."""
-        return f"pred_{self.target}" if self.task.kind == "regression" else f"prob_{self.target}"
+        return self.task.prefix + self.target
 
     @property
     def prediction(self) -> float:
@@ -88,7 +88,7 @@ class Explanation:
     def ranking(self, method: str) -> npt.NDArray[np.intp]:
         """The numbers of the slices, the most important first; for regression by the size of the score alone."""
         scores = self.attributions[method].scores
-        weight = np.abs(scores) if self.task.kind == "regression" else scores
+        weight = scores if self.task.makes_calls else np.abs(scores)
         return self.scan.sampled[np.argsort(-weight, kind="stable")]
 
     def save(self, out: str | Path, *, overwrite: bool = False) -> Path:

@@ -67,9 +67,9 @@ def map_method(found: Explanation) -> str | None:
 
 def prediction_text(found: Explanation) -> str:
     """The prediction in words."""
-    if found.task.kind == "regression":
-        return f"{found.target}: {amount(number(found.prediction, 2), found.task.unit)}"
-    return f"probability of {found.target}: {number(found.prediction)}"
+    if found.task.makes_calls:
+        return f"probability of {found.target}: {number(found.prediction)}"
+    return f"{found.target}: {amount(number(found.prediction, 2), found.task.unit)}"
 
 
 def png_bytes(figure: Figure) -> bytes:
@@ -89,7 +89,7 @@ def _write_title(panel: Any, found: Explanation) -> None:
 
 def _draw_scores(panel: Any, found: Explanation) -> None:
     axes = np.atleast_1d(panel.subplots(max(len(found.attributions), 1), 1, sharex=True))
-    unit = found.task.unit or "value" if found.task.kind == "regression" else "log-odds"
+    unit = "log-odds" if found.task.makes_calls else found.task.unit or "value"
     labels = {"occlusion": f"Occlusion\n({unit})", "rollout": "Attention\nrollout", "gradcam": "Grad-CAM\n(mean)"}
     width = 0.8 * float(np.diff(found.scan.sampled).min(initial=found.scan.shape[0]))
     for ax, (method, attribution) in zip(axes, found.attributions.items(), strict=False):

@@ -66,7 +66,7 @@ def table_of(checkpoint: Checkpoint, refs: Sequence[ScanRef], rows: Mapping[str,
     table = pd.DataFrame([_row(ref, rows[ref.key], task) for ref in refs])
     columns = list(task.prediction_columns)
     table[columns] = table[columns].astype("float64")
-    if checkpoint.operating_point and task.kind != "regression":
+    if checkpoint.operating_point and task.makes_calls:
         table = checkpoint.operating_point.apply(table, task)
     return table[[*(c for c in table if c not in LAST), *LAST]]
 

@@ -195,7 +195,7 @@ def report(folder: Path, recipe: ProbeRecipe, manifest: Manifest, choice: Choice
     predicted = [p for part in choice.predictions.values() for p in part.cpu().tolist()]
     table = prediction_table(rows, task, dict(enumerate(predicted)))
     val = table[table["split"] == "val"]
-    decision = None if task.kind == "regression" else decide(val, task, recipe.testing)
+    decision = None if not task.makes_calls else decide(val, task, recipe.testing)
     table = decision.apply(table, task) if decision else table
     parts = {split: describe_rows(part, task) for split, part in manifest.frame.groupby("split", sort=False)}
     data = {"source": manifest.source, "external": False, "run": parts}

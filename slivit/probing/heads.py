@@ -83,7 +83,7 @@ def chosen_metric(task: Task, name: str = "") -> str:
     """
     from slivit.statistics.summary import METRICS, higher_is_better
 
-    name = name or ("r2" if task.kind == "regression" else "roc_auc")
+    name = name or task.measures.main[0]
     allowed = [metric for metric in METRICS[task.kind] if higher_is_better(metric) is not None]
     if name not in allowed:
         raise RecipeError(
@@ -142,7 +142,7 @@ def _knn_candidates(probed: Probed, settings: Knn) -> Iterator[Candidate]:
 
 def _answers(task: Task, y: Tensor) -> Tensor:
     """The targets as neighbours say them: every class of the task has its column, also one without a training scan."""
-    return torch.nn.functional.one_hot(y, task.out_dim).float() if task.kind == "multiclass" else y
+    return torch.nn.functional.one_hot(y, task.out_dim).float() if task.exclusive else y
 
 
 def choose(candidates: Sequence[Candidate], probed: Probed, metric: str) -> Choice:

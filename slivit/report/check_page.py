@@ -117,7 +117,7 @@ def _charts(result: CheckResult) -> list[Counts | Histogram]:
     table, task = result.table, result.task
     if task is not None:
         names = [t for t in task.targets if t in table]
-        if task.kind == "regression":
+        if not task.makes_calls:
             return [_histogram(table, name, task.unit) for name in names if _numeric(table[name])]
         return [_counts(table, name) for name in names]
     first_found = list(table.columns).index("problem")

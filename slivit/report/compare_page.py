@@ -10,7 +10,6 @@ from slivit.report.draw import styled
 from slivit.report.page import named_targets, render
 from slivit.report.plots_compare import comparison_plots
 from slivit.report.style import (
-    HEADLINES,
     WORDS,
     amount,
     count,
@@ -130,7 +129,7 @@ def cautions(found: Mapping[str, Any]) -> Iterator[str]:
 
 def metrics_grid(found: Mapping[str, Any], task: Task) -> Grid:
     """The main metrics of every method."""
-    metrics = list(dict.fromkeys([*found["settings"]["metrics"], *HEADLINES[task.kind]]))
+    metrics = list(dict.fromkeys([*found["settings"]["metrics"], *task.measures.headlines]))
     rows = tuple((name, tuple(cell(m["metrics"].get(k), k) for k in metrics)) for name, m in found["methods"].items())
     return Grid(
         "Main metrics",
@@ -142,13 +141,12 @@ def metrics_grid(found: Mapping[str, Any], task: Task) -> Grid:
 
 def output_grid(found: Mapping[str, Any], task: Task) -> Grid | None:
     """The main metric of every class, label or quantity, by method; None where there is one only."""
-    names = task.classes if task.kind == "multiclass" else task.targets
+    names = task.outputs
     if len(names) < 2:
         return None
-    metric = "r2" if task.kind == "regression" else "roc_auc"
+    metric = task.measures.main[0]
     rows = tuple((n, tuple(cell(m["metrics"][f"{metric}/{n}"]) for m in found["methods"].values())) for n in names)
-    what = {"multiclass": "class", "multilabel": "label"}.get(task.kind, "quantity")
-    return Grid(f"{metric_name(metric)} by {what}", tuple((name, "") for name in found["methods"]), rows)
+    return Grid(f"{metric_name(metric)} by {task.part}", tuple((name, "") for name in found["methods"]), rows)
 
 
 def test_grids(found: Mapping[str, Any], task: Task) -> Iterator[Grid]:
@@ -173,7 +171,7 @@ def _test_cells(test: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 def spread_grids(found: Mapping[str, Any], task: Task) -> Iterator[Grid]:
     """Mean and standard deviation over seeds or folds, and every run, of methods with several."""
-    metrics = list(dict.fromkeys([*found["settings"]["metrics"], *HEADLINES[task.kind]]))
+    metrics = list(dict.fromkeys([*found["settings"]["metrics"], *task.measures.headlines]))
     for name, method in found["methods"].items():
         if "spread" not in method:
             continue

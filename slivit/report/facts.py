@@ -45,14 +45,12 @@ def data_table(metrics: Mapping[str, Any], split: Mapping[str, Any], name: str, 
 
 def _target_rows(target: str, parts: Mapping[str, Mapping[str, Any]], task: Task) -> list[list[str]]:
     counts = [p["counts"][target] for p in parts.values()]
-    if task.kind == "regression":
-        unit = f" ({task.unit})" if task.unit else ""
-        rows = [[f"{target}, mean ± SD{unit}", *(_spread(c) for c in counts)]]
-        rows.append([f"{target}, range", *(f"{number(c.get('min'), 1)} to {number(c.get('max'), 1)}" for c in counts)])
+    if words := task.class_words(target):
+        rows = [[text, *(_share(k, c) for k in counts)] for c, text in words.items()]
     else:
-        names = task.classes if task.kind == "multiclass" else ("1", "0")
-        said = {"1": f"with {target}", "0": f"without {target}"} if task.kind != "multiclass" else {}
-        rows = [[said.get(c, f"{target}: {c}"), *(_share(k, c) for k in counts)] for c in names]
+        unit = f" ({task.unit})" if task.unit else ""
+        rows = [[f"{target}, mean ± SD{unit}", *(_mean(c) for c in counts)]]
+        rows.append([f"{target}, range", *(f"{number(c.get('min'), 1)} to {number(c.get('max'), 1)}" for c in counts)])
     if any(c["missing"] for c in counts):
         rows.append([f"{target}: no label", *(f"{c['missing']:,}" for c in counts)])
     return rows
@@ -63,7 +61,7 @@ def _share(counts: Mapping[str, Any], name: str) -> str:
     return f"{n:,} ({n / counts['n']:.0%})" if counts["n"] else f"{n:,}"
 
 
-def _spread(counts: Mapping[str, Any]) -> str:
+def _mean(counts: Mapping[str, Any]) -> str:
     if "mean" not in counts:
         return "none"
     return f"{number(counts['mean'], 1)} ± {number(counts['std'], 1)}" if "std" in counts else number(counts["mean"], 1)

@@ -75,7 +75,7 @@ def _errors(table: pd.DataFrame, task: Task, thresholds: Mapping[str, float]) ->
     """How sure the model is of each error, its row, and its target."""
     for target in task.targets:
         truth, known = table[f"target_{target}"], ~table[f"target_{target}"].map(is_missing).astype(bool)
-        if task.kind == "regression":
+        if not task.makes_calls:
             off = (table[f"pred_{target}"] - truth).abs() / (float(truth.std()) or 1.0)
             yield from ((float(v), i, target) for i, v in off[known].items() if np.isfinite(v) and v > 0)
             continue
@@ -87,7 +87,7 @@ def _errors(table: pd.DataFrame, task: Task, thresholds: Mapping[str, float]) ->
 
 def _confidence(table: pd.DataFrame, task: Task, target: str, threshold: float) -> pd.Series:
     """The probability of the called class; with a threshold, how far beyond it the probability lies, from 0 to 1."""
-    if task.kind == "multiclass":
+    if task.exclusive:
         return table[list(task.prediction_columns)].max(axis=1)
     p = table[f"prob_{target}"]
     above, below = (p - threshold) / max(1 - threshold, 1e-9), (threshold - p) / max(threshold, 1e-9)
@@ -101,14 +101,11 @@ def _mistake(row: pd.Series, task: Task, target: str, settings: Preprocessing | 
 
 
 def _words(row: pd.Series, task: Task, target: str) -> tuple[str, str]:
-    truth = row[f"target_{target}"]
-    if task.kind == "regression":
-        unit = f" {task.unit}" if task.unit else ""
-        return f"{number(float(truth), 1)}{unit}", f"{number(float(row[f'pred_{target}']), 1)}{unit}"
-    if task.kind == "multiclass":
-        return str(truth), f"{row[f'call_{target}']}, probability {row['prob_' + row[f'call_{target}']]:.3f}"
-    names = {0: f"without {target}", 1: f"with {target}"}
-    return names[int(truth)], f"{names[int(row[f'call_{target}'])]}, probability {row[f'prob_{target}']:.3f}"
+    if task.makes_calls:
+        return task.said_answer(row, target)
+    unit = f" {task.unit}" if task.unit else ""
+    true, predicted = (number(float(row[f"{prefix}_{target}"]), 1) for prefix in ("target", "pred"))
+    return true + unit, predicted + unit
 
 
 def _picture(path: str, settings: Preprocessing | None) -> tuple[str, str]:

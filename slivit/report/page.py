@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,31 +146,38 @@ def _plots(
     """The figures of every section that has some."""
     decision = Decision(**metrics["operating_point"]) if metrics["operating_point"] else None
     cases = cases_of(rows, task, decision)
-    plots: dict[str, list[Plot]] = {}
-    if task.kind == "regression":
-        plots["agreement"] = list(regression_plots(found, _quantities(cases), task.unit))
-    else:
-        plots["ranking"] = list(ranking_plots(found))
-        thresholds = dict(zip(task.targets, cases.thresholds, strict=False))
-        plots["calibration"] = list(probability_plots(found, _scores(cases), thresholds))
-    names = task.classes if task.kind == "multiclass" else task.targets
-    if len(names) > 1:
-        plots["performance"] = [output_plot(found, names, task.kind)]
+    plots = {name: list(PANELS[name](found, cases)) for name in task.panels}
+    if len(task.outputs) > 1:
+        plots["performance"] = [output_plot(found, task)]
     if "subgroups" in found:
-        plots["subgroups"] = list(subgroup_plots(found, task.kind, task.unit))
+        plots["subgroups"] = list(subgroup_plots(found, task))
     course = history_plot(history, (config or {}).get("training", {}).get("best_epoch"))
     plots["model"] = [course] if course else []
     return plots
 
 
-def _scores(cases: Cases) -> dict[str, tuple[Any, Any]]:
+def _ranking(found: Mapping[str, Any], cases: Cases) -> Iterator[Plot]:
+    return ranking_plots(found)
+
+
+def _calibration(found: Mapping[str, Any], cases: Cases) -> Iterator[Plot]:
     known = {c.name: ~np.isnan(c.y) for c in cases.columns()}
-    return {c.name: (c.y[known[c.name]], c.p[known[c.name]]) for c in cases.columns()}
+    scores = {c.name: (c.y[known[c.name]], c.p[known[c.name]]) for c in cases.columns()}
+    return probability_plots(found, scores, dict(zip(cases.task.thresholded, cases.thresholds, strict=True)))
 
 
-def _quantities(cases: Cases) -> dict[str, tuple[Any, Any]]:
+def _agreement(found: Mapping[str, Any], cases: Cases) -> Iterator[Plot]:
     columns = zip(cases.task.targets, cases.y.T, cases.p.T, strict=True)
-    return {name: (y[~np.isnan(y)], p[~np.isnan(y)]) for name, y, p in columns}
+    quantities = {name: (y[~np.isnan(y)], p[~np.isnan(y)]) for name, y, p in columns}
+    return regression_plots(found, quantities, cases.task.unit)
+
+
+PANELS: Mapping[str, Callable[[Mapping[str, Any], Cases], Iterator[Plot]]] = {
+    "ranking": _ranking,
+    "calibration": _calibration,
+    "agreement": _agreement,
+}
+"""The figures of the sections that kinds of task have (see `Task.panels`), from a split of `metrics.json`."""
 
 
 def _context(
@@ -224,7 +231,7 @@ def _thresholds(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def _sections(found: Mapping[str, Any], metrics: Mapping[str, Any], config: Any) -> Iterator[str]:
     yield from ("performance", "errors", "data")
-    yield from ("agreement",) if metrics["operating_point"] is None else ("ranking", "calibration")
+    yield from Task(**metrics["task"]).panels
     yield from ("subgroups",) if "subgroups" in found else ()
     yield from ("sites",) if metrics["settings"]["site"] else ()
     yield from ("model",) if config else ()

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slivit.report.draw import Plot, new_figure
-from slivit.report.style import INK, NEGATIVE, POSITIVE, QUIET, WORDS, metric_name, number, short
+from slivit.report.style import INK, NEGATIVE, POSITIVE, QUIET, metric_name, number, short, with_unit
+from slivit.targets.task import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,13 +16,6 @@ Row = tuple[str, Mapping[str, Any] | None]
 """A line of a forest plot: its name and its estimate, or a heading without one."""
 
 MOST_ROWS = 60
-
-FOREST_METRICS: Mapping[str, tuple[str, ...]] = {
-    "binary": ("roc_auc", "false_negative_rate"),
-    "multiclass": ("roc_auc", "accuracy"),
-    "multilabel": ("roc_auc", "false_negative_rate"),
-    "regression": ("mae", "r2"),
-}
 
 
 def forest(rows: Sequence[Row], label: str, *, line: float | None = None, line_text: str = "") -> Any:
@@ -69,26 +63,24 @@ def _draw_row(ax: Axes, place: int, estimate: Mapping[str, Any]) -> None:
     ax.text(1.02, place, number(value), transform=right, va="center", fontsize=8.5, color=INK)
 
 
-def subgroup_plots(split: Mapping[str, Any], kind: str, unit: str = "") -> Iterator[Plot]:
+def subgroup_plots(split: Mapping[str, Any], task: Task) -> Iterator[Plot]:
     """A forest plot of each main metric over all subgroups."""
-    for metric in FOREST_METRICS[kind]:
+    for metric in task.measures.by_group:
         rows: list[Row] = []
         for column, groups in split["subgroups"]["columns"].items():
             rows.append((column, None))
             rows += [(f"{value}  (n = {g['n']})", g["metrics"].get(metric)) for value, g in groups.items()]
         overall = split["metrics"][metric]["value"]
         name = metric_name(metric)
-        label = f"{name} ({unit})" if unit and WORDS[metric].in_unit else name
-        figure = forest(rows, label, line=overall, line_text="all scans")
+        figure = forest(rows, with_unit(metric, task.unit), line=overall, line_text="all scans")
         caption = "Squares: value in the subgroup; bars: its interval; dashed: all scans."
         yield Plot(f"subgroups-{metric}", f"{name} by subgroup", caption, figure, caption)
 
 
-def output_plot(split: Mapping[str, Any], names: Sequence[str], kind: str, unit: str = "") -> Plot:
+def output_plot(split: Mapping[str, Any], task: Task) -> Plot:
     """A forest plot of the main metric over classes, labels or quantities."""
-    metric = "r2" if kind == "regression" else "roc_auc"
-    rows: list[Row] = [(name, split["metrics"][f"{metric}/{name}"]) for name in names]
+    metric = task.measures.main[0]
+    rows: list[Row] = [(name, split["metrics"][f"{metric}/{name}"]) for name in task.outputs]
     figure = forest(rows, metric_name(metric), line=split["metrics"][metric]["value"], line_text="mean")
-    what = {"multiclass": "class", "multilabel": "label"}.get(kind, "quantity")
-    caption = f"Squares: value for the {what}; bars: its interval; dashed: their mean."
-    return Plot("outputs", f"{metric_name(metric)} by {what}", caption, figure, caption)
+    caption = f"Squares: value for the {task.part}; bars: its interval; dashed: their mean."
+    return Plot("outputs", f"{metric_name(metric)} by {task.part}", caption, figure, caption)

@@ -88,16 +88,6 @@ WORDS: Mapping[str, Word] = MappingProxyType(
 )
 """Every metric in words."""
 
-HEADLINES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "binary": ("roc_auc", "average_precision", "sensitivity", "specificity"),
-        "multiclass": ("roc_auc", "average_precision", "accuracy", "balanced_accuracy"),
-        "multilabel": ("roc_auc", "average_precision", "sensitivity", "specificity"),
-        "regression": ("r2", "mae", "pearson", "concordance"),
-    }
-)
-"""The metrics that a page puts first."""
-
 
 def metric_name(metric: str) -> str:
     """What a metric is called, also one class's or label's, as "roc_auc/CNV"."""

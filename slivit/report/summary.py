@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from slivit.report.style import WORDS, amount, count, inside, interval, metric_name, number, spoken, told
@@ -25,8 +26,8 @@ def sentences(split: Split, task: Task, metrics: Mapping[str, Any], where: str) 
         where: what the scans are called, as "test".
     """
     yield _scans(split, task, where)
-    tell = {"binary": _binary, "multiclass": _multiclass, "multilabel": _multilabel, "regression": _regression}
-    yield from tell[task.kind](split, task, metrics)
+    for name in task.findings:
+        yield from FINDINGS[name](split, task, metrics)
     if "subgroups" in split:
         yield from _gap(split, task)
     yield from _readers(split)
@@ -35,23 +36,11 @@ def sentences(split: Split, task: Task, metrics: Mapping[str, Any], where: str) 
 def _scans(split: Split, task: Task, where: str) -> str:
     patients = count(split["patients"], "patient")
     text = f"The model was evaluated on {count(split['scans'], where + ' scan')} of {patients}"
-    if task.kind == "binary":
-        classes = split["counts"][task.targets[0]]["classes"]
-        return f"{text}: {classes['1']:,} with {task.targets[0]}, {classes['0']:,} without."
-    if task.kind == "multiclass":
-        classes = split["counts"][task.targets[0]]["classes"]
-        return f"{text}: " + ", ".join(f"{n:,} {c}" for c, n in classes.items()) + "."
-    if task.kind == "multilabel":
-        return f"{text}, on {len(task.targets)} labels: {', '.join(task.targets)}."
-    return f"{text}."
+    return f"{text}{task.composition(split['counts'])}."
 
 
-def _binary(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
-    found, target = split["metrics"], task.targets[0]
-    yield _ranking(found["roc_auc"], f"a scan with {target} above one without")
-    yield _calls(split, task, metrics)
-    yield _calibration(found)
-    points = split["referral"][target]
+def _referral(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
+    points = split["referral"][task.targets[0]]
     first, last = points[0]["roc_auc"]["value"], points[-1]["roc_auc"]["value"]
     if first is not None and last is not None:
         change = f"be {number(last)} instead of {number(first)}" if number(last) != number(first) else "be the same"
@@ -61,19 +50,22 @@ def _binary(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[st
         )
 
 
-def _ranking(auc: Mapping[str, Any], pair: str) -> str:
+def _ranking(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
+    auc = split["metrics"]["roc_auc"]
     if auc["value"] is None:
-        return f"How well it ranks scans is not defined: {auc['why']}."
-    return f"It ranks {pair} in {100 * auc['value']:.0f} of 100 pairs: ROC AUC {told(auc)}."
+        yield f"How well it ranks scans is not defined: {auc['why']}."
+    else:
+        yield f"It ranks {task.ranked} in {100 * auc['value']:.0f} of 100 pairs: ROC AUC {told(auc)}."
 
 
-def _calls(split: Split, task: Task, metrics: Mapping[str, Any]) -> str:
+def _calls(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
     target, found = task.targets[0], split["metrics"]
     matrix = split["confusion"][target]["counts"]
     threshold = metrics["operating_point"]["thresholds"].get(target, {}).get("value", 0.5)
     start = f"Called positive from a probability of {number(threshold)} upwards, {_rule(metrics)}"
     if matrix is None:
-        return f"{start}, calls are not defined: {split['confusion'][target]['why']}."
+        yield f"{start}, calls are not defined: {split['confusion'][target]['why']}."
+        return
     (tn, fp), (fn, tp) = matrix
     parts = []
     if tp + fn:
@@ -81,7 +73,7 @@ def _calls(split: Split, task: Task, metrics: Mapping[str, Any]) -> str:
     if tn + fp:
         alarm = f"raises a false alarm in {fp:,} of {tn + fp:,} without (specificity {inside(found['specificity'])})"
         parts.append(alarm if parts else f"it {alarm}")
-    return f"{start}, " + " and ".join(parts) + "."
+    yield f"{start}, " + " and ".join(parts) + "."
 
 
 def _rule(metrics: Mapping[str, Any]) -> str:
@@ -92,10 +84,12 @@ def _rule(metrics: Mapping[str, Any]) -> str:
     return f"a threshold chosen by the rule {point['rule']} on {point['chosen_on'] or 'validation data'}"
 
 
-def _calibration(found: Mapping[str, Any]) -> str:
+def _calibration(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
+    found = split["metrics"]
     slope, shift = found["calibration_slope"], found["calibration_intercept"]
     if slope["value"] is None or slope["low"] is None:
-        return f"Whether its probabilities mean what they say cannot be told: {slope['why']}."
+        yield f"Whether its probabilities mean what they say cannot be told: {slope['why']}."
+        return
     faults = []
     if slope["high"] < 1:
         faults.append(f"too extreme (calibration slope {inside(slope)}; 1 is best)")
@@ -105,37 +99,34 @@ def _calibration(found: Mapping[str, Any]) -> str:
         side = "high" if shift["high"] < 0 else "low"
         faults.append(f"too {side} on the whole (calibration intercept {inside(shift)}; 0 is best)")
     if faults:
-        return "Its probabilities are " + ", and ".join(faults) + "."
-    return f"Nothing shows that its probabilities are off: calibration slope {told(slope)}; 1 is best."
+        yield "Its probabilities are " + ", and ".join(faults) + "."
+    else:
+        yield f"Nothing shows that its probabilities are off: calibration slope {told(slope)}; 1 is best."
 
 
-def _multiclass(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
-    found = split["metrics"]
-    yield f"It calls the right one of {len(task.classes)} classes in a share of {told(found['accuracy'])} of all scans."
-    yield _ranking(found["roc_auc"], "a scan of a class above one of another, on average over the classes,")
-    yield from _best_and_worst(found, task.classes, "sensitivity", "class")
+def _accuracy(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
+    share = told(split["metrics"]["accuracy"])
+    yield f"It calls the right one of {len(task.classes)} classes in a share of {share} of all scans."
 
 
-def _multilabel(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
-    found = split["metrics"]
-    yield _ranking(found["roc_auc"], "a positive scan above a negative one, on average over the labels,")
-    yield from _best_and_worst(found, task.targets, "roc_auc", "label")
-    subset = found["subset_accuracy"]
+def _subset(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
+    subset = split["metrics"]["subset_accuracy"]
     if subset["value"] is not None:
         yield f"Every label of a scan is called correctly in a share of {told(subset)} of the scans."
 
 
-def _best_and_worst(found: Mapping[str, Any], names: tuple[str, ...], metric: str, what: str) -> Iterator[str]:
-    known = {n: found[f"{metric}/{n}"] for n in names if found[f"{metric}/{n}"]["value"] is not None}
+def _best_and_worst(metric: str, split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
+    estimates = {name: split["metrics"][f"{metric}/{name}"] for name in task.outputs}
+    known = {name: estimate for name, estimate in estimates.items() if estimate["value"] is not None}
     if len(known) > 1:
         best = max(known, key=lambda n: known[n]["value"])
         worst = min(known, key=lambda n: known[n]["value"])
         name = metric_name(metric)
         ends = f"{best}, {told(known[best])}, and lowest for {worst}, {told(known[worst])}"
-        yield f"{name} is highest for the {what} {ends}."
+        yield f"{name} is highest for the {task.part} {ends}."
 
 
-def _regression(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
+def _errors(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
     for name in task.targets:
         found = {m: split["metrics"][f"{m}/{name}"] for m in ("mae", "r2", "bias", "limit_low", "limit_high")}
         if found["mae"]["value"] is None:
@@ -157,8 +148,22 @@ def _bias(bias: Mapping[str, Any], unit: str) -> str:
     return f"On the whole they are too {'high' if bias['value'] > 0 else 'low'}: the bias is {told(bias, unit, 2)}."
 
 
+FINDINGS: Mapping[str, Callable[[Split, Task, Mapping[str, Any]], Iterator[str]]] = {
+    "ranking": _ranking,
+    "calls": _calls,
+    "calibration": _calibration,
+    "referral": _referral,
+    "accuracy": _accuracy,
+    "outputs by sensitivity": partial(_best_and_worst, "sensitivity"),
+    "outputs by ROC AUC": partial(_best_and_worst, "roc_auc"),
+    "subset accuracy": _subset,
+    "errors": _errors,
+}
+"""The findings that kinds of task have (see `Task.findings`): from a split, the task and all metrics to sentences."""
+
+
 def _gap(split: Split, task: Task) -> Iterator[str]:
-    metric = "mae" if task.kind == "regression" else "roc_auc"
+    metric = task.measures.gap
     gap = split["subgroups"]["largest"].get(metric)
     if gap is None:
         return
@@ -220,13 +225,13 @@ def _sparse(split: Split, task: Task) -> Iterator[str]:
             yield f"{target}: only {count(counts['n'], 'scan')}."
         for c, n in counts.get("classes", {}).items():
             if n < FEW:
-                kind = {"1": "positive", "0": "negative"}[c] if task.kind != "multiclass" else f'"{c}"'
-                yield f"{target}: {f'only {n}' if n else 'no'} {kind} scan{'' if n == 1 else 's'}."
+                few = f"only {n}" if n else "no"
+                yield f"{target}: {few} {task.class_adjective(c)} scan{'' if n == 1 else 's'}."
 
 
 def _decisions(task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
     point = metrics["operating_point"]
-    if point is None or task.kind == "multiclass":
+    if point is None or not task.thresholded:
         return
     if point["rule"] == "0.5":
         yield (

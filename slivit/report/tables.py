@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
-from slivit.report.style import HEADLINES, WORDS, interval, metric_name, number, with_unit
+from slivit.report.style import WORDS, interval, metric_name, number, with_unit
 from slivit.targets.task import Task
 
 Split = Mapping[str, Any]
@@ -62,7 +61,7 @@ def cell(estimate: Mapping[str, Any] | None, metric: str = "") -> Cell:
 def performance(split: Split, task: Task) -> list[Line]:
     """Every overall metric of a split, one a line."""
     lines = [_line(name, split["metrics"][name], task) for name in WORDS if name in split["metrics"]]
-    delong = split.get("delong", {}).get(task.targets[0]) if task.kind == "binary" else None
+    delong = split.get("delong", {}).get(task.targets[0]) if task.two_classes else None
     if delong:
         meaning = "The same AUC with DeLong's interval, which takes scans as independent."
         lines.insert(1, Line("ROC AUC, DeLong", *cell(delong), meaning, delong["why"] or ""))
@@ -72,40 +71,22 @@ def performance(split: Split, task: Task) -> list[Line]:
 def _line(name: str, estimate: Mapping[str, Any], task: Task) -> Line:
     word = WORDS[name]
     unit = f" ({task.unit})" if task.unit and word.in_unit else ""
-    meaning = word.meaning
-    if task.kind == "multiclass" and name in AGAINST_REST:
-        meaning = "Each class against the rest; mean over classes. " + meaning
-    elif task.kind == "multilabel" and name != "subset_accuracy":
-        meaning = "Mean over labels. " + meaning
-    return Line(word.name + unit, *cell(estimate, name), meaning, estimate["why"] or "")
+    return Line(word.name + unit, *cell(estimate, name), task.averaging(name) + word.meaning, estimate["why"] or "")
 
 
 def headline_cells(split: Split, task: Task) -> list[tuple[str, str, str]]:
     """The first figures of a page: name, value, interval."""
-    found = [(m, split["metrics"][m]) for m in HEADLINES[task.kind]]
-    return [(with_unit(m, task.unit), *cell(e, m)) for m, e in found]
-
-
-AGAINST_REST = ("roc_auc", "average_precision", "sensitivity", "specificity", "ppv", "npv", "f1", "false_negative_rate")
-
-BY_OUTPUT: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "multiclass": AGAINST_REST[:-1],
-        "multilabel": (*AGAINST_REST[:-1], "brier", "calibration_slope"),
-        "regression": ("r2", "mae", "rmse", "pearson", "concordance", "bias"),
-    }
-)
+    return [(with_unit(m, task.unit), *cell(split["metrics"][m], m)) for m in task.measures.headlines]
 
 
 def outputs(split: Split, task: Task) -> Grid | None:
     """The main metrics of every class, label or quantity; None where there is one only."""
-    names = task.classes if task.kind == "multiclass" else task.targets
+    names = task.outputs
     if len(names) < 2:
         return None
-    metrics = BY_OUTPUT[task.kind]
+    metrics = task.measures.by_output
     rows = tuple((n, tuple(cell(split["metrics"].get(f"{m}/{n}"), m) for m in metrics)) for n in names)
-    what = {"multiclass": "class", "multilabel": "label"}.get(task.kind, "quantity")
-    return Grid(f"By {what}", tuple((with_unit(m, task.unit), "") for m in metrics), rows)
+    return Grid(f"By {task.part}", tuple((with_unit(m, task.unit), "") for m in metrics), rows)
 
 
 def thresholds(metrics: Mapping[str, Any], task: Task) -> Grid | None:
@@ -137,7 +118,7 @@ def _threshold_cells(threshold: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 def subgroup_grids(split: Split, task: Task) -> list[Grid]:
     """The main metrics of every subgroup, one table a column."""
-    metrics = HEADLINES[task.kind]
+    metrics = task.measures.headlines
     heads = (("scans", ""), *((with_unit(m, task.unit), "") for m in metrics))
     grids = []
     for column, groups in split["subgroups"]["columns"].items():
@@ -152,7 +133,7 @@ def _sizes(group: Mapping[str, Any]) -> Cell:
 
 
 def _gap_note(split: Split, column: str, task: Task) -> str:
-    main = "mae" if task.kind == "regression" else "roc_auc"
+    main = task.measures.gap
     for gap in split["subgroups"]["gaps"]:
         if gap["column"] == column and gap["metric"] == main:
             value, span = cell(gap["difference"], main)
@@ -194,7 +175,7 @@ def _difference_rows(groups: Mapping[str, Any], reference: str, task: Task) -> l
             f"{with_unit(m, task.unit)}, less {reference}",
             tuple(cell(g["differences"][m], m) if g["differences"] else ("reference", "") for g in groups.values()),
         )
-        for m in HEADLINES[task.kind]
+        for m in task.measures.headlines
     ]
 
 

@@ -52,12 +52,12 @@ def write_card(
     parts = list(_parts(metrics, task)) if metrics else []
     told = {
         "name": name,
-        "summary": _summary(task, spec),
+        "summary": f"Predicts {task.promise} from a volumetric scan (network: {spec.name}).",
         "network": f"{spec.name}, {_size(spec)}; {spec.source}",
         "difference": str(found),
         "outputs": _outputs(task),
         "decision": _decision(config, task),
-        "columns": _columns(task),
+        "columns": list(parts[0]["cells"]) if parts else [],
         "parts": parts,
         "ranges": _ranges(range_of(training)),
         "tables": list(_tables(metrics, task)) if metrics else [],
@@ -114,7 +114,7 @@ def _front(name: str, task: Task, metrics: Mapping[str, Any] | None, notes: Card
     data = ModelCardData(
         library_name="slivit",
         tags=["medical-imaging", "slivit", "fastai", task.kind, *([] if format == "safetensors" else [format])],
-        pipeline_tag=None if task.kind == "regression" else "image-classification",
+        pipeline_tag=task.hub_task if task.makes_calls else None,
         model_name=name if results else None,
         eval_results=results or None,
         **licence,
@@ -126,26 +126,13 @@ def _results(metrics: Mapping[str, Any], task: Task) -> list[EvalResult]:
     """The main metrics of the test scans, for the hub's tables."""
     from huggingface_hub import EvalResult
 
-    wanted = ("r2", "mae") if task.kind == "regression" else ("roc_auc", "average_precision")
-    split = metrics["splits"].get("test")
-    found = [(m, split["metrics"][m]["value"]) for m in wanted if m in split["metrics"]] if split else []
-    kind = "tabular-regression" if task.kind == "regression" else "image-classification"
+    tested = metrics["splits"].get("test", {"metrics": {}})["metrics"]
+    values = {m: tested[m]["value"] for m in task.measures.main if m in tested}
     return [
-        EvalResult(kind, "test", "test scans of the run", metric_type=m, metric_value=round(value, 4))
-        for m, value in found
+        EvalResult(task.hub_task, "test", "test scans of the run", metric_type=m, metric_value=round(value, 4))
+        for m, value in values.items()
         if value is not None
     ]
-
-
-def _summary(task: Task, spec: ModelSpec) -> str:
-    what = ", ".join(task.targets) + (f" ({task.unit})" if task.unit else "")
-    kinds = {
-        "binary": f"the probability of {what}",
-        "multiclass": f"{what}: the probability of each of {', '.join(task.classes)}",
-        "multilabel": f"the probability of each of {what}",
-        "regression": f"{what} in numbers",
-    }
-    return f"Predicts {kinds[task.kind]} from a volumetric scan (network: {spec.name})."
 
 
 def _size(spec: ModelSpec) -> str:
@@ -154,46 +141,26 @@ def _size(spec: ModelSpec) -> str:
 
 
 def _outputs(task: Task) -> str:
-    unit = f", in {task.unit}" if task.unit else ""
-    kind = f"values{unit}" if task.kind == "regression" else "probabilities from 0 to 1"
-    return f"{', '.join(f'`{c}`' for c in task.prediction_columns)}: {kind}."
+    values = "probabilities from 0 to 1" if task.makes_calls else "values" + (f", in {task.unit}" if task.unit else "")
+    return f"{', '.join(f'`{c}`' for c in task.prediction_columns)}: {values}."
 
 
 def _decision(config: Config, task: Task) -> str:
-    if task.kind == "regression":
+    if not task.makes_calls:
         return ""
     if not config.get("operating_point"):
         return "no operating point was fixed, so the model gives probabilities and makes no calls."
     point = Decision(**config["operating_point"])
-    if task.kind == "multiclass":
-        told = "the most probable class"
-    else:
-        told = "positive from a probability of " + ", ".join(f"{point.threshold(t):.4g} ({t})" for t in task.targets)
-        told += f", by the rule {point.rule}"
     chosen = f", chosen on {point.chosen_on}" if point.chosen_on else ""
     temperature = f" Logits are divided by a temperature of {point.temperature:.4g}." if point.temperature else ""
-    return f"{told}{chosen}.{temperature}"
-
-
-def _columns(task: Task) -> list[str]:
-    if task.kind == "regression":
-        return [f"{t}, mean (SD)" for t in task.targets]
-    return list(task.classes) if task.kind == "multiclass" else [f"with {t}" for t in task.targets]
+    return f"{task.said_calls(point)}{chosen}.{temperature}"
 
 
 def _parts(metrics: Mapping[str, Any], task: Task) -> Iterator[dict[str, Any]]:
     """Scans, patients and classes of every split of the run."""
     for name, part in ((metrics.get("data") or {}).get("run") or {}).items():
-        yield {"name": name, "scans": part["scans"], "patients": part["patients"], "cells": _cells(part, task)}
-
-
-def _cells(part: Mapping[str, Any], task: Task) -> list[str]:
-    counts = part["counts"]
-    if task.kind == "multiclass":
-        return [str(counts[task.targets[0]]["classes"].get(c, 0)) for c in task.classes]
-    if task.kind == "regression":
-        return [f"{counts[t].get('mean', 0):.4g} ({counts[t].get('std') or 0:.3g})" for t in task.targets]
-    return [str(counts[t]["classes"].get("1", 0)) for t in task.targets]
+        cells = task.tallies(part["counts"])
+        yield {"name": name, "scans": part["scans"], "patients": part["patients"], "cells": cells}
 
 
 def _ends(ends: tuple[float, float], digits: str) -> str:
@@ -233,7 +200,7 @@ def _limits(metrics: Mapping[str, Any] | None, training: Mapping[str, Any], task
         yield "What its training scans were like was not recorded, so odd intensities and spacings are not noticed."
     if metrics and not metrics["settings"].get("subgroups"):
         yield "Whether it works alike for all groups of patients was not measured."
-    if task.kind != "regression":
+    if task.makes_calls:
         yield "Predictive values hold at the share of positives of the test scans alone; elsewhere they differ."
 
 

@@ -89,9 +89,9 @@ def compare(original: Predict, exported: Predict, stacks: Sequence[Array], check
 
 def difference(differences: Array, task: Task, *, real: bool, pixels: int | None) -> Difference:
     """The largest difference, in the terms of the task."""
-    spread = np.array(task.spread or (1.0,)) if task.kind == "regression" else np.ones(1)
+    spread = np.array(task.spread or (1.0,))
     largest, relative = float(differences.max()), float((differences / spread).max())
-    unit = (task.unit or "units of the target") if task.kind == "regression" else ""
+    unit = "" if task.makes_calls else task.unit or "units of the target"
     return Difference(len(differences), real, largest, relative, pixels, unit)
 
 

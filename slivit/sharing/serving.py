@@ -43,7 +43,7 @@ class Served(nn.Module):
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         spec, task = spec_of(checkpoint.model), checkpoint.task
-        self.network, self.kind, self.tiled = checkpoint.model, task.kind, spec.input == "tiled"
+        self.network, self.task, self.tiled = checkpoint.model, task, spec.input == "tiled"
         self.axes = mirror_axes(checkpoint.preprocessing.flips)
         mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
         # Buffers rather than constants: torch.export cannot keep tensors that are made inside of forward.
@@ -60,11 +60,7 @@ class Served(nn.Module):
     def _view(self, slices: Tensor) -> Tensor:
         x = slices.float().unsqueeze(1) * self.scale + self.shift
         outputs = self.network(x.flatten(2, 3) if self.tiled else x).float()
-        if self.kind == "multiclass":
-            return outputs.softmax(-1)
-        if self.kind == "regression":
-            return outputs * self.spread + self.center
-        return outputs.sigmoid()
+        return self.task.activation(outputs, self.center, self.spread)
 
 
 class Widened(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor
 from slivit.files import whole_file
 from slivit.probing.knn import knn_scores
 from slivit.statistics.summary import point_metrics
-from slivit.targets.task import Kind
+from slivit.targets.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +25,13 @@ ProbeKind = Literal["knn", "linear"]
 
 
 def probe_score(
-    kind: ProbeKind, task: Kind, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], neighbours: int = 20
+    kind: ProbeKind, task: Task, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], neighbours: int = 20
 ) -> float:
     """How much of the targets can be read off frozen features.
 
     Args:
         kind: "knn" (cosine similarity, weighted) or "linear" (logistic or ridge regression on standardised features).
-        task: the kind of the targets.
+        task: what the targets are, fitted.
         train: (n, D) features and their encoded targets.
         val: the same of the scans on which it is measured.
         neighbours: k of "knn".
@@ -40,8 +40,8 @@ def probe_score(
         ROC AUC (mean over classes or labels), or R2; NaN where it is not defined.
     """
     said = _neighbours(train, val[0], neighbours) if kind == "knn" else _linear(task, train, val[0])
-    name = "r2" if task == "regression" else "roc_auc"
-    value = point_metrics(task, val[1].double().numpy(), said, metrics=[name])[name]
+    name = task.measures.main[0]
+    value = point_metrics(task.kind, val[1].double().numpy(), said, metrics=[name])[name]
     return float("nan") if value is None else float(value)
 
 
@@ -49,23 +49,8 @@ def _neighbours(train: tuple[Tensor, Tensor], features: Tensor, k: int) -> np.nd
     return knn_scores(*train, features, min(k, len(train[0]))).double().numpy()
 
 
-def _linear(task: Kind, train: tuple[Tensor, Tensor], features: Tensor) -> np.ndarray:
-    from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    x, y = train[0].double().numpy(), train[1].numpy()
-    if task == "regression":
-        fitted = make_pipeline(StandardScaler(), Ridge()).fit(x, y)
-        return np.asarray(fitted.predict(features.numpy())).reshape(len(features), -1)
-    new = lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=0.1))  # noqa: E731
-    if task == "multiclass":
-        return np.asarray(new().fit(x, y).predict_proba(features.numpy()))
-    columns = []
-    for labels in y.T:
-        known = ~np.isnan(labels)
-        columns.append(new().fit(x[known], labels[known]).predict_proba(features.numpy())[:, 1])
-    return np.stack(columns, 1)
+def _linear(task: Task, train: tuple[Tensor, Tensor], features: Tensor) -> np.ndarray:
+    return task.readout(train[0].double().numpy(), train[1].numpy(), features.numpy())
 
 
 class FeatureProbe(Callback):
@@ -75,7 +60,7 @@ class FeatureProbe(Callback):
         features: (B, S, H, W) uint8 -> (B, D), without gradients.
         train: gives the labelled batches that the probe learns from.
         val: gives those on which it is measured.
-        task: the kind of the targets.
+        task: what the targets are, fitted.
         path: of the CSV.
         every: epochs between two probes.
         kind: see `probe_score`.
@@ -89,7 +74,7 @@ class FeatureProbe(Callback):
         features: Callable[[Tensor], Tensor],
         train: Batches,
         val: Batches,
-        task: Kind,
+        task: Task,
         path: Path,
         *,
         every: int = 5,
@@ -111,7 +96,7 @@ class FeatureProbe(Callback):
         torch.set_rng_state(state)
         score = probe_score(self.kind, self.task, train, val, self.neighbours)
         self.scores.append((self.epoch, score))
-        name = "R2" if self.task == "regression" else "ROC AUC"
+        name = self.task.measures.main[0].upper().replace("_", " ")
         log.info("epoch %d/%d: %s probe, %s %.4f", self.epoch + 1, self.n_epoch, self.kind, name, score)
         self._write()
 

@@ -43,7 +43,7 @@ def make_probe(probe: Probe, pretext: Pretext, settings: Preprocessing, batch_si
         pretext.features,
         labelled_batches(manifest, "train", settings, batch_size, probe.data.processes),
         labelled_batches(manifest, "val", settings, batch_size, probe.data.processes),
-        manifest.task.kind,
+        manifest.task,
         folder / PROBE,
         every=probe.every,
         kind=probe.kind,

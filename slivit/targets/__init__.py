@@ -1,1 +1,5 @@
 """What is predicted: its kinds, encoding, loss, and the calls that are made of probabilities. Imports no model."""
+
+from slivit.targets import kinds
+
+__all__ = ["kinds"]

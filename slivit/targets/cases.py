@@ -60,27 +60,18 @@ class Cases:
     plan: Plan
 
     @property
-    def names(self) -> list[str] | None:
-        """The names of classes, labels or quantities, where there are several outputs or a name is wanted."""
-        if self.task.kind == "binary":
-            return None
-        return list(self.task.classes if self.task.kind == "multiclass" else self.task.targets)
+    def names(self) -> list[str]:
+        """The names of classes, labels or quantities."""
+        return list(self.task.outputs)
 
     @property
     def threshold(self) -> float | list[float]:
         """What `summarise` takes as its threshold."""
-        return list(self.thresholds) if self.task.kind == "multilabel" else (self.thresholds or (0.5,))[0]
+        return list(self.thresholds) or 0.5
 
     def columns(self) -> Iterator[Column]:
         """The two-class views of a classification: each class against the rest, each label, or the one target."""
-        if self.task.kind == "binary":
-            yield Column(self.task.targets[0], self.y, self.p, self.thresholds[0])
-        elif self.task.kind == "multiclass":
-            for c, name in enumerate(self.task.classes):
-                yield Column(name, (self.y == c).astype(float), self.p[:, c], None, -self.p.max(axis=1))
-        elif self.task.kind == "multilabel":
-            for i, name in enumerate(self.task.targets):
-                yield Column(name, self.y[:, i], self.p[:, i], self.thresholds[i])
+        return self.task.views(self)
 
 
 def arrays_of(table: pd.DataFrame, task: Task) -> tuple[Array, Array]:
@@ -90,13 +81,7 @@ def arrays_of(table: pd.DataFrame, task: Task) -> tuple[Array, Array]:
         y and p: (n,) and (n,) for binary; (n,) class numbers and (n, C) for multiclass; (n, k) and (n, k) otherwise,
         with NaN for a missing label.
     """
-    p = table[list(task.prediction_columns)].to_numpy(float)
-    if task.kind == "multiclass":
-        target = task.targets[0]
-        names = table[task.target_columns[0]]
-        return np.array([np.nan if is_missing(n) else float(task.encode({target: n})) for n in names], dtype=float), p
-    y = table[list(task.target_columns)].to_numpy(float)
-    return (y[:, 0], p[:, 0]) if task.kind == "binary" else (y, p)
+    return task.arrays(table)
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
@@ -148,8 +133,7 @@ def cases_of(
         plan = replace(plan, groups=table["patient"].astype(str).to_numpy())
     if stratified:
         plan = replace(plan, strata=class_strata(task.kind, y, plan.groups))
-    calls = task.kind in ("binary", "multilabel")
-    thresholds = tuple((decision or Decision()).threshold(t) for t in task.targets) if calls else ()
+    thresholds = tuple((decision or Decision()).threshold(t) for t in task.thresholded)
     return Cases(task, y, p, table, thresholds, plan)
 
 
@@ -166,12 +150,4 @@ def counts_of(table: pd.DataFrame, task: Task) -> dict[str, dict[str, Any]]:
 def _counts(column: pd.Series, task: Task) -> dict[str, Any]:
     missing = column.map(is_missing).astype(bool)
     known = column[~missing]
-    found: dict[str, Any] = {"n": len(known), "missing": int(missing.sum())}
-    if task.kind == "regression":
-        values = known.astype(float).sort_values()  # of which sums are the same in whatever order they came
-        spread = {name: float(getattr(values, name)()) for name in ("mean", "std", "min", "median", "max")}
-        return found | {name: value for name, value in spread.items() if np.isfinite(value)}
-    if task.kind == "multiclass":
-        names = known.astype(str)
-        return found | {"classes": {c: int((names == c).sum()) for c in task.classes}}
-    return found | {"classes": {"1": int((known.astype(float) == 1).sum()), "0": int((known.astype(float) == 0).sum())}}
+    return {"n": len(known), "missing": int(missing.sum()), **task.counts(known)}

@@ -49,7 +49,7 @@ class Decision(BaseModel):
         rule: as in a recipe's `testing.operating_point`.
         thresholds: by target, for binary and multilabel tasks; a multiclass task calls its most probable class.
         temperature: by which logits are divided before all else; None leaves probabilities as the model gives them.
-        fitted_temperature: what `slivit.statistics.fit_temperature` found, applied or not.
+        fitted_temperature: what `slivit.statistics.fit_temperature` gave, applied or not.
         chosen_on: the rows that all this was chosen on, in words; empty where nothing was chosen.
     """
 
@@ -77,7 +77,7 @@ class Decision(BaseModel):
             Where there is a temperature, `prob_*` are scaled and `raw_prob_*` hold what the model gave.
         """
         table = self._scaled(table, task)
-        calls = {f"call_{target}": call for target, call in self._calls(table, task).items()}
+        calls = {f"call_{t}": call for t, call in task.calls(table[list(task.prediction_columns)], self).items()}
         table = table.drop(columns=list(calls), errors="ignore").assign(**calls)
         raw = [RAW + c for c in task.prediction_columns if RAW + c in table]
         return _beside(table, task.prediction_columns, [*raw, *calls])
@@ -88,21 +88,9 @@ class Decision(BaseModel):
         table = table.drop(columns=[RAW + c for c in columns], errors="ignore")
         if self.temperature is None:
             return table.assign(**dict(zip(columns, p.T, strict=True)))
-        given = p[:, 0] if task.kind == "binary" else p
-        scaled = apply_temperature(task.kind, given, self.temperature).reshape(p.shape)
+        scaled = apply_temperature(task.kind, p, self.temperature).reshape(p.shape)
         raw = {RAW + c: values for c, values in zip(columns, p.T, strict=True)}
         return table.assign(**dict(zip(columns, scaled.T, strict=True)), **raw)
-
-    def _calls(self, table: pd.DataFrame, task: Task) -> dict[str, Any]:
-        import pandas as pd
-
-        p = table[list(task.prediction_columns)]
-        known = p.notna().all(axis=1)
-        if task.kind == "multiclass":
-            names = np.array(task.classes, dtype=object)[p.fillna(0).to_numpy().argmax(axis=1)]
-            return {task.targets[0]: pd.Series(names, index=table.index, dtype=object).where(known, "")}
-        called = {t: p[f"prob_{t}"] >= self.threshold(t) for t in task.targets}
-        return {t: called[t].astype("Int64").where(p[f"prob_{t}"].notna()) for t in task.targets}
 
 
 def raw_probabilities(table: pd.DataFrame, task: Task) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from slivit.targets.task import Task
 
@@ -36,24 +35,10 @@ class TaskLoss(nn.Module):
         """Loss of (B, out_dim) logits against encoded targets, (B,) class indices or (B, k) numbers."""
         self.to(logits.device)
         logits, target = logits.as_subclass(Tensor).float(), target.as_subclass(Tensor)
-        if self.task.kind == "multiclass":
-            smoothing, reduction = self.label_smoothing, self.reduction
-            return F.cross_entropy(logits, target, self.weights, label_smoothing=smoothing, reduction=reduction)
-        elementwise = self._regression if self.task.kind == "regression" else self._binary
-        return self._reduce(*elementwise(logits, target))
+        return self.task.criterion(logits, target, self)
 
-    def _binary(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        known = ~target.isnan()
-        soft = target.nan_to_num(0.0) * (1 - self.label_smoothing) + self.label_smoothing / 2
-        return F.binary_cross_entropy_with_logits(logits, soft, pos_weight=self.weights, reduction="none"), known
-
-    def _regression(self, values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        known = ~target.isnan()
-        wanted = ((target - self.center) / self.spread).nan_to_num(0.0)
-        loss = {"l1": F.l1_loss, "mse": F.mse_loss, "huber": F.smooth_l1_loss}[self.task.loss]
-        return loss(values, wanted, reduction="none"), known
-
-    def _reduce(self, losses: Tensor, known: Tensor) -> Tensor:
+    def mean_of(self, losses: Tensor, known: Tensor) -> Tensor:
+        """The mean of (B, k) losses over what is known, or that of each scan where nothing is reduced."""
         losses = losses * known
         if self.reduction == "none":
             return losses.sum(1) / known.sum(1).clamp(min=1)
@@ -61,25 +46,16 @@ class TaskLoss(nn.Module):
 
     def counted(self, target: Tensor) -> float:
         """What the mean over a batch was divided by: known labels, or scans by the weights of their classes."""
-        target = target.as_subclass(Tensor)
-        if self.task.kind != "multiclass":
-            return float((~target.isnan()).sum())
-        return float(len(target) if self.weights is None else self.weights.to(target.device)[target].sum())
+        return self.task.counted(target.as_subclass(Tensor), self.weights)
 
     def activation(self, logits: Tensor) -> Tensor:
         """Logits to probabilities; standardised outputs to the target's unit."""
         logits = logits.as_subclass(Tensor).float()
-        if self.task.kind == "multiclass":
-            return logits.softmax(-1)
-        if self.task.kind == "regression":
-            return logits * self.spread.to(logits.device) + self.center.to(logits.device)
-        return logits.sigmoid()
+        return self.task.activation(logits, self.center.to(logits.device), self.spread.to(logits.device))
 
     def decodes(self, predictions: Tensor) -> Tensor:
         """Probabilities to decided classes, encoded like targets; values stay as they are."""
-        if self.task.kind == "multiclass":
-            return predictions.argmax(-1)
-        return predictions if self.task.kind == "regression" else (predictions >= 0.5).float()
+        return self.task.decodes(predictions)
 
 
 def _weights(task: Task) -> Tensor | None:

@@ -1,22 +1,36 @@
-"""What is predicted: the targets, their encoding, the columns of a table of predictions. Free of torch."""
+"""What is predicted: the fields of a task, and what each kind of task must give. Free of torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from slivit.errors import ManifestError, one_of
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from slivit.targets.cases import Cases, Column
+    from slivit.targets.decision import Decision
+    from slivit.targets.loss import TaskLoss
+    from slivit.targets.measures import Measures
+
 Kind = Literal["binary", "multiclass", "multilabel", "regression"]
+Array = npt.NDArray[np.float64]
 
 
 class Task(BaseModel):
     """A prediction task.
+
+    `Task(kind=...)` is of the class of that kind (`Binary`, `Multiclass`, `Multilabel`, `Regression`), as `Path(...)`
+    is a `PosixPath`. The fields are the same for all kinds; what differs between kinds is a method or an attribute of
+    the class, so that no other code asks for a kind.
 
     Args:
         kind: "binary" (one target, 0 or 1), "multiclass" (one target, one class name a scan), "multilabel" (several
@@ -29,6 +43,18 @@ class Task(BaseModel):
         loss: regression only: "l1" (the paper's), "mse" or "huber", on targets standardised by the training rows.
         center: regression only: what standardises the targets; found in the training rows where empty.
         spread: as `center`.
+
+    A new kind is a subclass that narrows `kind` to its own name, in a file that `slivit/targets/__init__.py` imports;
+    its name stands in `Kind`. Defaults are those of a target that is a number. A kind must give:
+
+    - of tables: `tags`, by which splits are stratified; `encode`, `outputs`, `allowed` and the like where the defaults
+      do not fit; `check` and `completed` for fields of its own (a mask is encoded from the file that a cell names);
+    - of torch: `criterion` and `activation`; `decodes`, `counted`, `evidence` where the defaults do not fit (dense
+      logits are (B, out_dim, D, H, W), and a criterion leaves out what has no label);
+    - of measurement: `measures`, `counts` and `arrays`, with a kind of the same name in `slivit.statistics`; where
+      probabilities become calls (`makes_calls`), `views` and `calls`;
+    - of words: `panels` and `findings`, names of figures and sentences that `slivit.report` knows, and the texts at
+      the end of this class.
 
     Source: Avram et al. 2024, Methods, "SLIViT's training and evaluation" (BCE for classification, L1 for regression).
 
@@ -49,54 +75,101 @@ class Task(BaseModel):
     center: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
 
+    makes_calls: ClassVar[bool] = False
+    """Whether predictions are probabilities that a `Decision` turns into calls."""
+    exclusive: ClassVar[bool] = False
+    """Whether a cell names one of `classes`, whose probabilities add up to 1, and the most probable one is called."""
+    two_classes: ClassVar[bool] = False
+    """Whether it is one target that is 0 or 1: one ROC curve, DeLong's test, labels of slices."""
+    blanks: ClassVar[bool] = False
+    """Whether a training row may lack a label."""
+    allowed: ClassVar[tuple[float, ...]] = ()
+    """The numbers that a target may be, each target with a threshold of its own; empty where there are no such."""
+    prefix: ClassVar[str] = "prob_"
+    """What stands before an output's name in the columns of predictions."""
+    measures: ClassVar[Measures]
+    panels: ClassVar[tuple[str, ...]] = ()
+    """The sections of a page that are this kind's own, in `slivit.report.page`."""
+    findings: ClassVar[tuple[str, ...]] = ()
+    """The findings that a page puts into words, in `slivit.report.summary`."""
+
+    # -- a task of a kind --------------------------------------------------------------------------------------------
+
+    def __new__(cls, *args: Any, **fields: Any) -> Self:
+        own: Any = _class_of(fields.get("kind")) if cls is Task else None
+        return super().__new__(own or cls)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_its_kind(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Any:
+        own = _class_of(values.get("kind")) if cls is Task and isinstance(values, dict) else None
+        return own.model_validate(values) if own else handler(values)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.kind in ("binary", "multiclass") and len(self.targets) != 1:
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Check that the fields fit each other and the kind.
+
+        Raises:
+            ValueError: what does not fit.
+        """
+        if self.one_class and len(self.targets) != 1:
             raise ValueError(f"a {self.kind} task has one target column, got {len(self.targets)}: {self.targets}")
-        if self.classes and self.kind != "multiclass":
+        if self.classes and not self.exclusive:
             raise ValueError(f"classes belong to a multiclass task, not to a {self.kind} one")
         if len(set(self.targets)) != len(self.targets):
             raise ValueError(f"target columns are repeated: {self.targets}")
         self._check_weights()
         self._check_scale()
-        return self
 
     def _check_weights(self) -> None:
         if self.class_weights is None:
             return
-        if self.kind == "regression":
-            raise ValueError("class_weights belong to classification, not to regression")
+        if not self.makes_calls:
+            raise ValueError(f"class_weights belong to classification, not to {self.kind}")
         if isinstance(self.class_weights, str):
             return
-        needed, what = len(self.targets), "target"
-        if self.kind == "multiclass":
-            needed, what = len(self.classes), "class"
-        # Without names of classes their number is not known yet: `fitted` finds them, and checks again.
+        needed = self.out_dim
+        # Without names of classes their number is not known yet: `fitted` fills them in, and checks again.
         if needed and len(self.class_weights) != needed:
+            what = "class" if self.exclusive else "target"
             raise ValueError(f"class_weights has {len(self.class_weights)} numbers; give one a {what}, so {needed}")
         if not all(math.isfinite(w) and w >= 0 for w in self.class_weights):
             raise ValueError(f"class_weights must be numbers that are not negative, got {self.class_weights}")
 
     def _check_scale(self) -> None:
-        """One number would be broadcast over several targets in silence, and a spread of 0 is divided by."""
-        if not self.center and not self.spread:
-            return
-        if self.kind != "regression" or not len(self.center) == len(self.spread) == len(self.targets):
+        if self.center or self.spread:
             raise ValueError("center and spread belong to regression, and come together: one number each a target")
-        if not all(map(math.isfinite, self.center)) or not all(math.isfinite(s) and s > 0 for s in self.spread):
-            raise ValueError(f"center must be finite and spread above 0, got {self.center} and {self.spread}")
+
+    # -- tables ------------------------------------------------------------------------------------------------------
+
+    @property
+    def one_class(self) -> bool:
+        """Whether every scan has exactly one class: it can be oversampled, drawn by class, or put into a confusion."""
+        return self.two_classes or self.exclusive
+
+    @property
+    def thresholded(self) -> tuple[str, ...]:
+        """The targets that are called positive from a threshold upwards."""
+        return self.targets if self.allowed else ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of a model's outputs: the classes, or the targets."""
+        return self.targets
 
     @property
     def out_dim(self) -> int:
         """The number of outputs of a model for this task."""
-        return len(self.classes) if self.kind == "multiclass" else len(self.targets)
+        return len(self.outputs)
 
     @property
     def prediction_columns(self) -> tuple[str, ...]:
         """The columns of predictions: `prob_<class or target>` in [0, 1], or `pred_<target>` in the target's unit."""
-        if self.kind == "regression":
-            return tuple(f"pred_{t}" for t in self.targets)
-        return tuple(f"prob_{c}" for c in (self.classes if self.kind == "multiclass" else self.targets))
+        return tuple(self.prefix + name for name in self.outputs)
 
     @property
     def target_columns(self) -> tuple[str, ...]:
@@ -112,30 +185,27 @@ class Task(BaseModel):
         Raises:
             ManifestError: a value that the task does not allow.
         """
-        if self.kind == "multiclass":
-            return self._class_index(row[self.targets[0]])
         return np.array([self._number(row[t], t) for t in self.targets], dtype=np.float32)
-
-    def _class_index(self, value: Any) -> np.int64:
-        name = class_name(value)
-        if name not in self.classes:
-            raise ManifestError(f"{self.targets[0]} is {name!r}; allowed are {one_of(self.classes)}")
-        return np.int64(self.classes.index(name))
 
     def _number(self, value: Any, target: str) -> float:
         if is_missing(value):
-            if self.kind == "multilabel":
+            if self.blanks:
                 return math.nan
             raise ManifestError(f"{target} is empty; a {self.kind} task needs a value in every row")
         try:
             number = float(value)
         except (TypeError, ValueError):
             raise ManifestError(f"{target} is {value!r}, which is not a number") from None
-        if self.kind != "regression" and number not in (0.0, 1.0):
+        if self.allowed and number not in self.allowed:
             raise ManifestError(f"{target} is {value!r}; a {self.kind} target is 0 or 1")
         if not math.isfinite(number):
             raise ManifestError(f"{target} is {value!r}; a target must be finite")
         return number
+
+    def describe(self, encoded: Tensor) -> str:
+        """Encoded targets in words: a class name, or "ef 61.2 %", or "drusen 1"."""
+        pairs = zip(self.targets, encoded.flatten().tolist(), strict=True)
+        return ", ".join(f"{t} {'missing' if is_missing(v) else f'{v:.4g}'} {self.unit}".rstrip() for t, v in pairs)
 
     def fitted(self, rows: Sequence[Mapping[str, Any]]) -> Task:
         """Return the task completed by the training rows: class names, standardisation, class weights.
@@ -145,44 +215,178 @@ class Task(BaseModel):
         Raises:
             ManifestError: weights for another number of classes than the rows have.
         """
-        found: dict[str, Any] = {}
-        if self.kind == "multiclass" and not self.classes:
-            found["classes"] = tuple(sorted({class_name(r[self.targets[0]]) for r in rows}, key=_numbers_first))
-        if self.kind == "regression" and not self.center:
-            values = np.stack([np.asarray(self.encode(r)) for r in rows]).astype(np.float64)
-            spread = values.std(axis=0)
-            found["center"] = tuple(values.mean(axis=0).tolist())
-            found["spread"] = tuple(np.where(spread > 0, spread, 1.0).tolist())
+        completed = self.completed(rows)
         try:
-            task = Task.model_validate(self.model_dump() | found)
+            task = Task.model_validate(self.model_dump() | completed)
         except ValidationError as error:
-            told, classes = error.errors()[0]["msg"], one_of(found.get("classes", ()))
-            raise ManifestError(f"{self.targets[0]}: {told}; the training rows have {classes}") from error
+            message, classes = error.errors()[0]["msg"], one_of(completed.get("classes", ()))
+            raise ManifestError(f"{self.targets[0]}: {message}; the training rows have {classes}") from error
         if self.class_weights == "balanced":
             return task.model_copy(update={"class_weights": task.balanced_weights(rows)})
         return task
 
+    def completed(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The fields that the training rows fill in where the user left them empty."""
+        return {}
+
     def balanced_weights(self, rows: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
         """Weights that make up for unequal class counts: n / (classes * count), or negatives / positives a target."""
-        encoded = np.stack([np.asarray(self.encode(r)) for r in rows])
-        if self.kind == "multiclass":
-            counts = np.bincount(encoded.astype(int), minlength=self.out_dim)
-            return tuple((len(rows) / (self.out_dim * np.maximum(counts, 1))).tolist())
-        positives, negatives = (encoded == 1).sum(axis=0), (encoded == 0).sum(axis=0)
-        return tuple((negatives / np.maximum(positives, 1)).tolist())
+        raise NotImplementedError
+
+    def tags(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """By what splits are stratified: columns "patient" and "tag", a row for each tag of a patient.
+
+        Args:
+            frame: with the column `patient`, and those targets that are known.
+        """
+        raise NotImplementedError
+
+    # -- torch -------------------------------------------------------------------------------------------------------
+
+    def criterion(self, logits: Tensor, target: Tensor, given: TaskLoss) -> Tensor:
+        """Loss of (B, out_dim) logits against encoded targets; `given` has weights, smoothing and reduction."""
+        raise NotImplementedError
+
+    def counted(self, target: Tensor, weights: Tensor | None) -> float:
+        """What the mean over a batch was divided by: known labels, or scans by the weights of their classes."""
+        return float((~target.isnan()).sum())
+
+    def activation(self, logits: Tensor, center: Tensor, spread: Tensor) -> Tensor:
+        """(B, out_dim) float32 logits to probabilities; standardised outputs to the target's unit.
+
+        Args:
+            logits: of the model.
+            center: (k,) of the targets, or one 0.
+            spread: (k,) of the targets, or one 1.
+        """
+        raise NotImplementedError
+
+    def decodes(self, predictions: Tensor) -> Tensor:
+        """Probabilities to decided classes, encoded like targets; values stay as they are."""
+        return predictions
+
+    def evidence(self, logits: Tensor) -> Tensor:
+        """What speaks for each output: log-odds of a class or label, or the value in the target's unit.
+
+        Args:
+            logits: (..., out_dim).
+
+        Returns:
+            (..., out_dim) float64. Unlike probabilities, log-odds do not stop changing where a model is sure.
+        """
+        return logits.double()
+
+    def readout(self, x: Array, y: npt.NDArray[Any], other: Array) -> Array:
+        """Predictions of a plain linear model (scikit-learn's, on standardised features).
+
+        Args:
+            x: (n, D) features to learn from.
+            y: their encoded targets.
+            other: (m, D) features to predict.
+
+        Returns:
+            (m, out_dim) probabilities or values.
+        """
+        raise NotImplementedError
+
+    # -- measurement -------------------------------------------------------------------------------------------------
+
+    def arrays(self, table: pd.DataFrame) -> tuple[Array, Array]:
+        """The known answers and the predictions of a table as arrays for `slivit.statistics`.
+
+        Returns:
+            y and p: (n,) and (n,) for binary; (n,) class numbers and (n, C) for multiclass; (n, k) and (n, k)
+            otherwise, with NaN for a missing label.
+        """
+        return table[list(self.target_columns)].to_numpy(float), table[list(self.prediction_columns)].to_numpy(float)
+
+    def counts(self, known: pd.Series) -> dict[str, Any]:
+        """How often each class occurs among the known values of a target, or how a quantity is distributed."""
+        raise NotImplementedError
+
+    def views(self, cases: Cases) -> Iterator[Column]:
+        """The two-class views of a classification: each class against the rest, each label, or the one target."""
+        yield from ()
+
+    def calls(self, p: pd.DataFrame, decision: Decision) -> dict[str, Any]:
+        """The calls of every target, empty where there is no prediction.
+
+        Args:
+            p: the columns of predictions, scaled by the decision's temperature.
+            decision: its thresholds.
+        """
+        raise NotImplementedError
+
+    # -- words -------------------------------------------------------------------------------------------------------
+
+    part: ClassVar[str] = "quantity"
+    """What one of several outputs is called."""
+    how_it_calls: ClassVar[str] = "makes no calls"
+    """What it does instead, where no target has a threshold."""
+    worst: ClassVar[str] = "The most confident errors"
+    """The heading of the errors that a page shows."""
+    hub_task: ClassVar[str] = "image-classification"
+    """What Hugging Face's hub calls it."""
+
+    @property
+    def named_targets(self) -> str:
+        """All targets, with their unit."""
+        return ", ".join(self.targets) + (f" ({self.unit})" if self.unit else "")
+
+    @property
+    def promise(self) -> str:
+        """What is predicted, behind "Predicts"."""
+        return self.named_targets
+
+    @property
+    def ranked(self) -> str:
+        """What ROC AUC is about: the scans that are ranked, and above which."""
+        return ""
+
+    def averaging(self, metric: str) -> str:
+        """The sentence that says over what a metric is a mean; empty where it is none."""
+        return ""
+
+    def composition(self, counts: Mapping[str, Any]) -> str:
+        """The cases by class, as the end of a sentence, from the counts of `metrics.json`; empty where not told."""
+        return ""
+
+    def class_words(self, target: str) -> dict[str, str]:
+        """The classes of a target, as in `counts`, each as a row of a table; empty for a quantity."""
+        return {}
+
+    def class_adjective(self, name: str) -> str:
+        """A class, as in `counts`, before "scan"."""
+        return f'"{name}"'
+
+    def tallies(self, counts: Mapping[str, Any]) -> dict[str, str]:
+        """The counts of a part of the data as cells of a table, by the heading of each."""
+        return {}
+
+    def said_calls(self, decision: Decision) -> str:
+        """How probabilities become calls, in words."""
+        return ""
+
+    def said_answer(self, row: pd.Series, target: str) -> tuple[str, str]:
+        """The truth and the call in a row of predictions, where calls are made."""
+        raise NotImplementedError
 
     def _repr_html_(self) -> str:
         """What Jupyter shows."""
         from slivit.display import facts
 
         shown = {"targets": ", ".join(self.targets), "classes": ", ".join(self.classes), "unit": self.unit}
-        fitted = {"mean of training": _numbers(self.center), "spread of training": _numbers(self.spread)}
+        scale = {"mean of training": _numbers(self.center), "spread of training": _numbers(self.spread)}
         weights = self.class_weights if isinstance(self.class_weights, str) else _numbers(self.class_weights or ())
-        return facts(f"Task: {self.kind}", {**shown, **fitted, "class weights": weights})
+        return facts(f"Task: {self.kind}", {**shown, **scale, "class weights": weights})
 
-    def strata(self, row: Mapping[str, Any]) -> str:
-        """A label by which splits are stratified (classification); the value as text for regression."""
-        return "|".join("" if is_missing(row[t]) else class_name(row[t]) for t in self.targets)
+
+def _class_of(kind: Any, parent: type[Task] | None = None) -> type[Task] | None:
+    """The class below `parent` whose `kind` is this one alone."""
+    for child in (parent or Task).__subclasses__():
+        if own := child if get_args(child.model_fields["kind"].annotation) == (kind,) else _class_of(kind, child):
+            return own
+    return None
 
 
 def _numbers(values: Sequence[float]) -> str:
@@ -199,10 +403,3 @@ def class_name(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()
-
-
-def _numbers_first(name: str) -> tuple[int, float, str]:
-    try:
-        return 0, float(name), name
-    except ValueError:
-        return 1, 0.0, name

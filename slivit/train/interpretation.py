@@ -46,7 +46,7 @@ class VolumeInterpretation(ClassificationInterpretation):
     def __init__(self, learn: Learner, dl: TfmdDL, losses: Tensor, act: Any = None) -> None:
         # fastai's own asks the DataLoader for a vocabulary, which the task knows.
         self.learn, self.dl, self.losses, self.act = learn, dl, losses.as_subclass(Tensor), act
-        self.vocab = list(self.task.classes) if self.task.kind == "multiclass" else ["0", "1"]
+        self.vocab = list(self.task.classes) or ["0", "1"]
 
     @property
     def task(self) -> Task:
@@ -72,7 +72,7 @@ class VolumeInterpretation(ClassificationInterpretation):
         Raises:
             SlivitError: a task with several labels or with quantities, which has no such matrix.
         """
-        if self.task.kind not in ("binary", "multiclass"):
+        if not self.task.one_class:
             raise SlivitError(f"a {self.task.kind} task has no confusion matrix; see table() and plot_top_losses()")
         return super().confusion_matrix()
 

@@ -108,7 +108,7 @@ def task_metrics(task: Task, windows: Windows | None = None) -> list[Metric]:
     """
     from slivit.statistics.summary import point_metrics
 
-    names = ("r2", "mae") if task.kind == "regression" else ("roc_auc", "average_precision")
+    names = task.measures.main
 
     def measure(name: str) -> Callable[[np.ndarray, np.ndarray], float | None]:
         return lambda y, p: point_metrics(task.kind, y, p, metrics=[name])[name]

@@ -65,7 +65,7 @@ class Mixture:
         if row[SET] not in names:
             raise ManifestError(f'set is "{row[SET]}"; there are {one_of(names)}')
         own = np.atleast_1d(self.tasks[row[SET]].encode(row)).astype(np.float32)
-        encoded = np.full(1 + max(_targets(t) for t in self.tasks.values()), np.nan, np.float32)
+        encoded = np.full(1 + max(len(t.targets) for t in self.tasks.values()), np.nan, np.float32)
         encoded[0], encoded[1 : 1 + len(own)] = names.index(row[SET]), own
         return encoded
 
@@ -73,21 +73,14 @@ class Mixture:
         """Encoded targets in words, for pictures."""
         name = list(self.tasks)[int(encoded[0])]
         task = self.tasks[name]
-        values = encoded[1 : 1 + _targets(task)].tolist()
-        if task.kind == "multiclass":
-            return f"{name}: {task.classes[int(values[0])]}"
-        return f"{name}: " + ", ".join(f"{t} {v:.4g}" for t, v in zip(task.targets, values, strict=True))
+        return f"{name}: {task.describe(encoded[1 : 1 + len(task.targets)])}"
 
     def part(self, name: str, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """The items of one set: (B,) bool which they are, and their targets as the set's own task encodes them."""
         task = self.tasks[name]
         own = encoded[:, 0] == list(self.tasks).index(name)
-        targets = encoded[own, 1 : 1 + _targets(task)]
-        return own, targets[:, 0].long() if task.kind == "multiclass" else targets
-
-
-def _targets(task: Task) -> int:
-    return 1 if task.kind == "multiclass" else task.out_dim
+        targets = encoded[own, 1 : 1 + len(task.targets)]
+        return own, targets[:, 0].long() if task.exclusive else targets
 
 
 class MixtureLoss(nn.Module):
@@ -144,8 +137,7 @@ class MixtureMetric(EpochMetric):
 
 def mixture_metrics(mixture: Mixture) -> list[Metric]:
     """One metric a set while it is trained: ROC AUC, or R2."""
-    kinds = {name: "r2" if task.kind == "regression" else "roc_auc" for name, task in mixture.tasks.items()}
-    return [MixtureMetric(mixture, name, metric) for name, metric in kinds.items()]
+    return [MixtureMetric(mixture, name, task.measures.main[0]) for name, task in mixture.tasks.items()]
 
 
 class OnePart(nn.Module):

@@ -247,7 +247,7 @@ def predict_and_measure(
 
 def _decided(recipe: TrainingRecipe, table: pd.DataFrame, task: Task, folder: Path) -> Decision | None:
     """Fix the operating point that the recipe asks for in the checkpoint; a run does not die of one that cannot be."""
-    if task.kind == "regression" or not chooses(recipe.testing):
+    if not task.makes_calls or not chooses(recipe.testing):
         return None
     try:
         decision = decide(table[table["split"] == "val"], task, recipe.testing)

@@ -27,21 +27,21 @@ def check_windows(recipe: TrainingRecipe) -> None:
     Raises:
         RecipeError: settings that belong to another kind of task, or to scans that are cut into windows.
     """
-    kind, windows = recipe.task.kind, recipe.preprocessing.windows
+    task, windows = recipe.task, recipe.preprocessing.windows
     if recipe.data.slice_labels and not windows:
         raise RecipeError(
             "data.slice_labels label the windows of a scan, and scans are not cut into windows; set "
             "preprocessing.windows, such as preprocessing.windows.stride=16"
         )
-    if recipe.data.slice_labels and kind != "binary":
-        raise RecipeError(f"data.slice_labels belong to a binary task, not to a {kind} one; leave them out")
-    if windows and windows.score != "mean" and kind == "multiclass":
+    if recipe.data.slice_labels and not task.two_classes:
+        raise RecipeError(f"data.slice_labels belong to a binary task, not to a {task.kind} one; leave them out")
+    if windows and windows.score != "mean" and task.exclusive:
         raise RecipeError(
             f'preprocessing.windows.score is "{windows.score}", after which the probabilities of a multiclass task no '
             'longer add up to 1; set it to "mean"'
         )
-    if recipe.fit.oversample and kind not in ("binary", "multiclass"):
-        raise RecipeError(f"fit.oversample is for binary and multiclass tasks, not for a {kind} one")
+    if recipe.fit.oversample and not task.one_class:
+        raise RecipeError(f"fit.oversample is for binary and multiclass tasks, not for a {task.kind} one")
 
 
 def plan_of(
@@ -78,7 +78,7 @@ def _write(plan: Sequence[ScanWindows], manifest: Manifest, folder: Path) -> Non
 
     from slivit.data.window_plan import summary
 
-    target = manifest.task.targets[0] if manifest.task.kind == "binary" else None
+    target = manifest.task.targets[0] if manifest.task.two_classes else None
     table = pd.DataFrame(summary(plan, target))
     with whole_file(folder / WINDOWS) as partial:
         as_shown(table).to_csv(partial, index=False)

@@ -12,8 +12,9 @@ from typing import Any
 from nicegui import run, ui
 
 from slivit.errors import SlivitError
-from slivit.explanation import METHODS, TITLES, outputs_of, target_or
+from slivit.explanation import METHODS, TITLES, target_or
 from slivit.models.registry import spec_of
+from slivit.targets.task import Task
 from slivit.viewer.bench import Bench, DropFolder, Opened, Stopped
 from slivit.viewer.panels import draw_calibration, draw_neighbours, draw_prediction, scan_label
 from slivit.viewer.slices import SliceView
@@ -31,7 +32,7 @@ class Page:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.opened: Opened | None = None
-        self.target = outputs_of(bench.checkpoint.task)[0]
+        self.target = bench.checkpoint.task.outputs[0]
         self.method = METHODS[-1]
         self.step: tuple[int, int] | None = None  # of what is being computed
         self.turn = 0  # counts what the visitor asked for: what is out of date stops
@@ -82,7 +83,7 @@ class Page:
             with ui.element("div").classes("row-of-buttons"):
                 self.methods = ui.toggle({m: TITLES[m] for m in METHODS}, value=self.method, on_change=self._set_method)
                 self.methods.props("dense no-caps unelevated").classes("methods")
-                names = list(outputs_of(self.bench.checkpoint.task))
+                names = list(self.bench.checkpoint.task.outputs)
                 self.targets = ui.select(names, value=self.target, label="Explain", on_change=self._set_target)
                 self.targets.props("dense outlined").classes("targets")
                 self.targets.visible = len(names) > 1
@@ -163,7 +164,7 @@ class Page:
         if turn == self.turn and found is not None:
             self.step = None
             self.slices.show_explanation(found, method)
-            self.said.text = explained(method, self.bench.checkpoint.task.kind)
+            self.said.text = explained(method, self.bench.checkpoint.task)
 
     async def _compare(self) -> None:
         """Compute the features of the training scans, and show the nearest."""
@@ -203,9 +204,9 @@ class Page:
         self.said.text = ""
 
 
-def explained(method: str, kind: str) -> str:
+def explained(method: str, task: Task) -> str:
     """What the bars and colours of a method mean."""
-    unit = "the prediction" if kind == "regression" else "the log-odds"
+    unit = "the log-odds" if task.makes_calls else "the prediction"
     return {
         "occlusion": f"Bars: by how much {unit} would fall without the slice; below the line, it would rise.",
         "rollout": "Bars: the part of what the model reads at the end that came from the slice, by all attention.",

@@ -9,7 +9,7 @@ from typing import Any
 
 from nicegui import ui
 
-from slivit.explanation import number_of, outputs_of
+from slivit.explanation import number_of
 from slivit.report.style import amount, number
 from slivit.targets.task import is_missing
 from slivit.viewer.bench import Bench, Opened
@@ -30,10 +30,9 @@ def draw_prediction(panel: ui.element, bench: Bench, opened: Opened, target: str
     with panel:
         _heading("Prediction")
         ui.label(opened.name).classes("quiet")
-        shown = amount(number(value, 2), task.unit) if task.kind == "regression" else number(value)
-        ui.label(shown).classes("big")
-        ui.label(target if task.kind == "regression" else f"probability of {target}").classes("quiet")
-        if len(outputs_of(bench.checkpoint.task)) > 1:
+        ui.label(number(value) if task.makes_calls else amount(number(value, 2), task.unit)).classes("big")
+        ui.label(f"probability of {target}" if task.makes_calls else target).classes("quiet")
+        if len(task.outputs) > 1:
             _outputs(bench, opened)
         for sentence in [*calls(bench, opened, target), *known(bench, opened)]:
             ui.label(sentence).classes("call")
@@ -43,9 +42,10 @@ def draw_prediction(panel: ui.element, bench: Bench, opened: Opened, target: str
 
 def _outputs(bench: Bench, opened: Opened) -> None:
     """Every output with its prediction."""
-    places = range(len(outputs_of(bench.checkpoint.task)))
+    outputs = bench.checkpoint.task.outputs
+    places = range(len(outputs))
     values = [float(opened.predictions[bench.checkpoint.task.prediction_columns[i]]) for i in places]
-    rows = zip(outputs_of(bench.checkpoint.task), values, strict=True)
+    rows = zip(outputs, values, strict=True)
     cells = "".join(f"<tr><td>{escape(name)}</td><td>{number(value)}</td></tr>" for name, value in rows)
     ui.html(f'<table class="outputs">{cells}</table>', sanitize=False)
 
@@ -53,9 +53,9 @@ def _outputs(bench: Bench, opened: Opened) -> None:
 def calls(bench: Bench, opened: Opened, target: str) -> list[str]:
     """What is called of the prediction, or why nothing is."""
     task, decision = bench.checkpoint.task, bench.checkpoint.operating_point
-    if task.kind == "regression":
+    if not task.makes_calls:
         return []
-    if task.kind == "multiclass":
+    if task.exclusive:
         best = max(task.classes, key=lambda name: float(opened.predictions[f"prob_{name}"]))
         return [f"Called {best}, the most probable class."]
     if decision is None or target not in decision.thresholds:
@@ -85,7 +85,7 @@ def draw_calibration(panel: ui.element, bench: Bench, opened: Opened, target: st
     figure = bench.record.figure(target, value)
     panel.clear()
     with panel:
-        _heading("Calibration" if bench.checkpoint.task.kind != "regression" else "Predicted and true")
+        _heading("Calibration" if bench.checkpoint.task.makes_calls else "Predicted and true")
         ui.label(bench.record.sentence(target, value)).classes("trust")
         if figure is not None:
             alt = f"Predictions of the {bench.record.split} scans against the truth; this one is marked"

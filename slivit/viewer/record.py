@@ -58,7 +58,7 @@ class Record:
         """What became of the scans with a prediction like this one."""
         if not self.found:
             return self.why
-        if self.task.kind == "regression":
+        if not self.task.makes_calls:
             metrics = self.found["metrics"]
             error = (metrics.get(f"mae/{target}") or metrics["mae"])["value"]
             near = amount(number(error, 2), self.task.unit)
@@ -71,7 +71,7 @@ class Record:
         span = f"{number(found['low'])} to {number(found['high'])}"
         positives = round(share * found["n"])
         scans, hits = count(found["n"], f"{self.split} scan"), f"{positives} ({share:.0%})"
-        what = target if self.task.kind == "multiclass" else f"positive for {target}"
+        what = target if self.task.exclusive else f"positive for {target}"
         return f"Of {scans} with a probability from {span}, {hits} {'was' if positives == 1 else 'were'} {what}."
 
     def figure(self, target: str, value: float) -> Figure | None:
@@ -79,7 +79,7 @@ class Record:
         if not self.found:
             return None
         with styled():
-            if self.task.kind == "regression":
+            if not self.task.makes_calls:
                 return self._scatter(target, value)
             from slivit.report.plots_probability import reliability_plot
 

@@ -12,7 +12,6 @@ from slivit.explanation.attention import WatchAttention, rollout
 from slivit.explanation.gradcam import grad_cam, watched
 from slivit.explanation.layers import map_layers
 from slivit.explanation.occlusion import without_slice
-from slivit.explanation.predicting import evidence_of
 from slivit.explanation.scan import slice_numbers
 from slivit.models.registry import create_model, list_models, model_spec
 from slivit.predict.engine import predict_table
@@ -72,7 +71,7 @@ def test_evidence_is_the_change_of_log_odds(checkpoint, volume):
 def test_evidence_of_a_class_is_its_log_odds():
     logits = torch.randn(2, 4, 3)
     p = logits.double().softmax(-1)
-    torch.testing.assert_close(evidence_of(CLASSES, logits), (p / (1 - p)).log())
+    torch.testing.assert_close(CLASSES.evidence(logits), (p / (1 - p)).log())
 
 
 def test_regression_is_explained_in_its_unit(network, settings, volume):

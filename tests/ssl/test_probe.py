@@ -7,6 +7,7 @@ from slivit.recipe import load_recipe
 from slivit.ssl import run as selfsupervised
 from slivit.ssl.pretrain import run
 from slivit.ssl.probe import probe_score
+from slivit.targets.task import Task
 
 RECIPE = """
 method = "simclr"
@@ -70,12 +71,13 @@ def test_features_that_hold_the_answer_score_one(kind, task):
     x = torch.eye(2).repeat(20, 1) + 0.01 * torch.randn(40, 2)
     y = torch.tensor([0, 1]).repeat(20)
     y = y if task == "multiclass" else y[:, None].float()
-    assert probe_score(kind, task, (x, y), (x, y), 5) == pytest.approx(1, abs=0.05)
+    assert probe_score(kind, Task(kind=task, targets=("label",)), (x, y), (x, y), 5) == pytest.approx(1, abs=0.05)
 
 
 def test_features_that_know_nothing_score_half():
     x, y = torch.randn(400, 4), torch.randint(0, 2, (400, 1)).float()
-    assert probe_score("linear", "binary", (x[:200], y[:200]), (x[200:], y[200:])) == pytest.approx(0.5, abs=0.15)
+    task = Task(kind="binary", targets=("label",))
+    assert probe_score("linear", task, (x[:200], y[:200]), (x[200:], y[200:])) == pytest.approx(0.5, abs=0.15)
 
 
 def test_a_probe_changes_no_loss_and_is_written(csv_file, tmp_path):

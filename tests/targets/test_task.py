@@ -1,11 +1,23 @@
+import ast
+import copy
 import math
+import pickle
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+import slivit
 from slivit.errors import ManifestError
-from slivit.targets.task import Task
+from slivit.report.page import PANELS
+from slivit.report.summary import FINDINGS
+from slivit.statistics import METRICS
+from slivit.targets.kinds import Binary, Multiclass, Multilabel, Regression
+from slivit.targets.task import Kind, Task
+
+ROOT = Path(slivit.__file__).parent
 
 NAN = float("nan")
 
@@ -107,3 +119,49 @@ def test_weights_for_another_number_of_classes_than_the_rows_have_are_told():
     assert task.fitted([{"g": "a"}, {"g": "b"}]).class_weights == (1.0, 2.0)
     with pytest.raises(ManifestError, match=r"class_weights has 2 numbers; give one a class, so 3.*rows have.*a.*b"):
         task.fitted([{"g": "a"}, {"g": "b"}, {"g": "c"}])
+
+
+KINDS = {"binary": Binary, "multiclass": Multiclass, "multilabel": Multilabel, "regression": Regression}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_is_of_the_class_of_its_kind_however_it_is_made(kind):
+    class Recipe(BaseModel):
+        task: Task
+
+    task = Task(kind=kind, targets=("y",))
+    made = [Task.model_validate(task.model_dump(mode="json")), Recipe(task=task.model_dump()).task, copy.deepcopy(task),
+            pickle.loads(pickle.dumps(task)), task.model_copy(update={"unit": "mm"}),
+            KINDS[kind](kind=kind, targets=("y",))]  # fmt: skip
+    assert {type(t) for t in made} == {type(task)} == {KINDS[kind]}
+    assert Recipe(task=task).model_dump()["task"] == task.model_dump()
+
+
+def test_every_kind_has_a_class_and_is_measured():
+    assert set(get_args(Kind)) == set(KINDS) == set(METRICS)
+    for name, kind in KINDS.items():
+        chosen = {*kind.measures.main, *kind.measures.headlines, *kind.measures.logged, *kind.measures.by_group,
+                  *kind.measures.by_output, kind.measures.gap}  # fmt: skip
+        assert chosen <= set(METRICS[name])
+        assert set(kind.panels) <= set(PANELS)
+        assert set(kind.findings) <= set(FINDINGS)
+
+
+def test_no_other_code_asks_for_a_kind():
+    """Outside of the kinds' classes nothing is compared with the name of a kind, and nothing is looked up by it."""
+    asking = [f"{path.relative_to(ROOT)}:{node.lineno}" for path in sorted(ROOT.rglob("*.py"))
+              if path.parent.name != "targets" for node in ast.walk(ast.parse(path.read_text()))
+              if names_of(node) & set(KINDS)]  # fmt: skip
+    assert len(asking) <= 20, asking
+
+
+def names_of(node):
+    """The texts that a comparison compares, a dictionary has as keys, or a case matches."""
+    parts = []
+    if isinstance(node, ast.Compare):
+        parts = [part for side in (node.left, *node.comparators) for part in ast.walk(side)]
+    elif isinstance(node, ast.Dict):
+        parts = node.keys
+    elif isinstance(node, ast.MatchValue):
+        parts = [node.value]
+    return {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}

@@ -9,7 +9,7 @@ import pytest
 
 from slivit.checkpoint import load_checkpoint, save_checkpoint
 from slivit.errors import ReadError
-from slivit.explanation import ExplainError, outputs_of
+from slivit.explanation import ExplainError
 from slivit.models.registry import create_model
 from slivit.predict.engine import Engine, predict_table
 from slivit.viewer import neighbours as module
@@ -145,7 +145,7 @@ def test_cosines_are_those_of_the_differences_from_the_mean(rng):
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
 def test_the_record_tells_what_became_of_such_predictions(runs, kind):
     bench = Bench(runs(kind))
-    target = outputs_of(bench.checkpoint.task)[0]
+    target = bench.checkpoint.task.outputs[0]
     table = bench.record.table
     assert set(table["split"]) == {"test"}
     value = float(table[bench.checkpoint.task.prediction_columns[0]].iloc[0])

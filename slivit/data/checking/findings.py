@@ -154,7 +154,7 @@ def _told_groups(groups: list[pd.DataFrame], level: Level, title: str, what: str
 
 def _shape_tells_label(table: pd.DataFrame, task: Task | None) -> Iterator[Finding]:
     """A class that alone has its size of slices: a network can read the answer from how a scan was made."""
-    if task is None or task.kind not in ("binary", "multiclass") or task.targets[0] not in table:
+    if task is None or not task.one_class or task.targets[0] not in table:
         return
     good = table[(table["problem"] == "") & table[task.targets[0]].notna()]
     sizes = good["height"].astype(str) + " x " + good["width"].astype(str)
@@ -166,7 +166,7 @@ def _shape_tells_label(table: pd.DataFrame, task: Task | None) -> Iterator[Findi
 
 
 def _rare_class(table: pd.DataFrame, task: Task | None) -> Iterator[Finding]:
-    if task is None or task.kind == "regression":
+    if task is None or not task.makes_calls:
         return
     train = table[table["split"] == "train"] if (table["split"] == "train").any() else table
     for target in (t for t in task.targets if t in train):
