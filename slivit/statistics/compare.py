@@ -15,6 +15,7 @@ from slivit.statistics.comparison import Comparison, adjust_comparisons
 from slivit.statistics.delong import delong_test
 from slivit.statistics.estimate import StatisticsError, finite
 from slivit.statistics.joined import JoinedSample
+from slivit.statistics.kinds import kind_of
 from slivit.statistics.summary import chosen_metrics, make_sample, prepare
 
 METHODS = ("bootstrap", "delong", "slivit_t_test")
@@ -55,8 +56,7 @@ def compare_models(
         raise StatisticsError(f"A comparison needs two models at least; got {len(predictions)}.")
     if method == "delong":
         return adjust_comparisons(_delong(kind, y, predictions, metrics, plan or Plan()), adjustment)
-    default = ("r2", "mae") if kind == "regression" else ("roc_auc", "average_precision")
-    wanted = list(default if metrics is None else metrics)
+    wanted = list(kind_of(kind).compared if metrics is None else metrics)
     sample, plan = _joined(kind, y, predictions, wanted, plan, names=names, threshold=threshold)
     draws = resample(sample, plan)
     _check_metrics(wanted, sample, draws)

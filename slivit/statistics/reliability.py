@@ -12,15 +12,12 @@ from slivit.statistics.arrays import Array, one_from
 from slivit.statistics.bootstrap import Plan, bootstrap
 from slivit.statistics.calibration import bin_members, mass_edges, width_edges
 from slivit.statistics.estimate import Estimate, StatisticsError
-from slivit.statistics.logistic import logit
+from slivit.statistics.kinds import KINDS, CaseKind
 from slivit.statistics.shares import Share, ShareSample
-from slivit.statistics.summary import check_cases, prepare
+from slivit.statistics.summary import prepare
 
 COLDEST, HOTTEST = 1e-2, 1e2
 """Between these a temperature is searched; beyond, probabilities are 0 and 1 or all the same."""
-
-FAINTEST = 1e-12
-"""Probabilities are kept this far from 0 (and 1) before their logarithm is taken."""
 
 
 @dataclass(frozen=True)
@@ -124,15 +121,13 @@ def fit_temperature(kind: str, y: Any, p: Any) -> Temperature:
 
     Source: Guo et al., ICML 2017, section 4.2.
     """
-    one_from(kind, ("binary", "multiclass", "multilabel"), "kind")
+    scaled = _tempered(kind)
     y, p, _ = prepare(kind, y, p)
     known = ~np.isnan(y)
     n = int(known.sum())
-    predicted = np.isfinite(p).all(axis=1) if kind == "multiclass" else np.isfinite(p)
-    if n < 2 or not predicted[known].all():
+    if n < 2 or not scaled.predicted(p)[known].all():
         return Temperature(None, n=n, why="needs two labels, and predictions that are finite numbers")
-    loss = _class_loss(y, p) if kind == "multiclass" else _binary_loss(y[known], p[known])
-    return _coolest(loss, n)
+    return _coolest(scaled.likelihood(y, p), n)
 
 
 def apply_temperature(kind: str, p: Any, temperature: float) -> Array:
@@ -145,15 +140,15 @@ def apply_temperature(kind: str, p: Any, temperature: float) -> Array:
 
     Source: Guo et al., ICML 2017, section 4.2.
     """
-    one_from(kind, ("binary", "multiclass", "multilabel"), "kind")
+    scaled = _tempered(kind)
     if not temperature > 0:
         raise StatisticsError(f"temperature must be above 0; got {temperature}.")
     values = np.asarray(p, dtype=np.float64)
-    no_labels = np.full(len(values) if kind != "multilabel" else values.shape, np.nan)
-    _, values = check_cases(kind, no_labels, values)
-    if kind == "multiclass":
-        return np.exp(_log_softmax(np.log(np.clip(values, FAINTEST, None)) / temperature))
-    return 1 / (1 + np.exp(-logit(values, FAINTEST) / temperature))
+    return scaled.tempered_by(scaled.check(scaled.unknown(values), values)[1], temperature)
+
+
+def _tempered(kind: str) -> CaseKind:
+    return KINDS[one_from(kind, [name for name in KINDS if KINDS[name].tempered], "kind")]
 
 
 def _coolest(loss: Callable[[float], float], n: int) -> Temperature:
@@ -166,18 +161,3 @@ def _coolest(loss: Callable[[float], float], n: int) -> Temperature:
         why = "the likelihood has no maximum between very low and very high temperatures"
         return Temperature(None, n=n, why=f"{why}: one class only, classes that are separated, or a useless ranking")
     return Temperature(float(np.exp(best)), before, after, n)
-
-
-def _binary_loss(y: Array, p: Array) -> Callable[[float], float]:
-    margin = np.where(y == 1, 1, -1) * logit(p, FAINTEST)
-    return lambda temperature: float(np.logaddexp(0, -margin / temperature).mean())
-
-
-def _class_loss(y: Array, p: Array) -> Callable[[float], float]:
-    logits, rows = np.log(np.clip(p, FAINTEST, None)), np.arange(len(y))
-    return lambda temperature: float(-_log_softmax(logits / temperature)[rows, y.astype(np.intp)].mean())
-
-
-def _log_softmax(logits: Array) -> Array:
-    logits = logits - logits.max(axis=1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))

@@ -9,34 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from slivit.statistics.arrays import (
-    Array,
-    class_numbers,
-    class_probabilities,
-    names_for,
-    numbers,
-    one_from,
-    probabilities,
-    same_length,
-    zero_one,
-)
-from slivit.statistics.binary import BinarySample
+from slivit.statistics.arrays import Array, one_from
 from slivit.statistics.bootstrap import Plan, Sample, bootstrap
 from slivit.statistics.classification import BINARY
-from slivit.statistics.columns import SUBSET, MultilabelSample, regression_columns
+from slivit.statistics.columns import SUBSET
 from slivit.statistics.estimate import Estimate, StatisticsError
-from slivit.statistics.multiclass import MULTICLASS, OVERALL, MulticlassSample
-from slivit.statistics.regression import REGRESSION, RegressionSample
+from slivit.statistics.kinds import KINDS, kind_of
+from slivit.statistics.multiclass import OVERALL
+from slivit.statistics.regression import REGRESSION
 from slivit.statistics.sample import Flags
 
-METRICS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "binary": tuple(BINARY),
-        "multiclass": MULTICLASS,
-        "multilabel": (*BINARY, SUBSET),
-        "regression": tuple(REGRESSION),
-    }
-)
+METRICS: Mapping[str, tuple[str, ...]] = MappingProxyType({name: kind.metrics for name, kind in KINDS.items()})
 """The names of the metrics of each kind of prediction."""
 
 
@@ -130,27 +113,7 @@ def check_cases(kind: str, y: Any, p: Any) -> tuple[Array, Array]:
     Raises:
         StatisticsError: if they do not fit each other or the kind.
     """
-    one_from(kind, METRICS, "kind")
-    if kind == "binary":
-        y, p = zero_one(_one_column(y)), probabilities(_one_column(p))
-    elif kind == "multiclass":
-        p = class_probabilities(p)
-        y = class_numbers(y, p.shape[1])
-    elif kind == "multilabel":
-        y, p = zero_one(y, "y", (2,)), probabilities(p, "p", (2,))
-    else:
-        y, p = numbers(y, "y", (1, 2)), numbers(p, "p", (1, 2))
-    same_length(len(y), p, "p")
-    if kind != "multiclass" and y.shape != p.shape:
-        raise StatisticsError(f"y and p must have the same shape; got {y.shape} and {p.shape}.")
-    if y.ndim == 2 and y.shape[1] == 0:
-        raise StatisticsError(f"y must have at least one column; got shape {y.shape}.")
-    return y, p
-
-
-def _one_column(values: Any) -> Any:
-    array = np.asarray(values)
-    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    return kind_of(kind).check(y, p)
 
 
 def prepare(kind: str, y: Any, p: Any, plan: Plan | None = None) -> tuple[Array, Array, Plan]:
@@ -174,7 +137,7 @@ def with_label(y: Array) -> Flags:
 
 def class_strata(kind: str, y: Array, groups: Any) -> Array:
     """Return the class of each case, or the highest class of its patient, for draws that keep their numbers."""
-    if kind not in ("binary", "multiclass"):
+    if not kind_of(kind).one_class:
         raise StatisticsError(f'stratified draws need one class for each case; the kind "{kind}" has none.')
     if groups is None:
         return y
@@ -198,30 +161,12 @@ def make_sample(
     wanted = chosen_metrics(kind, metrics)
     if bins < 1:
         raise StatisticsError(f"bins must be 1 or more; got {bins}.")
-    if kind == "multiclass":
-        return MulticlassSample(y, p, names_for(names, p.shape[1]), wanted, bins=bins)
-    if kind == "regression":
-        table = {name: REGRESSION[name] for name in wanted}
-        if y.ndim == 1:
-            return RegressionSample(y, p, table)
-        return regression_columns(y, p, names_for(names, y.shape[1]), table)
-    chosen = {name: BINARY[name] for name in wanted if name != SUBSET}
-    if kind == "binary":
-        return BinarySample(y, p, chosen, threshold=_thresholds(threshold, 1)[0], bins=bins)
-    cuts, labels = _thresholds(threshold, y.shape[1]), names_for(names, y.shape[1])
-    return MultilabelSample(y, p, labels, chosen, thresholds=cuts, bins=bins, subset=SUBSET in wanted)
-
-
-def _thresholds(threshold: float | Sequence[float], labels: int) -> list[float]:
-    found = numbers(threshold, "threshold", (0, 1))
-    if (found.ndim == 1 and len(found) != labels) or not np.isfinite(found).all():
-        raise StatisticsError(f"threshold must be one number, or one for each of {labels} label(s); got {threshold}.")
-    return np.broadcast_to(found, labels).tolist()
+    return kind_of(kind).sample(y, p, wanted, names, threshold, bins)
 
 
 def chosen_metrics(kind: str, metrics: Iterable[str] | None) -> tuple[str, ...]:
     """Return the names of the metrics to compute, in the order of `METRICS`."""
-    allowed = METRICS[one_from(kind, METRICS, "kind")]
+    allowed = kind_of(kind).metrics
     if metrics is None:
         return allowed
     asked = [metrics] if isinstance(metrics, str) else list(metrics)
