@@ -227,7 +227,7 @@ class Engine:
 
         table = pd.DataFrame(predictions.double().numpy(), columns=list(self.task.prediction_columns))
         decision = self.checkpoint.operating_point
-        return decision.apply(table, self.task) if decision and self.task.kind != "regression" else table
+        return decision.apply(table, self.task) if decision and self.task.makes_calls else table
 
 
 def error_of(name: str, scan: ReadScan) -> str:
