@@ -16,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+import slivit
 from slivit.recipe import load_recipe
-from slivit.ssl import pretrain
-from slivit.train import finetune
 
 
 def backbone(data: Path, out: Path, seed: int) -> Path:
@@ -27,7 +26,7 @@ def backbone(data: Path, out: Path, seed: int) -> Path:
     if not (folder / "metrics.json").is_file():
         manifest = data / "pneumoniamnist" / "pneumoniamnist_rebuilt.npz"
         overrides = [f"out={folder}", f"data.manifest={manifest}", f"seed={seed}"]
-        pretrain.run(load_recipe("pretrain", "pneumoniamnist", overrides), overwrite=True)
+        slivit.pretrain(load_recipe("pretrain", "pneumoniamnist", overrides), overwrite=True)
     return folder
 
 
@@ -40,7 +39,7 @@ def train(data: Path, out: Path, start: str, seed: int) -> dict[str, float]:
         weights = backbone(data, out, seed) if start == "pneumonia" else ""
         manifest = data / "medmnist" / "adrenalmnist3d.npz"
         overrides = [f"out={folder}", f"data.manifest={manifest}", f"seed={seed}", f'model.weights="{weights}"']
-        finetune.run(load_recipe("finetune", "adrenalmnist3d", overrides), overwrite=True)
+        slivit.finetune(load_recipe("finetune", "adrenalmnist3d", overrides), overwrite=True)
         timing.write_text(json.dumps((time.perf_counter() - begun) / 60))
     splits = json.loads((folder / "metrics.json").read_text())["splits"]
     found = {split: splits[split]["metrics"]["roc_auc"]["value"] for split in ("val", "test")}

@@ -26,12 +26,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import slivit
 from slivit.probing import command as probe
 from slivit.probing.networks import load_network
 from slivit.probing.recipe import ProbeRecipe
 from slivit.recipe import check_recipe, load_recipe
 from slivit.ssl import run as selfsupervised
-from slivit.train import finetune
 from slivit.train.recipe import FinetuneRecipe
 
 STARTS = ("random", "3DINO")
@@ -109,7 +109,7 @@ def tune(manifest: Path, out: Path, start: str, seed: int, epochs: int, rate: fl
             "fit": {"epochs": epochs, "lr": rate, "batch_size": 16, "patience": 0, "weight_decay": 0.05,
                     "monitor": "roc_auc"},
         }  # fmt: skip
-        finetune.run(check_recipe(FinetuneRecipe, values, "the benchmark"), overwrite=True)
+        slivit.finetune(check_recipe(FinetuneRecipe, values, "the benchmark"), overwrite=True)
     return aucs(folder)
 
 

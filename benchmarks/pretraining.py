@@ -24,15 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 
+import slivit
 from slivit.checkpoint import load_encoder
 from slivit.data.sources import load_manifest
 from slivit.recipe import load_recipe
-from slivit.ssl import pretrain
 from slivit.ssl.probe import probe_score
 from slivit.ssl.probed import labelled_batches
 from slivit.ssl.recipe import SelfSupervisedRecipe
 from slivit.targets.task import Task
-from slivit.train import finetune
 
 METHODS = (
     "pneumoniamnist", "simclr_small", "dino_small", "mae_small", "simmim_small", "gmml_small", "sit_small",
@@ -77,7 +76,7 @@ def processor_time(overrides: list[str], name: str) -> float:
     """Seconds of processor time of a pre-training run."""
     recipe = load_recipe("pretrain", name, overrides)
     begun = time.process_time()
-    pretrain.run(recipe, overwrite=True)
+    slivit.pretrain(recipe, overwrite=True)
     return time.process_time() - begun
 
 
@@ -135,7 +134,7 @@ def finetuned(data: Path, out: Path, name: str, start: str, fraction: float, see
         f"data.split_seed={seed}",
         *own,
     ]
-    finetune.run(load_recipe("finetune", "adrenalmnist3d", overrides), overwrite=True)
+    slivit.finetune(load_recipe("finetune", "adrenalmnist3d", overrides), overwrite=True)
     return json.loads((folder / "metrics.json").read_text())["splits"]["test"]["metrics"]["roc_auc"]["value"]
 
 

@@ -32,6 +32,7 @@ _HOMES = {
     "create_pretext": "slivit.ssl.registry",
     "explain": "slivit.explanation",
     "find_lr": "slivit.train.learner",
+    "finetune": "slivit.recipe",
     "fit_pretext": "slivit.ssl.learner",
     "from_pretrained": "slivit.sharing.hub",
     "list_models": "slivit.models.registry",
@@ -47,6 +48,7 @@ _HOMES = {
     "model_spec": "slivit.models.registry",
     "predict_table": "slivit.predict.engine",
     "preprocess": "slivit.data.preprocessing",
+    "pretrain": "slivit.recipe",
     "pretext_dataloaders": "slivit.ssl.learner",
     "pretext_learner": "slivit.ssl.learner",
     "read_manifest": "slivit.data.manifest",
@@ -98,7 +100,9 @@ if TYPE_CHECKING:
     from slivit.models.registry import register_model as register_model
     from slivit.phantoms import make_phantoms as make_phantoms
     from slivit.predict.engine import predict_table as predict_table
+    from slivit.recipe import finetune as finetune
     from slivit.recipe import load_recipe as load_recipe
+    from slivit.recipe import pretrain as pretrain
     from slivit.run import Run as Run
     from slivit.sharing.hub import SharedModel as SharedModel
     from slivit.sharing.hub import from_pretrained as from_pretrained

@@ -277,12 +277,12 @@ def _loaded(model: nn.Module, config: Mapping[str, Any], folder: Path) -> Checkp
     return Checkpoint(model.eval(), task, preprocessing, config["training"], folder, decision)
 
 
-def store_operating_point(path: str | Path, decision: Decision) -> Path:
+def store_operating_point(path: str | Path, decision: Decision | None) -> Path:
     """Write how probabilities become calls into a checkpoint's `config.json`; the weights stay as they are.
 
     Args:
         path: a checkpoint folder, or a run folder that holds one.
-        decision: fixed on validation data.
+        decision: fixed on validation data; None takes away what stood there.
 
     Returns:
         The checkpoint folder.
@@ -291,7 +291,9 @@ def store_operating_point(path: str | Path, decision: Decision) -> Path:
         CheckpointError: no checkpoint there.
     """
     folder = checkpoint_folder(path)
-    write_json(folder / CONFIG, {**read_config(folder), "operating_point": decision.model_dump(mode="json")})
+    write_json(
+        folder / CONFIG, {**read_config(folder), "operating_point": decision and decision.model_dump(mode="json")}
+    )
     return folder
 
 

@@ -1,63 +1,352 @@
-"""The folder of a run: made once, never overwritten by accident, and able to go on."""
+"""The folder of a run: held by one process at a time, never overwritten by accident, and able to go on."""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import shutil
+import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from slivit import files
-from slivit.checkpoint import package_versions
+from slivit.checkpoint import CONFIG, package_versions
 from slivit.errors import RecipeError, SlivitError, WriteError
-from slivit.files import write_json, write_text
-from slivit.recipe import resolved_toml
+from slivit.files import remove_drafts, write_json, write_text
+from slivit.recipe import load_recipe, read_values, resolved_toml
 
 log = logging.getLogger(__name__)
 
 RECIPE, LOG, PROGRESS, SPLIT = "recipe.toml", "log.txt", "progress.pt", "split.csv"
 HISTORY, PREDICTIONS, METRICS, TRACKING = "history.csv", "predictions.csv", "metrics.json", "tracking.json"
-WINDOWS, RATES, VERSIONS = "windows.csv", "rates", "versions.json"
+WINDOWS, RATES, VERSIONS, CHECKPOINT = "windows.csv", "rates", "versions.json", "checkpoint"
+OWNER, GUARD, WRITTEN = "lock.json", ".lock", "written.json"
+"""Who works in a folder, the lock behind it, and the names of what was written there."""
+
+NEUTRAL: Mapping[str, frozenset[str]] = {
+    "": frozenset(("out", "logging", "testing")),
+    "data": frozenset(("workers", "cache", "cache_gb", "download")),
+    "fit": frozenset(("device",)),
+}
+"""By section of a recipe what a run does not become another one by: its weights and its predictions stay the same."""
+
+BEFORE_RECORDS = (
+    *(RECIPE, LOG, PROGRESS, SPLIT, HISTORY, PREDICTIONS, METRICS, TRACKING, WINDOWS, RATES, f"{RATES}.json"),
+    *(VERSIONS, CHECKPOINT, "progress.partial", "probe.csv", "pictures", "evaluation"),
+)
+"""What a run wrote before runs kept a record of it; beside them the folders of a mixture's sets."""
+
+BEAT, SILENT = 30.0, 600.0
+"""Seconds between two signs of life of a lock's owner, and after which an owner on another machine counts as dead."""
 
 
-def open_run(recipe: Any, *, resume: bool = False, overwrite: bool = False) -> Path:
-    """Make the folder of a run and write the resolved recipe and the versions into it.
+class RunFolder:
+    """The folder of a run, while a process works in it; `opened` makes one.
+
+    All that is written into it is written to what `file` gives, which keeps a record of the names. So a later run in
+    the same folder can remove it, and nothing else.
 
     Args:
-        recipe: its `out` is the folder.
-        resume: go on in a folder that holds the same recipe.
-        overwrite: start anew in a folder that holds another run.
+        path: the folder.
+        recipe: of the run.
+        resume: whether an earlier run goes on; `stored` is its recipe.
+    """
+
+    def __init__(self, path: Path, recipe: Any, *, resume: bool) -> None:
+        self.path, self.recipe, self.resume = path, recipe, resume
+        self.stored: Any = None
+        self._log = MemoryHandler(100_000, flushLevel=logging.CRITICAL + 1)
+        self._log_file: logging.FileHandler | None = None
+
+    @classmethod
+    @contextmanager
+    def opened(cls, recipe: Any, *, resume: bool = False, overwrite: bool = False) -> Iterator[Self]:
+        """Hold the folder of a recipe for this process. An earlier run in it stays as it is until `begin`.
+
+        A new run that a user's mistake ended before anything was trained is forgotten; the command can be given again.
+
+        Args:
+            recipe: its `out` is the folder.
+            resume: go on in a folder that holds the same recipe.
+            overwrite: a run in the folder is to be replaced.
+
+        Raises:
+            RecipeError: the folder is in use, or holds what may not be replaced, or another recipe to go on with, or
+                a finished run, which there is nothing to add to.
+        """
+        path = Path(recipe.out)
+        if resume:
+            recipe_of(path)
+        with locked(path):
+            remove_drafts(path)
+            folder = cls(path, recipe, resume=resume)
+            folder._check(overwrite=overwrite)
+            with logged_by(folder._log):
+                try:
+                    yield folder
+                except SlivitError:
+                    folder._forget()
+                    raise
+                finally:
+                    folder._end_log()
+
+    def _check(self, *, overwrite: bool) -> None:
+        if self.resume:
+            self.stored = load_recipe(self.recipe.stage, recipe_of(self.path))
+            if not same_run(self.stored, self.recipe):
+                text = "differs from the recipe given; a run goes on with its own recipe alone"
+                raise RecipeError(f"{self.path / RECIPE}: {text}")
+            if self.finished and same_testing(self.stored, self.recipe):
+                reason = "the run is finished; there is nothing to go on with. --overwrite trains anew"
+                raise RecipeError(f"{self.path}: {reason}")
+            return
+        if not overwrite and (held := _held(self.path)):
+            way_out = "go on with --resume, replace it with --overwrite, or choose another folder with out=FOLDER"
+            raise RecipeError(f"{self.path}: is not empty ({held[0]}); {way_out}")
+        _check_inputs_survive(self.recipe, self.path)
+
+    def begin(self) -> None:
+        """Let an earlier run give way, unless it goes on, and write what this one is: recipe, versions, log."""
+        if not self.resume:
+            clear(self.path)
+            write_json(self.file(VERSIONS), package_versions() | {"python": sys.version.split()[0]})
+        write_text(self.file(RECIPE), resolved_toml(self.recipe))
+        if self.recipe.logging.tracker != "off":
+            self.file(TRACKING)
+        self._log_file = _log_file(self.file(LOG))
+        self._log.setTarget(self._log_file)  # what was said so far, and from now on each message at once
+        self._log.flushLevel = logging.DEBUG
+        self._log.flush()
+
+    def _end_log(self) -> None:
+        self._log.flush()
+        self._log.setTarget(None)
+        if self._log_file:
+            self._log_file.close()
+
+    def file(self, name: str) -> Path:
+        """The path of a file or folder of the run, which is noted before it is written.
+
+        Args:
+            name: relative to the folder.
+        """
+        note_written(self.path, name.split("/")[0])
+        return self.path / name
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has all that it ends in."""
+        return is_finished(self.recipe)
+
+    def finish(self) -> None:
+        """Remove what only a run that goes on would need."""
+        (self.path / PROGRESS).unlink(missing_ok=True)
+        log.info("done: %s", self.path)
+
+    def read_json(self, name: str) -> Any:
+        """The values of a JSON file of the run; None where there is none."""
+        file = self.path / name
+        return json.loads(file.read_text("utf-8")) if file.is_file() else None
+
+    def _forget(self) -> None:
+        """Remove a new run in which nothing was trained."""
+        trained = any((self.path / name).exists() for name in (PROGRESS, RATES, CHECKPOINT))
+        if self._log_file and not trained and not self.resume:
+            self._end_log()
+            clear(self.path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a folder for this process; it is made where it is not there, and not left behind empty.
 
     Raises:
-        RecipeError: the folder is in use, or holds another recipe than the one to go on with.
+        RecipeError: another process holds it, or it cannot be made.
     """
+    from filelock import FileLock, Timeout
+
+    make_folder(path)
+    guard = FileLock(path / GUARD)
+    try:
+        guard.acquire(timeout=0)
+    except Timeout:
+        raise RecipeError(_in_use(path, _owner(path) or {})) from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        if (owner := _owner(path)) and _alive(owner, path / OWNER):
+            raise RecipeError(_in_use(path, owner))
+        with _owned(path):
+            yield
+    finally:
+        guard.release()
+        (path / GUARD).unlink(missing_ok=True)
+        with suppress(OSError):  # it holds something
+            path.rmdir()
+
+
+@contextmanager
+def _owned(path: Path) -> Iterator[None]:
+    """Say who holds a folder, with a sign of life every half minute for processes on other machines."""
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
+    write_json(path / OWNER, {"process": os.getpid(), "born": _born(os.getpid()), "host": _host(), "since": started})
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT):
+            with suppress(OSError):
+                os.utime(path / OWNER)
+
+    life = threading.Thread(target=beat, daemon=True, name="slivit-lock")
+    life.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        life.join()
+        (path / OWNER).unlink(missing_ok=True)
+
+
+def _owner(path: Path) -> dict[str, Any] | None:
+    """Who said last that it holds a folder."""
+    try:
+        found = json.loads((path / OWNER).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _alive(owner: Mapping[str, Any], file: Path) -> bool:
+    """Whether the owner of a lock still runs: by its process here, by its last sign of life elsewhere."""
+    if owner.get("host") == _host():
+        born = _born(owner.get("process"))
+        return born is not None and born == owner.get("born")
+    try:
+        return time.time() - file.stat().st_mtime < SILENT
+    except OSError:
+        return False
+
+
+def _in_use(path: Path, owner: Mapping[str, Any]) -> str:
+    who = f"process {owner.get('process', '(unknown)')} on {owner.get('host', 'this machine')}"
+    since = f", since {owner['since']}" if "since" in owner else ""
+    return f"{path}: {who} works in this folder{since}; wait for it, or choose another folder with out=FOLDER"
+
+
+def _host() -> str:
+    return socket.gethostname()
+
+
+def _born(process: Any) -> float | None:
+    """When a process of this machine began, which tells it from a later one of the same number; None of a dead one."""
+    import psutil
+
+    try:
+        return float(psutil.Process(int(process)).create_time())
+    except (psutil.Error, TypeError, ValueError):
+        return None
+
+
+def note_written(folder: Path, name: str) -> None:
+    """Add a name to the record of what was written in the folder of a run."""
+    names = _record(folder)
+    if names is None:
+        names = [known for known in _written(folder) if (folder / known).exists()]
+    if name not in names:
+        write_json(folder / WRITTEN, {"names": [*names, name]})
+
+
+def _record(folder: Path) -> list[str] | None:
+    """The names that were written in a folder; None where there is no record that can be read."""
+    try:
+        names = json.loads((folder / WRITTEN).read_text("utf-8"))["names"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return [name for name in names if isinstance(name, str) and Path(name).name == name]
+
+
+def _written(folder: Path) -> list[str]:
+    """The names of what a run wrote: by its record, or where it has none, as runs did before they kept one."""
+    names = _record(folder)
+    if names is not None:
+        return names
+    values = _plain(folder / RECIPE)
+    return [*BEFORE_RECORDS, *values.get("sets", {})] if values else []
+
+
+def _plain(recipe: Path) -> dict[str, Any]:
+    try:
+        return read_values(recipe)
+    except (RecipeError, OSError):
+        return {}
+
+
+def _held(folder: Path) -> list[str]:
+    """What lies in a folder that a new run may not replace; leftovers of one that never began do not count."""
+    left = set() if (folder / RECIPE).is_file() else set(_record(folder) or ())
+    return sorted(p.name for p in folder.iterdir() if p.name not in {OWNER, GUARD, WRITTEN, *left})
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier run wrote, so that its files are never taken for a later run's; other files stay."""
+    names = _written(folder)
+    if names and not (folder / WRITTEN).is_file():
+        write_json(folder / WRITTEN, {"names": names})  # a process that is killed here leaves no run half removed
+    for name in sorted(names, key=lambda name: name != RECIPE):
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    (folder / WRITTEN).unlink(missing_ok=True)
+
+
+def identity(recipe: Any) -> dict[str, Any]:
+    """The values of a recipe that make a run what it is (see `NEUTRAL`)."""
+    return _kept(recipe.model_dump(mode="json"))
+
+
+def _kept(values: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    neutral = NEUTRAL.get(section, frozenset())
+    kept = {key: value for key, value in values.items() if key not in neutral}
+    return {key: _kept(value, key) if isinstance(value, Mapping) else value for key, value in kept.items()}
+
+
+def same_run(stored: Any, recipe: Any) -> bool:
+    """Whether two recipes ask for the same weights and predictions."""
+    return type(stored) is type(recipe) and identity(stored) == identity(recipe)
+
+
+def same_testing(stored: Any, recipe: Any) -> bool:
+    """Whether two recipes of the same run measure it in the same way."""
+    return getattr(stored, "testing", None) == getattr(recipe, "testing", None)
+
+
+def is_finished(recipe: Any) -> bool:
+    """Whether the folder of a recipe holds all that its run ends in."""
     folder = Path(recipe.out)
-    text = resolved_toml(recipe)
-    if resume:
-        _check_same(folder, text)
-        return folder
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        way_out = "go on with --resume, replace it with --overwrite, or choose another folder with out=FOLDER"
-        raise RecipeError(f"{folder}: is not empty; {way_out}")
-    _check_inputs_survive(recipe, folder)
-    make_folder(folder)
-    _clear(folder)
-    write_text(folder / RECIPE, text)
-    write_json(folder / VERSIONS, package_versions() | {"python": sys.version.split()[0]})
-    return folder
+    return all((folder / name).is_file() for name in recipe.results) and not (folder / PROGRESS).is_file()
 
 
 def open_results(folder: Path, *, overwrite: bool = False) -> Path:
-    """Make a folder for what is found out about runs.
+    """Make a folder for what is found out about runs; one inside a run's folder goes when that run is replaced.
 
     Raises:
         RecipeError: it holds something, which is not to be replaced, or it cannot be made.
     """
     check_results(folder, overwrite=overwrite)
-    return make_folder(folder)
+    made = make_folder(folder)
+    if (folder.parent / CHECKPOINT / CONFIG).is_file() and _record(folder.parent) is not None:
+        note_written(folder.parent, folder.name)
+    return made
 
 
 def check_results(folder: Path, *, overwrite: bool = False) -> None:
@@ -78,18 +367,6 @@ def make_folder(folder: Path) -> Path:
         raise RecipeError(str(error)) from error
 
 
-@contextmanager
-def forgotten_if_untrained(folder: Path, *, resume: bool) -> Iterator[None]:
-    """Remove a new run that a user's mistake ended before anything was trained; then the command can be given again."""
-    try:
-        yield
-    except SlivitError:
-        left = {path.name for path in folder.rglob("*") if path.is_file()}
-        if not resume and left <= {RECIPE, LOG, SPLIT, WINDOWS, VERSIONS}:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
 def _check_inputs_survive(recipe: Any, folder: Path) -> None:
     """Refuse to replace a run by one that starts from its files."""
     for key, value in _inputs(recipe.model_dump()):
@@ -106,25 +383,22 @@ def _inputs(values: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]
             yield f"{at}{key}", str(value)
 
 
-def _check_same(folder: Path, text: str) -> None:
-    path = recipe_of(folder)
-    if path.read_text("utf-8") != text:
-        raise RecipeError(f"{path}: differs from the recipe given; a run goes on with its own recipe alone")
+@contextmanager
+def logged(folder: Path) -> Iterator[None]:
+    """Write the package's log messages to a folder's `log.txt` too, while the block runs."""
+    with logged_by(_log_file(folder / LOG)):
+        yield
 
 
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run left, so that its files are never taken for this run's."""
-    for name in (RECIPE, LOG, PROGRESS, SPLIT, HISTORY, PREDICTIONS, METRICS, TRACKING, WINDOWS, f"{RATES}.json"):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("checkpoint", RATES):
-        shutil.rmtree(folder / name, ignore_errors=True)
+def _log_file(path: Path) -> logging.FileHandler:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
 
 
 @contextmanager
-def logged(folder: Path) -> Iterator[None]:
-    """Write the package's log messages to the run's `log.txt` too, while the block runs."""
-    handler = logging.FileHandler(folder / LOG, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+def logged_by(handler: logging.Handler) -> Iterator[None]:
+    """Give the package's log messages to a handler too, while the block runs."""
     handler.setLevel(logging.INFO)
     package = logging.getLogger("slivit")
     before = package.level

@@ -27,9 +27,6 @@ RECIPES: dict[str, str] = {
 }
 """Where each kind of recipe is declared: in the room that runs it, imported when it is asked for."""
 
-RUNNERS = {"pretrain": "slivit.ssl.pretrain", "finetune": "slivit.train.finetune"}
-"""Whose `run` trains by a recipe."""
-
 Recipe = TypeVar("Recipe", bound=Section)
 
 
@@ -109,13 +106,65 @@ def recipe_kind(stage: Stage, values: Mapping[str, Any]) -> type[Section]:
 
 def recipe_class(kind: str) -> type[Section]:
     """The class of a kind of recipe, by its name in `RECIPES`."""
-    module, _, name = RECIPES[kind].partition(":")
+    return _named(RECIPES[kind])
+
+
+def _named(home: str) -> Any:
+    module, _, name = home.partition(":")
     return getattr(import_module(module), name)
 
 
-def runner(stage: Stage) -> Callable[..., Path]:
-    """What trains by a recipe of a stage: `run(recipe, resume=False, overwrite=False)` gives the run's folder."""
-    return import_module(RUNNERS[stage]).run
+def runner(recipe: Any) -> Callable[..., Path]:
+    """What trains by a recipe: `run(recipe, resume=False, overwrite=False)` gives the run's folder."""
+    return _named(recipe.runner)
+
+
+def finetune(recipe: Any, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Fine-tune a model on labelled volumes, test it, and save it.
+
+    Args:
+        recipe: from `load_recipe("finetune", ...)`.
+        resume: go on with a run that died.
+        overwrite: replace a run in the same folder.
+
+    Returns:
+        The run's folder: recipe, split, history, checkpoint, predictions, metrics, versions, log; see `slivit.Run`.
+
+    Raises:
+        SlivitError: whatever is wrong with the recipe or the scans, before anything is trained.
+
+    Example:
+        >>> run = slivit.finetune(slivit.load_recipe("finetune", "slivit_oct"))  # doctest: +SKIP
+    """
+    return _run("finetune", recipe, resume, overwrite)
+
+
+def pretrain(recipe: Any, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Pre-train a backbone: on labelled images of one or several sets, or on scans without labels.
+
+    Args:
+        recipe: from `load_recipe("pretrain", ...)`.
+        resume: go on with a run that died.
+        overwrite: replace a run in the same folder.
+
+    Returns:
+        The run's folder; give it as `model.weights` to a fine-tuning recipe.
+
+    Raises:
+        SlivitError: whatever is wrong with the recipe or the scans, before anything is trained.
+
+    Example:
+        >>> run = slivit.pretrain(slivit.load_recipe("pretrain", "kermany_oct"))  # doctest: +SKIP
+    """
+    return _run("pretrain", recipe, resume, overwrite)
+
+
+def _run(stage: Stage, recipe: Any, resume: bool, overwrite: bool) -> Path:
+    if getattr(recipe, "stage", "") != stage:
+        raise RecipeError(
+            f'this is no recipe of {stage}, but a {type(recipe).__name__}; see load_recipe("{stage}", ...)'
+        )
+    return runner(recipe)(recipe, resume=resume, overwrite=overwrite)
 
 
 def check_recipe(kind: type[Recipe], values: Mapping[str, Any], where: str) -> Recipe:

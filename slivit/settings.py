@@ -61,6 +61,16 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def changed(section: BaseModel, *names: str) -> list[str]:
+    """The keys of a section (or of the names alone) whose value is not the default."""
+    fields = type(section).model_fields
+    return [
+        name
+        for name in names or fields
+        if getattr(section, name) != fields[name].get_default(call_default_factory=True)
+    ]
+
+
 def call_checked(name: str, factory: Callable[..., Any], *args: Any, **settings: Any) -> Any:
     """Call a factory with settings that must be of the types and in the ranges that its annotations say.
 

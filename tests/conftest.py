@@ -117,7 +117,7 @@ def tiny_slivit() -> dict:
 def blob_run(blob_scans, tiny_slivit, tmp_path_factory) -> Path:
     """A tiny SLIViT fine-tuned for one epoch on `blob_scans`, with an operating point; do not change it."""
     from slivit.recipe import check_recipe
-    from slivit.train import finetune
+    from slivit.recipe import finetune
     from slivit.train.recipe import FinetuneRecipe
 
     recipe = {
@@ -128,7 +128,7 @@ def blob_run(blob_scans, tiny_slivit, tmp_path_factory) -> Path:
         "fit": {"epochs": 1, "lr": 1e-3, "device": "cpu"},
         "testing": {"draws": 20, "operating_point": "youden"},
     }
-    return finetune.run(check_recipe(FinetuneRecipe, recipe, "the tests"))
+    return finetune(check_recipe(FinetuneRecipe, recipe, "the tests"))
 
 
 @pytest.fixture(scope="session")

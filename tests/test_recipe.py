@@ -8,7 +8,7 @@ import pytest
 from slivit.errors import RecipeError
 from slivit.models.registry import list_models
 from slivit.recipe import RECIPES, find_recipe, load_recipe, resolved_toml, shipped_recipes
-from slivit.ssl.recipe import Method
+from slivit.ssl.registry import list_pretexts
 
 SHIPPED = [(stage, name) for stage in RECIPES for name in shipped_recipes(stage)]
 MINIMAL = 'out = "o"\n[data]\nmanifest = "m.csv"\n[task]\nkind = "binary"\ntargets = ["t"]\n'
@@ -43,7 +43,7 @@ def test_the_paper_s_experiments_ship():
     assert {"slivit_benchmarks", "video_pretraining", "initialisations", "demo"} <= set(shipped_recipes("study"))
 
 
-@pytest.mark.parametrize("method", get_args(Method))
+@pytest.mark.parametrize("method", list_pretexts())
 def test_every_method_ships_with_the_numbers_of_its_paper_and_with_small_ones(method):
     for name in (method, f"{method}_small"):
         recipe = load_recipe("pretrain", name)

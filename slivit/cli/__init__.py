@@ -23,6 +23,7 @@ from slivit.cli import sweep as cli_sweep
 from slivit.cli.common import told_errors
 from slivit.errors import SlivitError
 from slivit.parallel import is_main
+from slivit.recipe import load_recipe, runner
 
 app = typer.Typer(
     name="slivit",
@@ -70,7 +71,10 @@ def pretrain(
     overwrite: Overwrite = False,
 ) -> None:
     """Pre-train a backbone: on labelled images, or on images and volumes without labels."""
-    _train("pretrain", recipe, overrides, resume, overwrite)
+    with told_errors() as told:
+        loaded = _recipe("pretrain", recipe, overrides, resume)
+        told.go_on = lambda: _go_on(loaded)
+        _show(runner(loaded)(loaded, resume=resume is not None, overwrite=overwrite))
 
 
 @app.command()
@@ -81,26 +85,37 @@ def finetune(
     overwrite: Overwrite = False,
 ) -> None:
     """Fine-tune a model on labelled volumes, test it, and save it."""
-    _train("finetune", recipe, overrides, resume, overwrite)
-
-
-def _train(
-    stage: Any, recipe: str | None, overrides: Sequence[str] | None, resume: Path | None, overwrite: bool
-) -> None:
-    from slivit.folder import RECIPE, recipe_of
-    from slivit.recipe import load_recipe, runner
-
     with told_errors() as told:
-        if resume and recipe:
-            raise SlivitError("give a recipe, or --resume RUN, which goes on with that run's own recipe; not both")
-        if not resume and not recipe:
-            raise SlivitError(f"give a recipe: slivit {stage} RECIPE [KEY=VALUE]...; slivit list recipes shows them")
-        loaded = load_recipe(stage, str(recipe_of(resume)) if resume else str(recipe), overrides or ())
-        begun = Path(loaded.out) / RECIPE
-        told.go_on = lambda: f"go on with: slivit {stage} --resume {loaded.out}" if begun.is_file() else ""
-        folder = runner(stage)(loaded, resume=resume is not None, overwrite=overwrite)
-        if is_main():
-            typer.echo(folder)
+        loaded = _recipe("finetune", recipe, overrides, resume)
+        told.go_on = lambda: _go_on(loaded)
+        _show(runner(loaded)(loaded, resume=resume is not None, overwrite=overwrite))
+
+
+def _recipe(stage: Any, recipe: str | None, overrides: Sequence[str] | None, resume: Path | None) -> Any:
+    """The recipe of a training, given by itself or by the run that goes on."""
+    from slivit.folder import recipe_of
+
+    changes = list(overrides or ())
+    if resume and recipe and "=" in recipe:
+        recipe, changes = None, [recipe, *changes]
+    if resume and recipe:
+        raise SlivitError("give a recipe, or --resume RUN, which goes on with that run's own recipe; not both")
+    if not resume and not recipe:
+        raise SlivitError(f"give a recipe: slivit {stage} RECIPE [KEY=VALUE]...; slivit list recipes shows them")
+    return load_recipe(stage, str(recipe_of(resume)) if resume else str(recipe), changes)
+
+
+def _go_on(recipe: Any) -> str:
+    """How to go on with a training that was stopped; nothing where it had not begun."""
+    from slivit.folder import RECIPE
+
+    begun = (Path(recipe.out) / RECIPE).is_file()
+    return f"go on with: slivit {recipe.stage} --resume {recipe.out}" if begun else ""
+
+
+def _show(folder: Path) -> None:
+    if is_main():
+        typer.echo(folder)
 
 
 @app.command()

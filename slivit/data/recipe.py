@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from slivit.data.manifest import Columns
 from slivit.data.slice_labels import SliceLabels
-from slivit.settings import Section
+from slivit.errors import RecipeError
+from slivit.settings import Section, changed
+
+MEDMNIST = "medmnist:"
 
 
 class Data(Section):
@@ -59,6 +63,37 @@ class Data(Section):
         """`workers`, but no more than there are cores: beyond that they only slow each other down."""
         return min(self.workers, os.cpu_count() or 1)
 
+    @property
+    def is_table(self) -> bool:
+        """Whether the manifest is a CSV, and not a data set that an importer lists."""
+        return _is_table(self.manifest)
+
+    def check(self) -> None:
+        """Check that every key has something to act on, before anything is read.
+
+        Raises:
+            RecipeError: keys that would do nothing.
+        """
+        names = [name for name in (self.manifest, self.test_manifest) if name]
+        tables = [name for name in names if _is_table(name)]
+        named = [name for name in names if name.startswith(MEDMNIST)]
+        idle = {
+            "an importer lists folders and files of a data set, and this is a table": ("importer", "importer_options")
+            if len(tables) == len(names)
+            else (),
+            "an importer knows its columns": () if tables else ("columns",),
+            "it is for tables and for medmnist:NAME": () if tables or named else ("root",),
+            "it is for medmnist:NAME": () if named else ("download",),
+            "there is no data.cache": () if self.cache else ("cache_gb",),
+        }
+        for why, keys in idle.items():
+            if keys and (found := changed(self, *keys)):
+                raise RecipeError(f"{', '.join('data.' + key for key in found)} would do nothing: {why}; leave it out")
+
+
+def _is_table(name: str) -> bool:
+    return Path(name).suffix == ".csv" and not name.startswith(MEDMNIST)
+
 
 def refuse_unused(data: Data, why: str, *names: str) -> None:
     """Refuse keys of a data section that would do nothing, so that nobody believes they did.
@@ -66,6 +101,6 @@ def refuse_unused(data: Data, why: str, *names: str) -> None:
     Raises:
         ValueError: one of them was set.
     """
-    told = [f"data.{name}" for name in names if getattr(data, name) != Data.model_fields[name].get_default()]
-    if told:
-        raise ValueError(f"{', '.join(told)} would do nothing: {why}; leave it out")
+    idle = changed(data, *names)
+    if idle:
+        raise ValueError(f"{', '.join('data.' + name for name in idle)} would do nothing: {why}; leave it out")

@@ -10,7 +10,7 @@ from slivit.data.importers import make_manifest
 from slivit.data.manifest import Manifest, read_manifest
 from slivit.data.manifest_checks import addresses, kept_rows
 from slivit.data.medmnist_files import fetch_medmnist
-from slivit.data.recipe import Data
+from slivit.data.recipe import MEDMNIST, Data
 from slivit.errors import ManifestError, gather
 from slivit.targets.task import Task
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
-MEDMNIST = "medmnist:"
 
 
 def load_manifest(

@@ -131,6 +131,11 @@ def write_results(folder: Path, table: pd.DataFrame, task: Task, metrics: dict[s
     with whole_file(folder / PREDICTIONS) as partial:
         as_shown(table).to_csv(partial, index=False)
     write_json(folder / METRICS, metrics)
+    log_headlines(metrics, task)
+
+
+def log_headlines(metrics: dict[str, Any], task: Task) -> None:
+    """Log the main figures of every split."""
     for split, found in metrics["splits"].items():
         log.info("%s, %d scans: %s", split, found["scans"], headline(found["metrics"], task))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slivit.files import write_text
-from slivit.recipe import load_recipe
+from slivit.recipe import finetune, load_recipe, pretrain
 
 log = logging.getLogger(__name__)
 
@@ -27,17 +27,15 @@ def run(out: str | Path, *, seed: int = 0, overwrite: bool = False) -> dict[str,
     from slivit.evaluate import command as evaluate
     from slivit.phantoms import make_phantoms
     from slivit.predict import command as predict
-    from slivit.ssl import pretrain
-    from slivit.train import finetune
 
     out = Path(out)
     log.info("1/5 making OCT images and volumes with known answers in %s", out)
     make_phantoms("oct2d", out / "oct2d", n=800, seed=seed, overwrite=overwrite)
     make_phantoms("oct", out / "oct", n=200, seed=seed + 1, overwrite=overwrite)
     log.info("2/5 pre-training a convolutional network on the 2D images: four classes")
-    pretrain.run(_recipe("pretrain", out, seed), overwrite=overwrite)
+    pretrain(_recipe("pretrain", out, seed), overwrite=overwrite)
     log.info("3/5 fine-tuning SLIViT on the volumes: drusen or not")
-    finetune.run(_recipe("finetune", out, seed), overwrite=overwrite)
+    finetune(_recipe("finetune", out, seed), overwrite=overwrite)
     log.info("4/5 evaluating the checkpoint on the test volumes")
     evaluated = evaluate.run(evaluate.recipe_for(str(out / "finetuned"), (), None, None), overwrite=overwrite)
     log.info("5/5 predicting two scans as if they were new")

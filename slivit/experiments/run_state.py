@@ -5,23 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from slivit.checkpoint import CONFIG
 from slivit.errors import RecipeError
-from slivit.folder import METRICS, PREDICTIONS, PROGRESS, RATES, RECIPE
-from slivit.recipe import Stage, load_recipe, runner
-from slivit.settings import Section
+from slivit.folder import PROGRESS, RATES, RECIPE, is_finished, same_run, same_testing
+from slivit.recipe import load_recipe, runner
 
 State = Literal["done", "died", "new"]
-NEUTRAL = {"out": True, "logging": True, "data": {"workers", "cache", "cache_gb", "download"}, "fit": {"device"}}
-"""What a run does not become another one by."""
 
 
-def run_state(recipe: Any, stage: Stage = "finetune", *, overwrite: bool = False) -> State:
-    """What there is of a run: "done", "died" (it can be resumed), or "new".
+def run_state(recipe: Any, *, overwrite: bool = False) -> State:
+    """What there is of a run: "done", "died" (it can go on: be trained on, or be measured in another way), or "new".
 
     Args:
         recipe: of the run; its `out` is the folder.
-        stage: "finetune" or "pretrain".
         overwrite: a run of another recipe counts as nothing.
 
     Raises:
@@ -30,37 +25,24 @@ def run_state(recipe: Any, stage: Stage = "finetune", *, overwrite: bool = False
     folder = Path(recipe.out)
     if not (folder / RECIPE).is_file():
         return "new"
-    if not _same(folder, recipe, stage):
+    stored = _stored(recipe)
+    if stored is None or not same_run(stored, recipe):
         if overwrite:
             return "new"
         raise RecipeError(f"{folder}: holds a run of another recipe; --overwrite trains anew, or choose another out")
-    if (folder / METRICS).is_file() and (folder / PREDICTIONS).is_file():
-        return "done"
-    if (folder / PROGRESS).is_file() or (folder / RATES).is_dir():
-        return "died"
-    kept = stage == "pretrain" and (folder / "checkpoint" / CONFIG).is_file()  # without labels there are no metrics
-    return "done" if kept else "new"
+    if is_finished(recipe):
+        return "done" if same_testing(stored, recipe) else "died"
+    return "died" if (folder / PROGRESS).is_file() or (folder / RATES).is_dir() else "new"
 
 
-def _same(folder: Path, recipe: Section, stage: Stage) -> bool:
-    """Whether a folder's recipe asks for the same run; one that cannot be read any more does not."""
+def _stored(recipe: Any) -> Any:
+    """The recipe in the folder of a run; None of one that cannot be read any more."""
     try:
-        stored = load_recipe(stage, folder / RECIPE)
+        return load_recipe(recipe.stage, Path(recipe.out) / RECIPE)
     except RecipeError:
-        return False
-    exclude: Any = NEUTRAL
-    return type(stored) is type(recipe) and stored.model_dump(exclude=exclude) == recipe.model_dump(exclude=exclude)
+        return None
 
 
-def make_run(recipe: Any, state: State, stage: Stage = "finetune") -> Path:
-    """Make a run, or finish one that died: with its own recipe, as `--resume` does."""
-    run = runner(stage)
-    if state == "died" and (stored := _own(recipe, stage)):
-        return run(stored, resume=True)
-    return run(recipe, overwrite=True)
-
-
-def _own(recipe: Any, stage: Stage) -> Any:
-    """The recipe in the folder of a run; None where it speaks of another folder, so that the run was moved."""
-    stored = load_recipe(stage, Path(recipe.out) / RECIPE)
-    return stored if Path(stored.out).resolve() == Path(recipe.out).resolve() else None
+def make_run(recipe: Any, state: State) -> Path:
+    """Make a run, or finish one that died."""
+    return runner(recipe)(recipe, resume=True) if state == "died" else runner(recipe)(recipe, overwrite=True)

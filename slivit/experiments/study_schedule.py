@@ -51,7 +51,7 @@ def states_of(jobs: Sequence[Job], *, overwrite: bool = False) -> dict[Path, Fou
 
 
 def _state(job: Job, *, overwrite: bool) -> Found:
-    state = run_state(job.recipe, job.stage, overwrite=overwrite)
+    state = run_state(job.recipe, overwrite=overwrite)
     if state != "new" and job.needs and not _same_start(job):
         if not overwrite:
             raise RecipeError(f"{job.folder}: started from other weights than {job.needs} has now; use --overwrite")

@@ -33,7 +33,7 @@ def answer(line: dict[str, str]) -> dict[str, str]:
     values = tomllib.loads(line["recipe"])
     try:
         recipe: Any = check_recipe(recipe_kind(stage, values), values, values["out"])
-        make_run(recipe, cast("State", line["state"]), stage)
+        make_run(recipe, cast("State", line["state"]))
     except SlivitError as error:
         return {"error": message(error), "traceback": ""}
     except Exception as error:

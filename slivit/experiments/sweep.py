@@ -19,11 +19,10 @@ from slivit.experiments import searching
 from slivit.experiments.recipe_sweep import LOSSES, Categorical, SweepRecipe
 from slivit.files import whole_file, write_json, write_text
 from slivit.folder import HISTORY, LOG, PROGRESS, RECIPE, logged, make_folder
-from slivit.models.registry import spec_of
 from slivit.recipe import apply_override, check_recipe, load_recipe, resolved_toml
 from slivit.train.recipe import FinetuneRecipe
 from slivit.train.trackers import flat
-from slivit.train.tracking import check_logging, tracked
+from slivit.train.tracking import tracked
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -74,7 +73,6 @@ def run(recipe: SweepRecipe, *, overwrite: bool = False) -> Path:
     """
     searching.need_optuna()
     base = base_recipe(recipe)
-    check_logging(base.logging)
     folder = open_sweep(recipe, base, overwrite=overwrite)
     with logged(folder), searching.worker_lock(folder) as lock:
         manifest = load_manifest(base.data, base.task).without("test")
@@ -92,6 +90,9 @@ def base_recipe(recipe: SweepRecipe) -> FinetuneRecipe:
     """
     changes = [f"{key}={json.dumps(value)}" for key, value in flat(recipe.set).items()]
     base = load_recipe("finetune", recipe.recipe, changes)
+    if isinstance(base.fit.lr, tuple):
+        raise RecipeError("fit.lr is a list; a sweep tries rates itself: give set.fit.lr a number, and space.fit.lr")
+    base.check()
     for key, dimension in recipe.space.items():
         ends = dimension.choices if isinstance(dimension, Categorical) else (dimension.low, dimension.high)
         for value in ends:
@@ -218,25 +219,23 @@ def train_trial(trial: Trial, recipe: FinetuneRecipe, manifest: Manifest) -> flo
     """
     from optuna import TrialPruned
 
-    from slivit.train.callbacks import TrackEpochs, seed_everything
-    from slivit.train.finetune import build_model
-    from slivit.train.run import fit, make_learner
+    from slivit.train.callbacks import TrackEpochs
+    from slivit.train.run import Trial, fitted_preprocessing
+    from slivit.train.scans import LabelledScans, Part
 
     folder, monitor, pruned = Path(recipe.out), recipe.fit.monitor, None
     write_text(folder / RECIPE, resolved_toml(recipe))
     with tracked(recipe.logging, recipe.model_dump(mode="json"), folder) as cbs:
         manifest = manifest.with_task(recipe.task.fitted(manifest.rows("train")))
-        seed_everything(recipe.seed)
-        model = build_model(recipe, manifest)
-        settings = recipe.preprocessing.model_copy(update={"size": spec_of(model).size})
-        learn = make_learner(recipe, manifest, model, settings, folder)
+        scans = LabelledScans((Part("", recipe.data, manifest, slice(0, manifest.task.out_dim)),))
+        settings = fitted_preprocessing(recipe)
         watch = TrackEpochs(lambda values, epoch: _report(trial, values[monitor], epoch))
+        train = Trial(scans, settings, scans.windows(settings), [*cbs, watch])
         try:
             _report_again(trial, folder, monitor)
-            best = fit(learn, recipe, folder, resume=(folder / PROGRESS).is_file(), cbs=[*cbs, watch])
+            _, best = train(recipe, folder, resume=(folder / PROGRESS).is_file())
         except TrialPruned as stopped:
             pruned = stopped
-    del learn, model
     gc.collect()  # a Learner and its callbacks hold each other, and with them the device's memory
     if pruned:
         raise pruned

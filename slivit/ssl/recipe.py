@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import Data, refuse_unused
+from slivit.errors import RecipeError
 from slivit.models.recipe import Model
-from slivit.settings import Section
+from slivit.recipe import Stage
+from slivit.settings import Precision, Section, changed
 from slivit.targets.task import Task
 from slivit.train.recipe import Logging
-
-Method = Literal["simclr", "dino", "mae", "simmim", "gmml", "sit", "swin_mae", "dino3d", "monai_vit"]
 
 
 class Images(Section):
@@ -66,7 +66,7 @@ class PretextFit(Section):
         layer_decay: rate of a transformer block as a fraction of that of the block behind it; 1 for none.
         patch_lr: rate of the patch embedding as a fraction of what layer decay leaves.
         clip: the largest norm of the gradient; 0 for none.
-        precision: "float32", "bfloat16" or "float16" (GPU only).
+        precision: "float32", "bfloat16", "float16" (GPU only), or "auto": half precision where there is a GPU.
         checkpoint_activations: keep less for the backward pass and compute it again: less memory, about a third more
             work.
         shards: where several processes train, give each a share of the weights instead of a copy (FSDP).
@@ -87,10 +87,18 @@ class PretextFit(Section):
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     patch_lr: float = Field(default=1.0, gt=0)
     clip: float = Field(default=0.0, ge=0)
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Precision = "float32"
     checkpoint_activations: bool = False
     shards: bool = False
     device: str = "auto"
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> Self:
+        if self.schedule == "one_cycle" and (idle := changed(self, "lr_end", "weight_decay_end")):
+            raise ValueError(f'{" and ".join(idle)} would do nothing under schedule = "one_cycle"; leave it out')
+        if self.optimiser != "adamw" and changed(self, "betas"):
+            raise ValueError(f"betas are of AdamW, and would do nothing for {self.optimiser}; leave them out")
+        return self
 
 
 class Probe(Section):
@@ -124,9 +132,17 @@ class Pictures(Section):
 
 
 class SelfSupervisedRecipe(Section):
-    """Self-supervised pre-training; ends in a checkpoint whose backbone every model of its kind can use."""
+    """Self-supervised pre-training; ends in a checkpoint whose backbone every model of its kind can use.
 
-    method: Method
+    Args:
+        method: one of `slivit.list_pretexts()`; `create_pretext` checks it with its own settings.
+    """
+
+    stage: ClassVar[Stage] = "pretrain"
+    runner: ClassVar[str] = "slivit.ssl.run:run"
+    results: ClassVar[tuple[str, ...]] = ("checkpoint/config.json", "checkpoint/model.safetensors")
+
+    method: str = Field(min_length=1)
     out: str = Field(min_length=1)
     seed: int = 0
     data: Data
@@ -143,6 +159,29 @@ class SelfSupervisedRecipe(Section):
     def _without_labels(self) -> Self:
         if self.preprocessing.windows:
             raise ValueError("preprocessing.windows belong to labelled scans; images.slices says which slices are used")
-        unused = ("test_manifest", "fractions", "train_fraction", "slice_labels", "cache")
+        unused = ("test_manifest", "fractions", "train_fraction", "slice_labels", "cache", "cache_gb")
         refuse_unused(self.data, "every row that is not of the test split is used, and read anew each epoch", *unused)
+        if self.data.is_table:
+            why = "images.validation and seed say which rows of a table are kept for validation"
+            refuse_unused(self.data, why, "val_from_train", "split_seed")
         return self
+
+    def check(self) -> None:
+        """Check every option before anything long is run.
+
+        Raises:
+            RecipeError: an option that would do nothing, or a tracker that is not installed.
+            ModelError: a method or a setting of it that there is not.
+        """
+        from slivit.ssl.registry import check_pretext
+
+        self.logging.check()
+        self.data.check()
+        check_pretext(self.method, self.pretext.args)
+        if self.probe is None:
+            return
+        self.probe.data.check()
+        if self.fit.shards:
+            raise RecipeError(
+                "a probe needs the whole network in one process; leave [probe] out, or fit.shards = false"
+            )

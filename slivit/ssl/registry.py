@@ -5,13 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ConfigDict, ValidationError, validate_call
-
-from slivit.errors import ModelError, gather, nearest, one_of
-from slivit.settings import problems
+from slivit.errors import ModelError, nearest, one_of
+from slivit.settings import call_checked
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,18 +73,22 @@ def create_pretext(name: str, model: nn.Module, **settings: Any) -> Pretext:
         >>> model = slivit.create_model("image_classifier", 1, backbone="resnet10t", image_size=32, stride=16)
         >>> pretext = slivit.create_pretext("simclr", model)
     """
+    check_pretext(name, settings)
+    return call_checked(name, _FACTORIES[name], model, **settings)
+
+
+def check_pretext(name: str, settings: Collection[str] = ()) -> None:
+    """Check that there is a method, and that it has settings of such names.
+
+    Raises:
+        ModelError: an unknown method or setting; the nearest one is named.
+    """
     _load_methods()
     if name not in _FACTORIES:
         raise ModelError(
             f'there is no pre-training method "{name}".{nearest(name, _FACTORIES)} There are {one_of(_FACTORIES)}.'
         )
-    factory = _FACTORIES[name]
-    allowed = [p for p in inspect.signature(factory).parameters if p != "model"]
+    allowed = [p for p in inspect.signature(_FACTORIES[name]).parameters if p != "model"]
     for key in settings:
         if key not in allowed:
             raise ModelError(f'{name} has no setting "{key}".{nearest(key, allowed)} It has {one_of(allowed)}.')
-    try:
-        return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(factory)(model, **settings)
-    except ValidationError as error:
-        gather(problems(error), f"settings of {name}", ModelError)
-        raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,16 @@ from slivit.checkpoint import save_backbone
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.table import as_shown
 from slivit.errors import ManifestError, RecipeError
-from slivit.folder import HISTORY, PROGRESS, SPLIT, forgotten_if_untrained, logged, open_run
+from slivit.folder import CHECKPOINT, HISTORY, PROGRESS, SPLIT, RunFolder
 from slivit.lineage import started_from
 from slivit.models.registry import spec_of
 from slivit.parallel import from_main, is_main, local_device, process_group, wait_for_all
-from slivit.ssl.probed import make_probe
+from slivit.settings import changed
+from slivit.ssl.probed import PROBE, make_probe
 from slivit.ssl.recipe import SelfSupervisedRecipe
 from slivit.ssl.unlabelled import scan_depths, unlabelled_frame
 from slivit.train.callbacks import progress_of
-from slivit.train.tracking import check_logging, tracked
+from slivit.train.tracking import tracked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,47 +52,61 @@ def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool =
     from slivit.ssl.registry import create_pretext
     from slivit.train.callbacks import seed_everything
 
+    recipe.check()
     device = local_device(choose_device(recipe.fit.device))
     with process_group(device), _opened(recipe, resume=resume, overwrite=overwrite) as folder:
-        frame = from_main(_scans(recipe, folder) if is_main() else None)
+        frame = from_main(usable_scans(recipe) if is_main() else None)
         seed_everything(recipe.seed)
         model = build_encoder(recipe)
         settings = recipe.preprocessing.model_copy(update={"size": spec_of(model).size})
         pretext = create_pretext(recipe.method, model, **recipe.pretext.args)
-        learn = make_learner(recipe, frame, pretext, settings, folder)
-        with _followed(recipe, folder) as tracking:
-            fit(learn, recipe, folder, resume=resume, cbs=[*tracking, *_probes(recipe, pretext, settings, folder)])
-            save_backbone(folder / "checkpoint", pretext.encoder, settings, _record(recipe, frame), pretext.extra)
+        check_layers(recipe, pretext)
+        probes = _probes(recipe, pretext, settings, folder.path)
+        with _begun(recipe, folder, frame) as following:
+            learn = make_learner(recipe, frame, pretext, settings, folder.path)
+            fit(learn, recipe, folder.path, resume=resume, cbs=[*following, *probes])
+            save_backbone(folder.file(CHECKPOINT), pretext.encoder, settings, _record(recipe, frame), pretext.extra)
         if is_main():
-            (folder / PROGRESS).unlink(missing_ok=True)
-        log.info("done: %s", folder)
-    return folder
+            folder.finish()
+    return folder.path
 
 
 @contextmanager
-def _opened(recipe: SelfSupervisedRecipe, *, resume: bool, overwrite: bool) -> Iterator[Path]:
-    """The run's folder, made and logged to by the main process; the others only speak of what is wrong."""
+def _opened(recipe: SelfSupervisedRecipe, *, resume: bool, overwrite: bool) -> Iterator[RunFolder]:
+    """The run's folder, held and logged to by the main process; the others only speak of what is wrong."""
     if not is_main():
         logging.getLogger("slivit").setLevel(logging.WARNING)
         wait_for_all()
-        yield Path(recipe.out)
+        yield RunFolder(Path(recipe.out), recipe, resume=resume)
         return
-    check_logging(recipe.logging)
-    folder = open_run(recipe, resume=resume, overwrite=overwrite)
-    wait_for_all()
-    with forgotten_if_untrained(folder, resume=resume), logged(folder):
+    with RunFolder.opened(recipe, resume=resume, overwrite=overwrite) as folder:
+        wait_for_all()
         yield folder
 
 
-def _scans(recipe: SelfSupervisedRecipe, folder: Path) -> pd.DataFrame:
-    frame = usable_scans(recipe)
-    as_shown(frame).to_csv(folder / SPLIT, index=False)
-    return frame
+@contextmanager
+def _begun(recipe: SelfSupervisedRecipe, folder: RunFolder, frame: pd.DataFrame) -> Iterator[Sequence[Callback]]:
+    """Let the main process begin the run and follow it, while the block trains."""
+    if not is_main():
+        yield []
+        return
+    folder.begin()
+    as_shown(frame).to_csv(folder.file(SPLIT), index=False)
+    for name in (PROGRESS, HISTORY, PICTURES, PROBE):
+        folder.file(name)
+    with tracked(recipe.logging, recipe.model_dump(mode="json"), folder.path) as following:
+        yield following
 
 
-def _followed(recipe: SelfSupervisedRecipe, folder: Path) -> AbstractContextManager[Sequence[Callback]]:
-    """The recipe's tracker, in the main process."""
-    return tracked(recipe.logging, recipe.model_dump(mode="json"), folder) if is_main() else nullcontext([])
+def check_layers(recipe: SelfSupervisedRecipe, pretext: Pretext) -> None:
+    """Refuse rates by layer for a method without layers.
+
+    Raises:
+        RecipeError: they would do nothing.
+    """
+    if pretext.depth_of is None and (idle := changed(recipe.fit, "layer_decay", "patch_lr")):
+        keys = " and ".join(f"fit.{key}" for key in idle)
+        raise RecipeError(f"{keys} would do nothing: {recipe.method} has no layers by depth; leave it out")
 
 
 def usable_scans(recipe: SelfSupervisedRecipe) -> pd.DataFrame:
@@ -196,8 +211,6 @@ def fit(
 def _probes(recipe: SelfSupervisedRecipe, pretext: Pretext, settings: Preprocessing, folder: Path) -> list[Callback]:
     if recipe.probe is None or not is_main():
         return []
-    if recipe.fit.shards:
-        raise RecipeError("a probe needs the whole network in one process; leave [probe] out, or fit.shards = false")
     return [make_probe(recipe.probe, pretext, settings, recipe.fit.batch_size, folder)]
 
 

@@ -18,11 +18,10 @@ from slivit.statistics.summary import point_metrics
 from slivit.targets.loss import TaskLoss
 from slivit.targets.task import Task
 from slivit.train.metrics import EpochMetric
+from slivit.train.scans import SET
 
 if TYPE_CHECKING:
     from fastai.learner import Learner
-
-SET = "set"
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from slivit.data.augmentation import Augmentation
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import Data, refuse_unused
+from slivit.errors import RecipeError
+from slivit.evaluate.measure import check_testing
 from slivit.evaluate.recipe import Testing
+from slivit.folder import METRICS, PREDICTIONS
 from slivit.models.recipe import Model
-from slivit.settings import Section
+from slivit.recipe import Stage
+from slivit.settings import Precision, Section, changed
 from slivit.targets.task import Task
 
 
@@ -51,7 +58,7 @@ class Fit(Section):
     freeze_backbone: bool = False
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     average_weights: float = Field(default=0.0, ge=0, lt=1)
-    precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    precision: Precision = "float32"
     device: str = "auto"
 
     @model_validator(mode="after")
@@ -60,6 +67,29 @@ class Fit(Section):
         if not rates or min(rates) <= 0 or len(set(rates)) != len(rates):
             raise ValueError(f"lr is a rate above 0, a list of different ones, or find; got {self.lr}")
         return self
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> Self:
+        if self.schedule == "constant" and self.warmup != type(self).model_fields["warmup"].default:
+            raise ValueError('warmup would do nothing under schedule = "constant"; leave it out')
+        if self.freeze_backbone and self.backbone_lr != 1:
+            raise ValueError("backbone_lr would do nothing where freeze_backbone is true; leave it out")
+        return self
+
+    def check(self, task: Task) -> None:
+        """Check what is meant for one kind of task, before anything long is run.
+
+        Raises:
+            RecipeError: an option that belongs to another kind of task.
+        """
+        shown = ("valid_loss", *task.measures.main)
+        if self.monitor not in shown:
+            allowed = " or ".join(shown)
+            raise RecipeError(f"fit.monitor is {self.monitor}, and for a {task.kind} task it is {allowed}")
+        if self.label_smoothing and not task.makes_calls:
+            raise RecipeError(f"fit.label_smoothing is for classification, not for a {task.kind} task")
+        if self.oversample and not task.one_class:
+            raise RecipeError(f"fit.oversample is for binary and multiclass tasks, not for a {task.kind} one")
 
 
 class Logging(Section):
@@ -86,36 +116,24 @@ class Logging(Section):
             raise ValueError('offline is for wandb; give mlflow a local store, such as store = "sqlite:///mlflow.db"')
         if self.store and self.tracker != "mlflow":
             raise ValueError('store is for tracker = "mlflow"')
+        if self.tracker == "off" and (idle := changed(self)):
+            raise ValueError(f'{", ".join(idle)} would do nothing without a tracker; set tracker = "wandb" or "mlflow"')
         return self
 
+    def check(self) -> None:
+        """Check that the tracker is installed, before anything is written.
 
-class TrainingRecipe(Section):
-    """What pre-training and fine-tuning share."""
+        Raises:
+            RecipeError: it is not.
+        """
+        from slivit.train.trackers import need_package
 
-    out: str = Field(min_length=1)
-    seed: int = 0
-    data: Data
-    task: Task
-    model: Model = Model()
-    preprocessing: Preprocessing = Preprocessing()
-    augmentation: Augmentation = Augmentation()
-    fit: Fit = Fit()
-    testing: Testing = Testing()
-    logging: Logging = Logging()
-
-
-class PretrainRecipe(TrainingRecipe):
-    """Supervised pre-training on 2D images; ends in a checkpoint whose backbone every model of its kind can use."""
-
-    method: Literal["supervised"] = "supervised"
-
-
-class FinetuneRecipe(TrainingRecipe):
-    """Fine-tuning on labelled volumes; ends in a checkpoint, predictions and metrics."""
+        if self.tracker != "off":
+            need_package(self.tracker)
 
 
 class LabelledSet(Section):
-    """One of several labelled sets that are trained together.
+    """A labelled set: the only one of a training, or one of several that are trained together.
 
     Args:
         data: where it is.
@@ -126,22 +144,118 @@ class LabelledSet(Section):
     task: Task
 
 
-class MixedRecipe(Section):
-    """Supervised pre-training on several sets at once; ends in a checkpoint of the backbone, and results for each set.
+class Labelled(Section):
+    """What every training on labels is told, beside its labelled sets."""
 
-    The outputs of the sets lie side by side; each item is supervised on its own set's outputs alone.
-    """
+    stage: ClassVar[Stage]
+    runner: ClassVar[str] = "slivit.train.run:run"
 
-    method: Literal["mixed"]
     out: str = Field(min_length=1)
     seed: int = 0
-    sets: dict[str, LabelledSet] = Field(min_length=2)
     model: Model = Model()
     preprocessing: Preprocessing = Preprocessing()
     augmentation: Augmentation = Augmentation()
     fit: Fit = Fit()
     testing: Testing = Testing()
     logging: Logging = Logging()
+
+    @property
+    def parts(self) -> dict[str, LabelledSet]:
+        """The labelled sets by name; the name is empty where there is one alone."""
+        raise NotImplementedError
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The files that a finished run has."""
+        files = (PREDICTIONS, METRICS)
+        return tuple((Path(name) / file).as_posix() for name in self.parts for file in files)
+
+    def check(self) -> None:
+        """Check every option against the tasks, before anything long is run.
+
+        Raises:
+            RecipeError: an option that would do nothing or belongs to another kind of task, a tracker that is not
+                installed, a file that is not there.
+        """
+        self.logging.check()
+        if pictures := changed(self.testing, "pictures"):
+            why = "training writes no page; give it to slivit evaluate"
+            raise RecipeError(f"testing.{pictures[0]} would do nothing: {why}, and leave it out here")
+        for name, part in self.parts.items():
+            with in_set(name):
+                check_testing(self.testing, part.task)
+                self.fit.check(part.task)
+                part.data.check()
+                check_windows(part, self.preprocessing)
+
+
+@contextmanager
+def in_set(name: str) -> Iterator[None]:
+    """Say of an error which of several sets it is about."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(f"sets.{name}: {error}") if name else error from None
+
+
+def check_windows(part: LabelledSet, preprocessing: Preprocessing) -> None:
+    """Check that what a recipe says of windows fits its task.
+
+    Raises:
+        RecipeError: settings that belong to another kind of task, or to scans that are cut into windows.
+    """
+    task, windows = part.task, preprocessing.windows
+    if part.data.slice_labels and not windows:
+        raise RecipeError(
+            "data.slice_labels label the windows of a scan, and scans are not cut into windows; set "
+            "preprocessing.windows, such as preprocessing.windows.stride=16"
+        )
+    if part.data.slice_labels and not task.two_classes:
+        raise RecipeError(f"data.slice_labels belong to a binary task, not to a {task.kind} one; leave them out")
+    if windows and windows.score != "mean" and task.exclusive:
+        raise RecipeError(
+            f'preprocessing.windows.score is "{windows.score}", after which the probabilities of a multiclass task no '
+            'longer add up to 1; set it to "mean"'
+        )
+
+
+class TrainingRecipe(Labelled):
+    """What pre-training and fine-tuning on one labelled set share."""
+
+    data: Data
+    task: Task
+
+    @property
+    def parts(self) -> dict[str, LabelledSet]:
+        return {"": LabelledSet(data=self.data, task=self.task)}
+
+
+class PretrainRecipe(TrainingRecipe):
+    """Supervised pre-training on 2D images; ends in a checkpoint whose backbone every model of its kind can use."""
+
+    stage = "pretrain"
+    method: Literal["supervised"] = "supervised"
+
+
+class FinetuneRecipe(TrainingRecipe):
+    """Fine-tuning on labelled volumes; ends in a checkpoint, predictions and metrics."""
+
+    stage = "finetune"
+
+
+class MixedRecipe(Labelled):
+    """Supervised pre-training on several sets at once; ends in a checkpoint of the backbone, and results for each set.
+
+    The outputs of the sets lie side by side; each item is supervised on its own set's outputs alone.
+    """
+
+    stage = "pretrain"
+    method: Literal["mixed"]
+    sets: dict[str, LabelledSet] = Field(min_length=2)
+
+    @property
+    def parts(self) -> dict[str, LabelledSet]:
+        return self.sets
 
     @model_validator(mode="after")
     def _monitors_the_loss(self) -> Self:
@@ -153,6 +267,8 @@ class MixedRecipe(Section):
     def _of_one_set(self) -> Self:
         if self.fit.oversample or self.preprocessing.windows:
             raise ValueError("fit.oversample and preprocessing.windows are for one labelled set, not for several")
+        if self.testing.readers:
+            raise ValueError("testing.readers names the scans of one labelled set, not those of several")
         for part in self.sets.values():
             refuse_unused(part.data, "windows of slices are for one labelled set", "slice_labels")
         return self

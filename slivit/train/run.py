@@ -1,37 +1,35 @@
-"""What pre-training and fine-tuning share: data, model, fit, checkpoint, predictions."""
+"""Training on labels: scans and perhaps a backbone in; a tested model out. One set of scans or several."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slivit.checkpoint import save_checkpoint, store_operating_point
-from slivit.data.caching import cache_of
-from slivit.data.manifest import Manifest
+from slivit.checkpoint import save_backbone, save_checkpoint, store_operating_point
 from slivit.data.preprocessing import SHORT_SCAN, Preprocessing
-from slivit.data.sources import load_manifest
-from slivit.data.training_range import depths_told, training_range
 from slivit.errors import RecipeError
 from slivit.evaluate.deciding import chooses, decide
 from slivit.evaluate.described import describe_rows
 from slivit.evaluate.details import check_subgroups
-from slivit.evaluate.measure import check_testing, measure, write_results
-from slivit.folder import HISTORY, PROGRESS, SPLIT, forgotten_if_untrained, logged, open_run
+from slivit.evaluate.measure import log_headlines, measure, write_results
+from slivit.evaluate.tables import read_predictions
+from slivit.files import write_json
+from slivit.folder import CHECKPOINT, HISTORY, METRICS, PREDICTIONS, RunFolder
 from slivit.lineage import started_from
 from slivit.models.registry import spec_of
 from slivit.parallel import only_one_process
 from slivit.targets.decision import Decision
 from slivit.targets.task import Task
-from slivit.train.callbacks import progress_of
-from slivit.train.rates import search_rates
-from slivit.train.recipe import MixedRecipe, TrainingRecipe
-from slivit.train.tracking import check_logging, tracked
-from slivit.train.windowing import check_windows, plan_of
+from slivit.train.rates import best_trial
+from slivit.train.recipe import Labelled
+from slivit.train.scans import LabelledScans, Part, labelled_scans, write_windows
+from slivit.train.tracking import tracked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,245 +38,253 @@ if TYPE_CHECKING:
 
     from slivit.data.window_plan import ScanWindows
     from slivit.train.learner import VolumeLearner
-    from slivit.train.rates import TrainOne
 
 log = logging.getLogger(__name__)
 
 
-def train(
-    recipe: TrainingRecipe,
-    stage: str,
-    build: Callable[[TrainingRecipe, Manifest], nn.Module],
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-) -> Path:
-    """Train by a recipe, from the manifest to the measured predictions.
+def run(recipe: Labelled, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Train by a recipe, from the labelled scans to the measured predictions.
+
+    Fine-tuning, pre-training on labelled images, and pre-training on several sets at once differ in their recipes
+    alone.
 
     Args:
-        recipe: what to do.
-        stage: "pretrain" or "finetune", for the record.
-        build: makes the model for a fitted manifest.
-        resume: go on with a run that died.
+        recipe: from `load_recipe("finetune", ...)` or `load_recipe("pretrain", ...)`.
+        resume: go on with a run that died. One that is finished is measured again where the recipe's `testing` has
+            changed; nothing is trained or predicted then.
         overwrite: replace a run in the same folder.
 
     Returns:
-        The run's folder.
+        The run's folder: recipe, split, history, checkpoint, predictions and metrics (of several sets in a folder
+        each), versions, log.
     """
+    recipe.check()
+    only_one_process("training on labels")
+    with RunFolder.opened(recipe, resume=resume, overwrite=overwrite) as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", SHORT_SCAN, UserWarning)  # one line tells of all, not one a scan and epoch
+        if resume and folder.finished:
+            return measure_again(recipe, folder)
+        scans = labelled_scans(recipe)
+        settings = fitted_preprocessing(recipe)
+        folder.begin()
+        scans.keep(folder)
+        plan = scans.windows(settings)
+        if plan is not None:
+            write_windows(plan, scans.parts[0].task, folder)
+        looked_at = scans.range(settings)
+        with tracked(recipe.logging, recipe.model_dump(mode="json"), folder.path) as following:
+            trial = Trial(scans, settings, plan, following)
+            model, outcome = best_trial(trial, recipe, folder)
+            save(folder, recipe, scans, model, settings, looked_at | outcome)
+            for part in scans.parts:
+                test(folder, recipe, part, model, settings)
+        folder.finish()
+    return folder.path
+
+
+def build_model(recipe: Labelled, out_dim: int) -> nn.Module:
+    """The recipe's model, seeded, with its backbone loaded where the recipe names weights."""
+    from slivit.models._weights import load_backbone
+    from slivit.models.registry import create_model
     from slivit.train.callbacks import seed_everything
 
-    check_testing(recipe.testing, recipe.task)
-    check_windows(recipe)
-    check_logging(recipe.logging)
-    only_one_process("training on labels")
-    folder = open_run(recipe, resume=resume, overwrite=overwrite)
-    with (
-        forgotten_if_untrained(folder, resume=resume),
-        logged(folder),
-        tracked(recipe.logging, recipe.model_dump(mode="json"), folder) as tracking,
-        _short_scans_told_once(),
-    ):
-        manifest = fitted_manifest(recipe)
-        check_subgroups(manifest.frame, recipe.testing)
-        manifest.to_csv(folder / SPLIT)
-        seed_everything(recipe.seed)
-        model = build(recipe, manifest)
-        settings = recipe.preprocessing.model_copy(update={"size": spec_of(model).size})
-        plan = plan_of(recipe, manifest, settings, folder)
-        looked_at = _scans_range(recipe, manifest, settings)
-        if isinstance(recipe.fit.lr, tuple):
-            one = _trainer(recipe, manifest, settings, plan, build, tracking)
-            best = search_rates(recipe, model, folder, one, resume=resume)
-        else:
-            learn = make_learner(recipe, manifest, model, settings, folder, plan)
-            best = fit(learn, recipe, folder, resume=resume, cbs=tracking)
-        training = {"stage": stage, **_record(recipe, manifest), **looked_at, **best}
-        save_checkpoint(folder / "checkpoint", model, manifest.task, settings, training)
-        predict_and_measure(recipe, manifest, model, settings, folder)
-        (folder / PROGRESS).unlink(missing_ok=True)
-        log.info("done: %s", folder)
-    return folder
+    seed_everything(recipe.seed)
+    model = create_model(recipe.model.name, out_dim, **recipe.model.args)
+    if recipe.model.weights:
+        load_backbone(model, recipe.model.weights)
+    return model
 
 
-def fitted_manifest(recipe: TrainingRecipe) -> Manifest:
-    """The recipe's manifest under its task, completed by the training rows."""
-    manifest = load_manifest(recipe.data, recipe.task)
-    manifest = manifest.with_task(recipe.task.fitted(manifest.rows("train")))
-    log.info("%r", manifest)
-    return manifest
+def fitted_preprocessing(recipe: Labelled) -> Preprocessing:
+    """The recipe's preprocessing with the size that its model takes; a model that cannot be made is told here."""
+    model = build_model(recipe, 1)
+    return recipe.preprocessing.model_copy(update={"size": spec_of(model).size})
 
 
-def _trainer(
-    recipe: TrainingRecipe,
-    manifest: Manifest,
-    settings: Preprocessing,
-    plan: Sequence[ScanWindows] | None,
-    build: Callable[[TrainingRecipe, Manifest], nn.Module],
-    tracking: Sequence[Callback],
-) -> TrainOne:
-    """What trains a new model by a recipe with one learning rate; what is followed goes on from rate to rate."""
-    from slivit.train.callbacks import later_epochs, seed_everything
-
-    rates: list[Any] = list(recipe.fit.lr) if isinstance(recipe.fit.lr, tuple) else []
-
-    def train_one(alone: TrainingRecipe, own: Path, resume: bool) -> tuple[nn.Module, dict[str, Any]]:
-        seed_everything(alone.seed)
-        learn = make_learner(alone, manifest, build(alone, manifest), settings, own, plan)
-        followed = later_epochs(tracking, rates.index(alone.fit.lr) * alone.fit.epochs)
-        return learn.model, fit(learn, alone, own, resume=resume, cbs=followed)
-
-    return train_one
-
-
-def make_learner(
-    recipe: TrainingRecipe,
-    manifest: Manifest,
-    model: nn.Module,
-    settings: Preprocessing,
-    folder: Path,
-    plan: Sequence[ScanWindows] | None = None,
-) -> VolumeLearner:
-    """The fastai Learner of a recipe; `plan` says how its scans are cut into windows, if they are."""
-    from slivit.data.blocks import volume_dataloaders
-    from slivit.predict.engine import choose_device
-    from slivit.train.learner import volume_learner
-
-    dls = volume_dataloaders(
-        manifest,
-        spec_of(model),
-        settings,
-        augmentation=recipe.augmentation,
-        batch_size=recipe.fit.batch_size,
-        workers=recipe.data.processes,
-        cache=cache_of(recipe.data),
-        device=choose_device(recipe.fit.device),
-        oversample=recipe.fit.oversample,
-        plan=plan,
-    )
-    return volume_learner(
-        dls,
-        model,
-        manifest.task,
-        weight_decay=recipe.fit.weight_decay,
-        label_smoothing=recipe.fit.label_smoothing,
-        freeze_backbone=recipe.fit.freeze_backbone,
-        precision=recipe.fit.precision,
-        path=folder,
-    )
-
-
-def fit(
-    learn: VolumeLearner,
-    recipe: TrainingRecipe | MixedRecipe,
-    folder: Path,
-    *,
-    resume: bool = False,
-    cbs: Sequence[Callback] = (),
-) -> dict[str, Any]:
-    """Find the rate where asked, then fit with early stopping; the best weights stay in the learner.
+@dataclass(frozen=True)
+class Trial:
+    """One training by a recipe whose rate is one number or "find".
 
     Args:
-        learn: the learner.
-        recipe: what to do.
-        folder: of the run.
-        resume: go on with a fit that died.
+        scans: what is trained on.
+        settings: the preprocessing, with its size set.
+        plan: how scans are cut into windows, if they are.
         cbs: further callbacks.
-
-    Returns:
-        What `config.json` keeps of it: the peak rate, the best epoch, the monitored value there.
     """
-    from slivit.train import callbacks
-    from slivit.train.learner import find_lr, group_rates
 
-    settings = recipe.fit
-    progress = progress_of(folder, resume=resume)
-    peak = progress["lr_max"] if progress else settings.lr
-    if isinstance(peak, tuple):
-        raise RecipeError("fit.lr is a list, and only the training of one set by its labels tries several rates")
-    if peak == "find":
-        peak = find_lr(learn)
-    best = callbacks.KeepBest(settings.monitor)
-    cbs = [
-        *cbs,
-        callbacks.SeedEpochs(recipe.seed),
-        callbacks.StopOnNaN(),
-        callbacks.LogEpochs(),
-        best,
-        callbacks.SaveProgress(folder, peak),
-        callbacks.WriteHistory(folder / HISTORY),
-    ]
-    cbs += [callbacks.StopEarly(settings.monitor, settings.patience)] if settings.patience else []
-    cbs += [callbacks.AverageWeights(settings.average_weights)] if settings.average_weights else []
-    bars = nullcontext() if sys.stdout.isatty() else learn.no_bar()
-    with bars, learn.no_logging():
-        rates = group_rates(peak, settings.backbone_lr)
-        start = progress["epoch"] if progress else 0
-        if settings.schedule == "constant":
-            learn.fit(settings.epochs, rates, cbs=cbs, start_epoch=start)
-        else:
-            learn.fit_one_cycle(settings.epochs, rates, pct_start=settings.warmup, cbs=cbs, start_epoch=start)
-    log.info("best epoch %d: %s %.4f", best.best_epoch + 1, settings.monitor, best.best)
-    return {"lr": peak, "best_epoch": best.best_epoch + 1, settings.monitor: float(best.best)}
+    scans: LabelledScans
+    settings: Preprocessing
+    plan: Sequence[ScanWindows] | None = None
+    cbs: Sequence[Callback] = ()
+
+    def __call__(
+        self, recipe: Labelled, folder: Path, *, resume: bool = False, earlier: int = 0
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """Train a new model with early stopping, and keep the weights of its best epoch.
+
+        Args:
+            recipe: what to do.
+            folder: for the history and the progress.
+            resume: go on with a training that died there.
+            earlier: epochs of trials before this one, from which what is followed counts on.
+
+        Returns:
+            The model, and what `config.json` keeps of it: the peak rate, the best epoch, the monitored value there.
+        """
+        from slivit.train import callbacks
+        from slivit.train.learner import find_lr, group_rates
+
+        fit = recipe.fit
+        progress = callbacks.progress_of(folder, resume=resume)
+        learn = self.learner(recipe, folder)
+        peak: Any = progress["lr_max"] if progress else find_lr(learn) if fit.lr == "find" else fit.lr
+        best = callbacks.KeepBest(fit.monitor)
+        cbs = [
+            *callbacks.later_epochs(self.cbs, earlier),
+            callbacks.SeedEpochs(recipe.seed),
+            callbacks.StopOnNaN(),
+            callbacks.LogEpochs(),
+            best,
+            callbacks.SaveProgress(folder, peak),
+            callbacks.WriteHistory(folder / HISTORY),
+        ]
+        cbs += [callbacks.StopEarly(fit.monitor, fit.patience)] if fit.patience else []
+        cbs += [callbacks.AverageWeights(fit.average_weights)] if fit.average_weights else []
+        rates, options = group_rates(peak, fit.backbone_lr), {"start_epoch": progress["epoch"] if progress else 0}
+        with nullcontext() if sys.stdout.isatty() else learn.no_bar(), learn.no_logging():
+            if fit.schedule == "constant":
+                learn.fit(fit.epochs, rates, cbs=cbs, **options)
+            else:
+                learn.fit_one_cycle(fit.epochs, rates, pct_start=fit.warmup, cbs=cbs, **options)
+        log.info("best epoch %d: %s %.4f", best.best_epoch + 1, fit.monitor, best.best)
+        return learn.model, {"lr": peak, "best_epoch": best.best_epoch + 1, fit.monitor: float(best.best)}
+
+    def model(self, recipe: Labelled) -> nn.Module:
+        """A new model of the recipe, with as many outputs as the scans need."""
+        return build_model(recipe, self.scans.task.out_dim)
+
+    def learner(self, recipe: Labelled, folder: Path) -> VolumeLearner:
+        """The fastai Learner of a recipe, with a new model."""
+        from slivit.data.blocks import volume_dataloaders
+        from slivit.predict.engine import choose_device
+        from slivit.train.learner import volume_learner
+
+        task, fit = self.scans.task, recipe.fit
+        model = self.model(recipe)
+        dls = volume_dataloaders(
+            self.scans.manifest,
+            spec_of(model),
+            self.settings,
+            task=task,  # type: ignore[arg-type]
+            augmentation=recipe.augmentation,
+            batch_size=fit.batch_size,
+            workers=self.scans.processes,
+            cache=self.scans.cache,
+            device=choose_device(fit.device),
+            oversample=fit.oversample,
+            plan=self.plan,
+        )
+        own: dict[str, Any] = {}
+        if not isinstance(task, Task):
+            from slivit.train.mixture import MixtureLoss, mixture_metrics
+
+            own = {"loss_func": MixtureLoss(task, fit.label_smoothing), "metrics": mixture_metrics(task)}
+        return volume_learner(
+            dls,
+            model,
+            task,  # type: ignore[arg-type]
+            **own,
+            weight_decay=fit.weight_decay,
+            label_smoothing=fit.label_smoothing,
+            freeze_backbone=fit.freeze_backbone,
+            precision=fit.precision,
+            path=folder,
+        )
 
 
-def predict_and_measure(
-    recipe: TrainingRecipe, manifest: Manifest, model: nn.Module, settings: Preprocessing, folder: Path
+def save(
+    folder: RunFolder,
+    recipe: Labelled,
+    scans: LabelledScans,
+    model: nn.Module,
+    settings: Preprocessing,
+    outcome: dict[str, Any],
 ) -> None:
-    """Predict validation and test rows once each, and write `predictions.csv` and `metrics.json`."""
+    """Keep the model: whole where there is one set, its backbone where there are several."""
+    record: dict[str, Any] = {"stage": recipe.stage, "recipe": recipe.model_dump(mode="json")}
+    record |= {"scans": _sums([part.counts for part in scans.parts]), "source": scans.manifest.source}
+    record |= started_from(recipe.model) | outcome
+    if scans.alone:
+        save_checkpoint(folder.file(CHECKPOINT), model, scans.parts[0].task, settings, record)
+        return
+    record |= {"method": "mixed", "sets": {part.name: part.counts for part in scans.parts}}
+    record |= {"outputs": {part.name: list(part.task.prediction_columns) for part in scans.parts}}
+    save_backbone(folder.file(CHECKPOINT), model, settings, record, {"head": model.get_submodule("head")})
+
+
+def _sums(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    splits = dict.fromkeys(split for count in counts for split in count)
+    return {split: sum(count.get(split, 0) for count in counts) for split in splits}
+
+
+def test(folder: RunFolder, recipe: Labelled, part: Part, model: nn.Module, settings: Preprocessing) -> None:
+    """Predict the validation and test rows of a set once each; write `predictions.csv` and `metrics.json`."""
     from slivit.predict.engine import predict_table
 
-    rows = [row for split in ("val", "test") if split in manifest.splits for row in manifest.rows(split)]
+    if part.name:
+        from slivit.train.mixture import OnePart
+
+        model = OnePart(model, part.outputs)
+        log.info("%s:", part.name)
     table = predict_table(
         model,
-        rows,
-        manifest.task,
+        part.rows("val", "test"),
+        part.task,
         settings,
         device=recipe.fit.device,
         batch_size=recipe.testing.batch_size,
-        workers=recipe.data.processes,
-        cache=cache_of(recipe.data),
+        workers=part.data.processes,
+        cache=part.cache,
     )
-    decision = _decided(recipe, table, manifest.task, folder)
-    parts = {split: describe_rows(part, manifest.task) for split, part in manifest.frame.groupby("split", sort=False)}
-    data = {"source": manifest.source, "external": False, "run": parts}
-    metrics = measure(table, manifest.task, recipe.testing, decision=decision, data=data)
-    write_results(folder, table, manifest.task, metrics)
+    frame = part.manifest.frame
+    rows = {split: describe_rows(some, part.task) for split, some in frame.groupby("split", sort=False)}
+    data = {"source": part.manifest.source, "external": False, "run": rows}
+    decision = decided(recipe, table, part.task)
+    if decision and not part.name:
+        store_operating_point(folder.path, decision)
+    metrics = measure(table, part.task, recipe.testing, decision=decision, data=data)
+    for name in (PREDICTIONS, METRICS):
+        folder.file(f"{part.name}/{name}" if part.name else name)
+    write_results(folder.path / part.name, table, part.task, metrics)
 
 
-def _decided(recipe: TrainingRecipe, table: pd.DataFrame, task: Task, folder: Path) -> Decision | None:
-    """Fix the operating point that the recipe asks for in the checkpoint; a run does not die of one that cannot be."""
+def decided(recipe: Labelled, table: pd.DataFrame, task: Task) -> Decision | None:
+    """The operating point that the recipe asks for; a run does not die of one that cannot be."""
     if not task.makes_calls or not chooses(recipe.testing):
         return None
     try:
-        decision = decide(table[table["split"] == "val"], task, recipe.testing)
+        return decide(table[table["split"] == "val"], task, recipe.testing)
     except RecipeError as error:
         log.warning("no operating point is fixed: %s", error)
         return None
-    store_operating_point(folder, decision)
-    return decision
 
 
-def _scans_range(recipe: TrainingRecipe, manifest: Manifest, settings: Preprocessing) -> dict[str, Any]:
-    """What the training scans are like, so that predictions can tell of scans that are not like them."""
-    paths = [str(row["path"]) for row in manifest.rows("train")]
-    found = training_range(paths, settings, workers=recipe.data.processes)
-    if found is None:
-        return {}
-    if told := depths_told(found, settings):
-        log.log(logging.WARNING if found.fewer else logging.INFO, told)
-    return {"scans_range": found.model_dump(mode="json")}
-
-
-@contextmanager
-def _short_scans_told_once() -> Iterator[None]:
-    """Keep quiet about single scans with few slices: one line tells of all, instead of one a scan and epoch."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", SHORT_SCAN, UserWarning)
-        yield
-
-
-def _record(recipe: TrainingRecipe, manifest: Manifest) -> dict[str, Any]:
-    """How a checkpoint came about, as plain values."""
-    counts = {split: len(manifest.rows(split)) for split in manifest.splits}
-    record = {"recipe": recipe.model_dump(mode="json"), "scans": counts, "source": manifest.source}
-    return record | started_from(recipe.model)
+def measure_again(recipe: Labelled, folder: RunFolder) -> Path:
+    """Measure the predictions of a finished run under the recipe's `testing`; nothing is trained or predicted."""
+    measured = {}
+    for name in recipe.parts:
+        old = folder.read_json(str(Path(name) / METRICS))
+        table, task = read_predictions(folder.path / name / PREDICTIONS, Task(**old["task"]))
+        check_subgroups(table, recipe.testing)
+        decision = decided(recipe, table, task)
+        metrics = measure(table, task, recipe.testing, decision=decision, data=old["data"])
+        measured[name] = metrics, task, decision
+    chose = chooses(folder.stored.testing)
+    folder.begin()
+    for name, (metrics, task, decision) in measured.items():
+        if not name and (decision or chose):
+            store_operating_point(folder.path, decision)
+        write_json(folder.path / name / METRICS, metrics)
+        log_headlines(metrics, task)
+    folder.finish()
+    return folder.path

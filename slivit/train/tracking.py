@@ -18,7 +18,7 @@ from slivit.folder import HISTORY, METRICS, PREDICTIONS, TRACKING
 from slivit.targets.decision import Decision
 from slivit.targets.task import Task
 from slivit.train.recipe import Logging
-from slivit.train.trackers import MlflowTracker, Tracker, WandbTracker, flat, need_package
+from slivit.train.trackers import MlflowTracker, Tracker, WandbTracker, flat
 
 if TYPE_CHECKING:
     from fastai.callback.core import Callback
@@ -27,16 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 TRACKERS: dict[str, Callable[..., Tracker]] = {"wandb": WandbTracker, "mlflow": MlflowTracker}
-
-
-def check_logging(settings: Logging) -> None:
-    """Check that the tracker of a recipe is installed, before anything is written.
-
-    Raises:
-        RecipeError: it is not.
-    """
-    if settings.tracker != "off":
-        need_package(settings.tracker)
 
 
 @contextmanager

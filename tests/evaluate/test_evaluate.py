@@ -13,7 +13,7 @@ from slivit.cli import app
 from slivit.evaluate import command as evaluate
 from slivit.predict import command as predict
 from slivit.recipe import load_recipe
-from slivit.train import finetune
+from slivit.recipe import finetune
 
 
 def command(*args, expect=0):
@@ -36,7 +36,7 @@ def scans(blob_scans, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(scans, tmp_path_factory, tiny_recipe):
     folder = tmp_path_factory.mktemp("trained")
-    return finetune.run(load_recipe("finetune", tiny_recipe(folder, scans, **{"fit.epochs": 1})))
+    return finetune(load_recipe("finetune", tiny_recipe(folder, scans, **{"fit.epochs": 1})))
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_a_recipe_of_training_can_fix_the_operating_point(trained, tmp_path):
     recipe = load_recipe(
         "finetune", trained / "recipe.toml", [f"out={tmp_path / 'run'}", "testing.operating_point=youden"]
     )
-    folder = finetune.run(recipe)
+    folder = finetune(recipe)
     stored = load_checkpoint(folder).operating_point
     metrics = json.loads((folder / "metrics.json").read_text())
     assert stored.rule == "youden"

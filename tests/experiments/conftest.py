@@ -61,8 +61,8 @@ def trained(monkeypatch, made_up_predictions):
         write_json(folder / "checkpoint" / "config.json", {"sha256": "first", "training": {}})
         (folder / "progress.pt").unlink(missing_ok=True)
 
-    monkeypatch.setattr("slivit.train.finetune.run", write)
-    monkeypatch.setattr("slivit.ssl.pretrain.run", write)
+    monkeypatch.setattr("slivit.train.run.run", write)
+    monkeypatch.setattr("slivit.ssl.run.run", write)
     monkeypatch.setattr("slivit.experiments.study.check_networks", lambda jobs: None)
     monkeypatch.setattr(
         "slivit.experiments.study.compare_runs", lambda grid, states: Path(grid.recipe.out) / "study.html"

@@ -38,7 +38,7 @@ def trained(monkeypatch, made_up_predictions):
         pd.DataFrame(rows).to_csv(folder / "split.csv", index=False)
         write_text(folder / "metrics.json", "{}")
 
-    monkeypatch.setattr("slivit.train.finetune.run", train)
+    monkeypatch.setattr("slivit.train.run.run", train)
     return made
 
 

@@ -194,7 +194,7 @@ def test_what_cannot_be_trained_is_told():
 def test_a_run_by_recipe_gives_a_backbone_that_a_model_of_another_shape_starts_from(tmp_path):
     from slivit.models._weights import load_backbone
     from slivit.recipe import load_recipe
-    from slivit.ssl import pretrain
+    from slivit.recipe import pretrain
 
     rng = np.random.default_rng(0)
     lines = ["path,patient,split"]
@@ -206,7 +206,7 @@ def test_a_run_by_recipe_gives_a_backbone_that_a_model_of_another_shape_starts_f
     arguments = "\n".join(f"{key} = {value}" for key, value in SMALL.items())
     text = PRETRAIN.format(out=tmp_path / "run", csv=tmp_path / "scans.csv", model=arguments)
     (tmp_path / "recipe.toml").write_text(text)
-    run = pretrain.run(load_recipe("pretrain", tmp_path / "recipe.toml"))
+    run = pretrain(load_recipe("pretrain", tmp_path / "recipe.toml"))
     history = np.genfromtxt(run / "history.csv", delimiter=",", names=True)
     tasks = history["inpainting_loss"] + history["contrastive_loss"] + history["rotation_loss"]
     np.testing.assert_allclose(tasks, history["valid_loss"], rtol=1e-4)

@@ -218,14 +218,14 @@ def test_an_item_s_random_numbers_are_its_own():
 
 
 def test_other_training_refuses_several_processes(monkeypatch, blob_scans, tmp_path):
-    from slivit.train import finetune
+    from slivit.recipe import finetune
     from slivit.train.recipe import FinetuneRecipe
 
     monkeypatch.setenv("WORLD_SIZE", "4")
     values = {"out": str(tmp_path / "run"), "data": {"manifest": str(blob_scans)},
               "task": {"kind": "binary", "targets": ["bright"]}}  # fmt: skip
     with pytest.raises(SlivitError, match="4 were launched"):
-        finetune.run(check_recipe(FinetuneRecipe, values, "the tests"))
+        finetune(check_recipe(FinetuneRecipe, values, "the tests"))
 
 
 if __name__ == "__main__":  # one of two processes

@@ -34,7 +34,7 @@ def command(*args, expect=0):
 
 def test_training_and_evaluation_find_all_that_was_prepared(recipe, tmp_path, monkeypatch):
     from slivit.evaluate import command as evaluate
-    from slivit.train import finetune
+    from slivit.recipe import finetune
 
     told = run(recipe_for(recipe, []), progress=False)
     assert (told.built, told.found, told.failed) == (40, 0, ())
@@ -43,12 +43,12 @@ def test_training_and_evaluation_find_all_that_was_prepared(recipe, tmp_path, mo
         raise AssertionError(f"{path} was read")
 
     monkeypatch.setattr(cache_module, "load_slices", fail)
-    folder = finetune.run(load_recipe("finetune", recipe))
+    folder = finetune(load_recipe("finetune", recipe))
     cached = evaluate.recipe_for(str(folder), [f"data.cache={tmp_path / 'cache'}", "data.workers=0"], None, None)
     evaluate.run(cached)
     assert (folder / "evaluation" / "predictions.csv").is_file()
     monkeypatch.undo()
-    plain = finetune.run(load_recipe("finetune", recipe, ["data.cache=", f"out={tmp_path / 'plain'}"]))
+    plain = finetune(load_recipe("finetune", recipe, ["data.cache=", f"out={tmp_path / 'plain'}"]))
     columns = ["path", "prob_bright"]
     tables = [pd.read_csv(f / "predictions.csv")[columns] for f in (folder, plain)]
     pd.testing.assert_frame_equal(*tables)

@@ -11,7 +11,8 @@ import pytest
 from slivit.errors import RecipeError
 from slivit.files import write_json, write_text
 from slivit.recipe import load_recipe
-from slivit.train import finetune, trackers, tracking
+from slivit.recipe import finetune
+from slivit.train import trackers, tracking
 from slivit.train.recipe import Logging
 
 
@@ -22,7 +23,7 @@ def followed(blob_scans, tmp_path_factory, tiny_recipe):
     folder = tmp_path_factory.mktemp("followed")
     store = f"sqlite:///{folder / 'mlflow.db'}"
     recipe = tiny_recipe(folder, blob_scans, **{"logging.tracker": "mlflow", "logging.store": store})
-    finetune.run(load_recipe("finetune", recipe))
+    finetune(load_recipe("finetune", recipe))
     record = json.loads((folder / "run" / "tracking.json").read_text())
     client = mlflow.MlflowClient(tracking_uri=store)
     return folder / "run", client, client.get_run(record["run"])
@@ -192,7 +193,7 @@ def test_a_package_that_is_missing_is_told_before_anything_is_written(blob_scans
     monkeypatch.setitem(sys.modules, "mlflow", None)
     recipe = tiny_recipe(tmp_path, blob_scans, **{"logging.tracker": "mlflow"})
     with pytest.raises(RecipeError, match=r"slivit\[mlflow\]"):
-        finetune.run(load_recipe("finetune", recipe))
+        finetune(load_recipe("finetune", recipe))
     assert not (tmp_path / "run").exists()
 
 

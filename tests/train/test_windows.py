@@ -11,7 +11,8 @@ from slivit.evaluate import command as evaluate
 from slivit.phantoms import make_phantoms
 from slivit.predict import command as predict
 from slivit.recipe import check_recipe
-from slivit.train import finetune, rates, windowing
+from slivit.recipe import finetune
+from slivit.train import rates
 from slivit.train import run as training
 from slivit.train.callbacks import Diverged
 from slivit.train.recipe import FinetuneRecipe
@@ -55,7 +56,7 @@ def recipe(csv, out, **changes):
 
 @pytest.fixture(scope="module")
 def run(chests, tmp_path_factory):
-    return finetune.run(recipe(chests, tmp_path_factory.mktemp("chest") / "run"))
+    return finetune(recipe(chests, tmp_path_factory.mktemp("chest") / "run"))
 
 
 def test_the_run_tells_of_its_windows(run, chests):
@@ -164,7 +165,7 @@ def test_no_rate_that_leads_anywhere_is_told(chests, tmp_path):
 )
 def test_settings_that_do_not_fit_each_other_are_told_before_a_run_begins(chests, tmp_path, changes, told):
     with pytest.raises(RecipeError, match=told):
-        finetune.run(recipe(chests, tmp_path / "run", **changes))
+        finetune(recipe(chests, tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
 
 
@@ -190,4 +191,4 @@ def test_labels_after_which_no_window_is_positive_are_told(chests, tmp_path):
     with pytest.raises(
         ManifestError, match=r"windows of the training scans are negative; .* from 5 positive slices on"
     ):
-        finetune.run(recipe(chests, tmp_path / "run", data__slice_labels=labels))
+        finetune(recipe(chests, tmp_path / "run", data__slice_labels=labels))
