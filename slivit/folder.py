@@ -333,7 +333,7 @@ def same_testing(stored: Any, recipe: Any) -> bool:
 def is_finished(recipe: Any) -> bool:
     """Whether the folder of a recipe holds all that its run ends in."""
     folder = Path(recipe.out)
-    return all((folder / name).is_file() for name in recipe.results) and not (folder / PROGRESS).is_file()
+    return all((folder / name).is_file() for name in recipe.results)
 
 
 def open_results(folder: Path, *, overwrite: bool = False) -> Path:

@@ -116,8 +116,7 @@ def tiny_slivit() -> dict:
 @pytest.fixture(scope="session")
 def blob_run(blob_scans, tiny_slivit, tmp_path_factory) -> Path:
     """A tiny SLIViT fine-tuned for one epoch on `blob_scans`, with an operating point; do not change it."""
-    from slivit.recipe import check_recipe
-    from slivit.recipe import finetune
+    from slivit.recipe import check_recipe, finetune
     from slivit.train.recipe import FinetuneRecipe
 
     recipe = {

@@ -1,7 +1,6 @@
 import tomllib
 from importlib import import_module
 from inspect import signature
-from typing import get_args
 
 import pytest
 

@@ -82,14 +82,14 @@ class Fit(Section):
         Raises:
             RecipeError: an option that belongs to another kind of task.
         """
+        if self.oversample and not task.one_class:
+            raise RecipeError(f"fit.oversample is for binary and multiclass tasks, not for a {task.kind} one")
+        if self.label_smoothing and not task.makes_calls:
+            raise RecipeError(f"fit.label_smoothing is for classification, not for a {task.kind} task")
         shown = ("valid_loss", *task.measures.main)
         if self.monitor not in shown:
             allowed = " or ".join(shown)
             raise RecipeError(f"fit.monitor is {self.monitor}, and for a {task.kind} task it is {allowed}")
-        if self.label_smoothing and not task.makes_calls:
-            raise RecipeError(f"fit.label_smoothing is for classification, not for a {task.kind} task")
-        if self.oversample and not task.one_class:
-            raise RecipeError(f"fit.oversample is for binary and multiclass tasks, not for a {task.kind} one")
 
 
 class Logging(Section):
@@ -184,9 +184,9 @@ class Labelled(Section):
         for name, part in self.parts.items():
             with in_set(name):
                 check_testing(self.testing, part.task)
-                self.fit.check(part.task)
-                part.data.check()
                 check_windows(part, self.preprocessing)
+                part.data.check()
+                self.fit.check(part.task)
 
 
 @contextmanager

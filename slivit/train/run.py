@@ -66,9 +66,9 @@ def run(recipe: Labelled, *, resume: bool = False, overwrite: bool = False) -> P
             return measure_again(recipe, folder)
         scans = labelled_scans(recipe)
         settings = fitted_preprocessing(recipe)
+        plan = scans.windows(settings)
         folder.begin()
         scans.keep(folder)
-        plan = scans.windows(settings)
         if plan is not None:
             write_windows(plan, scans.parts[0].task, folder)
         looked_at = scans.range(settings)

@@ -12,8 +12,7 @@ from slivit.checkpoint import load_checkpoint, store_operating_point
 from slivit.cli import app
 from slivit.evaluate import command as evaluate
 from slivit.predict import command as predict
-from slivit.recipe import load_recipe
-from slivit.recipe import finetune
+from slivit.recipe import finetune, load_recipe
 
 
 def command(*args, expect=0):

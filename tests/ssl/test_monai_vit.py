@@ -193,8 +193,7 @@ def test_what_cannot_be_trained_is_told():
 
 def test_a_run_by_recipe_gives_a_backbone_that_a_model_of_another_shape_starts_from(tmp_path):
     from slivit.models._weights import load_backbone
-    from slivit.recipe import load_recipe
-    from slivit.recipe import pretrain
+    from slivit.recipe import load_recipe, pretrain
 
     rng = np.random.default_rng(0)
     lines = ["path,patient,split"]

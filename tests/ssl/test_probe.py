@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from slivit.recipe import pretrain as run
 
 from slivit.recipe import load_recipe
+from slivit.recipe import pretrain as run
 from slivit.ssl import run as selfsupervised
 from slivit.ssl.probe import probe_score
 from slivit.targets.task import Task

@@ -6,7 +6,7 @@ import torch
 
 from slivit.errors import ModelError
 from slivit.models.registry import create_model
-from slivit.ssl import create_pretext, list_pretexts
+from slivit.ssl import create_pretext
 from slivit.ssl.losses.contrastive import nt_xent
 
 NETWORKS = {
@@ -59,11 +59,3 @@ def test_models_of_several_slices_are_refused():
     model = create_model("slivit", 1, backbone="convnext_atto", image_size=64, slices=2)
     with pytest.raises(ModelError, match="single square images"):
         create_pretext("simclr", model)
-
-
-def test_the_recipe_knows_every_method():
-    from typing import get_args
-
-    from slivit.ssl.registry import list_pretexts
-
-    assert set(list_pretexts()) <= set(list_pretexts())

@@ -6,13 +6,13 @@ import json
 import cv2
 import numpy as np
 import pytest
-from slivit.recipe import pretrain as run
 
 from slivit.checkpoint import load_checkpoint
 from slivit.errors import CheckpointError, RecipeError
 from slivit.models._weights import load_backbone
 from slivit.models.registry import create_model
 from slivit.recipe import load_recipe
+from slivit.recipe import pretrain as run
 
 RECIPE = """
 method = "mixed"

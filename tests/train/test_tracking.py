@@ -10,8 +10,7 @@ import pytest
 
 from slivit.errors import RecipeError
 from slivit.files import write_json, write_text
-from slivit.recipe import load_recipe
-from slivit.recipe import finetune
+from slivit.recipe import finetune, load_recipe
 from slivit.train import trackers, tracking
 from slivit.train.recipe import Logging
 

@@ -1,6 +1,7 @@
 """Scans cut into windows: from a recipe to predictions and evaluation, with labels of slices and a search of rates."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,12 +9,11 @@ import pytest
 
 from slivit.errors import ManifestError, RecipeError
 from slivit.evaluate import command as evaluate
+from slivit.folder import RunFolder
 from slivit.phantoms import make_phantoms
 from slivit.predict import command as predict
-from slivit.recipe import check_recipe
-from slivit.recipe import finetune
-from slivit.train import rates
-from slivit.train import run as training
+from slivit.recipe import check_recipe, finetune
+from slivit.train import rates, scans
 from slivit.train.callbacks import Diverged
 from slivit.train.recipe import FinetuneRecipe
 
@@ -103,10 +103,13 @@ class Fake:
     def __init__(self, outcomes):
         import torch
 
-        self.outcomes, self.model = dict(outcomes), torch.nn.Linear(1, 1, bias=False)
+        self.outcomes, self.network = dict(outcomes), torch.nn.Linear(1, 1, bias=False)
         self.called = []
 
-    def __call__(self, recipe_, folder, resume):
+    def model(self, recipe_):
+        return self.network
+
+    def __call__(self, recipe_, folder, *, resume=False, earlier=0):
         import torch
 
         self.called.append((recipe_.fit.lr, resume))
@@ -116,8 +119,12 @@ class Fake:
         (folder / "history.csv").write_text("epoch\n")
         if value is None:
             raise Diverged("the training loss became nan in epoch 0")
-        self.model.weight.data = torch.tensor([[recipe_.fit.lr]])
-        return self.model, {"lr": recipe_.fit.lr, "best_epoch": 1, recipe_.fit.monitor: value}
+        self.network.weight.data = torch.tensor([[recipe_.fit.lr]])
+        return self.network, {"lr": recipe_.fit.lr, "best_epoch": 1, recipe_.fit.monitor: value}
+
+
+def run_folder(chosen, resume=False):
+    return RunFolder(Path(chosen.out), chosen, resume=resume)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +135,9 @@ def test_the_best_rate_is_chosen_by_the_monitor(chests, tmp_path, monitor, value
     tried = (1.0, 0.1, 0.01, 0.001)
     chosen = recipe(chests, tmp_path / "run", fit__lr=list(tried), fit__monitor=monitor)
     fake = Fake(zip(tried, values, strict=True))
-    score = rates.search_rates(chosen, fake.model, tmp_path / "run", fake)
+    model, score = rates.best_trial(fake, chosen, run_folder(chosen))
     assert score["lr"] == best
-    assert fake.model.weight.item() == pytest.approx(best)
+    assert model.weight.item() == pytest.approx(best)
     told = json.loads((tmp_path / "run" / "rates.json").read_text())["rates"]
     assert ["error" in s for s in told] == [v is None or v != v for v in values]
     kept = [p.parent.name for p in (tmp_path / "run").rglob("best.safetensors")]
@@ -141,17 +148,17 @@ def test_a_search_that_died_goes_on_with_the_rate_at_which_it_died(chests, tmp_p
     chosen = recipe(chests, tmp_path / "run", fit__lr=[1.0, 0.1, 0.01])
     dying, whole = Fake({1.0: 0.9, 0.1: KeyboardInterrupt}), Fake({0.1: 0.5, 0.01: 0.6})
     with pytest.raises(KeyboardInterrupt):
-        rates.search_rates(chosen, dying.model, tmp_path / "run", dying)
+        rates.best_trial(dying, chosen, run_folder(chosen))
     (tmp_path / "run" / "rates" / "0.1" / "progress.pt").touch()
-    assert rates.search_rates(chosen, whole.model, tmp_path / "run", whole, resume=True)["lr"] == 1.0
+    assert rates.best_trial(whole, chosen, run_folder(chosen, resume=True))[1]["lr"] == 1.0
     assert whole.called == [(0.1, True), (0.01, False)]
-    assert whole.model.weight.item() == 1.0
+    assert whole.network.weight.item() == 1.0
 
 
 def test_no_rate_that_leads_anywhere_is_told(chests, tmp_path):
     fake = Fake({1e-2: None, 1e-3: None})
     with pytest.raises(RecipeError, match=r"no rate of fit.lr led anywhere: 0.01 failed"):
-        rates.search_rates(recipe(chests, tmp_path / "run"), fake.model, tmp_path / "run", fake)
+        rates.best_trial(fake, chosen := recipe(chests, tmp_path / "run"), run_folder(chosen))
 
 
 @pytest.mark.parametrize(
@@ -178,9 +185,9 @@ def test_rates_that_cannot_be_are_told(chests, tmp_path, lr):
 def test_windows_without_labels_have_the_target_of_their_scan(chests, tmp_path):
     out = tmp_path / "run"
     chosen = recipe(chests, out, data__slice_labels=None)
-    manifest = training.fitted_manifest(chosen)
-    out.mkdir()
-    plan = windowing.plan_of(chosen, manifest, chosen.preprocessing.model_copy(update={"size": (8, 16, 16)}), out)
+    found = scans.labelled_scans(chosen)
+    plan = found.windows(chosen.preprocessing.model_copy(update={"size": (8, 16, 16)}))
+    scans.write_windows(plan, found.task, run_folder(chosen))
     assert all(window["nodule"] == scan.row["nodule"] for scan in plan for window in scan.windows)
     table = pd.read_csv(out / "windows.csv")
     assert table["positive"].isin((0, 4)).all()
