@@ -48,7 +48,7 @@ def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool =
     Returns:
         The run's folder: recipe, split, history, checkpoint, versions, log.
     """
-    from slivit.predict.engine import choose_device
+    from slivit.device import choose_device
     from slivit.ssl.registry import create_pretext
     from slivit.train.callbacks import seed_everything
 
@@ -139,7 +139,7 @@ def make_learner(
     recipe: SelfSupervisedRecipe, frame: pd.DataFrame, pretext: Pretext, settings: Preprocessing, folder: Path
 ) -> PretextLearner:
     """The fastai Learner of a recipe."""
-    from slivit.predict.engine import choose_device
+    from slivit.device import choose_device
     from slivit.ssl.learner import pretext_dataloaders, pretext_learner
 
     options = recipe.fit

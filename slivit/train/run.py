@@ -166,7 +166,7 @@ class Trial:
     def learner(self, recipe: Labelled, folder: Path) -> VolumeLearner:
         """The fastai Learner of a recipe, with a new model."""
         from slivit.data.blocks import volume_dataloaders
-        from slivit.predict.engine import choose_device
+        from slivit.device import choose_device
         from slivit.train.learner import volume_learner
 
         task, fit = self.scans.task, recipe.fit
