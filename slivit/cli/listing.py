@@ -43,7 +43,7 @@ def _models() -> Iterator[str]:
         spec = model_spec(name)
         size = " x ".join(str(n) for n in spec.size)
         millions = f"{spec.parameters / 1e6:.1f} M" if spec.parameters else ""
-        yield f"{name:26} {spec.takes:7} {size:14} {millions:>8}  {spec.licence}; {spec.source}"
+        yield f"{name:26} {spec.takes:19} {size:14} {millions:>8}  {spec.licence}; {spec.source}"
         if spec.weights:
             yield f"{'':26} weights: {spec.weights}"
 

@@ -16,7 +16,9 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from slivit.errors import ModelError, one_of
 from slivit.models._backbones import create_timm
@@ -25,6 +27,7 @@ from slivit.models._weights import ChannelWeights, State, WeightRules
 log = logging.getLogger(__name__)
 
 Family = Literal["vit", "swin"]
+Windows = Literal["swin", "vis_mae"]
 FAMILIES = {"vit": "VisionTransformer", "swin": "SwinTransformer"}
 PATCHES = "patch_embed.proj.weight"
 NO_PART = (r"^decoder", r"mask_token$", r"^pooler\.", r"relative_position_index$", r"attn_mask$")
@@ -81,6 +84,8 @@ def build_transformer(
     args: Mapping[str, Any] | None = None,
     grow: bool = False,
     channel_weights: ChannelWeights = "output",
+    windows: Windows = "swin",
+    no_norm: bool = False,
 ) -> tuple[nn.Module, TransformerInfo]:
     """Create a ViT or Swin of timm without its pooling and head.
 
@@ -92,6 +97,8 @@ def build_transformer(
         args: further arguments of the timm network, such as `patch_size`, `depths` or `drop_path_rate`.
         grow: see `fit_swin`.
         channel_weights: see `WeightRules`.
+        windows: "swin", or "vis_mae" (see `shift_always`).
+        no_norm: leave out the last norm.
 
     Raises:
         ModelError: no such network, or arguments and a size that it does not take.
@@ -101,11 +108,16 @@ def build_transformer(
     # A ViT takes crops of other sizes too, by resampling its positions.
     fixed: dict[str, Any] = {"num_classes": 0, "global_pool": "", "img_size": image_size}
     fixed |= {"dynamic_img_size": True} if vit else {}
+    fixed |= ALWAYS_SHIFTED if windows == "vis_mae" else {}
     network = create_timm(name, args or {}, pretrained=pretrained, listed=f"{family}_*", **fixed)
     _check(family, name, network, image_size)
+    if windows == "vis_mae":
+        shift_always(network.layers)
+    if no_norm:
+        network.norm = nn.Identity()
     info = TransformerInfo(
         architecture=name,
-        drop=NO_PART if vit else SWIN_NO_PART,
+        drop=(*(NO_PART if vit else SWIN_NO_PART), *((r"^norm\.",) if no_norm else ())),
         rename=VIT_NAMES if vit else SWIN_NAMES,
         adapt=partial(fit_vit, prefix=network.num_prefix_tokens) if vit else partial(fit_swin, grow=grow),
         parts=("teacher",),
@@ -132,6 +144,34 @@ def _check(family: Family, name: str, network: Any, image_size: int) -> None:
 
 
 SWINS = ("swin_tiny_patch4_window7_224", "swin_base_patch4_window7_224")
+
+
+ALWAYS_SHIFTED: dict[str, Any] = {"always_partition": True, "norm_layer": partial(nn.LayerNorm, eps=1e-6)}
+"""Arguments of timm's Swin, or of one of its stages, for the windows of VIS-MAE."""
+
+
+class PaddedFirst(SwinTransformerBlock):
+    """timm's block, but what windows lack is added before they are shifted, not after."""
+
+    def _attn(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        rows, columns = self.window_size
+        padded = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
+        attended: Tensor = super()._attn(padded)
+        return attended[:, :height, :width]
+
+
+def shift_always(stages: Any) -> None:
+    """Make stages of timm's Swin, created with ALWAYS_SHIFTED, those of VIS-MAE.
+
+    Every second block shifts its windows, also where one window holds the whole grid; a grid that windows do not
+    divide is padded before it is shifted, with zeros that attention sees; norms have an epsilon of 1e-6.
+
+    Source: Liu et al. 2024 (VIS-MAE), the released code.
+    """
+    for stage in stages:
+        for block in stage.blocks:
+            block.__class__ = PaddedFirst  # timm's stage makes its blocks itself
 
 
 def patch_tokens(network: Any, family: str, images: Tensor) -> tuple[Tensor, Tensor]:

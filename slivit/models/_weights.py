@@ -124,7 +124,7 @@ def load_backbone(model: nn.Module, weights: Weights) -> tuple[str, ...]:
     uses, what stands beside a backbone) is dropped and returned; any other difference is an error.
 
     Args:
-        model: a model with `.backbone`.
+        model: a model with `.backbone`; its own `.load_rest(weights)` takes what else it starts from them.
         weights: a file, a folder, a state dict, or an identifier such as "KINETICS400_V1".
 
     Returns:
@@ -138,7 +138,10 @@ def load_backbone(model: nn.Module, weights: Weights) -> tuple[str, ...]:
         >>> slivit.load_backbone(model, "feature_extractor.pth")  # doctest: +SKIP
     """
     rules = getattr(model, "backbone_info", None) or WeightRules(architecture=type(model.backbone).__name__)
-    return load_by_rules(model.backbone, weights, rules)
+    dropped = load_by_rules(model.backbone, weights, rules)
+    if hasattr(model, "load_rest"):
+        model.load_rest(weights)  # type: ignore[operator]
+    return dropped
 
 
 def load_backbone_weights(

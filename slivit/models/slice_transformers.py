@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from slivit.errors import ModelError
 from slivit.models._integrators import GatedAttention, Integrator, MeanIntegrator, SlivitIntegrator
-from slivit.models._transformers import SWINS, Family, build_transformer, patch_tokens
+from slivit.models._transformers import SWINS, Family, Windows, build_transformer, patch_tokens
 from slivit.models._volume import Channels, check_volume
 from slivit.models._weights import ChannelWeights, Weights, start_from, sum_first_layers
 from slivit.models.registry import register_model
@@ -230,6 +230,7 @@ def slice_swin(
     in_chans: Channels = 3,
     pretrained: bool | Weights = False,
     grow: bool = False,
+    windows: Windows = "swin",
     channel_weights: ChannelWeights = "output",
     backbone_args: Mapping[str, Any] | None = None,
 ) -> SliceTransformer:
@@ -240,6 +241,7 @@ def slice_swin(
         grow: take the weights of a shallower Swin too, as VIS-MAE does, whose encoder of 2, 2, 2, 2 blocks starts one
             of 2, 2, 6, 2: blocks that the weights lack stay at random, and the log names them. Without it weights
             must be complete.
+        windows: "vis_mae" shifts them in the last stage too, where one of them holds the whole grid, as VIS-MAE does.
         pretrained: as of `slice_vit`. Relative positions of another window are resampled.
         out_dim, slices, image_size, integrator, hidden, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim, dropout,
             in_chans, channel_weights, backbone_args: see `slice_vit`.
@@ -263,6 +265,7 @@ def slice_swin(
         pretrained=pretrained,
         channel_weights=channel_weights,
         grow=grow,
+        windows=windows,
         args=backbone_args,
     )
 

@@ -1,4 +1,4 @@
-"""Swin Transfer and Swin Random: the encoder of Swin UNETR, through MONAI, with published weights or at random.
+"""Swin Transfer and Swin Random, through MONAI: the encoder of Swin UNETR for classes, and all of it for masks.
 
 Papers: Tang et al. 2022 (arXiv:2111.14791), whose self-supervised pre-training on five sets of CT gives Swin Transfer
 its weights; Xu et al. 2025 (arXiv:2501.11755), which compares 3DINO with both.
@@ -18,13 +18,15 @@ from torch import Tensor, nn
 
 from slivit.errors import ModelError
 from slivit.models._hub import fetch_url
+from slivit.models._masks import MaskModel, decode, encode
 from slivit.models._volume import VolumeModel
-from slivit.models._weights import WeightRules, Weights
+from slivit.models._weights import State, WeightRules, Weights, start_from
 from slivit.models.registry import register_model
 from slivit.settings import Count, Share
 
 IDENTIFIER = "MODEL_SWINVIT"
 URL = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/model_swinvit.pt"
+PATCHES = "swinViT.patch_embed.proj.weight"
 STRIDE = 32  # voxels of the input to one of the last stage's map
 # In the published file the encoder stands alone, and its perceptrons have names of an older MONAI.
 PUBLISHED_NAMES = (
@@ -69,7 +71,54 @@ class SwinModel(VolumeModel):
         return self.backbone.forward_map(x)  # type: ignore[operator]
 
 
-def swin_unetr(
+class SwinUnetr(MaskModel):
+    """The encoder with Swin UNETR's decoder: (B, C, S, H, W) -> (B, K, S, H, W) logits.
+
+    Args:
+        backbone: the encoder.
+        rules: how published weights become its own.
+        out_dim: K.
+        width: of a token in the first stage.
+        size: (S, H, W) of a patch.
+        in_chans: C.
+
+    Source: Hatamizadeh et al. 2022 (arXiv:2201.01266), section 3.
+    """
+
+    def __init__(
+        self,
+        backbone: SwinEncoder,
+        rules: WeightRules,
+        out_dim: int,
+        *,
+        width: int,
+        size: tuple[int, int, int],
+        in_chans: int,
+    ) -> None:
+        super().__init__("swin_unetr", size, in_chans, (STRIDE,) * 3)
+        self.backbone, self.backbone_info = backbone, rules
+        one, two, four, eight, sixteen = (width * 2**level for level in range(5))
+        parts = {"encoder1": encode(self.name, in_chans, one)}
+        for number, channels in ((2, one), (3, two), (4, four), (10, sixteen)):
+            parts[f"encoder{number}"] = encode(self.name, channels, channels)
+        for number, old, new in ((5, sixteen, eight), (4, eight, four), (3, four, two), (2, two, one), (1, one, one)):
+            parts[f"decoder{number}"] = decode(self.name, old, new)
+        self.decoder = nn.ModuleDict(parts)
+        self.head = nn.Conv3d(width, out_dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) float32 -> (B, K, S, H, W) logits."""
+        self.check(x)
+        turned, part = x.transpose(2, 4).contiguous(), self.decoder
+        half, quarter, eighth, sixteenth, last = self.backbone.swinViT(turned)
+        up = part["decoder5"](part["encoder10"](last), sixteenth)
+        up = part["decoder4"](up, part["encoder4"](eighth))
+        up = part["decoder3"](up, part["encoder3"](quarter))
+        up = part["decoder2"](up, part["encoder2"](half))
+        return self.head(part["decoder1"](up, part["encoder1"](turned))).transpose(2, 4)
+
+
+def swin_encoder(
     name: str,
     out_dim: int,
     *,
@@ -107,13 +156,7 @@ def swin_unetr(
 
     Source: Tang et al. 2022, section 3.1; Xu et al. 2025, Methods, baselines.
     """
-    stages = {"depths": tuple(depths), "heads": tuple(heads)}
-    if slices % STRIDE or image_size % STRIDE:
-        raise ModelError(f"{name}: slices and image_size must be multiples of {STRIDE}, got {slices} and {image_size}")
-    if {len(stage) for stage in stages.values()} != {4} or any(width * 2**i % n for i, n in enumerate(heads)):
-        raise ModelError(
-            f"{name}: depths and heads have four numbers, and heads divide the stages' widths; got {stages}"
-        )
+    _check(name, slices, image_size, width, depths, heads)
     if name == "swin_random" and pretrained:
         raise ModelError("swin_random starts at random; swin_transfer is the same network and takes weights")
     rules = WeightRules(
@@ -135,8 +178,97 @@ def swin_unetr(
     )
 
 
+@register_model(
+    input="volume",
+    output="mask",
+    size=(96, 96, 96),
+    mean=(0.0,),
+    std=(1.0,),
+    parameters=62_186_659,
+    source="arXiv:2201.01266",
+    licence="Apache-2.0",
+    weights=f"{IDENTIFIER}: {URL}",
+    small={"slices": 64, "image_size": 32, "width": 12, "depths": (1, 1, 1, 1), "heads": (1, 1, 2, 2)},
+)
+def swin_unetr(
+    out_dim: int,
+    *,
+    slices: Count = 96,
+    image_size: Count = 96,
+    in_chans: Count = 1,
+    width: Count = 48,
+    depths: Sequence[Count] = (2, 2, 2, 2),
+    heads: Sequence[Count] = (3, 6, 12, 24),
+    window_size: Count = 7,
+    drop_path: Share = 0.0,
+    pretrained: bool | Weights = False,
+) -> SwinUnetr:
+    """Swin UNETR: (B, C, S, H, W) float32 volumes from 0 to 1 -> (B, out_dim, S, H, W) logits.
+
+    With weights it is 3DINO's Swin Transfer for segmentation, without them its Swin Random.
+
+    Args:
+        out_dim: K, the number of outputs.
+        slices: S of a patch, a multiple of 32; the network itself takes any multiples of 32.
+        image_size: P, rows and columns of a patch, likewise.
+        in_chans: C. Weights of one channel are divided among several, so that equal channels give what one gave.
+        width, depths, heads, window_size, drop_path: see `swin_encoder`.
+        pretrained: True downloads model_swinvit.pt; a path loads that file or a Swin UNETR, of which the encoder is
+            taken (see `load_backbone`).
+
+    Raises:
+        ModelError: MONAI is not installed, or a value is not allowed.
+        CheckpointError: weights that cannot be had, or that do not fit.
+
+    Source: Hatamizadeh et al. 2022 (arXiv:2201.01266), section 3; Xu et al. 2025, Methods, baselines.
+    """
+    name = "swin_unetr"
+    _check(name, slices, image_size, width, depths, heads)
+    model = SwinUnetr(
+        SwinEncoder(_network(name, width, depths, heads, window_size, drop_path, in_chans)),
+        WeightRules(
+            architecture=name,
+            rename=PUBLISHED_NAMES,
+            drop=DROPPED,
+            adapt=_shared_among_channels,
+            hub=partial(fetch_url, name, {IDENTIFIER: URL}),
+            default=IDENTIFIER,
+        ),
+        out_dim,
+        width=width,
+        size=(slices, image_size, image_size),
+        in_chans=in_chans,
+    )
+    start_from(model, pretrained)
+    return model
+
+
+def _shared_among_channels(state: State, wanted: State) -> State:
+    """Weights of the patch embedding of one channel, divided among those of the network."""
+    given, own = state.get(PATCHES), wanted[PATCHES]
+    if given is None or given.shape[1] != 1 or own.shape[1] == 1:
+        return state
+    return state | {PATCHES: (given / own.shape[1]).expand(-1, own.shape[1], -1, -1, -1).clone()}
+
+
+def _check(name: str, slices: int, image_size: int, width: int, depths: Sequence[int], heads: Sequence[int]) -> None:
+    stages = {"depths": tuple(depths), "heads": tuple(heads)}
+    if slices % STRIDE or image_size % STRIDE:
+        raise ModelError(f"{name}: slices and image_size must be multiples of {STRIDE}, got {slices} and {image_size}")
+    if {len(stage) for stage in stages.values()} != {4} or any(width * 2**i % n for i, n in enumerate(heads)):
+        raise ModelError(
+            f"{name}: depths and heads have four numbers, and heads divide the stages' widths; got {stages}"
+        )
+
+
 def _network(
-    name: str, width: int, depths: Sequence[int], heads: Sequence[int], window_size: int, drop_path: float
+    name: str,
+    width: int,
+    depths: Sequence[int],
+    heads: Sequence[int],
+    window_size: int,
+    drop_path: float,
+    in_chans: int = 1,
 ) -> nn.Module:
     try:
         import einops  # noqa: F401 (MONAI asks for it only when the network runs)
@@ -147,7 +279,7 @@ def _network(
     target = torch.get_default_device()
     with torch.device("cpu"):
         network: Any = SwinTransformer(
-            in_chans=1,
+            in_chans=in_chans,
             embed_dim=width,
             window_size=(window_size,) * 3,
             patch_size=(2, 2, 2),
@@ -173,4 +305,4 @@ for _name, _weights in (
         licence="Apache-2.0",
         weights=_weights,
         small={"slices": 32, "image_size": 32, "width": 12, "depths": (1, 1, 1, 1), "heads": (1, 1, 2, 2)},
-    )(partial(swin_unetr, _name))
+    )(partial(swin_encoder, _name))

@@ -15,6 +15,7 @@ from timm.models.swin_transformer import SwinTransformerStage
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
+from slivit.models.vis_mae import PatchExpanding
 from slivit.ssl._images import grey, to_model
 from slivit.ssl._patches import (
     check_units,
@@ -31,22 +32,6 @@ from slivit.ssl.pretext import Pretext
 from slivit.ssl.registry import register_pretext
 from slivit.ssl.simmim import MaskTokenModel
 from slivit.ssl.views import Range
-
-
-class PatchExpanding(nn.Module):
-    """Twice as many tokens a side, half as wide: (B, h, w, D) -> (B, 2 * h, 2 * w, D / 2).
-
-    Source: Cao et al. 2021, patch expanding layer.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.expand = nn.Linear(dim, 2 * dim, bias=False)
-        self.norm = nn.LayerNorm(dim // 2)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        parts = self.expand(tokens).unflatten(3, (2, 2, -1))  # B, h, w, row, column, D / 2
-        return self.norm(parts.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2))
 
 
 class SwinDecoder(nn.Module):

@@ -1,0 +1,141 @@
+"""VIS-MAE's Swin-UNet and classification network: golden numbers, pre-trained parts, padding, the loss."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from slivit.errors import CheckpointError, ModelError
+from slivit.models._weights import load_backbone
+from slivit.models.registry import create_model, model_spec
+from slivit.targets.mask_losses import mask_loss
+
+SIZES = {"width": 24, "window_size": 4}
+DECODER = ("first_patch_expanding.", "layers_up.", "norm_up.", "skip_connection_layers.", "final_patch_expanding.")
+
+
+@pytest.fixture(scope="module")
+def numbers(reference: Path) -> dict[str, Any]:
+    return json.loads((reference / "vis_mae.json").read_text())
+
+
+def weights(golden: SimpleNamespace, keys: dict[str, list[int]]) -> dict[str, Tensor]:
+    """A state dict of the formula; the indices of relative positions count in the rank, and are left out."""
+    kept = {name: torch.zeros(1) for name in keys if name.endswith("relative_position_index")}
+    return {name: tensor for name, tensor in golden.filled(keys, kept).items() if name not in kept}
+
+
+def swin_unet(golden: SimpleNamespace, numbers: dict[str, Any], size: int) -> Any:
+    """The network with the formula's weights."""
+    model = create_model("swin_unet", 4, image_size=size, decoder=False, **SIZES).eval()
+    state = weights(golden, numbers["swin_unet"]["keys"])
+    load_backbone(model, {k: v for k, v in state.items() if k.startswith(("patch_embed.", "layers."))})
+    model.decoder.load_state_dict({k: v for k, v in state.items() if k.startswith(DECODER)})
+    model.head.load_state_dict({"weight": state["head.weight"]})
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [96, pytest.param(128, marks=pytest.mark.slow)])
+def test_logits_are_those_of_the_released_swin_unet(
+    numbers: dict[str, Any], golden: SimpleNamespace, size: int
+) -> None:
+    """At 96 pixels windows of 4 do not divide the grids of 6 and 3, which are padded before they are shifted."""
+    model, expected = swin_unet(golden, numbers, size), numbers["swin_unet"][f"img{size}"]
+    x = golden.volume(6000, 2, 3, size, size)
+    tokens = model.backbone.patch_embed(x)
+    for number, stage in enumerate(model.backbone.layers):
+        tokens = stage.downsample(tokens)
+        if number:
+            golden.check(tokens, expected["filled"][f"layers.{number - 1}"])
+        tokens = stage.blocks(tokens)
+    golden.check(tokens, expected["filled"]["bottom"])
+    golden.check(model(x), expected["filled"]["logits"])
+    load_backbone(model, {"model": weights(golden, numbers["swin_mae"]["keys"])})
+    model.takes_decoder = True
+    model.load_rest({"model": weights(golden, numbers["swin_mae"]["keys"])})
+    golden.check(model(x), expected["pretrained"]["logits"])
+
+
+@torch.no_grad()
+@pytest.mark.slow
+def test_the_loss_is_the_released_one(numbers: dict[str, Any], golden: SimpleNamespace) -> None:
+    model, expected = swin_unet(golden, numbers, 128), numbers["swin_unet"]["img128"]["loss"]
+    model.takes_decoder = True
+    load_backbone(model, {"model": weights(golden, numbers["swin_mae"]["keys"])})
+    logits = model(golden.volume(6000, 2, 3, 128, 128))
+    target = torch.floor((golden.noise(2 * 128 * 128, 6002) + 1) * 2).reshape(2, 128, 128)
+    assert mask_loss("vis_mae")(logits, target).item() == pytest.approx(expected["total"], rel=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("depths", [(2, 2, 6, 2), (2, 2, 2, 2)], ids=["2262", "2222"])
+def test_logits_are_those_of_the_released_classifier(
+    numbers: dict[str, Any], golden: SimpleNamespace, depths: tuple[int, ...]
+) -> None:
+    expected = numbers["swin_class"]["depths" + "".join(map(str, depths))]
+    args = {"embed_dim": 24, "depths": depths, "num_heads": (3, 6, 12, 24), "window_size": 4}
+    model = create_model(
+        "slice_swin", 5, slices=1, image_size=128, windows="vis_mae", grow=True, backbone_args=args
+    ).eval()
+    keys = numbers["swin_class"]["depths2262"]["keys"]
+    unknown = r"layers\.2\.blocks\.[2345]\." if depths[2] == 2 else "nothing"
+    state = weights(golden, {name: shape for name, shape in keys.items() if not re.match(unknown, name)})
+    load_backbone(model, state)
+    model.head.load_state_dict({part: state[f"head.{part}"] for part in ("weight", "bias")})
+    x = golden.volume(6000, 2, 3, 1, 128, 128)
+    golden.check(model.forward_features(x), expected["filled"]["pooled"])
+    golden.check(model(x), expected["filled"]["logits"])
+    load_backbone(model, weights(golden, numbers["swin_mae"]["keys"]))
+    golden.check(model(x), expected["pretrained"]["logits"])
+
+
+def new_model(**args: Any) -> Any:
+    torch.manual_seed(0)
+    return create_model("swin_unet", 2, **{**model_spec("swin_unet").small, **args}).eval()
+
+
+def test_the_decoder_that_swin_mae_keeps_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from slivit.ssl.swin_mae import swin_mae
+
+    args = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 4}
+    encoder = create_model("slice_swin", 1, slices=1, image_size=64, windows="vis_mae", backbone_args=args)
+    decoder = swin_mae(encoder, decoder_depth=1).extra["decoder"]
+    (tmp_path / "checkpoint").mkdir()
+    save_file(encoder.state_dict(), tmp_path / "checkpoint" / "model.safetensors")
+    save_file(decoder.state_dict(), tmp_path / "checkpoint" / "decoder.safetensors")
+    with caplog.at_level(logging.WARNING):
+        model = new_model(pretrained=str(tmp_path))
+    own, given = model.decoder.state_dict(), decoder.state_dict()
+    assert torch.equal(own["first_patch_expanding.expand.weight"], given["stages.0.expand.weight"])
+    assert torch.equal(own["layers_up.0.blocks.0.attn.qkv.weight"], given["stages.1.blocks.0.attn.qkv.weight"])
+    assert torch.equal(own["layers_up.1.upsample.norm.weight"], given["stages.4.norm.weight"])
+    assert torch.equal(own["layers_up.2.blocks.0.mlp.fc1.weight"], given["stages.5.blocks.0.mlp.fc1.weight"])
+    assert torch.equal(
+        model.backbone.layers[2].blocks[0].norm1.weight, encoder.backbone.layers[2].blocks[0].norm1.weight
+    )
+    assert "layers.2.blocks.1" in caplog.text
+    assert "layers_up.0.blocks.1" in caplog.text
+    assert "skip_connection_layers.0" in caplog.text
+    colour = new_model(pretrained=str(tmp_path), decoder=False)
+    assert torch.equal(
+        colour.decoder.first_patch_expanding.expand.weight, new_model().decoder.first_patch_expanding.expand.weight
+    )
+    wide = {"layers_up.0.blocks.0.norm1.weight": torch.zeros(7)}
+    with pytest.raises(CheckpointError, match=r"norm1\.weight has shape \(7,\)"):
+        model.load_rest(wide)
+
+
+@pytest.mark.parametrize("wrong", [{"image_size": 100}, {"depths": (2, 2)}, {"heads": (3, 5, 2, 4)}])
+def test_what_makes_no_network_is_told(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ModelError):
+        new_model(**wrong)
