@@ -61,19 +61,19 @@ class Training(BaseModel):
     """How a checkpoint came about; what is read of it has a type, the rest is kept as it is.
 
     Args:
-        scans: how many, by split.
+        scans: how many, by split; of several sets in older files, of each set.
         scans_range: what the training scans were like.
         started_from: the checkpoint or file that it started from.
-        source: the table of scans.
+        source: the table of scans; of several sets in older files, of each set.
         recipe: the whole recipe.
     """
 
     model_config = ConfigDict(extra="allow")
 
-    scans: dict[str, int] = Field(default_factory=dict)
+    scans: dict[str, int | dict[str, int]] = Field(default_factory=dict)
     scans_range: TrainingRange | None = None
     started_from: Values = Field(default_factory=dict)
-    source: str = ""
+    source: str | dict[str, str] = ""
     recipe: Values = Field(default_factory=dict)
 
 

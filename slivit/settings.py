@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial, wraps
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, validate_call
 
@@ -78,7 +78,8 @@ def call_checked(name: str, factory: Callable[..., Any], *args: Any, **settings:
         name: of the factory, for the message.
         factory: what is called; arguments without an annotation that can be read are not looked at.
         *args: its positional arguments.
-        **settings: its keyword arguments. A whole number is a float too, but no text is a number.
+        **settings: its keyword arguments. A whole number is a float too, and the list of a recipe is a tuple where
+            one is meant, but no text is a number.
 
     Raises:
         ModelError: every setting that does not keep to them, with what was given.
@@ -88,12 +89,19 @@ def call_checked(name: str, factory: Callable[..., Any], *args: Any, **settings:
     def annotated(*args: Any, **settings: Any) -> Any:
         return factory(*args, **settings)
 
-    annotated.__annotations__ = _types_of(factory)
+    types = annotated.__annotations__ = _types_of(factory)
+    settings = {key: _tuple_where_meant(types.get(key), value) for key, value in settings.items()}
     config = ConfigDict(strict=True, arbitrary_types_allowed=True)
     try:
         return validate_call(config=config)(annotated)(*args, **settings)
     except ValidationError as error:
         raise ModelError(f"{name}: {'; '.join(problems(error))}") from error
+
+
+def _tuple_where_meant(annotation: Any, value: Any) -> Any:
+    """TOML and JSON have lists alone."""
+    meant = get_origin(annotation) is tuple or any(get_origin(option) is tuple for option in get_args(annotation))
+    return tuple(value) if isinstance(value, list) and meant else value
 
 
 def _types_of(factory: Callable[..., Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ def call(**settings):
 def test_what_fits_goes_through_as_it_was_given():
     assert call() == ("net", 3, (2, 2), 0.0, "mean", False, None)
     assert call(depths=[1, 2], dropout=1, pool="max", free=object)[2:] == ([1, 2], 1.0, "max", False, object)
+    assert call(part=[0.5, 1])[:2] == ("net", 3)
     assert call(pretrained=Path("weights.pth"))[-2] == Path("weights.pth")
 
 

@@ -122,6 +122,10 @@ def check_testing(testing: Testing, task: Task) -> None:
     for option in ("temperature", "readers"):
         if getattr(testing, option) and not task.makes_calls:
             raise RecipeError(f"testing.{option} is for classification, not for a {task.kind} task")
+    for option in ("bands", "reference"):
+        grouped = {*testing.subgroups, testing.site}
+        if idle := [column for column in getattr(testing, option) if column not in grouped]:
+            raise RecipeError(f"testing.{option} names {idle[0]}, which testing.subgroups and testing.site do not name")
     if testing.readers and not Path(testing.readers).is_file():
         raise RecipeError(f"testing.readers: {testing.readers}: there is no such file")
 

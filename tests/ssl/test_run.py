@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from slivit.checkpoint import load_encoder
-from slivit.errors import RecipeError
+from slivit.errors import ModelError, RecipeError
 from slivit.recipe import check_recipe
 from slivit.ssl import run as selfsupervised
-from slivit.ssl.recipe import SelfSupervisedRecipe
+from slivit.ssl.recipe import PretextSettings, SelfSupervisedRecipe
 from slivit.train import callbacks
 
 RESNET = {"name": "image_classifier", "backbone": "resnet10t", "image_size": 32, "stride": 16,
@@ -97,3 +97,23 @@ def test_a_finished_run_does_not_go_on(images, whole):
     with pytest.raises(RecipeError, match="the run is finished"):
         selfsupervised.run(recipe(images, whole), resume=True)
     assert (whole / "checkpoint" / "model.safetensors").read_bytes() == before
+
+
+def test_a_recipe_can_name_a_method_that_somebody_registered(images, tmp_path):
+    from slivit.ssl.registry import _FACTORIES, register_pretext
+    from slivit.ssl.simclr import simclr
+
+    def my_method(model, *, temperature: float = 0.1):
+        return simclr(model, temperature=temperature, hidden=16, projection=8)
+
+    register_pretext(my_method)
+    try:
+        own = recipe(images, tmp_path / "own", epochs=1)
+        own = check_recipe(SelfSupervisedRecipe, own.model_dump() | {"method": "my_method", "pretext": {}}, "the tests")
+        assert load_encoder(selfsupervised.run(own)).training["method"] == "my_method"
+        with pytest.raises(ModelError, match="my_method: temperature"):
+            selfsupervised.run(own.model_copy(update={"pretext": PretextSettings(temperature="hot")}), overwrite=True)
+    finally:
+        del _FACTORIES["my_method"]
+    with pytest.raises(ModelError, match='no pre-training method "my_method"'):
+        selfsupervised.run(own, overwrite=True)

@@ -59,3 +59,8 @@ def test_models_of_several_slices_are_refused():
     model = create_model("slivit", 1, backbone="convnext_atto", image_size=64, slices=2)
     with pytest.raises(ModelError, match="single square images"):
         create_pretext("simclr", model)
+
+
+def test_settings_are_checked_as_those_of_a_model_not_coerced():
+    with pytest.raises(ModelError, match=r"simclr: temperature: should be a valid number, got '0.5'"):
+        create_pretext("simclr", encoder(), temperature="0.5")

@@ -57,7 +57,7 @@ def make_set(folder, rng, columns):
 
 @pytest.fixture
 def recipe_file(tmp_path, rng):
-    shapes = make_set(tmp_path / "shapes", rng, lambda i: {"label": "ABC"[i % 3]})
+    shapes = make_set(tmp_path / "shapes", rng, lambda i: {"label": "ABC"[i % 3], "odd": i % 2})
     signs = make_set(tmp_path / "signs", rng, lambda i: {"left": i % 2, "right": (i // 2) % 2})
     path = tmp_path / "mixed.toml"
     path.write_text(RECIPE.format(out=tmp_path / "run", shapes=shapes, signs=signs))
@@ -82,6 +82,38 @@ def test_both_sets_are_trained_and_measured_and_the_backbone_loads(recipe_file, 
     load_backbone(volume, folder)
     with pytest.raises(CheckpointError, match="pre-trained backbone and no head"):
         load_checkpoint(folder)
+
+
+def test_the_operating_point_is_honoured_caches_are_each_set_s_own_and_the_range_is_kept(recipe_file, tmp_path):
+    changes = ["sets.shapes.task.kind=binary", "sets.shapes.task.targets=['odd']", "testing.operating_point=youden"]
+    changes += [f"sets.{name}.data.cache={tmp_path / name}_cache" for name in ("shapes", "signs")]
+    folder = run(load_recipe("pretrain", recipe_file, [*changes, "fit.epochs=1", "fit.lr=[1e-3, 1e-4]"]))
+    for name in ("shapes", "signs"):
+        metrics = json.loads((folder / name / "metrics.json").read_text())
+        assert metrics["operating_point"]["rule"] == "youden"
+        assert metrics["data"]["run"]["train"]["scans"] == 6
+        assert len(list((tmp_path / f"{name}_cache").rglob("*"))) > 18
+    training = json.loads((folder / "checkpoint" / "config.json").read_text())["training"]
+    assert training["scans_range"]["of"] == 12
+    assert training["scans"] == {"train": 12, "val": 12, "test": 12}
+    assert training["lr"] in (1e-3, 1e-4)
+    assert len(json.loads((folder / "rates.json").read_text())["rates"]) == 2
+
+
+def test_subgroups_that_are_not_there_are_told_before_training(recipe_file, tmp_path):
+    with pytest.raises(RecipeError, match='the table of scans has no column "scanner"'):
+        run(load_recipe("pretrain", recipe_file, ["testing.subgroups=['scanner']"]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mixture_in_a_folder_of_another_leaves_none_of_its_sets(recipe_file, tmp_path):
+    first = run(load_recipe("pretrain", recipe_file, ["fit.epochs=1"]))
+    (first / "evaluation").mkdir()
+    text = recipe_file.read_text().replace("sets.signs", "sets.gestures")
+    recipe_file.write_text(text)
+    run(load_recipe("pretrain", recipe_file, ["fit.epochs=1"]), overwrite=True)
+    assert not (first / "signs").exists()
+    assert (first / "gestures" / "metrics.json").is_file()
 
 
 def test_a_set_can_be_overridden_and_other_monitors_are_refused(recipe_file):
