@@ -58,6 +58,9 @@ def check(
     reader: Annotated[
         list[str] | None, typer.Option(metavar="OPTION=VALUE", help="For reading, such as axis=coronal.")
     ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Rows to keep, such as modality=CT.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read scans.")] = 2,
     time_limit: Annotated[float, typer.Option(min=0, help="Seconds that a scan may take; 0 for no limit.")] = 300.0,
 ) -> None:
@@ -76,7 +79,7 @@ def check(
             bar.update(done - bar.n)
 
         options: dict[str, Any] = {"root": root, "reader": _pairs(reader or []), "workers": workers}
-        options["time_limit"] = time_limit
+        options |= {"time_limit": time_limit, "where": _pairs(where or [])}
         result = run_check(csv, out, _task(kind, target), progress=progress, **options)
     for sentence in result.summary:
         typer.echo(sentence)

@@ -31,6 +31,7 @@ from slivit.data.cache_entry import Damaged, Stack, encode_stack, read_stack, wr
 from slivit.data.cache_limit import Kept, Limit, abandoned, kept_files, remove
 from slivit.data.content import Digests, Files, files_of
 from slivit.data.preprocessing import Preprocessing, crop_slices, load_slices
+from slivit.data.readers.noticed import heard, record
 from slivit.errors import SlivitError
 from slivit.files import whole_file
 
@@ -152,9 +153,9 @@ class SliceCache:
 
     def _load(self, path: str, settings: Preprocessing) -> npt.NDArray[np.uint8]:
         place = self._place(path, settings)
-        stack = self._read(place.entry) if place else None
+        stack = self._kept(place, path)
         if stack is None:
-            stack = _prepare(path, settings)
+            stack = _prepare(path, settings)  # which records what the reader notices
             if time.monotonic() >= self._paused_until:
                 self._try_to_store(place, stack, path, settings)
         for note in stack.notes:
@@ -170,7 +171,7 @@ class SliceCache:
         """
         settings = settings.stored
         place = self._place(path, settings)
-        if place and self._read(place.entry) is not None:
+        if self._kept(place, path) is not None:
             return False
         self._store(place, _prepare(path, settings), path, settings)
         return True
@@ -232,6 +233,13 @@ class SliceCache:
             _mark_used(entry)
         return stack
 
+    def _kept(self, place: _Place | None, path: str) -> Stack | None:
+        """The stack of a scan, where it is kept; what the reader noticed when it was made is recorded."""
+        stack = self._read(place.entry) if place else None
+        if stack is not None:
+            record(path, stack.seen)
+        return stack
+
     def _try_to_store(self, place: _Place | None, stack: Stack, path: str, settings: Preprocessing) -> None:
         """Keep a stack; where that fails, say so, and where the disk refused, leave it in peace for a while."""
         try:
@@ -243,7 +251,7 @@ class SliceCache:
             log.warning("%s", error)
 
     def _store(self, place: _Place | None, stack: Stack, path: str, settings: Preprocessing) -> None:
-        parts = encode_stack(stack.slices, stack.notes, path)
+        parts = encode_stack(stack, path)
         size = sum(memoryview(part).nbytes for part in parts)
         try:
             if place is None:
@@ -289,10 +297,11 @@ def _claim(folder: Path) -> None:
 
 def _prepare(path: str, settings: Preprocessing) -> Stack:
     """Read and preprocess a scan, and catch what is noticed on the way."""
-    with warnings.catch_warnings(record=True) as caught:
+    with heard() as seen, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         slices = load_slices(path, settings)
-    return Stack(slices, tuple(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning))))
+    warned = dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning))
+    return Stack(slices, tuple(warned), tuple(seen))
 
 
 def _mark_used(entry: Path) -> None:

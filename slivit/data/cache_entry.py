@@ -36,23 +36,26 @@ class Stack:
 
     Args:
         slices: (S, H, W) uint8. Mapped copy-on-write: changing it does not change the file.
-        notes: what was noticed when it was read.
+        notes: what was noticed when it was prepared.
+        seen: what the reader noticed.
         used: when it was last used, in seconds since 1970.
     """
 
     slices: npt.NDArray[np.uint8]
     notes: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
     used: float = 0.0
 
 
-def encode_stack(slices: npt.NDArray[np.uint8], notes: Sequence[str], source: str) -> list[bytes | memoryview]:
+def encode_stack(stack: Stack, source: str) -> list[bytes | memoryview]:
     """The parts of an entry, in order."""
     import xxhash
 
-    slices = np.ascontiguousarray(slices, np.uint8)
+    slices = np.ascontiguousarray(stack.slices, np.uint8)
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(slices))
-    told = {"shape": slices.shape, "start": head.tell(), "notes": list(notes), "source": source}
+    told: dict[str, Any] = {"shape": slices.shape, "start": head.tell(), "notes": stack.notes, "seen": stack.seen}
+    told["source"] = source
     text = json.dumps(told).encode()
     checksum = xxhash.xxh3_64()
     parts: list[bytes | memoryview] = [head.getvalue(), slices.reshape(-1).data, text]
@@ -97,7 +100,7 @@ def read_stack(path: Path) -> Stack | None:
     told = _checked(data)
     shape = tuple(told["shape"])
     slices = np.frombuffer(data, np.uint8, int(np.prod(shape)), told["start"]).reshape(shape)
-    return Stack(slices, tuple(told["notes"]), used)
+    return Stack(slices, tuple(told["notes"]), tuple(told["seen"]), used)
 
 
 def _map(stream: BinaryIO) -> mmap.mmap:

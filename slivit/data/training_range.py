@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from slivit.data.pool import spread
 from slivit.data.preprocessing import Preprocessing
-from slivit.errors import SlivitError
+from slivit.errors import ReadError, SlivitError
 from slivit.volume import Volume
 
 Range = tuple[float, float]
@@ -37,6 +37,7 @@ class Look:
         low: 1st percentile of the intensities of the slices that are used.
         middle: their median.
         high: their 99th percentile.
+        constant: whether they are all the same.
     """
 
     shape: tuple[int, int, int]
@@ -44,6 +45,7 @@ class Look:
     low: float
     middle: float
     high: float
+    constant: bool = False
 
 
 class TrainingRange(BaseModel):
@@ -84,7 +86,8 @@ def look_at(volume: Volume) -> Look:
     values = values[np.isfinite(values)]
     low, middle, high = np.percentile(values, (1, 50, 99)) if values.size else (np.nan,) * 3
     shape = (volume.depth, array.shape[1], array.shape[2])
-    return Look(shape, volume.spacing, float(low), float(middle), float(high))
+    constant = bool(low == high and array.min() == array.max())
+    return Look(shape, volume.spacing, float(low), float(middle), float(high), constant)
 
 
 def training_range(paths: Sequence[str], settings: Preprocessing, *, workers: int = 0) -> TrainingRange | None:
@@ -97,6 +100,9 @@ def training_range(paths: Sequence[str], settings: Preprocessing, *, workers: in
 
     Returns:
         None where not one of them can be read.
+
+    Raises:
+        ReadError: none of them holds more than one value.
     """
     places = np.unique(np.linspace(0, len(paths) - 1, min(MOST, len(paths))).round().astype(int))
     chosen = [str(paths[i]) for i in places]
@@ -104,6 +110,11 @@ def training_range(paths: Sequence[str], settings: Preprocessing, *, workers: in
     settings = settings.model_copy(update={"windows": None})  # a few slices of each scan are enough
     outcomes = spread(partial(_look, settings=settings), chosen, workers, died=_died)
     looks = [look for _, look in outcomes if look is not None and np.isfinite(look.middle)]
+    if looks and all(look.constant for look in looks):
+        raise ReadError(
+            f"{chosen[0]}: this scan and all others of the {len(looks)} training scans that were looked at hold one "
+            "value each: there is nothing to learn. `slivit check` shows them; look at how they were exported."
+        )
     return _summary(looks, len(paths), settings) if looks else None
 
 

@@ -25,6 +25,7 @@ def run_check(
     root: Path | str | None = None,
     patient_from_path: bool = False,
     reader: Mapping[str, Any] | None = None,
+    where: Mapping[str, Any] | None = None,
     workers: int = 2,
     time_limit: float = TIME_LIMIT,
     pictures: int = 1000,
@@ -36,7 +37,7 @@ def run_check(
         csv: the manifest.
         out: the folder; made where it is not there.
         task: what is predicted; without it, targets are not checked.
-        columns, root, patient_from_path, reader, workers, time_limit, progress: as `check_manifest` takes them.
+        columns, root, patient_from_path, reader, where, workers, time_limit, progress: as `check_manifest` takes them.
         pictures: how many middle slices the page shows.
 
     Returns:
@@ -53,6 +54,7 @@ def run_check(
         root=root,
         patient_from_path=patient_from_path,
         reader=reader,
+        where=where,
         workers=workers,
         time_limit=time_limit,
         progress=progress,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import save_backbone
+from slivit.data.notes import gathered_notes
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.table import as_shown
 from slivit.errors import ManifestError, RecipeError
@@ -77,9 +78,14 @@ def _opened(recipe: SelfSupervisedRecipe, *, resume: bool, overwrite: bool) -> I
     if not is_main():
         logging.getLogger("slivit").setLevel(logging.WARNING)
         wait_for_all()
-        yield RunFolder(Path(recipe.out), recipe, resume=resume)
+        folder = RunFolder(Path(recipe.out), recipe, resume=resume)
+        with gathered_notes(folder.path, folder.file):
+            yield folder
         return
-    with RunFolder.opened(recipe, resume=resume, overwrite=overwrite) as folder:
+    with (
+        RunFolder.opened(recipe, resume=resume, overwrite=overwrite) as folder,
+        gathered_notes(folder.path, folder.file),
+    ):
         wait_for_all()
         yield folder
 

@@ -10,6 +10,7 @@ from typing import Any
 from slivit.data.cache_build import Prepared, prepare
 from slivit.data.caching import cache_of, size_text
 from slivit.data.manifest import inspect_manifest
+from slivit.data.notes import gathered_notes
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import Data
 from slivit.data.sources import load_manifest
@@ -70,7 +71,8 @@ def run(recipe: TrainingRecipe | PrepareRecipe, *, progress: bool = True) -> Pre
         raise RecipeError("data.cache is empty, so there is nowhere to keep slices; set it with data.cache=FOLDER")
     settings = recipe.preprocessing.model_copy(update={"size": _size(recipe.model)})
     rows = _rows(recipe)
-    told = prepare(rows, settings, cache, workers=recipe.data.processes, progress=progress)
+    with gathered_notes(cache.folder):
+        told = prepare(rows, settings, cache, workers=recipe.data.processes, progress=progress)
     log.info("%d scans prepared, %d were there, %d cannot be read", told.built, told.found, len(told.failed))
     held = cache.info()
     log.info("%s: %d scans, %s", cache.folder, held.scans, size_text(held.bytes))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import save_backbone, save_checkpoint, store_operating_point
+from slivit.data.notes import gathered_notes
 from slivit.data.preprocessing import SHORT_SCAN, Preprocessing
 from slivit.errors import RecipeError
 from slivit.evaluate.deciding import chooses, decide
@@ -60,7 +61,11 @@ def run(recipe: Labelled, *, resume: bool = False, overwrite: bool = False) -> P
     """
     recipe.check()
     only_one_process("training on labels")
-    with RunFolder.opened(recipe, resume=resume, overwrite=overwrite) as folder, warnings.catch_warnings():
+    with (
+        RunFolder.opened(recipe, resume=resume, overwrite=overwrite) as folder,
+        gathered_notes(folder.path, folder.file) as tell_notes,
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", SHORT_SCAN, UserWarning)  # one line tells of all, not one a scan and epoch
         if resume and folder.finished:
             return measure_again(recipe, folder)
@@ -72,6 +77,7 @@ def run(recipe: Labelled, *, resume: bool = False, overwrite: bool = False) -> P
         if plan is not None:
             write_windows(plan, scans.parts[0].task, folder)
         looked_at = scans.range(settings)
+        tell_notes()
         with tracked(recipe.logging, recipe.model_dump(mode="json"), folder.path) as following:
             trial = Trial(scans, settings, plan, following)
             model, outcome = best_trial(trial, recipe, folder)

@@ -21,6 +21,7 @@ from slivit.data.pool import spread
 from slivit.targets.task import Task
 
 Progress = Callable[[int, int], None]
+_FACTS = ("problem", "dtype", "orientation", "low", "p1", "median", "p99", "high", "invalid", "empty", "content")
 _DIED = "the program that read it was killed: a broken file crashed its decoder, or memory ran out"
 TIME_LIMIT = 300.0
 """Seconds; far more than a sound scan takes, also from a slow disk."""
@@ -54,8 +55,8 @@ class CheckResult:
         source: the manifest.
         table: one row a scan (the index is the line of the manifest): path, patient, split, the other columns of the
             manifest, then problem ("" where the scan could be read), depth, height, width, dtype, spacing_d, spacing_h,
-            spacing_w (mm), orientation, low, p1, median, p99, high, invalid, content (a hash), group, same_as (rows
-            with the same pixels), outlier, notes.
+            spacing_w (mm), orientation, low, p1, median, p99, high, invalid, empty (slices), content (a hash), group,
+            same_as (rows with the same pixels), outlier, notes.
         task: what is predicted, where it was given.
         findings: the most important first.
         pictures: the middle slices.
@@ -93,6 +94,7 @@ def check_manifest(
     root: Path | str | None = None,
     patient_from_path: bool = False,
     reader: Mapping[str, Any] | None = None,
+    where: Mapping[str, Any] | None = None,
     workers: int = 2,
     time_limit: float = TIME_LIMIT,
     progress: Progress | None = None,
@@ -106,6 +108,7 @@ def check_manifest(
         root: where relative paths start; the folder of the CSV by default.
         patient_from_path: see `read_manifest`.
         reader: options for `read_volume`, such as {"axis": "coronal"}.
+        where: as `read_manifest` takes it.
         workers: how many processes read; 0 reads here.
         time_limit: seconds after which a scan counts as one that cannot be read; 0 sets none, and neither do 0 workers.
         progress: called with the number of scans done and of all scans.
@@ -113,7 +116,7 @@ def check_manifest(
     Raises:
         ManifestError: the file is no table at all, or has no column of paths.
     """
-    found = inspect_manifest(csv, task, columns=columns, root=root, patient_from_path=patient_from_path)
+    found = inspect_manifest(csv, task, columns=columns, root=root, patient_from_path=patient_from_path, where=where)
     problems = list(found.problems)
     if "train" in set(found.frame["split"]):
         problems += empty_splits(found.frame, SPLITS)
@@ -149,7 +152,19 @@ def _table(frame: pd.DataFrame, facts: list[ScanFacts]) -> pd.DataFrame:
     """The manifest's columns beside what was found in each scan."""
     columns: dict[str, Any] = {
         name: [getattr(f, name) for f in facts]
-        for name in ("problem", "dtype", "orientation", "low", "p1", "median", "p99", "high", "invalid", "content")
+        for name in (
+            "problem",
+            "dtype",
+            "orientation",
+            "low",
+            "p1",
+            "median",
+            "p99",
+            "high",
+            "invalid",
+            "empty",
+            "content",
+        )
     }
     for place, name in enumerate(("depth", "height", "width")):
         columns[name] = [f.shape[place] for f in facts]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from slivit.data.notes import USUAL, counted_notes
 from slivit.targets.task import Task
 
 Level = Literal["wrong", "look"]
 Mask = npt.NDArray[np.bool_]
 _FEW = 8  # scans below which nothing is called an outlier
 _SELDOM = 0.05  # share of scans above which values far out are a group, not outliers
+_MAGNITUDE, _TWICE, _SQUASHED = 10.0, 2.0, 1.5  # factors from which scales, spacings and sides are said to differ
 _ALIKE = 0.8  # share of scans with one size above which another size is odd
 
 
@@ -58,6 +59,9 @@ def find_all(
         *_shape_tells_label(table, task),
         *_rare_class(table, task),
         *_mixed(table),
+        *_scales(table),
+        *_spacings(table),
+        *_aspects(table),
         *_outliers(table),
         *_reader_notes(table),
     ]
@@ -101,11 +105,19 @@ def _unreadable(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def _invalid(table: pd.DataFrame) -> Iterator[Finding]:
-    bad = table[table["invalid"] > 0]
-    if len(bad):
+    empty = table[table["empty"] > 0]
+    if len(empty):
         text = (
-            f"{_scans(len(bad))} with values that are no numbers ({_rows(bad)}); a network that sees one gives nothing "
-            "but NaN from then on."
+            f"{_scans(len(empty))} with slices that hold no number at all ({_rows(empty)}): they would be black. The "
+            f"first has {empty['empty'].iloc[0]} of {empty['depth'].iloc[0]}. Export the scans again, or cut them off."
+        )
+        yield Finding("wrong", "slices without numbers", text, tuple(empty.index))
+    bad = table[(table["invalid"] > 0) & (table["empty"] == 0)]
+    if len(bad):
+        share = (bad["invalid"] / (bad["depth"] * bad["height"] * bad["width"])).max()
+        text = (
+            f"{_scans(len(bad))} with values that are NaN or infinite, up to {share:.2%} of a scan ({_rows(bad)}): "
+            "they are taken for black. Export the scans again, or write a number there."
         )
         yield Finding("wrong", "values that are no numbers", text, tuple(bad.index))
 
@@ -193,6 +205,49 @@ def _mixed(table: pd.DataFrame) -> Iterator[Finding]:
         yield Finding("look", "spacing unknown", text)
 
 
+def _scales(table: pd.DataFrame) -> Iterator[Finding]:
+    """Intensities in units of their own: 0 to 1 beside 0 to 255, say."""
+    good = table[(table["problem"] == "") & (table["low"] < table["high"])]
+    scale = good[["p1", "p99"]].abs().max(axis=1)
+    scale = scale[scale > 0].sort_values()
+    if len(scale) and (factor := scale.iloc[-1] / scale.iloc[0]) >= _MAGNITUDE:
+        text = (
+            f"The intensities of the scans differ in scale by a factor of {factor:.3g}: row {scale.index[0]} reaches "
+            f"to {scale.iloc[0]:.3g}, row {scale.index[-1]} to {scale.iloc[-1]:.3g}. A stretch between percentiles "
+            "evens that out, a fixed window does not; the scale must not tell the answer."
+        )
+        yield Finding("look", "intensity scales differ", text)
+
+
+def _spacings(table: pd.DataFrame) -> Iterator[Finding]:
+    good = table[table["problem"] == ""]
+    told = []
+    for column, between in (("spacing_d", "slices"), ("spacing_h", "rows"), ("spacing_w", "columns")):
+        known = good.loc[good[column] > 0, column]
+        if len(known) and known.max() / known.min() >= _TWICE:
+            told.append(f"between {between} from {known.min():.3g} to {known.max():.3g} mm")
+    if told:
+        text = (
+            f"The spacing differs between scans: {', '.join(told)}. One size in pixels is not one size in the patient"
+        )
+        yield Finding("look", "spacing differs", f"{text}; preprocessing.spacing brings all to one.")
+
+
+def _aspects(table: pd.DataFrame) -> Iterator[Finding]:
+    """Slices that are much longer one way: most models take square ones."""
+    good = table[table["problem"] == ""]
+    steps = good["spacing_w"] / good["spacing_h"]
+    wide = good["width"] * steps.where(steps > 0, 1.0) / good["height"].clip(lower=1)
+    squashed = np.maximum(wide, 1 / wide.where(wide > 0))
+    many = squashed[squashed >= _SQUASHED]
+    if len(many):
+        text = (
+            f"The slices of {_scans(len(many))} of {len(good)} are up to {many.max():.2g} times as long one way as the "
+            'other; resizing them to a square squashes what is in them. preprocessing.fit = "pad" keeps their aspect.'
+        )
+        yield Finding("look", "slices that will be squashed", text)
+
+
 def _outliers(table: pd.DataFrame) -> Iterator[Finding]:
     odd = table[table["outlier"] != ""]
     if len(odd):
@@ -201,18 +256,13 @@ def _outliers(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def _reader_notes(table: pd.DataFrame) -> Iterator[Finding]:
-    """What the reader noticed, one finding for each kind of note, whatever numbers are in it."""
+    """What the reader noticed, one finding for each kind of note; what is usual and so in every scan is none."""
     noted = table.loc[table["notes"] != "", "notes"]
-    kinds: dict[str, list[Any]] = {}
-    example: dict[str, str] = {}
-    for row, notes in noted.items():
-        for note in str(notes).split("; "):
-            kind = re.sub(r"[\d.,]+", "#", note)
-            kinds.setdefault(kind, []).append(row)
-            example.setdefault(kind, note)
-    for kind, rows in sorted(kinds.items(), key=lambda item: -len(item[1]))[:5]:
-        text = f"{_scans(len(rows))}: {_sentence(example[kind])}"
-        yield Finding("look", "noticed while reading", text, tuple(rows))
+    readable = int((table["problem"] == "").sum())
+    kinds = counted_notes((row, note) for row, notes in noted.items() for note in str(notes).split("; "))
+    for kind in [k for k in kinds if len(k.scans) < readable or not k.example.startswith(USUAL)][:5]:
+        text = f"{_scans(len(kind.scans))}: {_sentence(kind.example)}"
+        yield Finding("look", "noticed while reading", text, kind.scans)
 
 
 # -- columns of the table ---------------------------------------------------------------------------------------------
@@ -244,6 +294,7 @@ def _odd_shapes(shapes: npt.NDArray[np.float64], good: Mask) -> tuple[Mask, list
     common = (shapes[good] == usual).mean(axis=0) >= _ALIKE
     differ = (shapes != usual) & common
     far = np.abs(np.log2(np.maximum(shapes, 1) / np.maximum(usual, 1))) > 1
+    far &= far[good].mean(axis=0) <= 1 - _ALIKE  # where many lie far out, that is how the set is
     about = "" if common.all() else "about "
     return good & (differ | far).any(axis=1), [f"{_size(s)}, the others have {about}{_size(usual)}" for s in shapes]
 

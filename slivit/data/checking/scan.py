@@ -32,6 +32,7 @@ class ScanFacts:
         orientation: "axial", "coronal" or "sagittal" (the slices), with "oblique" where they lie askew; "" if unknown.
         low, p1, median, p99, high: intensities, in the scan's own unit.
         invalid: how many values are NaN or infinite.
+        empty: how many slices hold no number at all.
         content: a hash of shape and values, the same in every format and precision that holds them exactly.
         signature: mean intensities of blocks, for scans that are the same but for rounding.
         notes: what the reader noticed.
@@ -50,6 +51,7 @@ class ScanFacts:
     p99: float = np.nan
     high: float = np.nan
     invalid: int = 0
+    empty: int = 0
     content: str = ""
     signature: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     notes: tuple[str, ...] = field(default=())
@@ -86,7 +88,7 @@ def _facts(path: str, volume: Volume) -> ScanFacts:
     sample = _sample(array)
     finite = sample[np.isfinite(sample)]
     p1, median, p99 = np.percentile(finite, (1, 50, 99)) if finite.size else (np.nan,) * 3
-    low, high, invalid = _range(array)
+    low, high, invalid, empty = _range(array)
     return ScanFacts(
         path=path,
         shape=volume.shape,
@@ -99,6 +101,7 @@ def _facts(path: str, volume: Volume) -> ScanFacts:
         p99=float(p99),
         high=high,
         invalid=invalid,
+        empty=empty,
         content=content_hash(array),
         signature=_signature(array),
         notes=volume.notes,
@@ -113,15 +116,19 @@ def _sample(array: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
     return np.asarray(array.reshape(-1)[:: step | 1], dtype=np.float64)
 
 
-def _range(array: npt.NDArray[np.generic]) -> tuple[float, float, int]:
-    """Lowest and highest finite value, and how many values are not finite, slice by slice to save memory."""
-    low, high, invalid = np.inf, -np.inf, 0
+def _range(array: npt.NDArray[np.generic]) -> tuple[float, float, int, int]:
+    """Lowest and highest finite value, how many values are not finite, and in how many slices none is.
+
+    The scan is looked at slice by slice to save memory.
+    """
+    low, high, invalid, empty = np.inf, -np.inf, 0, 0
     for part in array:
         finite = part if part.dtype.kind in "iub" else part[np.isfinite(part)]
         invalid += part.size - finite.size
+        empty += not finite.size
         if finite.size:
             low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-    return (low, high, invalid) if low <= high else (np.nan, np.nan, invalid)
+    return (low, high, invalid, empty) if low <= high else (np.nan, np.nan, invalid, empty)
 
 
 def content_hash(array: npt.NDArray[np.generic]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from slivit.data.importers.common import IMAGES, VIDEOS, VOLUMES, Source, finished, walk
+from slivit.data.importers.common import IMAGES, SLICES, VIDEOS, VOLUMES, Source, finished, walk
 from slivit.data.importers.registry import importer
 from slivit.errors import ManifestError
 from slivit.targets.task import Task
@@ -20,6 +20,8 @@ _SOURCE = Source(
 )
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SCANS = (*IMAGES, *VIDEOS, *VOLUMES)
+_WHOLE = tuple(suffix for suffix in (*VIDEOS, *VOLUMES) if suffix not in SLICES)
+"""Files that are a scan each, also beside others; images and DICOM files are the slices of one."""
 
 
 @importer("folders", "Any folder of class folders, with or without train, val and test above them")
@@ -69,9 +71,10 @@ def _patient(scan: Path, folder: Path, pattern: re.Pattern[str] | None, root: Pa
 
 
 def _scans(folder: Path) -> Iterator[Path]:
-    """The files that lie in the class folder itself, and below it every folder that holds files (its slices)."""
+    """The files that lie in the class folder itself; below it every file that is a scan, and every folder of slices."""
     for place, _, files in walk(folder):
-        if place == folder:
-            yield from (place / name for name in files if name.lower().endswith(_SCANS))
+        whole = [name for name in files if name.lower().endswith(_SCANS if place == folder else _WHOLE)]
+        if whole or place == folder:
+            yield from (place / name for name in whole)
         elif files:
             yield place

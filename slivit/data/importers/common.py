@@ -17,6 +17,7 @@ from slivit.targets.task import Task
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 VIDEOS = (".avi", ".mp4", ".mpeg", ".mpg", ".mov", ".gif")
+SLICES = (".dcm", ".dicom")
 VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".dcm", ".dicom", ".zip", ".vol", ".e2e")
 
 

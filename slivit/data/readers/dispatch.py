@@ -14,7 +14,8 @@ import numpy as np
 
 from slivit.data.readers import dicom, frames, heidelberg, itk, nifti, npz, sniff, video
 from slivit.data.readers.address import options_of, split_address, typed_options
-from slivit.data.readers.base import Recounted, Scan, ScanInfo
+from slivit.data.readers.base import Array, Recounted, Scan, ScanInfo, counted
+from slivit.data.readers.noticed import record
 from slivit.data.readers.sniff import Found
 from slivit.data.watching import noted
 from slivit.errors import ReadError, nearest, one_of
@@ -135,9 +136,11 @@ def read_volume(path: str | os.PathLike[str], *, select: Select | None = None, *
     with noted(os.fspath(path)), _quiet() as caught:
         scan = open_scan(path, **options)
         try:
-            return _volume(scan, select, caught)
+            volume = _volume(scan, select, caught)
         except Recounted as again:
-            return _volume(again.scan, select, caught)
+            volume = _volume(again.scan, select, caught)
+    record(volume.source, volume.notes)
+    return volume
 
 
 def describe(path: str | os.PathLike[str], **options: Any) -> ScanInfo:
@@ -187,8 +190,24 @@ def _volume(scan: Scan, select: Select | None, caught: Sequence[warnings.Warning
     if wanted is not None and list(unique) != wanted:
         array = array[np.searchsorted(unique, wanted)]
     indices = None if wanted is None else tuple(wanted)
-    notes = (*info.notes, *_sentences(caught))
+    notes = (*info.notes, *_sentences(caught), *_without_numbers(array))
     return Volume(array, info.spacing, info.source, info.affine, indices, depth, notes)
+
+
+def _without_numbers(array: Array) -> tuple[str, ...]:
+    """Return a note on the voxels that are no numbers, where there are any."""
+    if array.dtype.kind != "f":
+        return ()
+    with np.errstate(all="ignore"):
+        if np.isfinite(array.sum(dtype=array.dtype)):  # quick; where the sum overflows, each value is looked at
+            return ()
+    finite = np.isfinite(array)
+    share = 1 - np.count_nonzero(finite) / array.size
+    if not share:
+        return ()
+    empty = int((~finite.any(axis=(1, 2))).sum())
+    told = f"{share:.2%} of the voxels are NaN or infinite"
+    return (f"{told}, and {counted(empty, 'slice')} of {len(array)} without a single number" if empty else told,)
 
 
 def _checked(indices: Sequence[int], depth: int, source: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -225,3 +226,46 @@ def test_a_scan_over_the_time_limit_is_told():
 
     assert "longer than 90 seconds" in _died(90.0, "scan").problem
     assert "longer" not in _died(0.0, "scan").problem
+
+
+def test_a_slice_without_numbers_is_a_problem(scans):
+    bad = np.ones((3, 16, 20), np.float32)
+    bad[0] = np.linspace(0, 1, 320).reshape(16, 20)
+    bad[1] = np.nan
+    result = scans({1: bad})
+    assert titles(result)["slices without numbers"] == "wrong"
+    assert result.table.loc[3, "empty"] == 1
+    assert any("The first has 1 of 3" in f.text for f in result.findings)
+
+
+def test_scales_that_differ_are_named(scans, rng):
+    unit = rng.random((3, 16, 20)).astype(np.float32)
+    result = scans({3: unit, 4: unit[::-1].copy()})
+    assert "intensity scales differ" in titles(result)
+    assert "intensity scales differ" not in titles(scans())
+
+
+def test_spacing_and_aspect_are_named(tmp_path, rng):
+    rows = []
+    for index in range(8):
+        image = nibabel.Nifti1Image(
+            rng.integers(0, 99, (16, 40, 9)).astype(np.int16), np.diag([1, 1, 2.0 + 3 * (index > 4), 1])
+        )
+        nibabel.save(image, tmp_path / f"{index}.nii")
+        rows.append(f"{index}.nii,P{index}")
+    (tmp_path / "m.csv").write_text("path,patient\n" + "\n".join(rows))
+    result = check_manifest(tmp_path / "m.csv", workers=0)
+    texts = {f.title: f.text for f in result.findings}
+    assert "between slices from 2 to 5 mm" in texts["spacing differs"]
+    assert "8 scans of 8 are up to 2.5 times" in texts["slices that will be squashed"]
+
+
+def test_what_is_usual_for_a_set_is_not_flagged(scans, rng, tmp_path):
+    colour = {i: rng.integers(0, 255, (3, 16, 20, 3), dtype=np.uint8) for i in range(12)}
+    for index, array in colour.items():
+        tifffile.imwrite(tmp_path / f"c{index}.tif", array, photometric="rgb")
+    table = "path,patient\n" + "".join(f"c{i}.tif,P{i}\n" for i in range(12))
+    (tmp_path / "colour.csv").write_text(table)
+    assert not check_manifest(tmp_path / "colour.csv", workers=0).findings
+    tifffile.imwrite(tmp_path / "c0.tif", colour[0][..., 0], photometric="minisblack")
+    assert "noticed while reading" in titles(check_manifest(tmp_path / "colour.csv", workers=0))

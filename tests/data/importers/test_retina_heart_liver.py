@@ -183,3 +183,12 @@ def test_class_folders_with_splits(tree):
 def test_one_class_is_none(tree):
     with pytest.raises(ManifestError, match="there is one class only"):
         make_manifest("folders", tree("a/1.png"))
+
+
+def test_class_folders_list_whole_files_and_folders_of_slices(tree):
+    root = tree(
+        "sick/P1/scan.nii.gz", "sick/P1/preview.png", "sick/P2/clip.avi", "well/P3/1.png", "well/P3/2.png",
+        "well/P4/st/se/1.dcm", "well/P4/st/se/2.dcm",
+    )  # fmt: skip
+    paths = [path.removeprefix(f"{root}/") for path in make_manifest("folders", root).frame["path"]]
+    assert paths == ["sick/P1/scan.nii.gz", "sick/P2/clip.avi", "well/P3", "well/P4/st/se"]
