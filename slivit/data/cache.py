@@ -355,5 +355,5 @@ def code_version() -> str:
 def code_files() -> list[Path]:
     """The source files between a scan's file and its slices."""
     here = Path(__file__).parent
-    own = [here / f"{name}.py" for name in ("preprocessing", "slices", "percentiles", "windows")]
+    own = [here / f"{name}.py" for name in ("preprocessing", "physical", "slices", "percentiles", "windows")]
     return [*sorted((here / "readers").glob("*.py")), here.parent / "volume.py", *own]

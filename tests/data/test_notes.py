@@ -55,7 +55,7 @@ def test_what_all_processes_notice_is_gathered(tmp_path, scans, caplog, cached):
                 list(pool.map(load, scans * 2, [SETTINGS] * 10))
         table = pd.read_csv(tmp_path / "run" / "notes.csv")
         assert table["path"].tolist() == scans[1:]
-        assert table["note"][0] == "0.20% of the voxels are NaN or infinite"
+        assert table["note"][0] == "0.46% of the voxels are NaN or infinite"
         assert any(
             "4 scans: " in record.message and f"{scans[3]} and 1 more" in record.message for record in caplog.records
         )
