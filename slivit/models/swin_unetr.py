@@ -188,7 +188,14 @@ def swin_encoder(
     source="arXiv:2201.01266",
     licence="Apache-2.0",
     weights=f"{IDENTIFIER}: {URL}",
-    small={"slices": 64, "image_size": 32, "width": 12, "depths": (1, 1, 1, 1), "heads": (1, 1, 2, 2)},
+    small={
+        "slices": 64,
+        "image_size": 32,
+        "window_size": 3,
+        "width": 12,
+        "depths": (1, 1, 1, 1),
+        "heads": (1, 1, 2, 2),
+    },
 )
 def swin_unetr(
     out_dim: int,
