@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 _OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors for which not the program is to blame, but the disk or the rights on it."""
 _NUMBER = re.compile(r"os error (\d+)")
-_DRAFT = re.compile(r"^\..+\.draft-[0-9a-f]{12}(\..*)?$")
+_DRAFT = re.compile(r"^\..+\.draft-([0-9a-f]{6})-(\d+)-[0-9a-f]{6}(\..*)?$")
 
 
 def make_folder(path: str | Path) -> Path:
@@ -84,14 +87,29 @@ def _room(folder: Path, error: OSError, needed: int) -> str:
 
 
 def _draft(path: Path) -> Path:
-    """A new name beside `path`, which no other process has, and by which `remove_drafts` knows it."""
-    return path.with_name(f".{path.stem}.draft-{secrets.token_hex(6)}{path.suffix}")
+    """A new name beside `path`, which no other process has, and by which it is known whose it was."""
+    remove_drafts(path.parent)
+    name = f".{path.stem}.draft-{_machine()}-{os.getpid()}-{secrets.token_hex(3)}{path.suffix}"
+    return path.with_name(name)
 
 
-def remove_drafts(folder: str | Path) -> None:
-    """Remove what writes that were killed left below a folder; call it where nobody else writes there."""
-    for path in [p for p in Path(folder).rglob(".*.draft-*") if _DRAFT.match(p.name)]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+@cache
+def _machine() -> str:
+    """Six digits for this machine, and for the container on it in which processes have these numbers."""
+    space = Path("/proc/self/ns/pid")
+    name = f"{platform.node()}/{space.stat().st_ino if space.exists() else ''}"
+    return hashlib.blake2b(name.encode(), digest_size=3).hexdigest()
+
+
+@cache
+def remove_drafts(folder: Path) -> None:
+    """Remove what processes of this machine that are gone left half written in a folder; once a process."""
+    from psutil import pid_exists
+
+    for path in folder.glob(".*.draft-*"):
+        draft = _DRAFT.match(path.name)
+        if draft and draft[1] == _machine() and not pid_exists(int(draft[2])):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -126,9 +126,10 @@ def test_a_folder_is_never_gone_while_another_replaces_it(tmp_path):
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert [p.read_text() for p in tmp_path.glob(".result.old/text")] == ["old"]
+    assert len(list(tmp_path.glob(".result.draft-*"))) == 1
+    remove_drafts.cache_clear()
     _stopped(path)
     assert (path / "text").read_text() == "old"
-    remove_drafts(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["result"]
     _folder(path, "new")
     assert (path / "text").read_text() == "new"

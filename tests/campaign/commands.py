@@ -1,0 +1,116 @@
+"""The commands that write, in their smallest form, with what each leaves and how it goes on after it was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+FULL = os.environ.get("SLIVIT_CAMPAIGN") == "full"
+SERVER = Path(__file__).with_name("server.py")
+IGNORED = re.compile(
+    r"(^|/)(log\.txt|workers/.*|neighbours\.npz)$|\.journal(\.lock)?$|\.part$|(^|/)recipe\.toml\.lock$"
+)
+"""What tells of a run's course and not of its result: its log, its locks, and what is unfinished."""
+TIMES = re.compile(rb'("seconds": )[0-9.e-]+|(,)[0-9.e-]+(?=,\r?\n)')
+DRAFTS = re.compile(r"(^|/)\.[^/]*(draft|old|partial|tmp)[^/]*|\.partial$")
+
+
+def amount(name: str, full: int, small: int) -> int:
+    """How many cases there are: all of them with SLIVIT_CAMPAIGN=full, or what CAMPAIGN_NAME says."""
+    return int(os.environ.get(f"CAMPAIGN_{name}", full if FULL else small))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command.
+
+    Args:
+        name: of the command.
+        argv: the command itself.
+        out: the folder or file that it makes, below the ground.
+        again: what goes on after a kill, tried in this order until one ends well.
+        old: whether the result of an earlier call lies there, which must be there, whole, until the new one is.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    out: str
+    again: tuple[tuple[str, ...], ...]
+    old: bool = False
+
+
+class Server:
+    """The process that runs commands; see `server.py`."""
+
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        self.folder, self.scratch = folder, scratch
+        self.process = subprocess.Popen(
+            [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+    def __call__(self, argv: tuple[str, ...], *, scratch: str = "one", seconds: float = 300, **options: Any) -> Any:
+        """Run a command: `at` and `signal` end it at an operation on files, `memory` and `seconds` limit it."""
+        where = {"folder": str(self.folder), "scratch": str(self.scratch / scratch)}
+        line = {"argv": ["-q", *argv], "seconds": seconds, **where, **options}
+        self.process.stdin.write(json.dumps(line) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+def tree(path: Path) -> Mapping[str, bytes]:
+    """The content of a file or of all files of a folder, without times; nothing where it is not there."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    named = {"" if p == path else p.relative_to(path).as_posix(): p for p in files}
+    return {name: TIMES.sub(rb"\1\2T", p.read_bytes()) for name, p in named.items() if not IGNORED.search(name)}
+
+
+def drafts(path: Path) -> list[str]:
+    """What unfinished writes left beside and below a result."""
+    found = [*path.parent.glob(f".{path.stem}.*"), *(path.rglob("*") if path.is_dir() else ())]
+    return sorted(p.name for p in found if DRAFTS.search(p.name))
+
+
+def jobs(ground: Path) -> list[Job]:
+    """All commands that write, on the scans, recipes and runs of `conftest.ground`."""
+    g = str(ground)
+    run, csv, scan = f"{g}/trained", f"{g}/scans/scans.csv", f"{g}/scans/scan0.nii"
+    made: list[Job] = []
+
+    def add(name: str, argv: list[str], out: str, *again: list[str], old: bool = False) -> None:
+        ways = again or (argv, [*argv, "--overwrite"])
+        made.append(Job(name, tuple(argv), out, tuple(map(tuple, ways)), old))
+
+    for stage, recipe in (("finetune", "fine"), ("finetune", "rates"), ("pretrain", "pre")):
+        command = [stage, f"{g}/{recipe}.toml"]
+        add(f"{stage} {recipe}", command, recipe, [stage, "--resume", f"{g}/{recipe}"], command)
+    add("evaluate", ["evaluate", run, "--out", f"{g}/evaluated", "testing.draws=5", "testing.pictures=0"], "evaluated")
+    predict = ["predict", run, f"{g}/scans.zip", f"{g}/scans/scan1.nii", "-o", f"{g}/table.csv", "--workers", "0"]
+    predict += ["--batch-size", "2", "--device", "cpu"]
+    add("predict", predict, "table.csv", [*predict, "--resume"])
+    tables = [f"a={g}/a.csv", f"b={g}/b.csv"]
+    add("compare", ["compare", *tables, "--out", f"{g}/compared", "--draws", "5"], "compared")
+    curve = ["curve", f"{g}/fine.toml", f"{g}/curve", "fit.epochs=1", "--fractions", "0.5,1", "--seeds", "0"]
+    add("curve", curve, "curve", curve)
+    add("sweep", ["sweep", f"{g}/sweep.toml"], "sweep", ["sweep", f"{g}/sweep.toml"])
+    add("export", ["export", run, f"{g}/exported", "--overwrite"], "exported", old=True)
+    explain = ["explain", run, scan, "--out", f"{g}/explained", "--method", "occlusion", "--device", "cpu"]
+    add("explain", [*explain, "--overwrite"], "explained", old=True)
+    add("check", ["check", csv, "--kind", "binary", "--target", "bright", "--out", f"{g}/checked"], "checked")
+    add("manifest", ["manifest", "folders", f"{g}/classes", f"{g}/classes.csv"], "classes.csv")
+    add("prepare", ["prepare", f"{g}/fine.toml", "--cache", f"{g}/cache", "--workers", "0"], "cache")
+    add("phantoms", ["phantoms", "oct2d", f"{g}/phantoms", "-n", "4"], "phantoms")
+    return made

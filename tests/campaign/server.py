@@ -1,0 +1,117 @@
+"""Runs commands of slivit, each in a process of its own that begins with all libraries loaded, and ends some of them.
+
+A line of JSON comes in for each command, and one goes out: how it ended, what it said, and how many operations on
+files it came to. Python tells of those by audit events; the command gets a signal at the one that is asked for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+ROOMS = ("cli", "train.run", "train.finetune", "evaluate.command", "evaluate.compare", "predict.command", "sharing.hub",
+         "sharing.export", "experiments.sweep", "experiments.curve", "explanation.explaining", "probing.command",
+         "report.page", "data.readers", "ssl.run")  # fmt: skip
+EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod", "os.link", "os.symlink"}
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+def watch(folder: str, at: int, number: int, counts: Path) -> None:
+    """Count the operations below a folder by which files are made and changed, and end this process at one of them."""
+    counted, owner = 0, os.getpid()
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal counted
+        if event not in EVENTS or os.getpid() != owner or not _below(folder, args):
+            return
+        if event == "open" and not args[2] & WRITING:
+            return
+        counted += 1
+        if counted == at:
+            os.kill(owner, number)
+
+    sys.addaudithook(hook)
+    atexit.register(lambda: counts.write_text(str(counted)))
+
+
+def _below(folder: str, args: tuple[Any, ...]) -> bool:
+    """Whether an operation is below the folder; names that are relative to an open folder count as such."""
+    path = args[0]
+    if isinstance(path, bytes | os.PathLike):
+        path = os.fsdecode(path)
+    if not isinstance(path, str):
+        return False
+    return path.startswith(folder) or (not path.startswith("/") and len(args) > 1 and args[-1] not in (-1, None))
+
+
+def child(job: dict[str, Any]) -> None:
+    """Run a command, and never come back."""
+    status = 70
+    try:
+        os.chdir(job["folder"])
+        os.environ.update(job.get("env", {}))
+        for number, name in ((1, "out.txt"), (2, "err.txt")):
+            os.dup2(os.open(Path(job["scratch"]) / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        import logging
+
+        from slivit.cli import app
+
+        logging.root.handlers.clear()
+        if job.get("memory"):
+            used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_DATA, (used + job["memory"], -1))
+        watch(job["folder"], job.get("at", 0), job.get("signal", signal.SIGKILL), Path(job["scratch"]) / "count.txt")
+        app(args=job["argv"], prog_name="slivit")
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status or 0)
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a command to its end, or to the limit of its time."""
+    scratch = Path(job["scratch"])
+    scratch.mkdir(parents=True, exist_ok=True)
+    (scratch / "count.txt").unlink(missing_ok=True)
+    begun = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        child(job)
+    while (done := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+        if time.monotonic() - begun > job["seconds"]:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return {"status": "hung", "said": "", "operations": 0}
+        time.sleep(0.01)
+    counts = scratch / "count.txt"
+    said = "".join((scratch / name).read_text("utf-8", "replace") for name in ("out.txt", "err.txt"))
+    operations = int(counts.read_text()) if counts.is_file() else 0
+    return {"status": os.waitstatus_to_exitcode(done[1]), "said": said[-4000:], "operations": operations}
+
+
+def main() -> None:
+    """Answer until standard input is closed."""
+    from importlib import import_module
+
+    for room in ROOMS:
+        import_module(f"slivit.{room}")
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        print(json.dumps(run(json.loads(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

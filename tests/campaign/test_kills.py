@@ -1,0 +1,76 @@
+"""Commands are killed at an operation on files, go on, and must leave what an undisturbed one leaves, byte for byte."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import amount, drafts, jobs, tree
+
+NAMES = [job.name for job in jobs(Path("/"))]
+SMALL = ("predict", "explain", "manifest")
+
+
+def _places(operations: int, count: int) -> list[int]:
+    """Where a command is killed: spread over all its operations, its first and its last among them."""
+    return sorted({int(place) for place in np.linspace(1, operations, min(count, operations))})
+
+
+def _goes_on(server, job) -> dict:
+    for argv in job.again:
+        done = server(argv)
+        assert "Traceback" not in done["said"], done["said"]
+        if done["status"] in (0, 1) and "Traceback" not in done["said"]:
+            return done
+    return done
+
+
+@pytest.mark.parametrize("name", [n if n in SMALL else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
+def test_a_killed_command_goes_on_to_the_same_result(server, ground, clean, name, capsys, tmp_path):
+    job = next(j for j in jobs(ground) if j.name == name)
+    out = clean(job.out)
+    whole = server(job.argv)
+    assert whole["status"] == 0, whole["said"]
+    wanted, wrong = tree(out), []
+    assert wanted, f"{name} leaves nothing"
+    kept = tmp_path / "kept"
+    if job.old:
+        shutil.copytree(out, kept)
+    places = _places(whole["operations"], amount("KILLS", 300, 3 * len(NAMES)) // len(NAMES))
+    for turn, place in enumerate(places):
+        clean(job.out)
+        if job.old:
+            shutil.copytree(kept, out)
+        terminated = turn % 4 == 3
+        killed = server(job.argv, at=place, signal=signal.SIGTERM if terminated else signal.SIGKILL)
+        wrong += _problems(job, killed, place, terminated, out, wanted)
+        done = _goes_on(server, job)
+        if done["status"] != 0:
+            wrong.append((place, "does not go on", done["said"][-400:]))
+        elif (found := tree(out)) != wanted:
+            differ = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+            wrong.append((place, "other bytes", differ[:5]))
+        if left := drafts(out):
+            wrong.append((place, "left behind", left[:5]))
+    with capsys.disabled():
+        print(f"\n{name}: killed {len(places)} times in {whole['operations']} operations, {len(wrong)} wrong")
+    clean(job.out)
+    assert wrong == []
+
+
+def _problems(job, killed, place, terminated, out, wanted) -> list:
+    """What is wrong right after the kill."""
+    found = []
+    if terminated and killed["status"] not in (143, 0):
+        found.append((place, "SIGTERM ends with", killed["status"], killed["said"][-300:]))
+    if not terminated and killed["status"] not in (-9, 0):
+        found.append((place, "not killed but", killed["status"], killed["said"][-300:]))
+    if "Traceback" in killed["said"]:
+        found.append((place, "a traceback", killed["said"][-300:]))
+    aside = out.with_name(f".{out.name}.old")
+    if job.old and wanted not in (tree(out), tree(aside)):
+        found.append((place, "the old result is gone"))
+    return found
