@@ -62,7 +62,7 @@ def as_shown(frame: pd.DataFrame) -> pd.DataFrame:
     quoted = frame.copy(deep=False)
     for place, (_, column) in enumerate(frame.items()):
         if column.dtype == object or not pd.api.types.is_any_real_numeric_dtype(column):
-            quoted.isetitem(place, column.map(_quoted))
+            quoted.isetitem(place, column.map(_quoted).array)
     return quoted.rename(columns=_quoted)
 
 

@@ -52,13 +52,13 @@ def measure(
     if task.makes_calls:
         decision = decision or Decision()
         table = decision.apply(table, task)
-    parts = dict(list(table.groupby("split")))
+    parts = {str(split): part for split, part in table.groupby("split")}
     splits = {}
     for split in sorted(parts, key=split_place):
         part = parts[split]
         cases = drawn_cases(part, task, testing, decision)
         details = details_of(cases, testing) if split != "val" or len(parts) == 1 else {}
-        splits[str(split)] = {**_described(part, task), "metrics": metrics_of(cases, testing), **details}
+        splits[split] = {**_described(part, task), "metrics": metrics_of(cases, testing), **details}
     _warn_of_patients(splits, testing)
     return {
         **SCHEMA,

@@ -93,9 +93,7 @@ class SharedModel(ModelHubMixin, library_name="slivit", tags=["medical-imaging",
         export(self.checkpoint, save_directory, Options(notes=self.notes), metrics)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any
-    ) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any) -> Self:
         """Open a model as the function `slivit.from_pretrained` does: the mixin's own would go online for any name."""
         return cls(open_checkpoint(os.fspath(pretrained_model_name_or_path), **options))
 

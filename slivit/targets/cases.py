@@ -95,9 +95,10 @@ def in_order(table: pd.DataFrame) -> pd.DataFrame:
     if table.index.has_duplicates:
         table = table.reset_index(drop=True)
     names = table["path"].astype(str) if "path" in table else pd.Series("", index=table.index)
-    keys = [names] if names.is_unique else [names, *(table[c].astype(str) for c in table)]
-    order = pd.concat(keys, axis=1, keys=range(len(keys))).sort_values(list(range(len(keys))), kind="stable")
-    return table.loc[order.index]
+    if names.is_unique:
+        return table.loc[names.sort_values().index]
+    texts = [names, *(table[c].astype(str) for c in table)]
+    return table.iloc[sorted(range(len(table)), key=list(zip(*texts, strict=True)).__getitem__)]
 
 
 def cases_of(
