@@ -62,6 +62,33 @@ def _bfloat16_in_hardware() -> bool:
     return any(getattr(torch.cpu, name)() for name in asked if hasattr(torch.cpu, name))
 
 
+def computed_on(device: str, precision: Precision) -> dict[str, Any]:
+    """What weights depend on beside a recipe and the versions of packages, for the record of a run.
+
+    Args:
+        device: as in a recipe.
+        precision: as in a recipe; what "auto" stands for on that device is what is recorded.
+    """
+    import platform
+
+    import torch
+
+    where = choose_device(device)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else _processor() or platform.machine()
+    return {"device": where.type, "processor": name, "threads": torch.get_num_threads(),
+            "precision": choose_precision(precision, where)}  # fmt: skip
+
+
+def _processor() -> str:
+    """The name of the processor, where the system tells it."""
+    import platform
+
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text("utf-8", "replace").splitlines() if file.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
     """A context in which networks compute in a precision; weights stay as they are."""
     import torch

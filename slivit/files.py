@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors for which not the program is to blame, but the disk or the rights on it."""
 _NUMBER = re.compile(r"os error (\d+)")
-_DRAFT = re.compile(r"^\..+\.draft-([0-9a-f]{6})-(\d+)-[0-9a-f]{6}(\..*)?$")
+_DRAFT = re.compile(r"^\..+\.draft-(?P<machine>[0-9a-f]{6})-?(?P<process>\d*)-?[0-9a-f]{6}(\..*)?$")
 
 
 def make_folder(path: str | Path) -> Path:
@@ -88,7 +88,7 @@ def _room(folder: Path, error: OSError, needed: int) -> str:
 
 def _draft(path: Path) -> Path:
     """A new name beside `path`, which no other process has, and by which it is known whose it was."""
-    remove_drafts(path.parent)
+    _remove_abandoned(path.parent)
     name = f".{path.stem}.draft-{_machine()}-{os.getpid()}-{secrets.token_hex(3)}{path.suffix}"
     return path.with_name(name)
 
@@ -101,15 +101,29 @@ def _machine() -> str:
     return hashlib.blake2b(name.encode(), digest_size=3).hexdigest()
 
 
-@cache
 def remove_drafts(folder: Path) -> None:
-    """Remove what processes of this machine that are gone left half written in a folder; once a process."""
+    """Remove what is half written below a folder, whoever wrote it; for who alone works there."""
+    for path in folder.rglob(".*.draft-*"):
+        if _DRAFT.match(path.name):
+            _remove(path)
+
+
+@cache
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes of this machine that are gone left half written in a folder; looked for once a process."""
     from psutil import pid_exists
 
     for path in folder.glob(".*.draft-*"):
         draft = _DRAFT.match(path.name)
-        if draft and draft[1] == _machine() and not pid_exists(int(draft[2])):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if draft and draft["machine"] == _machine() and not pid_exists(int(draft["process"] or 0)):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

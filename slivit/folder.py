@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from slivit import files
 from slivit.checkpoint import CONFIG, package_versions
+from slivit.device import computed_on
 from slivit.errors import RecipeError, SlivitError, WriteError
 from slivit.files import remove_drafts, write_json, write_text
 from slivit.recipe import load_recipe, read_values, resolved_toml
@@ -117,7 +118,9 @@ class RunFolder:
         """Let an earlier run give way, unless it goes on, and write what this one is: recipe, versions, log."""
         if not self.resume:
             clear(self.path)
-            write_json(self.file(VERSIONS), package_versions() | {"python": sys.version.split()[0]})
+            fit = self.recipe.fit
+            computed = computed_on(fit.device, fit.precision)
+            write_json(self.file(VERSIONS), package_versions() | {"python": sys.version.split()[0]} | computed)
         write_text(self.file(RECIPE), resolved_toml(self.recipe))
         if self.recipe.logging.tracker != "off":
             self.file(TRACKING)

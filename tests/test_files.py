@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from slivit.errors import SlivitError, WriteError
 from slivit.files import (
+    _remove_abandoned,
     check_space,
     make_folder,
-    remove_drafts,
     whole_file,
     whole_folder,
     write_json,
@@ -127,7 +127,7 @@ def test_a_folder_is_never_gone_while_another_replaces_it(tmp_path):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert [p.read_text() for p in tmp_path.glob(".result.old/text")] == ["old"]
     assert len(list(tmp_path.glob(".result.draft-*"))) == 1
-    remove_drafts.cache_clear()
+    _remove_abandoned.cache_clear()
     _stopped(path)
     assert (path / "text").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["result"]

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from slivit.errors import ManifestError, RecipeError
 from slivit.files import write_text
@@ -183,3 +184,12 @@ def test_a_folder_that_is_not_empty_names_what_is_there(recipe, tmp_path):
     with pytest.raises(RecipeError, match=r"is not empty \(thesis.txt\); go on with --resume"):
         begun(recipe())
     assert [p.name for p in Path(tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_the_record_of_a_run_says_what_its_weights_were_computed_on():
+    from slivit.device import computed_on
+
+    found = computed_on("cpu", "float32")
+    assert found["precision"] == "float32"
+    assert found["threads"] == torch.get_num_threads()
+    assert found["processor"]
