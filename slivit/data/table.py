@@ -92,6 +92,9 @@ def _text(path: Path) -> str:
         raise ManifestError(f"{path}: the file is empty; a manifest is a CSV with a header and one row a scan")
     if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise ManifestError(f"{path}: this is a spreadsheet or an archive, not a CSV; save the sheet as CSV (UTF-8)")
+    if b"\0" in data:
+        line = data[: data.index(b"\0")].count(b"\n") + 1
+        raise ManifestError(f"{path}: line {line} holds a null byte, which no text does; save the table as CSV (UTF-8)")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as err:

@@ -362,5 +362,5 @@ def require_frames(found: list[Frame] | str | None, source: str) -> list[Frame]:
     if isinstance(found, str) and found in (*_NO_SCANS.values(), *_NO_SCAN_MODALITIES.values()):
         raise ReadError(f"{source}: is a DICOM file of another kind than a scan ({found}). Choose one of the images.")
     if isinstance(found, str):
-        raise ReadError(f"{source}: is a DICOM file without an image ({found}). Choose one of the images.")
+        raise ReadError(f"{source}: is a DICOM file without an image ({found[:200]}). Choose one of the images.")
     raise ReadError(f"{source}: is not a DICOM file, or its header is cut short. Copy or export it again.")
