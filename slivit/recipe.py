@@ -93,7 +93,7 @@ def read_values(path: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: not a TOML file: {error}") from error
 
 
@@ -202,7 +202,7 @@ def parse_value(text: str) -> Any:
     """Read a value as TOML does; what is not TOML is text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

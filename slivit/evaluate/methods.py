@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, takewhile
@@ -15,6 +14,7 @@ from slivit.checkpoint import CONFIG
 from slivit.errors import ManifestError, RecipeError, one_of
 from slivit.evaluate.tables import read_predictions
 from slivit.folder import METRICS, PREDICTIONS, RECIPE
+from slivit.recipe import read_values
 from slivit.targets.decision import Decision
 from slivit.targets.task import Task
 
@@ -143,18 +143,27 @@ def read_run(text: str) -> Run:
 def decision_at(folder: Path, metrics: Mapping[str, Any]) -> Decision:
     """How the probabilities of a folder become calls: by its checkpoint, else by its metrics, else at 0.5."""
     stored = _json(folder / "checkpoint" / CONFIG).get("operating_point") or metrics.get("operating_point")
-    return Decision(**stored) if stored else Decision()
+    try:
+        return Decision(**stored) if stored else Decision()
+    except (TypeError, ValueError) as error:
+        raise ManifestError(f"{folder}: its operating point is damaged: {error}") from error
 
 
 def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    try:
+        found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{file}: is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise ManifestError(f"{file}: is damaged: it holds a {type(found).__name__}")
+    return found
 
 
 def _recipe(folder: Path) -> dict[str, Any] | None:
     """The recipe of training; that of an evaluation says nothing of the model."""
     for place in (folder, folder.parent):
         file = place / RECIPE
-        recipe = tomllib.loads(file.read_text("utf-8")) if file.is_file() else {}
+        recipe = read_values(file) if file.is_file() else {}
         if "fit" in recipe:
             return recipe
     return None

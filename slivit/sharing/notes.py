@@ -50,7 +50,7 @@ def read_notes(path: str | Path | None) -> CardNotes:
         return CardNotes()
     try:
         values = tomllib.loads(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: the notes for the card cannot be read: {error}") from error
     try:
         return CardNotes(**values)

@@ -14,11 +14,9 @@ from typing import Any, Self
 
 FULL = os.environ.get("SLIVIT_CAMPAIGN") == "full"
 SERVER = Path(__file__).with_name("server.py")
-IGNORED = re.compile(
-    r"(^|/)(log\.txt|workers/.*|neighbours\.npz)$|\.journal(\.lock)?$|\.part$|(^|/)recipe\.toml\.lock$"
-)
+IGNORED = re.compile(r"(^|/)(log\.txt|workers/.*|lock\.json|\.lock|CACHEDIR\.TAG)$|\.journal(\.lock)?$|\.part$")
 """What tells of a run's course and not of its result: its log, its locks, and what is unfinished."""
-TIMES = re.compile(rb'("seconds": )[0-9.e-]+|(,)[0-9.e-]+(?=,\r?\n)')
+TIMES = re.compile(rb'("seconds": )[0-9.e-]+')
 DRAFTS = re.compile(r"(^|/)\.[^/]*(draft|old|partial|tmp)[^/]*|\.partial$")
 
 
@@ -75,7 +73,7 @@ def tree(path: Path) -> Mapping[str, bytes]:
     """The content of a file or of all files of a folder, without times; nothing where it is not there."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     named = {"" if p == path else p.relative_to(path).as_posix(): p for p in files}
-    return {name: TIMES.sub(rb"\1\2T", p.read_bytes()) for name, p in named.items() if not IGNORED.search(name)}
+    return {name: TIMES.sub(rb"\1T", p.read_bytes()) for name, p in named.items() if not IGNORED.search(name)}
 
 
 def drafts(path: Path) -> list[str]:

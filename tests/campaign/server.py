@@ -9,17 +9,17 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import pkgutil
 import resource
 import signal
 import sys
 import time
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-ROOMS = ("cli", "train.run", "train.finetune", "evaluate.command", "evaluate.compare", "predict.command", "sharing.hub",
-         "sharing.export", "experiments.sweep", "experiments.curve", "explanation.explaining", "probing.command",
-         "report.page", "data.readers", "ssl.run")  # fmt: skip
+APART = ("slivit.viewer", "slivit.__main__", "slivit.experiments.study_worker")
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod", "os.link", "os.symlink"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -103,10 +103,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Answer until standard input is closed."""
-    from importlib import import_module
+    import slivit
 
-    for room in ROOMS:
-        import_module(f"slivit.{room}")
+    for module in pkgutil.walk_packages(slivit.__path__, "slivit."):
+        if not module.name.startswith(APART):
+            import_module(module.name)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
