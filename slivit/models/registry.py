@@ -228,3 +228,18 @@ def spec_of(model: Any) -> ModelSpec:
             f"{type(model).__name__} has no .spec (a slivit.ModelSpec); make models with slivit.create_model"
         )
     return spec
+
+
+def check_output(model: Any, wanted: Output) -> None:
+    """Raise ModelError where a registered model gives another output than is needed.
+
+    Args:
+        model: made by `create_model`.
+        wanted: "vector" or "mask".
+    """
+    spec = spec_of(model)
+    if spec.output != wanted:
+        needed, given = ("a vector a scan", "masks") if wanted == "vector" else ("masks", "a vector a scan")
+        raise ModelError(
+            f"{spec.name} gives {given}; {needed} is needed here. Such models are {one_of(list_models(output=wanted))}."
+        )

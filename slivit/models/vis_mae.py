@@ -19,7 +19,7 @@ from timm.models.swin_transformer import SwinTransformerStage
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
-from slivit.models._transformers import ALWAYS_SHIFTED, SWINS, build_transformer, shift_always
+from slivit.models._transformers import ALWAYS_SHIFTED, SWINS, PaddedFirst, build_transformer, shift_always
 from slivit.models._volume import check_tiled
 from slivit.models._weights import State, WeightRules, Weights, load_strictly, read_weights, start_from
 from slivit.models.registry import register_model
@@ -62,32 +62,45 @@ class PatchExpanding(nn.Module):
         return self.norm(parts.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2))
 
 
+def mirrored(stage: Any, depth: int, drop_path: float) -> Any:
+    """A stage of timm's Swin for a decoder, of the width, grid, heads and windows of an encoder's.
+
+    Args:
+        stage: of the encoder.
+        depth: number of blocks.
+        drop_path: probability of each to be skipped in training.
+    """
+    block = stage.blocks[0]
+    always = isinstance(block, PaddedFirst)
+    new = SwinTransformerStage(
+        dim=block.attn.dim,
+        out_dim=block.attn.dim,
+        input_resolution=stage.output_resolution,
+        depth=depth,
+        downsample=False,
+        num_heads=block.attn.num_heads,
+        window_size=block.attn.window_size,
+        drop_path=drop_path,
+        **(ALWAYS_SHIFTED if always else {}),
+    )
+    if always:
+        shift_always([new])
+    return new
+
+
 class UpStage(nn.Module):
     """Swin blocks, and an expansion behind all stages but the last: (B, h, w, D) -> (B, 2 * h, 2 * w, D / 2).
 
     Args:
-        mirrored: the stage of the encoder whose width, grid, heads, windows and number of blocks it has.
+        stage: that of the encoder whose width, grid, heads, windows and number of blocks it has.
         expand: whether an expansion follows.
         drop_path: probability of a block to be skipped in training.
     """
 
-    def __init__(self, mirrored: Any, expand: bool, drop_path: float) -> None:
+    def __init__(self, stage: Any, expand: bool, drop_path: float) -> None:
         super().__init__()
-        attention = mirrored.blocks[0].attn
-        stage = SwinTransformerStage(
-            dim=attention.dim,
-            out_dim=attention.dim,
-            input_resolution=mirrored.output_resolution,
-            depth=len(mirrored.blocks),
-            downsample=False,
-            num_heads=attention.num_heads,
-            window_size=attention.window_size,
-            drop_path=drop_path,
-            **ALWAYS_SHIFTED,
-        )
-        shift_always([stage])
-        self.blocks = stage.blocks
-        self.upsample = PatchExpanding(attention.dim) if expand else nn.Identity()
+        self.blocks = mirrored(stage, len(stage.blocks), drop_path).blocks
+        self.upsample = PatchExpanding(stage.blocks[0].attn.dim) if expand else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.upsample(self.blocks(tokens))

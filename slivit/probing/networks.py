@@ -55,11 +55,12 @@ def _created(name: str, args: Mapping[str, Any], seed: int, weights: str = "") -
     import torch
 
     from slivit.models._weights import load_backbone
-    from slivit.models.registry import create_model
+    from slivit.models.registry import check_output, create_model
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = create_model(name, 1, **args)
+    check_output(model, "vector")
     if weights:
         load_backbone(model, weights)
     return model.eval()

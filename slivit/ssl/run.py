@@ -133,9 +133,10 @@ def usable_scans(recipe: SelfSupervisedRecipe) -> pd.DataFrame:
 def build_encoder(recipe: SelfSupervisedRecipe) -> nn.Module:
     """The recipe's model, with its backbone loaded where the recipe names weights; its head is not trained."""
     from slivit.models._weights import load_backbone
-    from slivit.models.registry import create_model
+    from slivit.models.registry import check_output, create_model
 
     model = create_model(recipe.model.name, 1, **recipe.model.args)
+    check_output(model, "vector")
     if recipe.model.weights:
         load_backbone(model, recipe.model.weights)
     return model

@@ -51,11 +51,14 @@ class MaskTokenModel(nn.Module):
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
         """Images (B, C, 1, P, P) and masks (B, N) -> what the decoder makes of all tokens."""
-        images, mask = inputs
         network = self.encoder.get_submodule("backbone")
+        return self.decoder(encode(network, self.family, self.masked(network, inputs))[1])
+
+    def masked(self, network: nn.Module, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """The tokens (B, N, D) of images, masked ones replaced."""
+        images, mask = inputs
         tokens = embed(network, images[:, :, 0])
-        tokens = torch.where(mask[:, :, None], self.mask_token.to(tokens.dtype), tokens)
-        return self.decoder(encode(network, self.family, tokens)[1])
+        return torch.where(mask[:, :, None], self.mask_token.to(tokens.dtype), tokens)
 
 
 @register_pretext

@@ -11,11 +11,10 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from timm.models.swin_transformer import SwinTransformerStage
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
-from slivit.models.vis_mae import PatchExpanding
+from slivit.models.vis_mae import PatchExpanding, mirrored
 from slivit.ssl._images import grey, to_model
 from slivit.ssl._patches import (
     check_units,
@@ -33,6 +32,9 @@ from slivit.ssl.registry import register_pretext
 from slivit.ssl.simmim import MaskTokenModel
 from slivit.ssl.views import Range
 
+DROP_PATH = 0.1
+"""Probability of a decoder's block to be skipped in training, as released."""
+
 
 class SwinDecoder(nn.Module):
     """The encoder's stages backwards, each after an expansion, and a linear layer: (B, n, D) -> (B, N, patch * patch).
@@ -40,6 +42,8 @@ class SwinDecoder(nn.Module):
     Args:
         network: timm's Swin, whose widths, heads, windows and grid it mirrors.
         depth: blocks a stage.
+
+    Source: Xu et al. 2022, decoder; Liu et al. 2024, the released code (drop path).
     """
 
     def __init__(self, network: Any, depth: int) -> None:
@@ -47,24 +51,23 @@ class SwinDecoder(nn.Module):
         self.grid = network.layers[-1].output_resolution
         stages = []
         for stage in reversed(network.layers[:-1]):
-            attention = stage.blocks[0].attn
-            width = attention.dim
-            blocks = SwinTransformerStage(
-                dim=width,
-                out_dim=width,
-                input_resolution=stage.output_resolution,
-                depth=depth,
-                downsample=False,
-                num_heads=attention.num_heads,
-                window_size=attention.window_size,
-            )
-            stages += [PatchExpanding(2 * width), blocks]
+            stages += [PatchExpanding(2 * stage.blocks[0].attn.dim), mirrored(stage, depth, DROP_PATH)]
         self.stages = nn.Sequential(*stages)
-        self.norm = nn.LayerNorm(network.layers[0].dim)
+        self.norm = nn.LayerNorm(network.layers[0].dim, eps=1e-6)
         self.pixels = nn.Linear(network.layers[0].dim, network.patch_embed.patch_size[0] ** 2)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.pixels(self.norm(self.stages(tokens.unflatten(1, self.grid)))).flatten(1, 2)
+
+
+class SwinMaskModel(MaskTokenModel):
+    """As `MaskTokenModel`; the decoder reads the last stage's tokens without a norm, as VIS-MAE's."""
+
+    def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """Images (B, C, 1, P, P) and masks (B, N) -> what the decoder makes of all tokens."""
+        network: Any = self.encoder.get_submodule("backbone")
+        tokens = self.masked(network, inputs).unflatten(1, network.patch_embed.grid_size)
+        return self.decoder(network.layers(tokens).flatten(1, 2))
 
 
 @register_pretext
@@ -99,7 +102,8 @@ def swin_mae(
     check_units("swin_mae", size, patch, unit)
     if size % (patch * 2 ** (len(swin.layers) - 1)):
         raise ModelError(f"swin_mae: {size // patch} patches a side cannot be halved {len(swin.layers) - 1} times")
-    network = MaskTokenModel(model, "swin", SwinDecoder(swin, decoder_depth))
+    swin.norm.requires_grad_(False)  # no part of this task
+    network = SwinMaskModel(model, "swin", SwinDecoder(swin, decoder_depth))
 
     def masked(images: Tensor) -> tuple[Any, Any]:
         mask = unit_mask(len(images), size // patch, unit // patch, ratio).to(images.device)

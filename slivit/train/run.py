@@ -91,11 +91,12 @@ def run(recipe: Labelled, *, resume: bool = False, overwrite: bool = False) -> P
 def build_model(recipe: Labelled, out_dim: int) -> nn.Module:
     """The recipe's model, seeded, with its backbone loaded where the recipe names weights."""
     from slivit.models._weights import load_backbone
-    from slivit.models.registry import create_model
+    from slivit.models.registry import check_output, create_model
     from slivit.train.callbacks import seed_everything
 
     seed_everything(recipe.seed)
     model = create_model(recipe.model.name, out_dim, **recipe.model.args)
+    check_output(model, "vector")
     if recipe.model.weights:
         load_backbone(model, recipe.model.weights)
     return model

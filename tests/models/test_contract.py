@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from slivit.errors import ModelError, SlivitError
-from slivit.models.registry import create_model, list_models, model_spec
+from slivit.models.registry import check_output, create_model, list_models, model_spec
 
 OUT_DIM = 3
 
@@ -106,3 +106,11 @@ def test_an_unknown_name_or_argument_is_told() -> None:
         create_model("slivitt", 1)
     with pytest.raises(SlivitError, match="vit_depth"):
         create_model("slivit", 1, vit_dept=2)
+
+
+def test_masks_where_a_vector_is_needed_are_told() -> None:
+    with pytest.raises(ModelError, match=r"unet gives masks; a vector a scan is needed(.|\n)*slivit"):
+        check_output(small("unet"), "vector")
+    with pytest.raises(ModelError, match=r"image_classifier gives a vector(.|\n)*unet"):
+        check_output(small("image_classifier"), "mask")
+    assert set(list_models(output="mask")) | set(list_models(output="vector")) == set(list_models())

@@ -99,6 +99,47 @@ def test_logits_are_those_of_the_released_classifier(
     golden.check(model(x), expected["pretrained"]["logits"])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("size", [64, pytest.param(128, marks=pytest.mark.slow)])
+def test_pre_training_computes_what_the_released_one_does(
+    numbers: dict[str, Any], golden: SimpleNamespace, size: int
+) -> None:
+    """Latent tokens under the mask of the formula, and what the decoder makes of them, before the colours' layer."""
+    from slivit.ssl.swin_mae import swin_mae
+
+    args = {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (3, 6, 12, 24), "window_size": 4}
+    model = create_model("slice_swin", 1, slices=1, image_size=size, windows="vis_mae", grow=True, backbone_args=args)
+    network: Any = swin_mae(model).model.eval()
+    state = weights(golden, numbers["swin_mae"]["keys"])
+    load_backbone(model, state)
+    network.mask_token.copy_(state["mask_token"])
+    own = network.decoder.state_dict()
+    theirs = {name: tensor for name, tensor in decoder_of(state, own).items() if name in own}
+    network.decoder.pixels = torch.nn.Linear(24, 48)  # three colours; this project rebuilds grey
+    theirs |= {f"pixels.{part}": state[f"decoder_pred.{part}"] for part in ("weight", "bias")}
+    network.decoder.load_state_dict(theirs)
+    expected, units = numbers["swin_mae"][f"img{size}"]["masked"], size // 16
+    mask = torch.ones(2, units * units, dtype=torch.bool)
+    mask.scatter_(1, torch.tensor(expected["visible_units"]), False)
+    mask = mask.unflatten(1, (units, units)).repeat_interleave(4, 1).repeat_interleave(4, 2).flatten(1)
+    inputs = (golden.volume(6000, 2, 3, size, size)[:, :, None], mask)
+    tokens = network.masked(model.backbone, inputs).unflatten(1, model.backbone.patch_embed.grid_size)
+    golden.check(model.backbone.layers(tokens), expected["latent"])
+    golden.check(network(inputs), expected["pred"])
+
+
+def decoder_of(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The released decoder's tensors under the names of this project's Swin MAE."""
+    named = {"norm.weight": "norm_up.weight", "norm.bias": "norm_up.bias"}
+    for name in own:
+        part, _, rest = name.removeprefix("stages.").partition(".")
+        if name.startswith("stages."):
+            step, expanding = divmod(int(part), 2)
+            place = f"layers_up.{step}." if expanding else f"layers_up.{step - 1}.upsample."
+            named[name] = ("first_patch_expanding." if part == "0" else place) + rest
+    return {name: state[released] for name, released in named.items()}
+
+
 def new_model(**args: Any) -> Any:
     torch.manual_seed(0)
     return create_model("swin_unet", 2, **{**model_spec("swin_unet").small, **args}).eval()
