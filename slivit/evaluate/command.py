@@ -65,9 +65,9 @@ def _check_there(target: str) -> None:
     """
     if not Path(target).is_file() and target not in shipped_recipes("evaluate"):
         beside = Path(target).parent
-        found = nearest(target, (str(p) for p in beside.iterdir() if p.is_dir())) if beside.is_dir() else ""
+        near = nearest(target, (str(p) for p in beside.iterdir() if p.is_dir())) if beside.is_dir() else ""
         what = "the folder of a run or checkpoint, a table of predictions (CSV), or a recipe"
-        raise RecipeError(f"{target}: no such file or folder; evaluate takes {what}.{found}")
+        raise RecipeError(f"{target}: no such file or folder; evaluate takes {what}.{near}")
 
 
 def testing_for(overrides: Sequence[str], where: str) -> Testing:

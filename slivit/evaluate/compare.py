@@ -57,17 +57,17 @@ def run(
     out = Path(out)
     check_results(out, overwrite=overwrite)
     options = {"level": level, "draws": draws, "by_patient": by_patient, "stratified": stratified}
-    found = compare(find_methods(given), metrics, options, t_test)
-    _write(make_folder(out), found)
+    comparison = compare(find_methods(given), metrics, options, t_test)
+    _write(make_folder(out), comparison)
     return out
 
 
-def _write(out: Path, found: dict[str, Any]) -> None:
+def _write(out: Path, comparison: dict[str, Any]) -> None:
     from slivit.report.compare_page import write_comparison
 
-    write_json(out / COMPARISON, found)
-    page = write_comparison(out, found)
-    for line in headlines(found):
+    write_json(out / COMPARISON, comparison)
+    page = write_comparison(out, comparison)
+    for line in headlines(comparison):
         log.info("%s", line)
     log.info("page: %s", page)
 
@@ -75,7 +75,7 @@ def _write(out: Path, found: dict[str, Any]) -> None:
 def compare(
     methods: Sequence[Method], metrics: Sequence[str], options: dict[str, Any], t_test: bool = False
 ) -> dict[str, Any]:
-    """Everything that is told of a comparison, as plain values for `comparison.json`."""
+    """Everything that a comparison says, as plain values for `comparison.json`."""
     matched = Matched.of(methods, **options)
     first = matched.first
     wanted = list(metrics or first.task.measures.main)
@@ -119,26 +119,26 @@ def _described(matched: Matched, i: int, runs: Sequence[dict[str, float | None]]
     from slivit.statistics import over_runs
 
     method = matched.methods[i]
-    found: dict[str, Any] = {
+    described: dict[str, Any] = {
         "kind": method.kind,
         "runs": [{"folder": str(r.folder), "seed": r.seed, "scans": len(r.table)} for r in method.runs],
         "metrics": {name: estimate.to_dict() for name, estimate in matched.metrics(method.name).items()},
         "per_run": runs,
     }
     if len(runs) > 1:
-        found["spread"] = {name: s.to_dict() for name, s in over_runs(runs).items()}
-    return found
+        described["spread"] = {name: s.to_dict() for name, s in over_runs(runs).items()}
+    return described
 
 
 def _curves(matched: Matched) -> dict[str, Any]:
     """The curves of each method for two classes; of the run in the middle, where there are several."""
     if not matched.first.task.two_classes:
         return {}
-    found = {}
+    curves = {}
     for method, cases in zip(matched.methods, matched.cases, strict=True):
         middle = sorted(cases, key=_auc)[len(cases) // 2]
-        found[method.name] = curves_of(middle.y, middle.p, middle.plan)
-    return found
+        curves[method.name] = curves_of(middle.y, middle.p, middle.plan)
+    return curves
 
 
 def _auc(cases: Any) -> float:
@@ -147,21 +147,21 @@ def _auc(cases: Any) -> float:
     return point_metrics("binary", cases.y, cases.p, metrics=["roc_auc"])["roc_auc"] or 0.0
 
 
-def headlines(found: dict[str, Any]) -> Iterator[str]:
+def headlines(comparison: dict[str, Any]) -> Iterator[str]:
     """The main metric of every method, and the differences, one line each."""
-    metric = found["settings"]["metrics"][0]
-    for name, method in found["methods"].items():
+    metric = comparison["settings"]["metrics"][0]
+    for name, method in comparison["methods"].items():
         estimate = method["metrics"][metric]
         yield f"{name}: {metric} {_number(estimate['value'])} {_span(estimate)}"
-    for test in found["comparisons"]:
+    for test in comparison["comparisons"]:
         if test["metric"] == metric and test["method"] == "paired bootstrap":
             pair = " - ".join(test["names"])
             size = f"{_number(test['difference'])} {_span(test)}"
             yield f"{pair}: {size}, p {_number(test['p_value'])}, after Holm {_number(test['holm'])}"
 
 
-def _span(found: Mapping[str, Any]) -> str:
-    return f"({_number(found['low'])} to {_number(found['high'])})"
+def _span(estimate: Mapping[str, Any]) -> str:
+    return f"({_number(estimate['low'])} to {_number(estimate['high'])})"
 
 
 def _number(value: float | None) -> str:

@@ -32,8 +32,8 @@ class MeanSample:
 
     def values(self, weights: Array) -> dict[str, Array]:
         """Return the mean of each metric over the runs, (B,), from counts (B, n); NaN where a run has none."""
-        found = [run.values(weights) for run in self.runs]
-        return {name: np.mean([values[name] for values in found], axis=0) for name in found[0]}
+        values_of = [run.values(weights) for run in self.runs]
+        return {name: np.mean([values[name] for values in values_of], axis=0) for name in values_of[0]}
 
     def size(self, name: str) -> int:
         """Return how many cases a metric is computed from."""
@@ -171,11 +171,11 @@ def per_run(matched: Matched, i: int) -> list[dict[str, float | None]]:
     cases = matched.cases[i]
     if method.kind == "folds":
         cases = [cases_of(run.table, run.task, run.decision) for run in method.runs]
-    found = [
+    runs = [
         summarise(c.task.kind, c.y, c.p, names=c.names, draws=0, threshold=c.threshold, level=c.plan.level)
         for c in cases
     ]
-    return [{name: estimate.value for name, estimate in run.items()} for run in found]
+    return [{name: estimate.value for name, estimate in run.items()} for run in runs]
 
 
 def run_tests(

@@ -33,9 +33,9 @@ def describe_data(
     """
     left = everything.frame.drop(index=evaluated.frame.index, errors="ignore")
     excluded = [{"why": f'in the split "{s}"' if s else "without a split", "scans": int(n)} for s, n in _sizes(left)]
-    found = {"source": everything.source, "rows": len(everything), "excluded": excluded}
+    data = {"source": everything.source, "rows": len(everything), "excluded": excluded}
     run = run_manifest(checkpoint, task)
-    return found | (_against(evaluated.frame, run.frame, task, testing) if run else {"external": None})
+    return data | (_against(evaluated.frame, run.frame, task, testing) if run else {"external": None})
 
 
 def describe_table(table: pd.DataFrame, source: str, checkpoint: Path, task: Task, testing: Testing) -> dict[str, Any]:

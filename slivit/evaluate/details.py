@@ -29,19 +29,19 @@ def details_of(cases: Cases, testing: Testing) -> dict[str, Any]:
         cases: the labelled rows.
         testing: the recipe's section.
     """
-    found: dict[str, Any] = {}
+    details: dict[str, Any] = {}
     if cases.task.makes_calls:
         columns = list(cases.columns())
         for name, detail in DETAILS.items():
-            found[name] = {c.name: detail(c, cases) for c in columns}
-        found["confusion"] = confusion_of(cases)
+            details[name] = {c.name: detail(c, cases) for c in columns}
+        details["confusion"] = confusion_of(cases)
     if testing.subgroups or testing.site:
-        found["subgroups"] = subgroups_of(cases, testing)
+        details["subgroups"] = subgroups_of(cases, testing)
     if testing.readers:
         from slivit.evaluate.readers import readers_of
 
-        found["readers"] = readers_of(testing.readers, cases)
-    return found
+        details["readers"] = readers_of(testing.readers, cases)
+    return details
 
 
 def _delong(column: Column, cases: Cases) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def subgroups_of(cases: Cases, testing: Testing) -> dict[str, Any]:
     columns = subgroup_columns(testing)
     check_subgroups(cases.table, testing)
     groups: dict[str, Any] = {c: _blank_to_none(cases.table[c]) for c in columns}
-    found = by_subgroup(
+    subgroups = by_subgroup(
         cases.task.kind,
         cases.y,
         cases.p,
@@ -149,7 +149,7 @@ def subgroups_of(cases: Cases, testing: Testing) -> dict[str, Any]:
         names=cases.names,
         threshold=cases.threshold,
     )
-    return found.to_dict()
+    return subgroups.to_dict()
 
 
 def subgroup_columns(testing: Testing) -> list[str]:

@@ -90,7 +90,7 @@ def metrics_of(cases: Cases, testing: Testing) -> dict[str, Any]:
     """Every metric of the cases as plain values."""
     from slivit.statistics import summarise
 
-    found = summarise(
+    estimates = summarise(
         cases.task.kind,
         cases.y,
         cases.p,
@@ -101,7 +101,7 @@ def metrics_of(cases: Cases, testing: Testing) -> dict[str, Any]:
         stratified=testing.stratified,
         threshold=cases.threshold,
     )
-    return {name: estimate.to_dict() for name, estimate in found.items()}
+    return {name: estimate.to_dict() for name, estimate in estimates.items()}
 
 
 def _described(part: pd.DataFrame, task: Task) -> dict[str, Any]:
@@ -115,8 +115,8 @@ def check_testing(testing: Testing, task: Task) -> None:
         RecipeError: an option that belongs to another kind of task, or a table of readers that is not there.
     """
     if testing.operating_point and not task.thresholded:
-        how = f"a {task.kind} one {task.how_it_calls}"
-        raise RecipeError(f"testing.operating_point is for binary and multilabel tasks; {how}")
+        how = "calls its most probable class" if task.exclusive else "makes no calls"
+        raise RecipeError(f"testing.operating_point is for binary and multilabel tasks; a {task.kind} one {how}")
     if testing.stratified and not task.one_class:
         raise RecipeError(f"testing.stratified is for binary and multiclass tasks, not for a {task.kind} one")
     for option in ("temperature", "readers"):
@@ -140,8 +140,8 @@ def write_results(folder: Path, table: pd.DataFrame, task: Task, metrics: dict[s
 
 def log_headlines(metrics: dict[str, Any], task: Task) -> None:
     """Log the main figures of every split."""
-    for split, found in metrics["splits"].items():
-        log.info("%s, %d scans: %s", split, found["scans"], headline(found["metrics"], task))
+    for split, part in metrics["splits"].items():
+        log.info("%s, %d scans: %s", split, part["scans"], headline(part["metrics"], task))
 
 
 def headline(metrics: dict[str, Any], task: Task) -> str:

@@ -77,11 +77,12 @@ class Method:
     @property
     def decisions(self) -> list[Decision | None]:
         """How probabilities become calls in each of `tables`; folds with different thresholds are called at 0.5."""
-        found = [run.decision for run in self.runs]
+        decisions = [run.decision for run in self.runs]
         if self.kind != "folds":
-            return found
-        same = all(d == found[0] or (d and found[0] and d.thresholds == found[0].thresholds) for d in found)
-        return found[:1] if same else [Decision()]
+            return decisions
+        first = decisions[0]
+        same = all(d == first or (d and first and d.thresholds == first.thresholds) for d in decisions)
+        return decisions[:1] if same else [Decision()]
 
     def tables(self) -> list[pd.DataFrame]:
         """Tables that each hold every scan: one a run, or the folds put together (with a column `fold`)."""
@@ -170,14 +171,14 @@ def _recipe(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_tasks(runs: Sequence[Run]) -> None:
-    def told(task: Task) -> str:
+    def words(task: Task) -> str:
         return f"{task.kind} of {', '.join(task.targets)}" + (f" ({', '.join(task.classes)})" if task.classes else "")
 
     first = runs[0]
     for run in runs[1:]:
-        if told(run.task) != told(first.task):
+        if words(run.task) != words(first.task):
             raise ManifestError(
-                f"{first.folder} predicts {told(first.task)}, {run.folder} predicts {told(run.task)}; "
+                f"{first.folder} predicts {words(first.task)}, {run.folder} predicts {words(run.task)}; "
                 "only models of the same task can be compared"
             )
 

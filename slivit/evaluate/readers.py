@@ -38,13 +38,13 @@ def readers_of(csv: str | Path, cases: Cases) -> dict[str, Any]:
     if not readers:
         raise ManifestError(f"{csv}: has no reader; its first column names the scan, every other one is a reader")
     place = _places(calls[key], key, cases.table, Path(csv))
-    found = {}
+    points = {}
     for column in cases.columns():
         about = calls[TARGET] == column.name if TARGET in calls and not cases.task.exclusive else None
         given = {r: _aligned(calls[r], place, about, column.name, cases, Path(csv)) for r in readers}
         if any((~np.isnan(v)).any() for v in given.values()):
-            found[column.name] = reader_points(column.y, given, plan=cases.plan).to_dict()
-    return found
+            points[column.name] = reader_points(column.y, given, plan=cases.plan).to_dict()
+    return points
 
 
 def _places(keys: pd.Series, key: str, table: pd.DataFrame, csv: Path) -> pd.Series:

@@ -166,18 +166,18 @@ def _properties(table: pd.DataFrame) -> list[tuple[str, list[tuple[str, int]], i
     """For shape, spacing, slices and type: the most frequent values, their counts, and how many others there are."""
     good = table[table["problem"] == ""]
     spacing = good[["spacing_d", "spacing_h", "spacing_w"]]
-    told = [" × ".join(f"{v:.3g}" for v in row) if np.isfinite(row).all() else "unknown" for row in spacing.to_numpy()]
+    sizes = [" × ".join(f"{v:.3g}" for v in row) if np.isfinite(row).all() else "unknown" for row in spacing.to_numpy()]
     columns = {
         "Shape (slices × rows × columns)": good[["depth", "height", "width"]].astype(str).agg(" × ".join, axis=1),
-        "Spacing in mm": pd.Series(told, index=good.index, dtype=object),
+        "Spacing in mm": pd.Series(sizes, index=good.index, dtype=object),
         "Plane of the slices": good["orientation"].replace("", "unknown"),
         "Values": good["dtype"],
     }
-    found = []
+    facts = []
     for name, column in columns.items():
         counts = column.value_counts()
-        found.append((name, [(str(k), int(v)) for k, v in counts.head(6).items()], max(0, len(counts) - 6)))
-    return found
+        facts.append((name, [(str(k), int(v)) for k, v in counts.head(6).items()], max(0, len(counts) - 6)))
+    return facts
 
 
 def _intensities(table: pd.DataFrame) -> list[tuple[str, list[str]]]:

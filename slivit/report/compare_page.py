@@ -13,12 +13,12 @@ from slivit.report.style import (
     WORDS,
     amount,
     count,
+    in_words,
     interval,
     metric_name,
     number,
     p_text,
     spoken,
-    told,
     with_unit,
 )
 from slivit.report.tables import Cell, Grid, cell
@@ -40,39 +40,39 @@ MEANINGS = {
 }
 
 
-def write_comparison(out: Path | str, found: Mapping[str, Any]) -> Path:
+def write_comparison(out: Path | str, comparison: Mapping[str, Any]) -> Path:
     """Write the page of a comparison and its figures.
 
     Args:
         out: the folder: `index.html`, and `figures/` with every figure as SVG and PDF.
-        found: `comparison.json`.
+        comparison: `comparison.json`.
 
     Returns:
         The page.
     """
-    task = Task(**found["task"])
+    task = Task(**comparison["task"])
     context = {
         "title": f"Comparison: {named_targets(task)}",
         "task": task,
-        "settings": found["settings"],
-        "sentences": list(sentences(found, task)),
-        "cautions": list(cautions(found)),
-        "metrics": metrics_grid(found, task),
-        "tests": list(test_grids(found, task)),
-        "spreads": list(spread_grids(found, task)),
-        "by_output": output_grid(found, task),
-        "methods": [(name, KINDS[m["kind"]], m["runs"]) for name, m in found["methods"].items()],
+        "settings": comparison["settings"],
+        "sentences": list(sentences(comparison, task)),
+        "cautions": list(cautions(comparison)),
+        "metrics": metrics_grid(comparison, task),
+        "tests": list(test_grids(comparison, task)),
+        "spreads": list(spread_grids(comparison, task)),
+        "by_output": output_grid(comparison, task),
+        "methods": [(name, KINDS[m["kind"]], m["runs"]) for name, m in comparison["methods"].items()],
     }
     with styled():
-        return render("compare.html.j2", context, {"all": comparison_plots(found, task.unit)}, Path(out))
+        return render("compare.html.j2", context, {"all": comparison_plots(comparison, task.unit)}, Path(out))
 
 
-def sentences(found: Mapping[str, Any], task: Task) -> Iterator[str]:
+def sentences(comparison: Mapping[str, Any], task: Task) -> Iterator[str]:
     """The outcome in plain words."""
-    methods = found["methods"]
-    scans = f"{count(found['scans'], 'test scan')} of {count(found['patients'], 'patient')}"
+    methods = comparison["methods"]
+    scans = f"{count(comparison['scans'], 'test scan')} of {count(comparison['patients'], 'patient')}"
     yield f"{count(len(methods), 'method')} were tested on the same {scans}."
-    metric = found["settings"]["metrics"][0]
+    metric = comparison["settings"]["metrics"][0]
     known = {name: m["metrics"][metric] for name, m in methods.items() if m["metrics"][metric]["value"] is not None}
     if not known:
         yield f"{metric_name(metric)} is not defined for any of them."
@@ -80,14 +80,14 @@ def sentences(found: Mapping[str, Any], task: Task) -> Iterator[str]:
     higher = WORDS[metric.partition("/")[0]].in_unit is False
     best = (max if higher else min)(known, key=lambda n: known[n]["value"])
     unit = "" if higher else task.unit
-    yield f"The best {spoken(metric)} is that of {best}: {told(known[best], unit)}."
-    tests = [t for t in _main_tests(found, metric) if best in t["names"]]
+    yield f"The best {spoken(metric)} is that of {best}: {in_words(known[best], unit)}."
+    tests = [t for t in _main_tests(comparison, metric) if best in t["names"]]
     for test in tests:
         yield _told_test(test, best, metric, unit)
 
 
-def _main_tests(found: Mapping[str, Any], metric: str) -> list[Mapping[str, Any]]:
-    return [t for t in found["comparisons"] if t["method"] == "paired bootstrap" and t["metric"] == metric]
+def _main_tests(comparison: Mapping[str, Any], metric: str) -> list[Mapping[str, Any]]:
+    return [t for t in comparison["comparisons"] if t["method"] == "paired bootstrap" and t["metric"] == metric]
 
 
 def _told_test(test: Mapping[str, Any], best: str, metric: str, unit: str) -> str:
@@ -105,32 +105,34 @@ def _told_test(test: Mapping[str, Any], best: str, metric: str, unit: str) -> st
     return f"{text}, p {p_text(test['p_value'])}, {p_text(test['holm'])} after Holm's correction: {clear}."
 
 
-def cautions(found: Mapping[str, Any]) -> Iterator[str]:
+def cautions(comparison: Mapping[str, Any]) -> Iterator[str]:
     """What could make the comparison misleading."""
-    if found["scans"] > found["patients"] and not found["settings"]["by_patient"]:
+    if comparison["scans"] > comparison["patients"] and not comparison["settings"]["by_patient"]:
         yield (
-            f"{found['scans']:,} scans are of {count(found['patients'], 'patient')}, but scans were drawn one by one: "
-            "the intervals are too narrow and the p-values too small. Use --by-patient."
+            f"{comparison['scans']:,} scans are of {count(comparison['patients'], 'patient')}, but scans were drawn "
+            "one by one: the intervals are too narrow and the p-values too small. Use --by-patient."
         )
-    single = [name for name, m in found["methods"].items() if m["kind"] == "single"]
+    single = [name for name, m in comparison["methods"].items() if m["kind"] == "single"]
     if single:
         yield (
             f"One run each of {', '.join(single)}: the tests say whether these very models differ on other scans, not "
             "whether the methods would, trained again with another seed."
         )
-    if any(m["kind"] == "folds" for m in found["methods"].values()):
+    if any(m["kind"] == "folds" for m in comparison["methods"].values()):
         yield (
             "Folds put together mix the probabilities of several models; where they fall short of the single folds, "
             "the models are calibrated differently."
         )
-    if found["scans"] < 100:
-        yield f"With {count(found['scans'], 'scan')}, only large differences can be found: none found is not none."
+    if comparison["scans"] < 100:
+        yield f"With {count(comparison['scans'], 'scan')}, only large differences can be found: none found is not none."
 
 
-def metrics_grid(found: Mapping[str, Any], task: Task) -> Grid:
+def metrics_grid(comparison: Mapping[str, Any], task: Task) -> Grid:
     """The main metrics of every method."""
-    metrics = list(dict.fromkeys([*found["settings"]["metrics"], *task.measures.headlines]))
-    rows = tuple((name, tuple(cell(m["metrics"].get(k), k) for k in metrics)) for name, m in found["methods"].items())
+    metrics = list(dict.fromkeys([*comparison["settings"]["metrics"], *task.measures.headlines]))
+    rows = tuple(
+        (name, tuple(cell(m["metrics"].get(k), k) for k in metrics)) for name, m in comparison["methods"].items()
+    )
     return Grid(
         "Main metrics",
         tuple((with_unit(m, task.unit), "") for m in metrics),
@@ -139,21 +141,21 @@ def metrics_grid(found: Mapping[str, Any], task: Task) -> Grid:
     )
 
 
-def output_grid(found: Mapping[str, Any], task: Task) -> Grid | None:
+def output_grid(comparison: Mapping[str, Any], task: Task) -> Grid | None:
     """The main metric of every class, label or quantity, by method; None where there is one only."""
     names = task.outputs
     if len(names) < 2:
         return None
     metric = task.measures.main[0]
-    rows = tuple((n, tuple(cell(m["metrics"][f"{metric}/{n}"]) for m in found["methods"].values())) for n in names)
-    return Grid(f"{metric_name(metric)} by {task.part}", tuple((name, "") for name in found["methods"]), rows)
+    rows = tuple((n, tuple(cell(m["metrics"][f"{metric}/{n}"]) for m in comparison["methods"].values())) for n in names)
+    return Grid(f"{metric_name(metric)} by {task.part}", tuple((name, "") for name in comparison["methods"]), rows)
 
 
-def test_grids(found: Mapping[str, Any], task: Task) -> Iterator[Grid]:
+def test_grids(comparison: Mapping[str, Any], task: Task) -> Iterator[Grid]:
     """One table for each test and metric, with differences, intervals and corrected p-values."""
     heads = ("first", "second", "difference", "p", "Holm", "Bonferroni")
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for test in found["comparisons"]:
+    for test in comparison["comparisons"]:
         groups.setdefault((test["method"], test["metric"]), []).append(test)
     for (method, metric), tests in groups.items():
         rows = tuple((f"{t['names'][0]} − {t['names'][1]}", _test_cells(t)) for t in tests)
@@ -169,10 +171,10 @@ def _test_cells(test: Mapping[str, Any]) -> tuple[Cell, ...]:
     return (*values, difference, *((p_text(test[k]), "") for k in ("p_value", "holm", "bonferroni")))
 
 
-def spread_grids(found: Mapping[str, Any], task: Task) -> Iterator[Grid]:
+def spread_grids(comparison: Mapping[str, Any], task: Task) -> Iterator[Grid]:
     """Mean and standard deviation over seeds or folds, and every run, of methods with several."""
-    metrics = list(dict.fromkeys([*found["settings"]["metrics"], *task.measures.headlines]))
-    for name, method in found["methods"].items():
+    metrics = list(dict.fromkeys([*comparison["settings"]["metrics"], *task.measures.headlines]))
+    for name, method in comparison["methods"].items():
         if "spread" not in method:
             continue
         rows: list[tuple[str, tuple[Cell, ...]]] = []

@@ -15,18 +15,18 @@ Table = tuple[list[str], list[list[str]]]
 def facts_of(metrics: Mapping[str, Any], split: Mapping[str, Any], config: Mapping[str, Any] | None) -> set[str]:
     """The names of the facts that a page tells; `checklist.toml` says which items they answer."""
     data = metrics["data"]
-    told = {"counts", "metrics", "intervals", "errors", "readable"}
-    told |= {"output", "diagnostic"} if metrics["operating_point"] else set()
-    told |= {"subgroups"} & set(split) | {"readers"} & set(split)
-    told |= {"site"} if metrics["settings"]["site"] else set()
-    told |= {"temperature"} if metrics["operating_point"] and metrics["operating_point"]["temperature"] else set()
-    told |= {"run"} if data.get("run") else set()
+    names = {"counts", "metrics", "intervals", "errors", "readable"}
+    names |= {"output", "diagnostic"} if metrics["operating_point"] else set()
+    names |= {"subgroups"} & set(split) | {"readers"} & set(split)
+    names |= {"site"} if metrics["settings"]["site"] else set()
+    names |= {"temperature"} if metrics["operating_point"] and metrics["operating_point"]["temperature"] else set()
+    names |= {"run"} if data.get("run") else set()
     if data.get("external") is not None:
-        told.add("external" if data["external"] else "internal")
+        names.add("external" if data["external"] else "internal")
     if config:
-        told |= {"model", "preprocessing", "versions"}
-        told |= {"recipe", "split", "disjoint", "start", "best_epoch"} if config["training"].get("recipe") else set()
-    return told
+        names |= {"model", "preprocessing", "versions"}
+        names |= {"recipe", "split", "disjoint", "start", "best_epoch"} if config["training"].get("recipe") else set()
+    return names
 
 
 def data_table(metrics: Mapping[str, Any], split: Mapping[str, Any], name: str, task: Task) -> Table:
@@ -80,16 +80,20 @@ def data_sentences(
     """
     data = metrics["data"]
     recipe = ((config or {}).get("training") or {}).get("recipe")
-    told = [_split(recipe["data"])] if recipe else []
+    sentences = [_split(recipe["data"])] if recipe else []
     if "rows" in data and "excluded" in data:
-        told.append(f"The table of scans has {data['rows']:,} rows; {split['scans']:,} of them are evaluated here.")
-    told += [f"{e['scans']:,} rows are left out because they are {e['why']}." for e in data.get("excluded", [])]
+        sentences.append(
+            f"The table of scans has {data['rows']:,} rows; {split['scans']:,} of them are evaluated here."
+        )
+    sentences += [f"{e['scans']:,} rows are left out because they are {e['why']}." for e in data.get("excluded", [])]
     missing = {t: c["missing"] for t, c in split["counts"].items() if c["missing"]}
-    told += [f"{n:,} scans have no label for {t}; they are left out of its metrics alone." for t, n in missing.items()]
-    told.append(
+    sentences += [
+        f"{n:,} scans have no label for {t}; they are left out of its metrics alone." for t, n in missing.items()
+    ]
+    sentences.append(
         "Every evaluated scan could be read." if not notes else f"The reader noted something on {notes:,} scans."
     )
-    return told
+    return sentences
 
 
 def model_facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:

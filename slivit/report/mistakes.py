@@ -67,8 +67,8 @@ def mistakes(
         settings: how scans are read; None for no pictures.
         thresholds: by target, from which the calls were made; 0.5 where None.
     """
-    found = sorted(_errors(table, task, thresholds or {}), key=lambda f: -f[0])[:most]
-    return [_mistake(table.loc[row], task, target, settings) for _, row, target in found]
+    errors = sorted(_errors(table, task, thresholds or {}), key=lambda f: -f[0])[:most]
+    return [_mistake(table.loc[row], task, target, settings) for _, row, target in errors]
 
 
 def _errors(table: pd.DataFrame, task: Task, thresholds: Mapping[str, float]) -> Iterator[tuple[float, Any, str]]:

@@ -58,11 +58,11 @@ def write_report(
     out = Path(out)
     task = Task(**metrics["task"])
     name = split or shown_split(metrics)
-    found = metrics["splits"][name]
+    shown = metrics["splits"][name]
     rows = table[table["split"] == name] if "split" in table else table
     with styled():
-        plots = _plots(found, metrics, rows, task, config, history)
-        context = _context(found, metrics, rows, task, config, name)
+        plots = _plots(shown, metrics, rows, task, config, history)
+        context = _context(shown, metrics, rows, task, config, name)
         return render("report.html.j2", context, plots, out)
 
 
@@ -111,9 +111,9 @@ def render(
     from markupsafe import Markup
 
     drawn: dict[str, list[dict[str, Any]]] = {}
-    for section, found in plots.items():
+    for section, own in plots.items():
         drawn[section] = []
-        for plot in found:
+        for plot in own:
             words = {key: getattr(plot, key) for key in ("name", "title", "caption")}
             words["file"] = plot.name if figures == "." else f"{figures}/{plot.name}"
             drawn[section].append({**words, "svg": Markup(draw_files(plot, out / figures))})
@@ -136,7 +136,7 @@ def environment() -> Any:
 
 
 def _plots(
-    found: Mapping[str, Any],
+    shown: Mapping[str, Any],
     metrics: Mapping[str, Any],
     rows: pd.DataFrame,
     task: Task,
@@ -146,30 +146,30 @@ def _plots(
     """The figures of every section that has some."""
     decision = Decision(**metrics["operating_point"]) if metrics["operating_point"] else None
     cases = cases_of(rows, task, decision)
-    plots = {name: list(PANELS[name](found, cases)) for name in task.panels}
+    plots = {name: list(PANELS[name](shown, cases)) for name in task.panels}
     if len(task.outputs) > 1:
-        plots["performance"] = [output_plot(found, task)]
-    if "subgroups" in found:
-        plots["subgroups"] = list(subgroup_plots(found, task))
+        plots["performance"] = [output_plot(shown, task)]
+    if "subgroups" in shown:
+        plots["subgroups"] = list(subgroup_plots(shown, task))
     course = history_plot(history, (config or {}).get("training", {}).get("best_epoch"))
     plots["model"] = [course] if course else []
     return plots
 
 
-def _ranking(found: Mapping[str, Any], cases: Cases) -> Iterator[Plot]:
-    return ranking_plots(found)
+def _ranking(shown: Mapping[str, Any], cases: Cases) -> Iterator[Plot]:
+    return ranking_plots(shown)
 
 
-def _calibration(found: Mapping[str, Any], cases: Cases) -> Iterator[Plot]:
+def _calibration(shown: Mapping[str, Any], cases: Cases) -> Iterator[Plot]:
     known = {c.name: ~np.isnan(c.y) for c in cases.columns()}
     scores = {c.name: (c.y[known[c.name]], c.p[known[c.name]]) for c in cases.columns()}
-    return probability_plots(found, scores, dict(zip(cases.task.thresholded, cases.thresholds, strict=True)))
+    return probability_plots(shown, scores, dict(zip(cases.task.thresholded, cases.thresholds, strict=True)))
 
 
-def _agreement(found: Mapping[str, Any], cases: Cases) -> Iterator[Plot]:
+def _agreement(shown: Mapping[str, Any], cases: Cases) -> Iterator[Plot]:
     columns = zip(cases.task.targets, cases.y.T, cases.p.T, strict=True)
     quantities = {name: (y[~np.isnan(y)], p[~np.isnan(y)]) for name, y, p in columns}
-    return regression_plots(found, quantities, cases.task.unit)
+    return regression_plots(shown, quantities, cases.task.unit)
 
 
 PANELS: Mapping[str, Callable[[Mapping[str, Any], Cases], Iterator[Plot]]] = {
@@ -181,7 +181,7 @@ PANELS: Mapping[str, Callable[[Mapping[str, Any], Cases], Iterator[Plot]]] = {
 
 
 def _context(
-    found: Mapping[str, Any],
+    shown: Mapping[str, Any],
     metrics: Mapping[str, Any],
     rows: pd.DataFrame,
     task: Task,
@@ -192,7 +192,7 @@ def _context(
     settings = metrics["settings"]
     preprocessing = Preprocessing(**config["preprocessing"]) if config else None
     notes = int((rows["notes"].fillna("") != "").sum()) if "notes" in rows else 0
-    told = facts.facts_of(metrics, found, config)
+    answered = facts.facts_of(metrics, shown, config)
     return {
         "title": f"Evaluation: {named_targets(task)}",
         "model": config["model"]["name"] if config else "",
@@ -200,21 +200,21 @@ def _context(
         "split": name,
         "task": task,
         "settings": settings,
-        "headlines": tables.headline_cells(found, task),
-        "sentences": list(summary.sentences(found, task, metrics, name)),
-        "cautions": list(summary.cautions(found, task, metrics, name)),
-        "lines": tables.performance(found, task),
-        "grids": [g for g in (tables.outputs(found, task), tables.thresholds(metrics, task)) if g],
-        "readers": [tables.reader_grid(n, r) for n, r in found.get("readers", {}).items()],
+        "headlines": tables.headline_cells(shown, task),
+        "sentences": list(summary.sentences(shown, task, metrics, name)),
+        "cautions": list(summary.cautions(shown, task, metrics, name)),
+        "lines": tables.performance(shown, task),
+        "grids": [g for g in (tables.outputs(shown, task), tables.thresholds(metrics, task)) if g],
+        "readers": [tables.reader_grid(n, r) for n, r in shown.get("readers", {}).items()],
         "temperature": temperature_text(metrics),
-        "subgroups": tables.subgroup_grids(found, task) if "subgroups" in found else [],
-        "sites": tables.site_grid(found, metrics, task),
+        "subgroups": tables.subgroup_grids(shown, task) if "subgroups" in shown else [],
+        "sites": tables.site_grid(shown, metrics, task),
         "mistakes": mistakes(rows, task, settings["pictures"], preprocessing, _thresholds(metrics)),
-        "data": facts.data_table(metrics, found, name, task),
-        "exclusions": facts.data_sentences(metrics, found, config, notes),
+        "data": facts.data_table(metrics, shown, name, task),
+        "exclusions": facts.data_sentences(metrics, shown, config, notes),
         "facts": facts.model_facts(config) if config else [],
         "recipe": recipe_text(config),
-        "checklists": checklists(told, set(_sections(found, metrics, config))),
+        "checklists": checklists(answered, set(_sections(shown, metrics, config))),
     }
 
 
@@ -229,10 +229,10 @@ def _thresholds(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {target: threshold["value"] for target, threshold in point["thresholds"].items()}
 
 
-def _sections(found: Mapping[str, Any], metrics: Mapping[str, Any], config: Any) -> Iterator[str]:
+def _sections(shown: Mapping[str, Any], metrics: Mapping[str, Any], config: Any) -> Iterator[str]:
     yield from ("performance", "errors", "data")
     yield from Task(**metrics["task"]).panels
-    yield from ("subgroups",) if "subgroups" in found else ()
+    yield from ("subgroups",) if "subgroups" in shown else ()
     yield from ("sites",) if metrics["settings"]["site"] else ()
     yield from ("model",) if config else ()
 

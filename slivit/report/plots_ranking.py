@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from slivit.report.draw import Plot, new_figure, nothing, unit_square
 from slivit.report.panels import left_out, panels, shown
-from slivit.report.style import INK, PALETTE, QUIET, colour, dash, marker, number, short, told
+from slivit.report.style import INK, PALETTE, QUIET, colour, dash, in_words, marker, number, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,8 +137,8 @@ def prevalence(split: Split, name: str) -> float | None:
 
 
 def _metric(split: Split, metric: str, name: str) -> Mapping[str, Any]:
-    found = split["metrics"]
-    return found.get(f"{metric}/{name}") or found[metric]
+    estimates = split["metrics"]
+    return estimates.get(f"{metric}/{name}") or estimates[metric]
 
 
 def _caption(kind: str, split: Split, names: Sequence[str]) -> str:
@@ -153,7 +153,7 @@ def _caption(kind: str, split: Split, names: Sequence[str]) -> str:
 
 def _alt(kind: str, split: Split, names: Sequence[str]) -> str:
     area = AREAS[kind]
-    return f"{TITLES[kind]}. " + "; ".join(f"{n}: {told(_metric(split, area, n))}" for n in shown(names))
+    return f"{TITLES[kind]}. " + "; ".join(f"{n}: {in_words(_metric(split, area, n))}" for n in shown(names))
 
 
 def threshold_plot(split: Split, name: str) -> Plot:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slivit.report.draw import Plot, new_figure, nothing
-from slivit.report.style import INK, NEGATIVE, POSITIVE, QUIET, number, told
+from slivit.report.style import INK, NEGATIVE, POSITIVE, QUIET, in_words, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,8 +38,8 @@ def regression_plots(split: Split, values: Mapping[str, tuple[Any, Any]], unit: 
 
 
 def _metric(split: Split, metric: str, name: str) -> Mapping[str, Any]:
-    found = split["metrics"]
-    return found.get(f"{metric}/{name}") or found[metric]
+    estimates = split["metrics"]
+    return estimates.get(f"{metric}/{name}") or estimates[metric]
 
 
 def _label(text: str, name: str, unit: str) -> str:
@@ -68,7 +68,9 @@ def _scatter(split: Split, name: str, y: Any, p: Any, unit: str, key: str, title
         lines = [f"R² {number(stats['r2']['value'])}", f"r {number(stats['pearson']['value'])}"]
         ax.text(0.03, 0.97, "\n".join(lines), va="top", transform=ax.transAxes)
     caption = "Each point is a scan; on the dotted line, prediction and truth agree."
-    alt = f"Scatter of predicted against true {name}: R² {told(stats['r2'])}, Pearson r {told(stats['pearson'])}"
+    alt = (
+        f"Scatter of predicted against true {name}: R² {in_words(stats['r2'])}, Pearson r {in_words(stats['pearson'])}"
+    )
     return Plot(key, title, caption, figure, alt)
 
 
@@ -93,8 +95,8 @@ def _bland_altman(split: Split, name: str, y: Any, p: Any, unit: str, key: str, 
                     ha="right", va="bottom", fontsize=8.5, color=INK)  # fmt: skip
     caption = "Bias (line) and 95% limits of agreement (dashed), with their intervals. A slope of the cloud means that "
     caption += "high values are predicted too low, or the other way round."
-    alt = f"Bland-Altman plot of {name}: bias {told(lines['bias'], unit)}, limits "
-    alt += f"{told(lines['limit_low'], unit)} and {told(lines['limit_high'], unit)}"
+    alt = f"Bland-Altman plot of {name}: bias {in_words(lines['bias'], unit)}, limits "
+    alt += f"{in_words(lines['limit_low'], unit)} and {in_words(lines['limit_high'], unit)}"
     return Plot(key, title, caption, figure, alt)
 
 

@@ -13,61 +13,61 @@ from slivit.report.style import PALETTE, cases_drawn, colour, dash, marker, metr
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Found = Mapping[str, Any]
-Lines = Mapping[str, Sequence[Found]]
+Values = Mapping[str, Any]
+Lines = Mapping[str, Sequence[Values]]
 """The cells of each line of a panel, from few labels to many."""
 
 PANEL, MOST_LINES, MOST_BANDS, DODGE = 2.3, len(PALETTE), 3, 1.02
 """Inches of a panel, its lines, of how many a band is drawn, and by how much lines with bars stand side by side."""
 
 
-def study_plots(found: Found) -> Iterator[Plot]:
+def study_plots(study: Values) -> Iterator[Plot]:
     """The figures of a study.
 
     Args:
-        found: `study.json`.
+        study: `study.json`.
     """
-    unit = found["task"]["unit"]
-    if len({cell["fraction"] for cell in found["cells"]}) > 1:
-        yield from (label_plot(found, metric, unit) for metric in found["settings"]["metrics"])
-    for metric in found["settings"]["metrics"]:
-        yield from _differences(found, metric, unit)
+    unit = study["task"]["unit"]
+    if len({cell["fraction"] for cell in study["cells"]}) > 1:
+        yield from (label_plot(study, metric, unit) for metric in study["settings"]["metrics"])
+    for metric in study["settings"]["metrics"]:
+        yield from _differences(study, metric, unit)
 
 
-def panels(found: Found) -> dict[str, dict[str, list[Found]]]:
+def panels(study: Values) -> dict[str, dict[str, list[Values]]]:
     """The cells by panel and line: a panel a model and a line an initialisation; one panel where that suffices."""
-    settings = found["settings"]
+    settings = study["settings"]
     outer, inner = ("model", "start") if len(settings["starts"]) > 1 else ("start", "model")
     if len(settings[f"{inner}s"]) > MOST_LINES:
         outer, inner = inner, outer
-    drawn: dict[str, dict[str, list[Found]]] = {}
-    for cell in sorted(found["cells"], key=lambda c: c["fraction"]):
-        lines = drawn.setdefault(title(found, outer, cell[outer]), {})
-        lines.setdefault(title(found, inner, cell[inner]), []).append(cell)
+    drawn: dict[str, dict[str, list[Values]]] = {}
+    for cell in sorted(study["cells"], key=lambda c: c["fraction"]):
+        lines = drawn.setdefault(title(study, outer, cell[outer]), {})
+        lines.setdefault(title(study, inner, cell[inner]), []).append(cell)
     return drawn
 
 
-def title(found: Found, axis: str, name: str) -> str:
+def title(study: Values, axis: str, name: str) -> str:
     """What a model or an initialisation is called."""
-    return found["settings"][f"{axis}s"].get(name, name)
+    return study["settings"][f"{axis}s"].get(name, name)
 
 
-def method_title(found: Found, model: str, start: str) -> str:
-    """What a model with an initialisation is called; an axis with one name is not told."""
-    settings = found["settings"]
-    parts = [title(found, "model", model)] if len(settings["models"]) > 1 or len(settings["starts"]) == 1 else []
-    parts += [title(found, "start", start)] if len(settings["starts"]) > 1 else []
+def method_title(study: Values, model: str, start: str) -> str:
+    """What a model with an initialisation is called; an axis with one name is left out."""
+    settings = study["settings"]
+    parts = [title(study, "model", model)] if len(settings["models"]) > 1 or len(settings["starts"]) == 1 else []
+    parts += [title(study, "start", start)] if len(settings["starts"]) > 1 else []
     return ", ".join(parts)
 
 
-def label_plot(found: Found, metric: str, unit: str) -> Plot:
+def label_plot(study: Values, metric: str, unit: str) -> Plot:
     """A metric by the number of training scans, for every model and initialisation."""
-    lines_of = panels(found)
+    lines_of = panels(study)
     columns = min(2, len(lines_of))
     rows = -(-len(lines_of) // columns)
     height = (4.0 if len(lines_of) == 1 else PANEL * rows) + 0.5
     figure, grid = new_figure(height, nrows=rows, ncols=columns, sharey=True, squeeze=False)
-    counts = sorted({cell["train_scans"] for cell in found["cells"]})
+    counts = sorted({cell["train_scans"] for cell in study["cells"]})
     names = list(dict.fromkeys(line for lines in lines_of.values() for line in lines))
     for ax, (panel, lines) in zip(grid.flat, lines_of.items(), strict=False):
         _panel(ax, lines, names, metric, single=len(lines_of) == 1)
@@ -80,7 +80,7 @@ def label_plot(found: Found, metric: str, unit: str) -> Plot:
     figure.supylabel(with_unit(metric, unit), fontsize=9.5)
     _legend(figure, grid.flat[0], names)
     banded = len(lines_of) == 1 and len(names) <= MOST_BANDS
-    settings = found["settings"]
+    settings = study["settings"]
     caption = "Mean over the seeds by the number of training scans (logarithmic). "
     caption += (
         f"{'Band' if banded else 'Bars'}: {100 * settings['level']:.4g}% interval over test {cases_drawn(settings)}."
@@ -126,18 +126,18 @@ def _legend(figure: Any, ax: Axes, names: Sequence[str]) -> None:
     figure.legend(handles, [short(n, 26) for n in names], loc="outside upper center", ncols=min(columns, len(names)))
 
 
-def _differences(found: Found, metric: str, unit: str) -> Iterator[Plot]:
+def _differences(study: Values, metric: str, unit: str) -> Iterator[Plot]:
     """A forest plot of the differences from the reference, for each share of the labels."""
-    for fraction in found["settings"]["fractions"]:
+    for fraction in study["settings"]["fractions"]:
         tests = [
             t
-            for t in found["tests"]
+            for t in study["tests"]
             if (t["method"], t["metric"], t["fraction"]) == ("paired bootstrap", metric, fraction)
         ]
         if not tests:
             continue
         rows: list[Row] = [
-            (method_title(found, t["model"], t["start"]), {**t, "value": t["difference"]}) for t in tests
+            (method_title(study, t["model"], t["start"]), {**t, "value": t["difference"]}) for t in tests
         ]
         share = "all labels" if fraction == 1 else f"{100 * fraction:.3g}% of the labels"
         name = f"Difference of {spoken(metric)} from the reference" + with_unit(metric, unit).removeprefix(

@@ -43,40 +43,40 @@ def history_plot(history: Path | None, best_epoch: int | None = None) -> Plot | 
     return Plot("history", "Training", caption, figure, caption)
 
 
-def curve_plot(found: Mapping[str, Any], metric: str, name: str) -> Plot:
+def curve_plot(curve: Mapping[str, Any], metric: str, name: str) -> Plot:
     """A metric by the number of training scans: the mean over seeds with its interval, and every run.
 
     Args:
-        found: `curve.json`.
+        curve: `curve.json`.
         metric: what to draw.
         name: of the files.
     """
     figure, ax = new_figure(4.0)
-    points = [p for p in found["points"] if p["metrics"][metric]["value"] is not None]
+    points = [p for p in curve["points"] if p["metrics"][metric]["value"] is not None]
     x = [p["train_scans"] for p in points]
     ax.plot(
         x, [p["metrics"][metric]["value"] for p in points], "o-", color=colour(0), label="mean over seeds", zorder=3
     )
     if all(p["metrics"][metric]["low"] is not None for p in points):
         low, high = ([p["metrics"][metric][side] for p in points] for side in ("low", "high"))
-        settings = found["settings"]
+        settings = curve["settings"]
         label = f"{settings['level']:.0%} interval over test {cases_drawn(settings)}"
         ax.fill_between(x, low, high, color=colour(0), alpha=0.18, linewidth=0, label=label)
-    singles = [(p["train_scans"], r["metrics"][metric]) for p in found["points"] for r in p["runs"]]
+    singles = [(p["train_scans"], r["metrics"][metric]) for p in curve["points"] for r in p["runs"]]
     singles = [(n, value) for n, value in singles if value is not None]
-    if len(found["settings"]["seeds"]) > 1 and singles:
+    if len(curve["settings"]["seeds"]) > 1 and singles:
         ax.plot(*zip(*singles, strict=True), "x", color=colour(1), ms=5, mew=1.3, label="single runs", zorder=4)
-    scan_axis(ax, [p["train_scans"] for p in found["points"]])
-    ax.set_ylabel(with_unit(metric, found["task"]["unit"]))
+    scan_axis(ax, [p["train_scans"] for p in curve["points"]])
+    ax.set_ylabel(with_unit(metric, curve["task"]["unit"]))
     ax.grid(True)
     if ax.get_legend_handles_labels()[1]:
         ax.legend(loc="best")
     caption = "Logarithmic axis of training scans. The band tells how far other test "
     caption += (
-        f"{cases_drawn(found['settings'])} would move the mean; the crosses, how far the seed of the training moves it."
+        f"{cases_drawn(curve['settings'])} would move the mean; the crosses, how far the seed of the training moves it."
     )
     alt = f"{metric_name(metric)} by training scans: " + ", ".join(f"{n}" for n in x)
-    return Plot(name, f"{with_unit(metric, found['task']['unit'])} by number of labels", caption, figure, alt)
+    return Plot(name, f"{with_unit(metric, curve['task']['unit'])} by number of labels", caption, figure, alt)
 
 
 def scan_axis(ax: Axes, counts: Sequence[int]) -> None:

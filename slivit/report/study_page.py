@@ -10,41 +10,41 @@ from slivit.report.compare_page import MEANINGS
 from slivit.report.draw import styled
 from slivit.report.page import named_targets, render
 from slivit.report.plots_study import method_title, study_plots, title
-from slivit.report.style import WORDS, amount, cases_drawn, count, interval, number, p_text, spoken, told, with_unit
+from slivit.report.style import WORDS, amount, cases_drawn, count, in_words, interval, number, p_text, spoken, with_unit
 from slivit.report.tables import Cell, Grid
 from slivit.targets.task import Task
 
 PAGE, FIGURES = "study.html", "figures"
-Found = Mapping[str, Any]
+Values = Mapping[str, Any]
 
 
-def write_study(out: Path | str, found: Found, recipe: str = "") -> Path:
+def write_study(out: Path | str, study: Values, recipe: str = "") -> Path:
     """Write the page of a study and its figures.
 
     Args:
         out: the folder: `study.html`, and `figures/` with every figure as SVG and PDF.
-        found: `study.json`.
+        study: `study.json`.
         recipe: the study's recipe as TOML, to be shown.
 
     Returns:
         The page.
     """
-    task = Task(**found["task"])
+    task = Task(**study["task"])
     context = {
-        "title": found["title"] or f"Study: {named_targets(task)}",
+        "title": study["title"] or f"Study: {named_targets(task)}",
         "task": task,
-        "settings": found["settings"],
-        "sentences": list(sentences(found, task)),
-        "cautions": list(cautions(found)),
-        "tables": list(metric_grids(found, task)),
-        "tests": list(test_grids(found, task)),
-        "failed": [run for run in found["runs"] if run["state"] == "failed"],
-        "excluded": exclusions(found),
-        "times": time_grid(found),
+        "settings": study["settings"],
+        "sentences": list(sentences(study, task)),
+        "cautions": list(cautions(study)),
+        "tables": list(metric_grids(study, task)),
+        "tests": list(test_grids(study, task)),
+        "failed": [run for run in study["runs"] if run["state"] == "failed"],
+        "excluded": exclusions(study),
+        "times": time_grid(study),
         "recipe": recipe,
     }
     with styled():
-        return render("study.html.j2", context, {"all": study_plots(found)}, Path(out), page=PAGE, figures=FIGURES)
+        return render("study.html.j2", context, {"all": study_plots(study)}, Path(out), page=PAGE, figures=FIGURES)
 
 
 def falls(metric: str) -> bool:
@@ -52,35 +52,35 @@ def falls(metric: str) -> bool:
     return WORDS[metric.partition("/")[0]].in_unit
 
 
-def sentences(found: Found, task: Task) -> Iterator[str]:
+def sentences(study: Values, task: Task) -> Iterator[str]:
     """The outcome in plain words."""
-    settings = found["settings"]
+    settings = study["settings"]
     metric = settings["metrics"][0]
     axes = [count(len(settings["models"]), "model"), count(len(settings["starts"]), "initialisation")]
     axes += [count(len(settings["fractions"]), "share of the labels", "shares of the labels")]
-    done = sum(run["state"] == "done" and run["seed"] is not None for run in found["runs"])
-    scans = f"{count(found['scans'], 'test scan')} of {count(found['patients'], 'patient')}"
+    done = sum(run["state"] == "done" and run["seed"] is not None for run in study["runs"])
+    scans = f"{count(study['scans'], 'test scan')} of {count(study['patients'], 'patient')}"
     seeds = count(len(settings["seeds"]), "seed")
     yield f"{', '.join(axes)} and {seeds}: {count(done, 'finished run')}, tested on the same {scans}."
     for fraction in settings["fractions"]:
-        if text := _best(found, fraction, metric, task):
+        if text := _best(study, fraction, metric, task):
             yield text
-    if text := _against(found, metric):
+    if text := _against(study, metric):
         yield text
 
 
-def _best(found: Found, fraction: float, metric: str, task: Task) -> str:
-    known = [c for c in found["cells"] if c["fraction"] == fraction and c["metrics"][metric]["value"] is not None]
+def _best(study: Values, fraction: float, metric: str, task: Task) -> str:
+    known = [c for c in study["cells"] if c["fraction"] == fraction and c["metrics"][metric]["value"] is not None]
     if not known:
         return ""
     best = (min if falls(metric) else max)(known, key=lambda c: c["metrics"][metric]["value"])
-    name = method_title(found, best["model"], best["start"])
-    value = told(best["metrics"][metric], task.unit if falls(metric) else "")
+    name = method_title(study, best["model"], best["start"])
+    value = in_words(best["metrics"][metric], task.unit if falls(metric) else "")
     return f"With {count(best['train_scans'], 'training scan')}, the best {spoken(metric)} is that of {name}: {value}."
 
 
-def _against(found: Found, metric: str) -> str:
-    tests = _main_tests(found, metric)
+def _against(study: Values, metric: str) -> str:
+    tests = _main_tests(study, metric)
     if not tests:
         return ""
     clear = [t for t in tests if t["holm"] is not None and t["holm"] < 1 - t["level"]]
@@ -91,38 +91,38 @@ def _against(found: Found, metric: str) -> str:
     )
 
 
-def _main_tests(found: Found, metric: str) -> list[Found]:
-    return [t for t in found["tests"] if t["method"] == "paired bootstrap" and t["metric"] == metric]
+def _main_tests(study: Values, metric: str) -> list[Values]:
+    return [t for t in study["tests"] if t["method"] == "paired bootstrap" and t["metric"] == metric]
 
 
-def cautions(found: Found) -> Iterator[str]:
+def cautions(study: Values) -> Iterator[str]:
     """What could make the study misleading."""
-    states = [run["state"] for run in found["runs"] if run["seed"] is not None]
+    states = [run["state"] for run in study["runs"] if run["seed"] is not None]
     if failed := states.count("failed"):
         yield f"{count(failed, 'run')} failed; the figures are those of the others."
     if missing := sum(state in ("new", "died") for state in states):
         yield f"{count(missing, 'run')} {'is' if missing == 1 else 'are'} still to be made: this is no final result."
-    if any(len(cell["runs"]) == 1 for cell in found["cells"]):
+    if any(len(cell["runs"]) == 1 for cell in study["cells"]):
         yield (
             "Where there is one seed, the tests say whether these very models differ on other scans, not whether they "
             "would, trained again with another seed."
         )
-    if found["scans"] > found["patients"] and not found["settings"]["by_patient"]:
+    if study["scans"] > study["patients"] and not study["settings"]["by_patient"]:
         yield (
-            f"{found['scans']:,} scans are of {count(found['patients'], 'patient')}, but scans were drawn one by one: "
+            f"{study['scans']:,} scans are of {count(study['patients'], 'patient')}, but scans were drawn one by one: "
             "the intervals are too narrow and the p-values too small. Set testing.by_patient."
         )
-    if found["scans"] < 100:
-        yield f"With {count(found['scans'], 'test scan')}, only large differences can be found: none found is not none."
+    if study["scans"] < 100:
+        yield f"With {count(study['scans'], 'test scan')}, only large differences can be found: none found is not none."
 
 
-def metric_grids(found: Found, task: Task) -> Iterator[Grid]:
+def metric_grids(study: Values, task: Task) -> Iterator[Grid]:
     """A table for each metric and share of the labels: a row a model, a column an initialisation."""
-    settings = found["settings"]
-    cells = {(c["model"], c["start"], c["fraction"]): c for c in found["cells"]}
+    settings = study["settings"]
+    cells = {(c["model"], c["start"], c["fraction"]): c for c in study["cells"]}
     for metric in settings["metrics"]:
         for fraction in settings["fractions"]:
-            here = [c for c in found["cells"] if c["fraction"] == fraction]
+            here = [c for c in study["cells"] if c["fraction"] == fraction]
             if not here:
                 continue
             heads = tuple((text, "") for text in settings["starts"].values())
@@ -140,7 +140,7 @@ def _share(fraction: float) -> str:
     return "all labels" if fraction == 1 else f"{100 * fraction:.3g}% of the labels"
 
 
-def _value(cell: Found | None, metric: str) -> Cell:
+def _value(cell: Values | None, metric: str) -> Cell:
     if cell is None:
         return "–", ""
     estimate, sd = cell["metrics"][metric], cell["spread"][metric]["sd"]
@@ -149,47 +149,47 @@ def _value(cell: Found | None, metric: str) -> Cell:
     return number(estimate["value"], digits), "; ".join(filter(None, notes))
 
 
-def test_grids(found: Found, task: Task) -> Iterator[Grid]:
+def test_grids(study: Values, task: Task) -> Iterator[Grid]:
     """One table for each test and metric: differences from the reference, with corrected p-values."""
-    groups: dict[tuple[str, str], list[Found]] = {}
-    for test in found["tests"]:
+    groups: dict[tuple[str, str], list[Values]] = {}
+    for test in study["tests"]:
         groups.setdefault((test["method"], test["metric"]), []).append(test)
     heads = tuple((text, "") for text in ("labels", "value", "reference", "difference", "p", "Holm"))
     for (method, metric), tests in groups.items():
-        rows = tuple((_pair(found, t), _test_cells(t)) for t in tests)
+        rows = tuple((_pair(study, t), _test_cells(t)) for t in tests)
         yield Grid(
             f"{method[0].upper()}{method[1:]}: {with_unit(metric, task.unit)}", heads, rows, MEANINGS.get(method, "")
         )
 
 
-def _pair(found: Found, test: Found) -> str:
+def _pair(study: Values, test: Values) -> str:
     reference = test["reference"]
-    names = [method_title(found, side["model"], side["start"]) for side in (test, reference)]
+    names = [method_title(study, side["model"], side["start"]) for side in (test, reference)]
     return f"{names[0]} − {names[1]}"
 
 
-def _test_cells(test: Found) -> tuple[Cell, ...]:
+def _test_cells(test: Values) -> tuple[Cell, ...]:
     values = [(number(test[key]), "") for key in ("first", "second")]
     difference = (number(test["difference"]), interval(test["low"], test["high"]))
     p_values = ((p_text(test[key]), "") for key in ("p_value", "holm"))
     return ((f"{100 * test['fraction']:.3g}%", ""), *values, difference, *p_values)
 
 
-def exclusions(found: Found) -> list[tuple[str, str]]:
+def exclusions(study: Values) -> list[tuple[str, str]]:
     """What was left out of the grid, and why, each once."""
     left: dict[tuple[str, str], None] = {}
-    for entry in found["excluded"]:
-        pair = f"{title(found, 'model', entry['model'])}, {title(found, 'start', entry['start'])}"
+    for entry in study["excluded"]:
+        pair = f"{title(study, 'model', entry['model'])}, {title(study, 'start', entry['start'])}"
         left[pair, entry["why"]] = None
     return list(left)
 
 
-def time_grid(found: Found) -> Grid | None:
+def time_grid(study: Values) -> Grid | None:
     """The mean minutes of a run, by model and share of the labels; None where no time is known."""
-    fractions = found["settings"]["fractions"]
+    fractions = study["settings"]["fractions"]
     rows = []
-    for model, text in found["settings"]["models"].items():
-        runs = [r for r in found["runs"] if r["model"] == model and r["seconds"] is not None]
+    for model, text in study["settings"]["models"].items():
+        runs = [r for r in study["runs"] if r["model"] == model and r["seconds"] is not None]
         per_share = [[r["seconds"] for r in runs if r["fraction"] == fraction] for fraction in fractions]
         if any(per_share):
             rows.append((text, tuple((_minutes(seconds), "") for seconds in per_share)))

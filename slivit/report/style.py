@@ -136,7 +136,7 @@ def amount(text: str, unit: str) -> str:
     return f"{text}{'' if unit in ('', '%', '°') else ' '}{unit}"
 
 
-def told(estimate: Mapping[str, Any], unit: str = "", digits: int = 3) -> str:
+def in_words(estimate: Mapping[str, Any], unit: str = "", digits: int = 3) -> str:
     """An estimate in words: "0.871 (90% interval 0.802 to 0.930)"."""
     if estimate["value"] is None:
         return f"not defined ({estimate['why']})"
@@ -147,7 +147,7 @@ def told(estimate: Mapping[str, Any], unit: str = "", digits: int = 3) -> str:
 
 def inside(estimate: Mapping[str, Any]) -> str:
     """An estimate in words that stand in brackets already: "0.871, 90% interval 0.802 to 0.930"."""
-    return told(estimate).replace(" (", ", ").removesuffix(")")
+    return in_words(estimate).replace(" (", ", ").removesuffix(")")
 
 
 def p_text(p: float | None) -> str:

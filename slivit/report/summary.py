@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from slivit.report.style import WORDS, amount, count, inside, interval, metric_name, number, spoken, told
+from slivit.report.style import WORDS, amount, count, in_words, inside, interval, metric_name, number, spoken
 from slivit.report.tables import is_set
 from slivit.targets.task import Task
 
@@ -55,11 +55,11 @@ def _ranking(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[s
     if auc["value"] is None:
         yield f"How well it ranks scans is not defined: {auc['why']}."
     else:
-        yield f"It ranks {task.ranked} in {100 * auc['value']:.0f} of 100 pairs: ROC AUC {told(auc)}."
+        yield f"It ranks {task.ranked} in {100 * auc['value']:.0f} of 100 pairs: ROC AUC {in_words(auc)}."
 
 
 def _calls(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
-    target, found = task.targets[0], split["metrics"]
+    target, estimates = task.targets[0], split["metrics"]
     matrix = split["confusion"][target]["counts"]
     threshold = metrics["operating_point"]["thresholds"].get(target, {}).get("value", 0.5)
     start = f"Called positive from a probability of {number(threshold)} upwards, {_rule(metrics)}"
@@ -69,9 +69,13 @@ def _calls(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str
     (tn, fp), (fn, tp) = matrix
     parts = []
     if tp + fn:
-        parts.append(f"it finds {tp:,} of {tp + fn:,} scans with {target} (sensitivity {inside(found['sensitivity'])})")
+        parts.append(
+            f"it finds {tp:,} of {tp + fn:,} scans with {target} (sensitivity {inside(estimates['sensitivity'])})"
+        )
     if tn + fp:
-        alarm = f"raises a false alarm in {fp:,} of {tn + fp:,} without (specificity {inside(found['specificity'])})"
+        alarm = (
+            f"raises a false alarm in {fp:,} of {tn + fp:,} without (specificity {inside(estimates['specificity'])})"
+        )
         parts.append(alarm if parts else f"it {alarm}")
     yield f"{start}, " + " and ".join(parts) + "."
 
@@ -85,8 +89,8 @@ def _rule(metrics: Mapping[str, Any]) -> str:
 
 
 def _calibration(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
-    found = split["metrics"]
-    slope, shift = found["calibration_slope"], found["calibration_intercept"]
+    estimates = split["metrics"]
+    slope, shift = estimates["calibration_slope"], estimates["calibration_intercept"]
     if slope["value"] is None or slope["low"] is None:
         yield f"Whether its probabilities mean what they say cannot be told: {slope['why']}."
         return
@@ -101,18 +105,18 @@ def _calibration(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterat
     if faults:
         yield "Its probabilities are " + ", and ".join(faults) + "."
     else:
-        yield f"Nothing shows that its probabilities are off: calibration slope {told(slope)}; 1 is best."
+        yield f"Nothing shows that its probabilities are off: calibration slope {in_words(slope)}; 1 is best."
 
 
 def _accuracy(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
-    share = told(split["metrics"]["accuracy"])
+    share = in_words(split["metrics"]["accuracy"])
     yield f"It calls the right one of {len(task.classes)} classes in a share of {share} of all scans."
 
 
 def _subset(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
     subset = split["metrics"]["subset_accuracy"]
     if subset["value"] is not None:
-        yield f"Every label of a scan is called correctly in a share of {told(subset)} of the scans."
+        yield f"Every label of a scan is called correctly in a share of {in_words(subset)} of the scans."
 
 
 def _best_and_worst(metric: str, split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -122,30 +126,30 @@ def _best_and_worst(metric: str, split: Split, task: Task, metrics: Mapping[str,
         best = max(known, key=lambda n: known[n]["value"])
         worst = min(known, key=lambda n: known[n]["value"])
         name = metric_name(metric)
-        ends = f"{best}, {told(known[best])}, and lowest for {worst}, {told(known[worst])}"
+        ends = f"{best}, {in_words(known[best])}, and lowest for {worst}, {in_words(known[worst])}"
         yield f"{name} is highest for the {task.part} {ends}."
 
 
 def _errors(split: Split, task: Task, metrics: Mapping[str, Any]) -> Iterator[str]:
     for name in task.targets:
-        found = {m: split["metrics"][f"{m}/{name}"] for m in ("mae", "r2", "bias", "limit_low", "limit_high")}
-        if found["mae"]["value"] is None:
-            yield f"How far predictions of {name} are off is not defined: {found['mae']['why']}."
+        estimates = {m: split["metrics"][f"{m}/{name}"] for m in ("mae", "r2", "bias", "limit_low", "limit_high")}
+        if estimates["mae"]["value"] is None:
+            yield f"How far predictions of {name} are off is not defined: {estimates['mae']['why']}."
             continue
-        off = told(found["mae"], task.unit, 2)
-        yield f"On average, predictions of {name} are off by {off}. R² is {told(found['r2'])}."
-        yield _bias(found["bias"], task.unit)
-        limits = interval(found["limit_low"]["value"], found["limit_high"]["value"], 2)
+        off = in_words(estimates["mae"], task.unit, 2)
+        yield f"On average, predictions of {name} are off by {off}. R² is {in_words(estimates['r2'])}."
+        yield _bias(estimates["bias"], task.unit)
+        limits = interval(estimates["limit_low"]["value"], estimates["limit_high"]["value"], 2)
         if limits:
             yield f"95% of single errors are expected between the limits of agreement, {amount(limits, task.unit)}."
 
 
 def _bias(bias: Mapping[str, Any], unit: str) -> str:
     if bias["low"] is None or bias["low"] <= 0 <= bias["high"]:
-        return (
-            f"Nothing shows that predictions are too high or too low on the whole: the bias is {told(bias, unit, 2)}."
-        )
-    return f"On the whole they are too {'high' if bias['value'] > 0 else 'low'}: the bias is {told(bias, unit, 2)}."
+        start = "Nothing shows that predictions are too high or too low on the whole"
+    else:
+        start = f"On the whole they are too {'high' if bias['value'] > 0 else 'low'}"
+    return f"{start}: the bias is {in_words(bias, unit, 2)}."
 
 
 FINDINGS: Mapping[str, Callable[[Split, Task, Mapping[str, Any]], Iterator[str]]] = {
@@ -173,7 +177,7 @@ def _gap(split: Split, task: Task) -> Iterator[str]:
     ends = [f"{amount(number(e['value'], digits), unit)} for {gap[s]}" for e, s in ((high, "highest"), (low, "lowest"))]
     yield (
         f"Of the subgroups examined, {spoken(metric)} differs most by {gap['column']}: {', '.join(ends)}, a gap of "
-        f"{told(gap['difference'], unit, digits)}. The two were picked for their difference, so a new sample would "
+        f"{in_words(gap['difference'], unit, digits)}. The two were picked for their difference, so a new sample would "
         "show a smaller one."
     )
 
@@ -183,7 +187,7 @@ def _readers(split: Split) -> Iterator[str]:
         average = readers["average"]
         yield (
             f"{count(len(readers['points']), 'human reader')} of {name} reach on average a sensitivity of "
-            f"{told(average['sensitivity'])} and a specificity of {told(average['specificity'])}."
+            f"{in_words(average['sensitivity'])} and a specificity of {in_words(average['specificity'])}."
         )
 
 

@@ -15,39 +15,39 @@ from slivit.report.tables import Grid
 PAGE = "sweep.html"
 
 
-def write_sweep(out: Path | str, found: Mapping[str, Any]) -> Path:
+def write_sweep(out: Path | str, sweep: Mapping[str, Any]) -> Path:
     """Write `sweep.html`, and its figures as `sweep.*`, `importances.*` and `settings.*`.
 
     Args:
         out: the folder.
-        found: `sweep.json`, with a best trial.
+        sweep: `sweep.json`, with a best trial.
 
     Returns:
         The page.
     """
-    context = {"title": "Sweep", "sentences": list(sentences(found)), "trials": trials_grid(found)}
+    context = {"title": "Sweep", "sentences": list(sentences(sweep)), "trials": trials_grid(sweep)}
     with styled():
-        drawn = [sweep_plot(found), importance_plot(found), settings_plot(found)]
+        drawn = [sweep_plot(sweep), importance_plot(sweep), settings_plot(sweep)]
         plots = {"all": [plot for plot in drawn if plot]}
         return render("sweep.html.j2", context, plots, Path(out), page=PAGE, figures=".")
 
 
-def sentences(found: Mapping[str, Any]) -> Iterator[str]:
+def sentences(sweep: Mapping[str, Any]) -> Iterator[str]:
     """The sweep in plain words."""
-    states = states_of(found)
-    told = ", ".join(f"{n} {state}" for state, n in states.items())
-    yield f"{count(len(found['trials']), 'trial')}: {told}."
-    best = next(t for t in found["trials"] if t["number"] == found["best"])
+    states = states_of(sweep)
+    counts = ", ".join(f"{n} {state}" for state, n in states.items())
+    yield f"{count(len(sweep['trials']), 'trial')}: {counts}."
+    best = next(t for t in sweep["trials"] if t["number"] == sweep["best"])
     settings = ", ".join(f"{key} = {text(value)}" for key, value in best["values"].items())
-    score = f"{score_name(found).lower()} of {number(best['value'])}"
+    score = f"{score_name(sweep).lower()} of {number(best['value'])}"
     yield f"The best is trial {best['number']}, with a {score}: {settings}."
-    if not found["importances"]:
-        yield f"Which settings matter is not known: {found['importances_why']}."
+    if not sweep["importances"]:
+        yield f"Which settings matter is not known: {sweep['importances_why']}."
     yield (
         "Every trial was trained on the training rows and scored on the validation rows; test rows were not read. The "
         "best of many scores is better than that model will do on new scans: train best.toml and look at its test."
     )
-    failed = [t for t in found["trials"] if t["state"] == "failed" and t["why"]]
+    failed = [t for t in sweep["trials"] if t["state"] == "failed" and t["why"]]
     for why in dict.fromkeys(t["why"] for t in failed):
         yield f"Failed ({', '.join(str(t['number']) for t in failed if t['why'] == why)}): {why}"
 
@@ -59,13 +59,13 @@ def text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
 
 
-def trials_grid(found: Mapping[str, Any]) -> Grid:
+def trials_grid(sweep: Mapping[str, Any]) -> Grid:
     """All trials: finished ones from the best to the worst, then the others."""
-    sign = 1 if found["falls"] else -1
-    order = sorted(finished(found), key=lambda t: (sign * t["value"], t["number"]))
-    order += [t for t in found["trials"] if t["state"] != "finished"]
-    heads = ((score_name(found), ""), ("epochs", ""), ("minutes", ""), *((key, "") for key in found["space"]))
-    return Grid("Trials", heads, tuple(_row(t, list(found["space"])) for t in order))
+    sign = 1 if sweep["falls"] else -1
+    order = sorted(finished(sweep), key=lambda t: (sign * t["value"], t["number"]))
+    order += [t for t in sweep["trials"] if t["state"] != "finished"]
+    heads = ((score_name(sweep), ""), ("epochs", ""), ("minutes", ""), *((key, "") for key in sweep["space"]))
+    return Grid("Trials", heads, tuple(_row(t, list(sweep["space"])) for t in order))
 
 
 def _row(trial: Mapping[str, Any], keys: list[str]) -> tuple[str, tuple[tuple[str, str], ...]]:

@@ -114,7 +114,7 @@ def _front(name: str, task: Task, metrics: Mapping[str, Any] | None, notes: Card
     data = ModelCardData(
         library_name="slivit",
         tags=["medical-imaging", "slivit", "fastai", task.kind, *([] if format == "safetensors" else [format])],
-        pipeline_tag=task.hub_task if task.makes_calls else None,
+        pipeline_tag="image-classification" if task.makes_calls else None,
         model_name=name if results else None,
         eval_results=results or None,
         **licence,
@@ -127,9 +127,10 @@ def _results(metrics: Mapping[str, Any], task: Task) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
     tested = metrics["splits"].get("test", {"metrics": {}})["metrics"]
+    hub_task = "image-classification" if task.makes_calls else "tabular-regression"
     values = {m: tested[m]["value"] for m in task.measures.main if m in tested}
     return [
-        EvalResult(task.hub_task, "test", "test scans of the run", metric_type=m, metric_value=round(value, 4))
+        EvalResult(hub_task, "test", "test scans of the run", metric_type=m, metric_value=round(value, 4))
         for m, value in values.items()
         if value is not None
     ]

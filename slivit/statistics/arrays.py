@@ -1,4 +1,4 @@
-"""Checks of what callers hand in: shapes, ranges and labels, told in the caller's words."""
+"""Checks of what callers hand in: shapes, ranges and labels, in the caller's words."""
 
 from __future__ import annotations
 
@@ -101,10 +101,10 @@ def names_for(names: Sequence[Any] | None, count: int, what: str = "names") -> l
     """Return `count` different names of classes, labels or outputs; their numbers where `names` is None."""
     if names is None:
         return [str(i) for i in range(count)]
-    found = [str(name) for name in names]
-    if len(found) != count or len(set(found)) != count:
-        raise StatisticsError(f"{what} must be {count} different names; got {one_of(found)}.")
-    return found
+    different = [str(name) for name in names]
+    if len(different) != count or len(set(different)) != count:
+        raise StatisticsError(f"{what} must be {count} different names; got {one_of(different)}.")
+    return different
 
 
 def codes(values: Any, n: int, what: str) -> tuple[npt.NDArray[Any], Index]:

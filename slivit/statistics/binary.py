@@ -186,7 +186,7 @@ class BinarySample(MetricSample):
         """Return the cases with their counts."""
         return BinaryDraws(self.data, weights)
 
-    def found(self) -> str:
+    def holds(self) -> str:
         """Return the numbers of cases, positives and positive calls."""
         positives, calls = int(self.data.y.sum()), int(self.data.calls.sum())
         same = ", all with the same prediction" if self.data.constant else ""

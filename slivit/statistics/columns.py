@@ -53,13 +53,13 @@ class ColumnSample:
         """Return the means over columns, then each column's metrics, (B,) each, from counts (B, n)."""
         return self.joined(self.by_part(weights), len(weights))
 
-    def joined(self, found: Mapping[str, Mapping[str, Array]], b: int) -> dict[str, Array]:
+    def joined(self, metrics_of: Mapping[str, Mapping[str, Array]], b: int) -> dict[str, Array]:
         """Return the means over columns, then each column's metrics, from those of each column in `b` draws."""
         means = {
-            metric: np.mean([found[part][metric] for part in kept], axis=0) if kept else np.full(b, np.nan)
+            metric: np.mean([metrics_of[part][metric] for part in kept], axis=0) if kept else np.full(b, np.nan)
             for metric, kept in self.defined.items()
         }
-        return means | {f"{metric}/{part}": found[part][metric] for metric in means for part in self.parts}
+        return means | {f"{metric}/{part}": metrics_of[part][metric] for metric in means for part in self.parts}
 
     def size(self, name: str) -> int:
         """Return the number of cases of a column, or of all for a mean."""
@@ -116,8 +116,8 @@ class MultilabelSample(ColumnSample):
 
     def values(self, weights: Array) -> dict[str, Array]:
         """Return the means over labels, the subset accuracy, and each label's metrics."""
-        found = super().values(weights)
-        return found | self.subset.values(weights) if self.subset else found
+        metrics = super().values(weights)
+        return metrics | self.subset.values(weights) if self.subset else metrics
 
     def size(self, name: str) -> int:
         """Return the number of cases of a label; of those with any label for a mean."""

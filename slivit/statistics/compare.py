@@ -61,8 +61,8 @@ def compare_models(
     draws = resample(sample, plan)
     _check_metrics(wanted, sample, draws)
     test = bootstrap_test if method == "bootstrap" else bootstrap_t_test
-    found = [test(draws, sample, metric, *pair) for metric in wanted for pair in combinations(sample.names, 2)]
-    return adjust_comparisons(found, adjustment)
+    tests = [test(draws, sample, metric, *pair) for metric in wanted for pair in combinations(sample.names, 2)]
+    return adjust_comparisons(tests, adjustment)
 
 
 def _delong(

@@ -34,11 +34,11 @@ class JoinedSample:
 
     def values(self, weights: Array) -> dict[str, Array]:
         """Return every metric of every part, (B,), from counts (B, n)."""
-        found = {}
+        metrics = {}
         for part, sample in self.parts.items():
             kept = weights if self.rows is None else weights.take(self.rows[part], axis=1)
-            found.update({self.key(part, metric): v for metric, v in sample.values(kept).items()})
-        return found
+            metrics.update({self.key(part, metric): v for metric, v in sample.values(kept).items()})
+        return metrics
 
     def size(self, name: str) -> int:
         """Return the number of cases behind a metric of a part."""
@@ -62,13 +62,13 @@ class JoinedSample:
         Source: Efron and Tibshirani (1993), section 8.3.
         """
         keys = [self.key(part, metric) for part in (first, second)]
-        told = {_told(part): self.why(key) for part, key in zip((first, second), keys, strict=True)}
+        reasons = {_in_words(part): self.why(key) for part, key in zip((first, second), keys, strict=True)}
         values = draws.values[keys[0]] - draws.values[keys[1]]
         point = draws.point[keys[0]] - draws.point[keys[1]]
         n = self.size(keys[0]) if self.rows is None else sum(self.size(key) for key in keys)
-        why = "; ".join(f"{part}: {reason}" for part, reason in told.items() if reason)
+        why = "; ".join(f"{part}: {reason}" for part, reason in reasons.items() if reason)
         return percentile(point, values, n, draws.plan.level, why, draws.patients), values
 
 
-def _told(part: Any) -> str:
+def _in_words(part: Any) -> str:
     return part if isinstance(part, str) else str(part[-1])

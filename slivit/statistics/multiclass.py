@@ -130,7 +130,7 @@ class _Overall(MetricSample):
     def draws(self, weights: Array) -> ClassDraws:
         return ClassDraws(self.y, self.p, weights, self.bins)
 
-    def found(self) -> str:
+    def holds(self) -> str:
         called = len(np.unique(self.p.argmax(axis=1)))
         return f"{len(self.rows)} cases of {len(np.unique(self.y))} classes, {called} classes called"
 
@@ -203,7 +203,7 @@ class MulticlassSample:
             defined = not np.isnan(self.values(np.ones((1, self.n)))[name][0])
         if defined:
             return ""
-        return self.overall.blocked or f"needs two classes and predictions that differ; here: {self.overall.found()}"
+        return self.overall.blocked or f"needs two classes and predictions that differ; here: {self.overall.holds()}"
 
 
 def _against_rest(y: Array, p: Array, c: int, metrics: Mapping[str, Metric]) -> BinarySample:

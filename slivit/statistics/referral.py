@@ -70,10 +70,10 @@ def referral_curve(
     known = with_label(check_cases("binary", y, p)[0])
     y, p, plan = prepare("binary", y, p, plan)
     sample = ReferralSample(y, p, _uncertainty(p, uncertainty, known), percents)
-    found = bootstrap(sample, plan)
+    estimates = bootstrap(sample, plan)
     return [
         ReferralPoint(
-            float(percent), int(_quota(percent, len(y))), found[f"roc_auc/{i}"], found[f"average_precision/{i}"]
+            float(percent), int(_quota(percent, len(y))), estimates[f"roc_auc/{i}"], estimates[f"average_precision/{i}"]
         )
         for i, percent in enumerate(percents)
     ]
@@ -123,7 +123,7 @@ class ReferralSample(MetricSample):
         total = weights.sum(axis=1)
         return {x: BinaryDraws(self.data, self._referred(ordered, before, _quota(x, total))) for x in self.percents}
 
-    def found(self) -> str:
+    def holds(self) -> str:
         """Return the numbers of cases and positives."""
         return f"{self.n} cases, {int(self.y.sum())} positive"
 

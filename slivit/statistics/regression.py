@@ -237,7 +237,7 @@ class RegressionSample(MetricSample):
         """Return the cases with their counts."""
         return RegressionDraws(self.data, weights)
 
-    def found(self) -> str:
+    def holds(self) -> str:
         """Return the numbers of cases and of different values."""
         true, predicted = len(np.unique(self.data.y)), len(np.unique(self.data.p))
         return f"{len(self.rows)} cases with {true} different true and {predicted} different predicted values"
@@ -281,7 +281,7 @@ def bland_altman(y: Any, p: Any, *, plan: Plan | None = None) -> Agreement:
     known = np.isfinite(y)
     y, p = y[known], p[known]
     metrics = {name: REGRESSION[name] for name in ("bias", "limit_low", "limit_high")}
-    found = bootstrap(RegressionSample(y, p, metrics), (plan or Plan()).of(known))
+    estimates = bootstrap(RegressionSample(y, p, metrics), (plan or Plan()).of(known))
     shown = np.isfinite(p)
     mean, difference = (y[shown] + p[shown]) / 2, p[shown] - y[shown]
-    return Agreement(tuple(mean.tolist()), tuple(difference.tolist()), **found)
+    return Agreement(tuple(mean.tolist()), tuple(difference.tolist()), **estimates)

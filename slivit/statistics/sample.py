@@ -51,7 +51,7 @@ class MetricSample(ABC):
         """Return what the metrics take, from the counts of the cases with a label, (B, labelled)."""
 
     @abstractmethod
-    def found(self) -> str:
+    def holds(self) -> str:
         """Return what the sample holds, for the reason why a metric is not defined."""
 
     def values(self, weights: Array) -> dict[str, Array]:
@@ -69,7 +69,7 @@ class MetricSample(ABC):
         """Return why the metric `name` is not defined on the sample, or an empty string where it is."""
         if not np.isnan(self.point[name]):
             return ""
-        return self.blocked or f"{self.metrics[name].needs}; here: {self.found()}"
+        return self.blocked or f"{self.metrics[name].needs}; here: {self.holds()}"
 
     @cached_property
     def point(self) -> dict[str, float]:

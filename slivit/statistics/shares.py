@@ -46,9 +46,9 @@ class ShareSample:
 
     def values(self, weights: Array) -> dict[str, Array]:
         """Return every share, (B,), from counts (B, n)."""
-        found = ratio(weights @ self.above, weights @ self.below)
-        found[:, [bool(self._blocked(share)) for share in self.shares.values()]] = np.nan
-        return dict(zip(self.shares, found.T, strict=True))
+        shares = ratio(weights @ self.above, weights @ self.below)
+        shares[:, [bool(self._blocked(share)) for share in self.shares.values()]] = np.nan
+        return dict(zip(self.shares, shares.T, strict=True))
 
     def size(self, name: str) -> int:
         """Return the number of cases that the share is of."""

@@ -136,16 +136,16 @@ def by_subgroup(
     subset = partial(make_sample, kind, names=names, threshold=threshold, metrics=metrics)
     sample = JoinedSample({part: subset(y[r], p[r]) for part, r in rows.items()}, len(y), rows)
     draws = resample(sample, plan)
-    found = {c: _subgroups(sample, draws, c, list(groups), reference.get(c)) for c, groups in columns.items()}
-    gaps = tuple(gap for c, groups in found.items() for gap in _gaps(sample, draws, c, groups))
-    return Subgroups(found, gaps, _largest(gaps))
+    subgroups = {c: _subgroups(sample, draws, c, list(groups), reference.get(c)) for c, groups in columns.items()}
+    gaps = tuple(gap for c, groups in subgroups.items() for gap in _gaps(sample, draws, c, groups))
+    return Subgroups(subgroups, gaps, _largest(gaps))
 
 
 def _subgroups(
     sample: JoinedSample, draws: Draws, column: str, values: list[str], reference: str | None
 ) -> dict[str, Subgroup]:
     metrics = _metric_names(sample, draws)
-    found = {}
+    subgroups = {}
     for value in values:
         part = (column, value)
         estimates = {metric: _estimate(sample, draws, part, metric) for metric in metrics}
@@ -156,8 +156,8 @@ def _subgroups(
         patients = (
             None if draws.plan.groups is None else len(np.unique(np.asarray(draws.plan.groups)[rows].astype(str)))
         )
-        found[value] = Subgroup(len(rows), patients, estimates, differences)
-    return found
+        subgroups[value] = Subgroup(len(rows), patients, estimates, differences)
+    return subgroups
 
 
 def _metric_names(sample: JoinedSample, draws: Draws) -> list[str]:
@@ -173,10 +173,10 @@ def _estimate(sample: JoinedSample, draws: Draws, part: tuple[str, str], metric:
 def _gaps(sample: JoinedSample, draws: Draws, column: str, groups: Mapping[str, Subgroup]) -> list[Gap]:
     gaps = []
     for metric in _metric_names(sample, draws):
-        found = {value: e.value for value, g in groups.items() if (e := g.metrics[metric]).value is not None}
-        if len(found) < 2:
+        values = {value: e.value for value, g in groups.items() if (e := g.metrics[metric]).value is not None}
+        if len(values) < 2:
             continue
-        highest, lowest = max(found, key=found.__getitem__), min(found, key=found.__getitem__)
+        highest, lowest = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
         difference, _ = sample.difference(draws, metric, (column, highest), (column, lowest))
         gaps.append(Gap(column, metric, highest, lowest, difference))
     return gaps
@@ -220,8 +220,8 @@ def _banded(values: Array, edges: list[float], column: str) -> dict[str, Index]:
     names += [f"{low:g} to below {high:g}" for low, high in pairwise(edges)]
     names += [f"{edges[-1]:g} and above"]
     place = np.where(np.isnan(values), -1, np.searchsorted(edges, values, side="right"))
-    found = {name: np.flatnonzero(place == i) for i, name in enumerate(names)}
-    return {name: rows for name, rows in found.items() if len(rows)}
+    members = {name: np.flatnonzero(place == i) for i, name in enumerate(names)}
+    return {name: rows for name, rows in members.items() if len(rows)}
 
 
 def _text(value: Any) -> str:

@@ -88,8 +88,8 @@ def point_metrics(
 
     Source: the metrics name theirs.
     """
-    found = summarise(kind, y, p, draws=0, threshold=threshold, metrics=metrics)
-    return {name: estimate.value for name, estimate in found.items()}
+    estimates = summarise(kind, y, p, draws=0, threshold=threshold, metrics=metrics)
+    return {name: estimate.value for name, estimate in estimates.items()}
 
 
 def higher_is_better(metric: str) -> bool | None:

@@ -188,8 +188,10 @@ def rates_by_threshold(
     for i, cut in enumerate(cuts):
         shares[f"missed {i}"] = Share(p < cut, y == 1, "needs a positive case", problem)
         shares[f"raised {i}"] = Share(p >= cut, y == 0, "needs a negative case", problem)
-    found = bootstrap(ShareSample(shares), plan) if shares else {}
-    return [ThresholdRates(float(cut), found[f"missed {i}"], found[f"raised {i}"]) for i, cut in enumerate(cuts)]
+    estimates = bootstrap(ShareSample(shares), plan) if shares else {}
+    return [
+        ThresholdRates(float(cut), estimates[f"missed {i}"], estimates[f"raised {i}"]) for i, cut in enumerate(cuts)
+    ]
 
 
 def confusion_matrix(y: Any, called: Any, classes: int = 2) -> list[list[int]]:

@@ -31,6 +31,10 @@ class Classification(Task):
     makes_calls: ClassVar[bool] = True
     panels: ClassVar[tuple[str, ...]] = ("ranking", "calibration")
 
+    def tags(self, frame: pd.DataFrame) -> pd.DataFrame:
+        names = ["" if is_missing(v) else str(v) for v in frame[self.targets[0]].tolist()]
+        return frame[["patient"]].assign(tag=names)
+
     def counts(self, known: pd.Series) -> dict[str, Any]:
         return {"classes": {name: int((self._named(known) == name).sum()) for name in self._class_names}}
 
@@ -112,9 +116,6 @@ class Binary(Labels):
         gap="roc_auc",
     )
 
-    def tags(self, frame: pd.DataFrame) -> pd.DataFrame:
-        return _name_tags(frame, self.targets[0])
-
     def arrays(self, table: pd.DataFrame) -> tuple[Array, Array]:
         y, p = super().arrays(table)
         return y[:, 0], p[:, 0]
@@ -182,7 +183,6 @@ class Multiclass(Classification):
     kind: Literal["multiclass"]
     exclusive: ClassVar[bool] = True
     part: ClassVar[str] = "class"
-    how_it_calls: ClassVar[str] = "calls its most probable class"
     findings: ClassVar[tuple[str, ...]] = ("accuracy", "ranking", "outputs by sensitivity")
     measures: ClassVar[Measures] = Measures(
         main=MAIN,
@@ -215,9 +215,6 @@ class Multiclass(Classification):
     def balanced_weights(self, rows: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
         counts = np.bincount([int(self.encode(r)) for r in rows], minlength=self.out_dim)
         return tuple((len(rows) / (self.out_dim * np.maximum(counts, 1))).tolist())
-
-    def tags(self, frame: pd.DataFrame) -> pd.DataFrame:
-        return _name_tags(frame, self.targets[0])
 
     def criterion(self, logits: Tensor, target: Tensor, given: TaskLoss) -> Tensor:
         from torch.nn.functional import cross_entropy
@@ -306,8 +303,6 @@ class Regression(Task):
     prefix: ClassVar[str] = "pred_"
     panels: ClassVar[tuple[str, ...]] = ("agreement",)
     findings: ClassVar[tuple[str, ...]] = ("errors",)
-    worst: ClassVar[str] = "The largest errors"
-    hub_task: ClassVar[str] = "tabular-regression"
     measures: ClassVar[Measures] = Measures(
         main=("r2", "mae"),
         headlines=("r2", "mae", "pearson", "concordance"),
@@ -377,8 +372,8 @@ class Regression(Task):
         return f"{self.named_targets} in numbers"
 
     def tallies(self, counts: Mapping[str, Any]) -> dict[str, str]:
-        told = {t: f"{counts[t].get('mean', 0):.4g} ({counts[t].get('std') or 0:.3g})" for t in self.targets}
-        return {f"{target}, mean (SD)": text for target, text in told.items()}
+        texts = {t: f"{counts[t].get('mean', 0):.4g} ({counts[t].get('std') or 0:.3g})" for t in self.targets}
+        return {f"{target}, mean (SD)": text for target, text in texts.items()}
 
 
 def _logistic(x: Array, y: npt.NDArray[Any], other: Array) -> Array:
@@ -389,11 +384,6 @@ def _logistic(x: Array, y: npt.NDArray[Any], other: Array) -> Array:
 
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=0.1))
     return np.asarray(model.fit(x, y).predict_proba(other))
-
-
-def _name_tags(frame: pd.DataFrame, target: str) -> pd.DataFrame:
-    """The classes of each patient's rows."""
-    return frame[["patient"]].assign(tag=["" if is_missing(v) else str(v) for v in frame[target].tolist()])
 
 
 def _numbers_first(name: str) -> tuple[int, float, str]:

@@ -13,9 +13,9 @@ class Measures:
         main: shown while training and compared between models; the first one chooses heads and stands for an output.
         headlines: what a page puts first.
         logged: the line of a split in a log.
-        by_group: drawn for subgroups; the gaps of `gap` are told.
+        by_group: drawn for subgroups.
         by_output: a table's columns where there are several outputs.
-        gap: the metric whose largest difference between subgroups is told.
+        gap: the metric whose largest difference between subgroups a page says.
     """
 
     main: tuple[str, ...]

@@ -321,12 +321,6 @@ class Task(BaseModel):
 
     part: ClassVar[str] = "quantity"
     """What one of several outputs is called."""
-    how_it_calls: ClassVar[str] = "makes no calls"
-    """What it does instead, where no target has a threshold."""
-    worst: ClassVar[str] = "The most confident errors"
-    """The heading of the errors that a page shows."""
-    hub_task: ClassVar[str] = "image-classification"
-    """What Hugging Face's hub calls it."""
 
     @property
     def named_targets(self) -> str:
@@ -348,7 +342,7 @@ class Task(BaseModel):
         return ""
 
     def composition(self, counts: Mapping[str, Any]) -> str:
-        """The cases by class, as the end of a sentence, from the counts of `metrics.json`; empty where not told."""
+        """The cases by class, as the end of a sentence, from the counts of `metrics.json`, or empty."""
         return ""
 
     def class_words(self, target: str) -> dict[str, str]:

@@ -34,9 +34,10 @@ def test_both_ends_of_an_interval_have_the_same_decimals():
 
 def test_estimates_in_words():
     estimate = {"value": 0.871, "low": 0.802, "high": 0.93, "level": 0.9, "why": None}
-    assert style.told(estimate) == "0.871 (90% interval 0.802 to 0.930)"
+    assert style.in_words(estimate) == "0.871 (90% interval 0.802 to 0.930)"
     assert style.inside(estimate) == "0.871, 90% interval 0.802 to 0.930"
-    assert style.told({**estimate, "value": None, "why": "needs both classes"}) == "not defined (needs both classes)"
+    undefined = {**estimate, "value": None, "why": "needs both classes"}
+    assert style.in_words(undefined) == "not defined (needs both classes)"
     assert style.amount("4.4", "%") == "4.4%"
     assert style.amount("4.4", "mm") == "4.4 mm"
 
