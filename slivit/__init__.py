@@ -15,11 +15,13 @@ _HOMES = {
     "Checkpoint": "slivit.checkpoint",
     "ClipBlock": "slivit.data.blocks",
     "Columns": "slivit.data.manifest",
+    "Fit": "slivit.train.recipe",
     "Manifest": "slivit.data.manifest",
     "ModelSpec": "slivit.models.registry",
     "Preprocessing": "slivit.data.preprocessing",
     "SharedModel": "slivit.sharing.hub",
     "Pretext": "slivit.ssl.pretext",
+    "PretextFit": "slivit.ssl.recipe",
     "Run": "slivit.run",
     "SlivitError": "slivit.errors",
     "TargetBlock": "slivit.data.blocks",
@@ -110,6 +112,7 @@ if TYPE_CHECKING:
     from slivit.ssl.learner import pretext_dataloaders as pretext_dataloaders
     from slivit.ssl.learner import pretext_learner as pretext_learner
     from slivit.ssl.pretext import Pretext as Pretext
+    from slivit.ssl.recipe import PretextFit as PretextFit
     from slivit.ssl.registry import create_pretext as create_pretext
     from slivit.ssl.registry import list_pretexts as list_pretexts
     from slivit.ssl.registry import register_pretext as register_pretext
@@ -117,6 +120,7 @@ if TYPE_CHECKING:
     from slivit.train.interpretation import VolumeInterpretation as VolumeInterpretation
     from slivit.train.learner import find_lr as find_lr
     from slivit.train.learner import volume_learner as volume_learner
+    from slivit.train.recipe import Fit as Fit
     from slivit.volume import Volume as Volume
 
 

@@ -23,11 +23,12 @@ from slivit.parallel import bare
 from slivit.ssl._accumulation import Accumulate
 from slivit.ssl._lars import lars
 from slivit.ssl.pretext import MakeViews, Pretext
+from slivit.ssl.recipe import PretextFit
 from slivit.ssl.schedules import layered_groups, scheduler
 from slivit.ssl.spread import checkpoint_activations as keep_less
 from slivit.ssl.spread import spread
 from slivit.train.callbacks import seed_everything
-from slivit.train.learner import Precision, VolumeLearner, precision_callbacks
+from slivit.train.learner import VolumeLearner, precision_callbacks
 
 Optimiser = Literal["adamw", "sgd", "lars"]
 SGD_MOMENTUM = 0.9
@@ -38,6 +39,7 @@ class PretextLearner(VolumeLearner):
 
     pretext: Pretext
     rates: np.ndarray
+    settings: PretextFit
 
     def create_opt(self) -> None:
         """As of any Learner (no weight decay of biases and norms), and none of what `undecayed` names."""
@@ -107,17 +109,8 @@ def pretext_dataloaders(
 def pretext_learner(
     dls: DataLoaders,
     pretext: Pretext,
+    fit: PretextFit | None = None,
     *,
-    optimiser: Optimiser = "adamw",
-    betas: tuple[float, float] = (0.9, 0.999),
-    weight_decay: float = 0.05,
-    layer_decay: float = 1.0,
-    patch_lr: float = 1.0,
-    clip: float = 0.0,
-    accumulate: int = 1,
-    precision: Precision = "float32",
-    checkpoint_activations: bool = False,
-    shards: bool = False,
     path: str | Path = ".",
     seed: int | None = None,
     cbs: Sequence[Callback] = (),
@@ -127,86 +120,65 @@ def pretext_learner(
     Args:
         dls: from `pretext_dataloaders`, or any that give what the pretext's views take.
         pretext: from `slivit.ssl.create_pretext`.
-        optimiser: "adamw", "sgd" (momentum 0.9) or "lars".
-        betas: of AdamW.
-        weight_decay: decoupled, as in AdamW; of "lars" a part of the gradient. See `undecayed` for what has none.
-        layer_decay: see `layered_groups`; 1 gives every parameter the same rate.
-        patch_lr: see `layered_groups`.
-        clip: the largest norm of the gradient; 0 for none.
-        accumulate: batches a step, the mean of whose gradients it takes.
-        precision: "bfloat16" and "float16" switch on automatic mixed precision.
-        checkpoint_activations: compute a block's activations again for the gradients, instead of keeping them.
-        shards: in several processes give each a share of the weights instead of a copy (FSDP).
+        fit: how it is trained; the schedule in it is for `fit_pretext`.
         path: the folder in which fastai keeps its files.
         seed: seeds Python, NumPy and torch.
         cbs: further callbacks.
 
     Returns:
-        A Learner: `fit_one_cycle(...)`, or `fit_pretext(learn, ...)` with the schedule of the papers.
+        A Learner: `fit_one_cycle(...)`, or `fit_pretext(learn)` with the schedule of the papers.
 
     Example:
         >>> learn = slivit.pretext_learner(dls, pretext, seed=0)  # doctest: +SKIP
     """
     if seed is not None:
         seed_everything(seed)
-    if checkpoint_activations:
+    fit = fit or PretextFit()
+    if fit.checkpoint_activations:
         keep_less(pretext.model)
-    if shards and optimiser == "lars":
+    if fit.shards and fit.optimiser == "lars":
         raise ModelError('fit.shards: "lars" needs whole weights; take "adamw" or "sgd", or shards = false')
-    model = spread(pretext.model, torch.device(dls.device or "cpu"), shards)
-    splitter, rates = _groups(pretext, layer_decay, patch_lr)
-    limits: list[Callback] = [Accumulate(accumulate)] if accumulate > 1 else []
-    limits += [GradientClip(clip)] if clip else []
+    model = spread(pretext.model, torch.device(dls.device or "cpu"), fit.shards)
+    splitter, rates = _groups(pretext, fit.layer_decay, fit.patch_lr)
+    limits: list[Callback] = [Accumulate(fit.accumulate)] if fit.accumulate > 1 else []
+    limits += [GradientClip(fit.clip)] if fit.clip else []
     learn = PretextLearner(
         dls,
         model,
         loss_func=pretext.loss,
         metrics=part_metrics(pretext, tuple(pretext.parts)),
         splitter=splitter,
-        opt_func=_optimiser(optimiser, betas),
-        wd=weight_decay,
+        opt_func=_optimiser(fit.optimiser, fit.betas),
+        wd=fit.weight_decay,
         path=Path(path),
-        cbs=[MakeViews(pretext.views), *precision_callbacks(precision, dls), *limits, *pretext.callbacks, *cbs],
+        cbs=[MakeViews(pretext.views), *precision_callbacks(fit.precision, dls), *limits, *pretext.callbacks, *cbs],
     )
-    learn.pretext, learn.rates = pretext, rates
+    learn.pretext, learn.rates, learn.settings = pretext, rates, fit
     return learn
 
 
-def fit_pretext(
-    learn: PretextLearner,
-    epochs: int,
-    lr: float,
-    *,
-    schedule: Literal["cosine", "one_cycle"] = "cosine",
-    warmup: float = 10.0,
-    lr_end: float = 1e-6,
-    weight_decay_end: float | None = None,
-    cbs: Sequence[Callback] = (),
-    start_epoch: int = 0,
-) -> None:
+def fit_pretext(learn: PretextLearner, *, cbs: Sequence[Callback] = (), start_epoch: int = 0) -> None:
     """Train under the schedule of the papers, or under fastai's one cycle.
 
     Args:
-        learn: from `pretext_learner`.
-        epochs: passes over the items.
-        lr: the peak rate.
-        schedule: "cosine" or "one_cycle".
-        warmup: epochs in which the rate rises; at most half of them all.
-        lr_end: where the cosine ends.
-        weight_decay_end: where the weight decay ends; constant where None.
+        learn: from `pretext_learner`; its `fit` has the epochs, the rate and the schedule. The warm-up is at most half
+            of the epochs.
         cbs: further callbacks.
         start_epoch: the first epoch, of a resumed run.
 
     Example:
-        >>> slivit.fit_pretext(learn, epochs=100, lr=5e-4)  # doctest: +SKIP
+        >>> learn = slivit.pretext_learner(dls, pretext, slivit.PretextFit(epochs=100, lr=5e-4))  # doctest: +SKIP
+        >>> slivit.fit_pretext(learn)  # doctest: +SKIP
     """
-    peak = lr * learn.rates if len(learn.rates) > 1 else lr
-    rising = min(warmup / epochs, 0.5)
-    if schedule == "one_cycle":
-        learn.fit_one_cycle(epochs, peak, pct_start=max(rising, 0.01), cbs=list(cbs), start_epoch=start_epoch)
+    fit = learn.settings
+    peak = fit.lr * learn.rates if len(learn.rates) > 1 else fit.lr
+    rising = min(fit.warmup / fit.epochs, 0.5)
+    if fit.schedule == "one_cycle":
+        learn.fit_one_cycle(fit.epochs, peak, pct_start=max(rising, 0.01), cbs=list(cbs), start_epoch=start_epoch)
         return
-    plan = scheduler(peak, end=lr_end, warmup=rising, weight_decay=learn.wd, weight_decay_end=weight_decay_end)
-    learn.fit(epochs, lr=peak, cbs=[plan, *cbs], start_epoch=start_epoch)
+    ends_at = fit.weight_decay_end if fit.weight_decay_end >= 0 else None
+    plan = scheduler(peak, end=fit.lr_end, warmup=rising, weight_decay=learn.wd, weight_decay_end=ends_at)
+    learn.fit(fit.epochs, lr=peak, cbs=[plan, *cbs], start_epoch=start_epoch)
 
 
 def _groups(pretext: Pretext, decay: float, patch: float) -> tuple[Callable[..., Any], np.ndarray]:

@@ -159,21 +159,7 @@ def make_learner(
         workers=recipe.data.processes,
         device=local_device(choose_device(options.device)),
     )
-    return pretext_learner(
-        dls,
-        pretext,
-        optimiser=options.optimiser,
-        betas=options.betas,
-        weight_decay=options.weight_decay,
-        layer_decay=options.layer_decay,
-        patch_lr=options.patch_lr,
-        clip=options.clip,
-        accumulate=options.accumulate,
-        precision=options.precision,
-        checkpoint_activations=options.checkpoint_activations,
-        shards=options.shards,
-        path=folder,
-    )
+    return pretext_learner(dls, pretext, options, path=folder)
 
 
 def fit(
@@ -202,17 +188,7 @@ def fit(
         own.append(DrawPictures(learn.pretext, folder / PICTURES, recipe.pictures.every, recipe.pictures.count))
     bars = nullcontext() if sys.stdout.isatty() else learn.no_bar()
     with bars, learn.no_logging():
-        fit_pretext(
-            learn,
-            options.epochs,
-            options.lr,
-            schedule=options.schedule,
-            warmup=options.warmup,
-            lr_end=options.lr_end,
-            weight_decay_end=options.weight_decay_end if options.weight_decay_end >= 0 else None,
-            cbs=[*own, *cbs],
-            start_epoch=progress["epoch"] if progress else 0,
-        )
+        fit_pretext(learn, cbs=[*own, *cbs], start_epoch=progress["epoch"] if progress else 0)
 
 
 def _probes(recipe: SelfSupervisedRecipe, pretext: Pretext, settings: Preprocessing, folder: Path) -> list[Callback]:

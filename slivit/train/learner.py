@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from fastai.callback import progress, schedule  # noqa: F401 (they give Learner its bars, fit_one_cycle and lr_find)
@@ -20,14 +20,14 @@ from slivit.data.watching import readers_watched
 from slivit.data.window_loaders import ScanDL
 from slivit.data.windows import Windows
 from slivit.errors import ModelError, SlivitError
+from slivit.settings import Precision
 from slivit.targets.loss import TaskLoss
 from slivit.targets.task import Task
 from slivit.train.callbacks import Autocast, FrozenBackbone, seed_everything
 from slivit.train.metrics import WholeLoss, task_metrics
+from slivit.train.recipe import Fit
 
 log = logging.getLogger(__name__)
-
-Precision = Literal["float32", "bfloat16", "float16", "auto"]
 
 
 class VolumeLearner(Learner):
@@ -88,14 +88,11 @@ def volume_learner(
     dls: DataLoaders,
     model: nn.Module,
     task: Task,
+    fit: Fit | None = None,
     *,
     loss_func: nn.Module | None = None,
     metrics: Sequence[Metric] | None = None,
     opt_func: Callable[..., Any] = Adam,
-    weight_decay: float = 0.01,
-    label_smoothing: float = 0.0,
-    freeze_backbone: bool = False,
-    precision: Precision = "float32",
     channels_last: bool | None = None,
     path: str | Path = ".",
     seed: int | None = None,
@@ -107,14 +104,10 @@ def volume_learner(
         dls: from `slivit.volume_dataloaders`, or any that give a model's input and encoded targets.
         model: from `slivit.create_model`, with `.backbone` and `.head`.
         task: the task, fitted on the training rows.
+        fit: its weight decay, label smoothing, frozen backbone and precision count here, not its schedule.
         loss_func: in place of the task's own loss; with an `activation`, as `TaskLoss` has.
         metrics: in place of the task's own.
         opt_func: a fastai optimiser.
-        weight_decay: decoupled, as in AdamW.
-        label_smoothing: see `TaskLoss`.
-        freeze_backbone: train the integrator and the head alone; the backbone runs as it does in a prediction, and
-            its normalisation layers, which fastai would go on training, stay as they are too.
-        precision: "bfloat16" and "float16" switch on automatic mixed precision; "auto" does so where there is a GPU.
         channels_last: memory format of the weights; on for tiled models where None, as 2D convolutions run faster so.
         path: the folder in which fastai keeps its files.
         seed: seeds Python, NumPy and torch.
@@ -139,27 +132,28 @@ def volume_learner(
     """
     if seed is not None:
         seed_everything(seed)
+    fit = fit or Fit()
     if channels_last is None:
         channels_last = getattr(getattr(model, "spec", None), "input", "") == "tiled"
     learn = VolumeLearner(
         dls,
         model,
-        loss_func=loss_func or TaskLoss(task, label_smoothing),
+        loss_func=loss_func or TaskLoss(task, fit.label_smoothing),
         metrics=task_metrics(task, _windows(dls)) if metrics is None else list(metrics),
         splitter=parameter_groups,
         opt_func=opt_func,
-        wd=weight_decay,
+        wd=fit.weight_decay,
         path=Path(path),
-        train_bn=not freeze_backbone,
+        train_bn=not fit.freeze_backbone,
         cbs=[
-            *precision_callbacks(precision, dls),
+            *precision_callbacks(fit.precision, dls),
             *([ChannelsLast()] if channels_last else []),
             FrozenBackbone(),
             *cbs,
         ],
     )
     learn.recorder.loss = WholeLoss()
-    if freeze_backbone:
+    if fit.freeze_backbone:
         learn.freeze_to(1)
     return learn
 

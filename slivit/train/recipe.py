@@ -38,7 +38,8 @@ class Fit(Section):
         patience: epochs without a better `monitor` after which training stops; 0 never stops early.
         monitor: "valid_loss", "roc_auc", "average_precision", "r2" or "mae", on the validation rows.
         backbone_lr: the backbone's rate as a fraction of `lr`.
-        freeze_backbone: train the integrator and the head alone.
+        freeze_backbone: train the integrator and the head alone; the backbone runs as it does in a prediction, and its
+            normalisation layers, which fastai would go on training, stay as they are too.
         label_smoothing: of classification targets.
         average_weights: decay of an exponential moving average of the weights that is validated and kept; 0 for none.
         precision: "float32", "bfloat16", "float16" (GPU only), or "auto": half precision where there is a GPU.

@@ -200,11 +200,8 @@ class Trial:
             dls,
             model,
             task,  # type: ignore[arg-type]
+            fit,
             **own,
-            weight_decay=fit.weight_decay,
-            label_smoothing=fit.label_smoothing,
-            freeze_backbone=fit.freeze_backbone,
-            precision=fit.precision,
             path=folder,
         )
 

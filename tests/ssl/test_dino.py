@@ -16,7 +16,7 @@ from slivit.ssl import run as selfsupervised
 from slivit.ssl.dino3d import load_heads
 from slivit.ssl.learner import pretext_dataloaders, pretext_learner
 from slivit.ssl.losses.dino import dino_loss, multi_crop_loss
-from slivit.ssl.recipe import SelfSupervisedRecipe
+from slivit.ssl.recipe import PretextFit, SelfSupervisedRecipe
 
 VIT = {"slices": 1, "image_size": 32,
        "backbone_args": {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}}  # fmt: skip
@@ -159,7 +159,8 @@ def test_rates_fall_by_layer_and_for_the_patches(scans):
     import slivit
 
     dls = pretext_dataloaders(rows, pretext, slivit.Preprocessing(size=(32, 32, 32)), batch_size=4)
-    learn = pretext_learner(dls, pretext, layer_decay=0.9, patch_lr=0.2, checkpoint_activations=True)
+    fit = PretextFit(layer_decay=0.9, patch_lr=0.2, checkpoint_activations=True)
+    learn = pretext_learner(dls, pretext, fit)
     torch.testing.assert_close(torch.tensor(learn.rates), torch.tensor([0.9**3, 0.2 * 0.9**3, 0.81, 0.9, 1.0]).double())
     assert pretext.model.student.backbone.checkpointing
 

@@ -53,9 +53,10 @@ def test_from_python_to_a_volume_model(volumes, tmp_path):
     pretext = slivit.create_pretext("simclr", model, hidden=16, projection=8)
     settings = slivit.Preprocessing(size=model.spec.size)
     dls = slivit.pretext_dataloaders(volumes, pretext, settings, batch_size=8, validation=0.2)
-    learn = slivit.pretext_learner(dls, pretext, seed=0, clip=1.0, accumulate=2)
+    fit = slivit.PretextFit(epochs=2, lr=1e-3, warmup=1, clip=1.0, accumulate=2)
+    learn = slivit.pretext_learner(dls, pretext, fit, seed=0)
     with learn.no_bar(), learn.no_logging():
-        slivit.fit_pretext(learn, 2, 1e-3, warmup=1)
+        slivit.fit_pretext(learn)
     folder = slivit.save_backbone(tmp_path / "backbone", model, settings)
     volume = slivit.create_model("slivit", 1, backbone="convnext_atto", image_size=32, slices=2, vit_depth=1)
     slivit.load_backbone(volume, folder)
@@ -122,7 +123,7 @@ class Scale(torch.nn.Module):
         return self.norm(self.linear(x)) * self.gamma + self.cls_token[0]
 
 
-def toy(images=12, batch=2, undecayed=(), **options):
+def toy(images=12, batch=2, undecayed=(), cbs=(), **options):
     """A learner whose loss has no gradient, so that weight decay alone changes weights."""
     from fastai.data.core import DataLoader, DataLoaders
 
@@ -138,7 +139,7 @@ def toy(images=12, batch=2, undecayed=(), **options):
     )
     data = [torch.randn(2) for _ in range(images)]
     dls = DataLoaders(DataLoader(data, bs=batch), DataLoader(data[:2], bs=batch), device=torch.device("cpu"))
-    return pretext_learner(dls, pretext, **options)
+    return pretext_learner(dls, pretext, slivit.PretextFit(**options), cbs=cbs)
 
 
 def changed(learn, epochs=1, lr=0.1):

@@ -378,9 +378,9 @@ def test_pictures_are_drawn_every_few_epochs_and_behind_the_last(tmp_path):
         torch.manual_seed(0)
         model = encoder()
         pretext = create_pretext("mae", model, **TINY_DECODER)
-        learn = pretext_learner(dls, pretext, seed=0)
+        learn = pretext_learner(dls, pretext, slivit.PretextFit(epochs=3, lr=1e-3, warmup=1), seed=0)
         with learn.no_bar(), learn.no_logging():
-            fit_pretext(learn, 3, 1e-3, warmup=1, cbs=[SeedEpochs(0), *(make(pretext) for make in cbs)])
+            fit_pretext(learn, cbs=[SeedEpochs(0), *(make(pretext) for make in cbs)])
         return model.backbone.state_dict()
 
     drawn = weights(lambda pretext: DrawPictures(pretext, tmp_path / "pictures", every=2, count=2))

@@ -17,6 +17,7 @@ from slivit.targets.task import Task
 from slivit.train import callbacks
 from slivit.train.learner import find_lr, group_rates, parameter_groups, volume_learner
 from slivit.train.metrics import EpochMetric
+from slivit.train.recipe import Fit
 
 SMALL = {"backbone": "resnet10t", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
          "vit_heads": 2, "dim_head": 8, "mlp_dim": 16}  # fmt: skip
@@ -169,7 +170,7 @@ def test_parameter_groups_hold_every_parameter_once():
 @pytest.mark.parametrize("backbone", ["resnet10t", "convnext_atto"])
 def test_a_frozen_backbone_does_not_move(blob_scans, tmp_path, backbone):
     model = create_model("slivit", 1, **SMALL | {"backbone": backbone, "stride": 16 if "net10" in backbone else 32})
-    learn, *_ = make(blob_scans, tmp_path, model=model, freeze_backbone=True)
+    learn, *_ = make(blob_scans, tmp_path, model=model, fit=Fit(freeze_backbone=True))
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with learn.no_bar(), learn.no_logging():
         learn.fit(1, 1e-2)
@@ -179,7 +180,7 @@ def test_a_frozen_backbone_does_not_move(blob_scans, tmp_path, backbone):
 
 
 def test_a_backbone_that_is_thawed_trains_again(blob_scans, tmp_path):
-    learn, *_ = make(blob_scans, tmp_path, freeze_backbone=True)
+    learn, *_ = make(blob_scans, tmp_path, fit=Fit(freeze_backbone=True))
     before = {k: v.clone() for k, v in learn.model.backbone.state_dict().items()}
     learn.unfreeze()
     with learn.no_bar(), learn.no_logging():
@@ -189,12 +190,12 @@ def test_a_backbone_that_is_thawed_trains_again(blob_scans, tmp_path):
 
 
 def test_bfloat16_trains_on_a_cpu_and_float16_is_refused(blob_scans, tmp_path):
-    learn, *_ = make(blob_scans, tmp_path, precision="bfloat16")
+    learn, *_ = make(blob_scans, tmp_path, fit=Fit(precision="bfloat16"))
     fit(learn, tmp_path, epochs=1)
     assert np.isfinite(learn.recorder.values[-1][0])
     assert all(p.dtype == torch.float32 for p in learn.model.parameters())
     with pytest.raises(SlivitError, match="needs a GPU"):
-        make(blob_scans, tmp_path, precision="float16")
+        make(blob_scans, tmp_path, fit=Fit(precision="float16"))
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(blob_scans, tmp_path):
