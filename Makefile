@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: help setup demo test test-slow notebooks docs lint format bench clean
+.PHONY: help setup demo test test-slow campaign notebooks docs lint format bench clean
 
 help:
 	@echo "make demo       set everything up and run the main job on made-up scans (about 2 minutes)"
 	@echo "make test       set everything up and run the ordinary tests"
 	@echo "make test-slow  the tests marked slow"
+	@echo "make campaign   kill commands, damage files, fill disks (hours; see docs/reliability.md)"
 	@echo "make notebooks  run every notebook"
 	@echo "make docs       the documentation as web pages, in build/docs"
 	@echo "make lint       ruff and mypy"
@@ -34,6 +35,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "slow and not network"
+
+# Hours: 300 kills, 10,000 damaged files. CAMPAIGN_KILLS, CAMPAIGN_MUTANTS, CAMPAIGN_PAIRS change how many.
+campaign: $(READY)
+	SLIVIT_CAMPAIGN=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/campaign tests/test_hostile_checkpoints.py
 
 notebooks: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --nbmake --nbmake-timeout=900 notebooks

@@ -243,10 +243,21 @@ def write_torch(path: str | Path, value: Any, needed: int = 0) -> None:
     """
     import torch
 
-    with whole_file(path, needed) as partial, partial.open("wb") as file:
+    with whole_file(path, needed) as partial, torch_file(partial) as file:
+        torch.save(value, file)
+
+
+@contextmanager
+def torch_file(path: Path) -> Iterator[Any]:
+    """Open a file for torch to write; its own errors of a full disk do not say what the disk said.
+
+    Raises:
+        OSError: what the disk said.
+    """
+    with path.open("wb") as file:
         told = _Told(file)
         try:
-            torch.save(value, told)  # type: ignore[arg-type]
+            yield told
         except RuntimeError:
             if told.error is None:
                 raise

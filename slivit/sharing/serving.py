@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from slivit.checkpoint import Checkpoint
 from slivit.errors import CheckpointError, SlivitError
+from slivit.files import torch_file
 from slivit.models._stored import narrowed
 from slivit.models.registry import spec_of
 from slivit.predict.engine import Engine, mirror_axes
@@ -113,7 +114,8 @@ def program_of(served: Served, size: tuple[int, int, int], *, bf16: bool = False
 def write_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
     """Write a graph of torch.export; its weights are plain bytes, and nothing in it is pickled."""
     program._example_inputs = None  # the only part that torch would pickle
-    torch.export.save(program, path)
+    with torch_file(path) as file:
+        torch.export.save(program, file)
 
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this on
 
 from commands import Server
 
-FIT = {"fit.device": "cpu", "fit.batch_size": 4, "data.workers": 0, "testing.draws": 5, "testing.pictures": 0}
+FIT = {"fit.device": "cpu", "fit.batch_size": 4, "data.workers": 0, "testing.draws": 5}
 
 
 def _scans(folder: Path) -> None:

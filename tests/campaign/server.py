@@ -13,6 +13,7 @@ import pkgutil
 import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from importlib import import_module
@@ -58,6 +59,7 @@ def child(job: dict[str, Any]) -> None:
     try:
         os.chdir(job["folder"])
         os.environ.update(job.get("env", {}))
+        tempfile.tempdir = None  # it is looked for again
         for number, name in ((1, "out.txt"), (2, "err.txt")):
             os.dup2(os.open(Path(job["scratch"]) / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         import logging

@@ -36,7 +36,7 @@ def test_a_killed_command_goes_on_to_the_same_result(server, ground, clean, name
     assert whole["status"] == 0, whole["said"]
     wanted, wrong = tree(out), []
     assert wanted, f"{name} leaves nothing"
-    kept = tmp_path / "kept"
+    kept, scratch = tmp_path / "kept", tmp_path / "tmp"
     if job.old:
         shutil.copytree(out, kept)
     places = _places(whole["operations"], amount("KILLS", 300, 3 * len(NAMES)) // len(NAMES))
@@ -44,9 +44,14 @@ def test_a_killed_command_goes_on_to_the_same_result(server, ground, clean, name
         clean(job.out)
         if job.old:
             shutil.copytree(kept, out)
-        terminated = turn % 4 == 3
-        killed = server(job.argv, at=place, signal=signal.SIGTERM if terminated else signal.SIGKILL)
+        terminated = turn % 4 == 1
+        number = signal.SIGTERM if terminated else signal.SIGKILL
+        scratch.mkdir(exist_ok=True)
+        killed = server(job.argv, at=place, signal=number, env={"TMPDIR": str(scratch)})
         wrong += _problems(job, killed, place, terminated, out, wanted)
+        if terminated and (left := [p.name for p in scratch.iterdir()]):
+            wrong.append((place, "temporary files after SIGTERM", left[:5]))
+        shutil.rmtree(scratch)
         done = _goes_on(server, job)
         if done["status"] != 0:
             wrong.append((place, "does not go on", done["said"][-400:]))
