@@ -72,7 +72,10 @@ def _read(path: Path) -> dict[str, str]:
 
 def _is(path: Path, value: str) -> bool:
     # The card is text for people, which its readers may edit on the hub; nothing is computed from it.
-    return path.name == "README.md" or (path.is_file() and sha256(path) == value)
+    try:
+        return path.name == "README.md" or (path.is_file() and sha256(path) == value)
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _names(folder: Path) -> list[str]:
