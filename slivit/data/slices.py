@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slivit.data.percentiles import percentiles
+from slivit.data.readers.base import all_finite
 from slivit.errors import ReadError
 
 Sampling = Literal["even", "middle", "all", "resample"]
@@ -132,12 +133,9 @@ def _rounded(array: npt.NDArray[np.generic], low: float, high: float) -> npt.NDA
 
 
 def _finite(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    if array.dtype.kind != "f":
+    if all_finite(array):
         return array
-    finite = np.isfinite(array)
-    if finite.all():
-        return array
-    values = array[finite]
+    values = array[np.isfinite(array)]
     if values.size == 0:
         raise ReadError("the volume has no finite value; it cannot be scaled")
     return values

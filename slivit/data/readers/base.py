@@ -271,6 +271,16 @@ def grey_type(colour: np.dtype[Any]) -> np.dtype[Any]:
 COLOUR_NOTE = "colour converted to grey by luminance"
 
 
+def all_finite(array: Array) -> bool:
+    """Return whether no value is NaN or infinite."""
+    if array.dtype.kind != "f":
+        return True
+    flat = np.ascontiguousarray(array).reshape(-1)
+    with np.errstate(all="ignore"):
+        # One pass without a mask; where squares overflow, each value is looked at.
+        return bool(np.isfinite(np.dot(flat, flat))) or bool(np.isfinite(flat).all())
+
+
 def rescale(stored: Array, slope: float, intercept: float) -> Array:
     """Return `stored * slope + intercept`: integers where all three are whole numbers, else float32.
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from slivit.data.readers import dicom, frames, heidelberg, itk, nifti, npz, sniff, video
 from slivit.data.readers.address import options_of, split_address, typed_options
-from slivit.data.readers.base import Array, Recounted, Scan, ScanInfo, counted
+from slivit.data.readers.base import Array, Recounted, Scan, ScanInfo, all_finite, counted
 from slivit.data.readers.noticed import record
 from slivit.data.readers.sniff import Found
 from slivit.data.watching import noted
@@ -196,15 +196,10 @@ def _volume(scan: Scan, select: Select | None, caught: Sequence[warnings.Warning
 
 def _without_numbers(array: Array) -> tuple[str, ...]:
     """Return a note on the voxels that are no numbers, where there are any."""
-    if array.dtype.kind != "f":
+    if all_finite(array):
         return ()
-    with np.errstate(all="ignore"):
-        if np.isfinite(array.sum(dtype=array.dtype)):  # quick; where the sum overflows, each value is looked at
-            return ()
     finite = np.isfinite(array)
     share = 1 - np.count_nonzero(finite) / array.size
-    if not share:
-        return ()
     empty = int((~finite.any(axis=(1, 2))).sum())
     told = f"{share:.2%} of the voxels are NaN or infinite"
     return (f"{told}, and {counted(empty, 'slice')} of {len(array)} without a single number" if empty else told,)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -29,7 +28,9 @@ SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 
 def suffix(name: str) -> str:
     """Return the last suffix in lower case."""
-    return PurePosixPath(name).suffix.casefold()
+    base = name[name.rfind("/") + 1 :]
+    dot = base.rfind(".")
+    return base[dot:].casefold() if dot > 0 else ""
 
 
 def open_image(entry: Entry, source: str, *, channel: int | str | None = None, frame: int | None = None) -> Scan:
@@ -101,7 +102,7 @@ def _stack_among(frames: Sequence[Entry]) -> Entry | None:
 
 def _check_alike(frames: Sequence[Entry], source: str) -> None:
     """Raise where frames lie in several folders (each a scan, or images and masks), or are of several kinds."""
-    folders = Counter(str(PurePosixPath(e.name).parent) for e in frames)
+    folders = Counter(e.name.rpartition("/")[0] or "." for e in frames)
     if len(folders) > 1:
         told = ", ".join(f"{folder} ({held})" for folder, held in list(folders.items())[:6])
         more = f" and {len(folders) - 6} more" if len(folders) > 6 else ""
@@ -114,7 +115,8 @@ def _check_alike(frames: Sequence[Entry], source: str) -> None:
 
 def _kind(entry: Entry) -> str:
     """Return the suffix of an image file, one for all spellings."""
-    return _SPELLINGS.get(suffix(entry.name), suffix(entry.name))
+    found = suffix(entry.name)
+    return _SPELLINGS.get(found, found)
 
 
 def _read_frame(entry: Entry, source: str) -> Array:
