@@ -5,10 +5,13 @@ The public names below are imported when they are first used, so that `import sl
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # whoever imports the package decides what is shown
 
 _HOMES = {
     "Augmentation": "slivit.data.augmentation",
@@ -56,6 +59,8 @@ _HOMES = {
     "read_manifest": "slivit.data.manifest",
     "read_volume": "slivit.data.readers",
     "register_model": "slivit.models.registry",
+    "register_phantoms": "slivit.phantoms",
+    "register_reader": "slivit.data.readers",
     "register_pretext": "slivit.ssl.registry",
     "sample_slices": "slivit.data.slices",
     "save_backbone": "slivit.checkpoint",
@@ -88,6 +93,7 @@ if TYPE_CHECKING:
     from slivit.data.preprocessing import load_slices as load_slices
     from slivit.data.preprocessing import preprocess as preprocess
     from slivit.data.readers import read_volume as read_volume
+    from slivit.data.readers import register_reader as register_reader
     from slivit.data.slices import sample_slices as sample_slices
     from slivit.data.tiling import tile_slices as tile_slices
     from slivit.data.tiling import untile_slices as untile_slices
@@ -101,6 +107,7 @@ if TYPE_CHECKING:
     from slivit.models.registry import model_spec as model_spec
     from slivit.models.registry import register_model as register_model
     from slivit.phantoms import make_phantoms as make_phantoms
+    from slivit.phantoms import register_phantoms as register_phantoms
     from slivit.predict.engine import predict_table as predict_table
     from slivit.recipe import finetune as finetune
     from slivit.recipe import load_recipe as load_recipe

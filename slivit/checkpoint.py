@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -13,13 +14,16 @@ from slivit.config import FORMAT, parse_config
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import CheckpointError, SlivitError
 from slivit.files import whole_folder, write_json, write_tensors
-from slivit.models.registry import create_model, spec_of
+from slivit.models.registry import create_model, list_models, spec_of
 from slivit.parallel import is_main
+from slivit.plugins import load_plugins, way_to
 from slivit.targets.decision import Decision
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
+
+log = logging.getLogger(__name__)
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _NO_HEAD = (
@@ -148,6 +152,7 @@ def save_checkpoint(
             "preprocessing": preprocessing.model_dump(mode="json"),
             "training": dict(training or {}),
             "versions": package_versions(),
+            "plugins": load_plugins(),
             "sha256": file_checksum(partial / WEIGHTS),
         }
         write_json(partial / CONFIG, config)
@@ -197,6 +202,7 @@ def save_backbone(
             "preprocessing": preprocessing.model_dump(mode="json"),
             "training": dict(training or {}),
             "versions": package_versions(),
+            "plugins": load_plugins(),
             "sha256": file_checksum(partial / WEIGHTS),
         }
         write_json(partial / CONFIG, config)
@@ -322,6 +328,7 @@ def _build(config: Mapping[str, Any], folder: Path, prefix: str = "") -> nn.Modu
     if file_checksum(folder / WEIGHTS) != config["sha256"]:
         raise CheckpointError(f"{folder / WEIGHTS}: its checksum is not the one in {CONFIG}; the file was changed")
     described = config["model"]
+    _check_plugins(config, folder)
     args = {k: v for k, v in described.get("args", {}).items() if k != "pretrained"}
 
     def build() -> nn.Module:
@@ -344,6 +351,17 @@ def _build(config: Mapping[str, Any], folder: Path, prefix: str = "") -> nn.Modu
             f"{folder / CONFIG}: no {described['name']} can be made of these arguments ({type(error).__name__}: "
             f"{''.join(told)[:200]})"
         ) from error
+
+
+def _check_plugins(config: Mapping[str, Any], folder: Path) -> None:
+    """Say which plugins a model needs that is not known here; none is loaded because a checkpoint names it."""
+    wanted, here = config.get("plugins", {}), load_plugins()
+    missing = {plugin: made for plugin, made in wanted.items() if plugin not in here}
+    if missing and (name := config["model"]["name"]) not in list_models():
+        raise CheckpointError(f'{folder}: there is no model "{name}" here. {way_to(missing)}')
+    for plugin, made in wanted.items():
+        if here.get(plugin, made) != made:
+            log.warning("%s: was made with %s %s; %s is installed", folder, plugin, made, here[plugin])
 
 
 def _what(config: Mapping[str, Any]) -> str:

@@ -29,6 +29,8 @@ FETCHING = frozenset(("pretrained", "checkpoint_path", "pretrained_cfg", "pretra
 """Arguments of timm that open or fetch files; a checkpoint brings its own weights."""
 
 Values = dict[str, JsonValue]
+PluginName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$", max_length=100)]
+ShortText = Annotated[str, Field(pattern="^[^ \\n]*$", max_length=100)]
 
 
 class DescribedModel(BaseModel):
@@ -90,6 +92,7 @@ class Config(BaseModel):
         operating_point: how probabilities become calls, where that was fixed.
         weights: the precision of large weights, where it is not float32.
         versions: of packages.
+        plugins: the version of each plugin that was loaded when it was made.
         export: of a shared model, how it was made.
     """
 
@@ -102,6 +105,7 @@ class Config(BaseModel):
     operating_point: Decision | None = None
     weights: Literal["bfloat16"] | None = None
     versions: dict[str, str] = Field(default_factory=dict)
+    plugins: dict[PluginName, ShortText] = Field(default_factory=dict)
     export: Values | None = None
 
     @model_validator(mode="after")

@@ -47,6 +47,10 @@ class ModelError(SlivitError):
     """A model that is not registered, or arguments and inputs that it does not take."""
 
 
+class PluginError(SlivitError):
+    """A plugin that was named and cannot be loaded."""
+
+
 _FRAME = re.compile(r"^Exception occured in `\w+` when calling event `\w+`:\s*")
 
 

@@ -12,7 +12,7 @@ import slivit
 
 ROOT = Path(slivit.__file__).parent
 LAYERS = [
-    {"errors", "device", "parallel", "display", "files", "settings", "volume", "recipe"},
+    {"errors", "device", "parallel", "display", "files", "settings", "plugins", "volume", "recipe"},
     {"statistics"},
     {"targets"},
     {"data", "models", "phantoms"},

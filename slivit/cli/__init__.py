@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -20,13 +19,15 @@ from slivit.cli import report as cli_report
 from slivit.cli import sharing as cli_sharing
 from slivit.cli import study as cli_study
 from slivit.cli import sweep as cli_sweep
-from slivit.cli.common import told_errors
+from slivit.cli.common import Everywhere, show_log, told_errors
 from slivit.errors import SlivitError
 from slivit.parallel import is_main
+from slivit.plugins import name_plugins
 from slivit.recipe import load_recipe, runner
 
 app = typer.Typer(
     name="slivit",
+    cls=Everywhere,
     help="Predict disease-risk factors from volumetric scans with few labels.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -54,13 +55,15 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and end.")
     ] = False,
+    plugin: Annotated[
+        list[str] | None, typer.Option("--plugin", metavar="NAME", help="Use an installed plugin; may be repeated.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="What other packages log, too.")] = False,
 ) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of torch to timm: nothing to do here
-    shown = logging.StreamHandler(sys.stderr)
-    shown.setLevel(logging.WARNING if quiet else logging.INFO)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[shown])
-    logging.getLogger("slivit").setLevel(logging.INFO)
+    name_plugins(plugin or ())
+    show_log(quiet, verbose)
 
 
 @app.command()

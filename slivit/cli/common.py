@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,11 +12,37 @@ from dataclasses import dataclass
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from slivit.errors import SlivitError, message
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 AGAIN = "the same command, given again, goes on"
+
+
+def show_log(quiet: bool = False, verbose: bool = False) -> None:
+    """Write to the terminal what is logged: by this package from INFO on, by others from WARNING on.
+
+    Args:
+        quiet: only warnings and errors.
+        verbose: this package from DEBUG on, others from INFO on.
+    """
+    shown = logging.StreamHandler(sys.stderr)
+    shown.setLevel(logging.WARNING if quiet else logging.NOTSET)
+    others = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=others, format="%(message)s", handlers=[shown])
+    logging.getLogger("slivit").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+class Everywhere(TyperGroup):
+    """The program, whose own switches may stand behind the command, too."""
+
+    SWITCHES = ("-q", "--quiet", "-v", "--verbose")
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments, the switches first."""
+        switches = [a for a in args if a in self.SWITCHES]
+        return super().parse_args(ctx, [*switches, *(a for a in args if a not in self.SWITCHES)])
 
 
 @dataclass

@@ -18,7 +18,7 @@ def lines(what: str) -> Iterator[str]:
     """The lines of one list.
 
     Args:
-        what: "models", "methods", "recipes", "formats", "importers" or "phantoms".
+        what: "models", "methods", "recipes", "formats", "importers", "phantoms" or "plugins".
 
     Raises:
         SlivitError: no such list.
@@ -30,6 +30,7 @@ def lines(what: str) -> Iterator[str]:
         "formats": _formats,
         "importers": _importers,
         "phantoms": _phantoms,
+        "plugins": _plugins,
     }
     if what not in lists:
         raise SlivitError(f'there is no list of "{what}".{nearest(what, lists)} There are {one_of(lists)}.')
@@ -80,6 +81,17 @@ def _importers() -> Iterator[str]:
 
 def _phantoms() -> Iterator[str]:
     from slivit.phantoms import KINDS
+    from slivit.plugins import load_plugins
 
+    load_plugins()
     for name, description in KINDS.items():
         yield f"{name:12} {description}"
+
+
+def _plugins() -> Iterator[str]:
+    from slivit.plugins import installed_plugins, load_plugins
+
+    loaded = load_plugins()
+    for name, plugin in installed_plugins().items():
+        state = "loaded" if name in loaded else "not loaded: name it with --plugin"
+        yield f"{name:20} {plugin.version:10} {', '.join(plugin.modules)} ({state})"

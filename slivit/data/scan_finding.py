@@ -15,7 +15,7 @@ from slivit.data.readers import npz, sniff
 from slivit.data.readers.address import ROW_OPTIONS
 from slivit.data.readers.base import natural_order
 from slivit.data.readers.dicom_archive import series_below
-from slivit.data.readers.dispatch import READERS
+from slivit.data.readers.dispatch import suffixes
 from slivit.data.readers.entries import FileEntry, folder_entries
 from slivit.data.scan_reading import ScanRef
 from slivit.errors import ManifestError, ReadError, gather
@@ -23,7 +23,6 @@ from slivit.errors import ManifestError, ReadError, gather
 log = logging.getLogger(__name__)
 
 TABLES = (".csv", ".tsv")
-_SUFFIXES = {reader.name: reader.suffixes for reader in READERS.values()}
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Finder:
 def _kind(entry: FileEntry) -> str | None:
     """The format of a file, "zip", or None."""
     try:
-        return sniff.recognise_file(entry, entry.name, _SUFFIXES)
+        return sniff.recognise_file(entry, entry.name, suffixes())
     except (ReadError, OSError):
         return None
 

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from slivit.data.recipe import Data
 from slivit.errors import SlivitError
+from slivit.plugins import Plugged
 from slivit.settings import Section
 
 
@@ -58,7 +59,7 @@ class Testing(Section):
     pictures: int = Field(default=10, ge=0)
 
 
-class EvaluateRecipe(Section):
+class EvaluateRecipe(Plugged):
     """Evaluation of a checkpoint on a manifest."""
 
     checkpoint: str = Field(min_length=1)

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from slivit.errors import nearest, one_of
+from slivit.plugins import Plugged
 from slivit.settings import Section
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
@@ -116,7 +117,7 @@ class Reference(Section):
     start: str = ""
 
 
-class StudyRecipe(Section):
+class StudyRecipe(Plugged):
     """A grid of fine-tuning runs, and their comparison.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from slivit.plugins import Plugged
 from slivit.settings import Section
 
 SEARCHED = ("model", "preprocessing", "augmentation", "fit", "task")
@@ -76,7 +77,7 @@ def _by_dotted_key(space: Any) -> Any:
     return found
 
 
-class SweepRecipe(Section):
+class SweepRecipe(Plugged):
     """A search for the settings of a fine-tuning recipe that do best on the validation rows.
 
     Args:

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from slivit.errors import ModelError, nearest, one_of
+from slivit.plugins import load_plugins
 from slivit.settings import call_checked
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def _load_families() -> None:
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):
             importlib.import_module(f"slivit.models.{module.name}")
+    load_plugins()
 
 
 def list_models(input: Layout | None = None, output: Output | None = None) -> list[str]:

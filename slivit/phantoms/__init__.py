@@ -17,20 +17,35 @@ from typing import Any
 from slivit.errors import nearest, one_of
 from slivit.phantoms.cases import Case, PhantomError, make_options, plan_cases
 from slivit.phantoms.folder import claim_folder, whole_scan, write_manifest
+from slivit.plugins import load_plugins
 
-__all__ = ["KINDS", "PhantomError", "kind_module", "make_phantoms"]
+__all__ = ["KINDS", "PhantomError", "kind_module", "make_phantoms", "register_phantoms"]
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
-KINDS: Mapping[str, str] = MappingProxyType(
-    {
-        "oct": "OCT volumes as folders of TIFF frames; target drusen (0 or 1)",
-        "oct2d": "2D OCT images as JPEG in class folders NORMAL, DRUSEN, CNV and DME; target label",
-        "echo": "apical four-chamber echocardiograms as AVI; targets ef (%) and ef_below_50 (0 or 1)",
-        "liver": "liver MRI as DICOM series, one file a slice; target pdff (proton density fat fraction, %)",
-        "ct": "chest CT as NIfTI in HU; target nodule (0 or 1)",
-    }
-)
+_KINDS = {
+    "oct": "OCT volumes as folders of TIFF frames; target drusen (0 or 1)",
+    "oct2d": "2D OCT images as JPEG in class folders NORMAL, DRUSEN, CNV and DME; target label",
+    "echo": "apical four-chamber echocardiograms as AVI; targets ef (%) and ef_below_50 (0 or 1)",
+    "liver": "liver MRI as DICOM series, one file a slice; target pdff (proton density fat fraction, %)",
+    "ct": "chest CT as NIfTI in HU; target nodule (0 or 1)",
+}
+_PLUGGED: dict[str, ModuleType] = {}
+KINDS: Mapping[str, str] = MappingProxyType(_KINDS)
+
+
+def register_phantoms(kind: str, what: str, module: ModuleType) -> None:
+    """Add a kind of made-up scan.
+
+    Args:
+        kind: its name.
+        what: what is drawn, in which format, with which target; one line.
+        module: with `DEFAULT_N`; a dataclass `Options`; `draw(case, options)`, which returns the scan and a dict of its
+            answers; `scan_path(case)`, where it lies in the folder; and `save(scan, path, case, options)`.
+    """
+    if kind in _KINDS:
+        raise ValueError(f"phantoms {kind!r} are registered twice")
+    _KINDS[kind], _PLUGGED[kind] = what, module
 
 
 def make_phantoms(
@@ -84,9 +99,10 @@ def kind_module(kind: str) -> ModuleType:
     Raises:
         PhantomError: there is no such kind.
     """
+    load_plugins()
     if kind not in KINDS:
         raise PhantomError(f'phantoms: there is no kind "{kind}". Known: {one_of(KINDS)}.{nearest(kind, KINDS)}')
-    return import_module(f"slivit.phantoms.{kind}")
+    return _PLUGGED.get(kind) or import_module(f"slivit.phantoms.{kind}")
 
 
 def _make_scan(module: ModuleType, case: Case, settings: Any, out: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import Data
 from slivit.evaluate.recipe import Testing
 from slivit.models.recipe import Model
+from slivit.plugins import Plugged
 from slivit.settings import Precision, Section
 from slivit.targets.task import Task
 
@@ -67,7 +68,7 @@ class Knn(Section):
     temperature: float = Field(default=0.07, gt=0)
 
 
-class NetworkRecipe(Section):
+class NetworkRecipe(Plugged):
     """A frozen network.
 
     Args:

@@ -10,7 +10,7 @@ from slivit.models.registry import ModelSpec
 from slivit.report import summary, tables
 from slivit.sharing.checking import Difference
 from slivit.sharing.notes import CardNotes
-from slivit.sharing.texts import HOW, SAFETY, described_preprocessing
+from slivit.sharing.texts import SAFETY, described_preprocessing, how_to_use
 from slivit.targets.decision import Decision
 from slivit.targets.task import Task
 
@@ -73,7 +73,7 @@ def write_card(
         missing=MISSING,
         format=format,
         bf16=config.get("weights") == "bfloat16",
-        how=HOW[format],
+        how=how_to_use(format, config.get("plugins", {})),
         recipe=_recipe(training),
         safety=SAFETY[format],
     )

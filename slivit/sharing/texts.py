@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 _ALONE = """```bash
@@ -14,15 +14,31 @@ python preprocess.py                # checks the preprocessing on example.npz
 `preprocess.py` is the preprocessing in numpy and OpenCV, `PREPROCESSING.md` says it in words, and `example.npz` holds a
 scan (`volume`), what becomes of it (`slices`) and its prediction, to try another implementation on."""
 
-HOW: Mapping[str, str] = {
+_HOW: Mapping[str, str] = {
     "safetensors": """```bash
-pip install slivit
-slivit predict THIS_FOLDER scans/ -o predictions.csv
-python predict.py scan.nii.gz       # the same in Python
+pip install slivit{packages}
+slivit{switches} predict THIS_FOLDER scans/ -o predictions.csv
+python predict.py scan.nii.gz       # the same in Python{environment}
 ```""",
     "onnx": _ALONE.format(packages="numpy opencv-python-headless onnxruntime"),
     "torch-export": _ALONE.format(packages="numpy opencv-python-headless torch"),
 }
+
+
+def how_to_use(format: str, plugins: Collection[str] = ()) -> str:
+    """How an export is used, in Markdown.
+
+    Args:
+        format: "safetensors", "onnx" or "torch-export".
+        plugins: that the model was made with, by name; the graphs of the other formats need none.
+    """
+    told = _HOW[format]
+    if format != "safetensors":
+        return told
+    packages, switches = ("".join(f" {before}{name}" for name in plugins) for before in ("", "--plugin "))
+    environment = f"; needs SLIVIT_PLUGINS={','.join(plugins)}" if plugins else ""
+    return told.format(packages=packages, switches=switches, environment=environment)
+
 
 SAFETY: Mapping[str, str] = {
     "safetensors": (

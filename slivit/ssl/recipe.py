@@ -10,6 +10,7 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import Data, refuse_unused
 from slivit.errors import RecipeError
 from slivit.models.recipe import Model
+from slivit.plugins import Plugged
 from slivit.recipe import Stage
 from slivit.settings import Precision, Section, changed
 from slivit.targets.task import Task
@@ -131,7 +132,7 @@ class Pictures(Section):
     count: int = Field(default=6, ge=1)
 
 
-class SelfSupervisedRecipe(Section):
+class SelfSupervisedRecipe(Plugged):
     """Self-supervised pre-training; ends in a checkpoint whose backbone every model of its kind can use.
 
     Args:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from slivit.errors import ModelError, nearest, one_of
+from slivit.plugins import load_plugins
 from slivit.settings import call_checked
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def _load_methods() -> None:
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_") and not module.ispkg:
             importlib.import_module(f"slivit.ssl.{module.name}")
+    load_plugins()
 
 
 def list_pretexts() -> list[str]:

@@ -16,8 +16,8 @@ from slivit.data.recipe import Data
 from slivit.data.sources import load_manifest
 from slivit.errors import RecipeError
 from slivit.models.recipe import Model
+from slivit.plugins import Plugged
 from slivit.recipe import Stage, apply_override, check_recipe, load_recipe
-from slivit.settings import Section
 from slivit.train.recipe import TrainingRecipe
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _TABLES = (".csv", ".tsv", ".txt")
 _SHOWN = 20
 
 
-class PrepareRecipe(Section):
+class PrepareRecipe(Plugged):
     """What is needed to prepare the scans of a manifest: the parts of a training recipe that slices depend on."""
 
     data: Data

@@ -124,8 +124,9 @@ class Logging(Section):
     def check(self) -> None:
         """Check that the tracker is installed, before anything is written.
 
-        Raises:
-            RecipeError: it is not.
+        from slivit.plugins import Plugged
+                Raises:
+                    RecipeError: it is not.
         """
         from slivit.train.trackers import need_package
 

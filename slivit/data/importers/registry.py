@@ -14,6 +14,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from slivit.errors import ManifestError, nearest, one_of
+from slivit.plugins import load_plugins
 
 Importer = Callable[..., pd.DataFrame]
 
@@ -67,6 +68,7 @@ def list_importers() -> list[ImporterSpec]:
     package = importlib.import_module("slivit.data.importers")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"slivit.data.importers.{module.name}")
+    load_plugins()
     return [_IMPORTERS[name] for name in sorted(_IMPORTERS)]
 
 

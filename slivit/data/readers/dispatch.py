@@ -19,6 +19,7 @@ from slivit.data.readers.noticed import record
 from slivit.data.readers.sniff import Found
 from slivit.data.watching import noted
 from slivit.errors import ReadError, nearest, one_of
+from slivit.plugins import load_plugins
 from slivit.volume import Volume
 
 _OPTION_KINDS = {
@@ -43,7 +44,7 @@ class Reader:
         what: a few words for people.
         suffixes: the file names it is known by; the content counts more.
         options: the keywords of `read_volume` that it takes.
-        open: takes what was found at the path, its name for messages, and the options.
+        open: takes what was found at the path, and the options.
     """
 
     name: str
@@ -65,44 +66,89 @@ def _readers() -> Iterator[Reader]:
     yield Reader("heidelberg", "Heidelberg OCT volume", heidelberg.SUFFIXES, ("series",), _open_heidelberg)
 
 
-def _open_dicom(found: Found, source: str, **options: Any) -> Scan:
-    return dicom.open_dicom(found.entries, source, **options)
+def _open_dicom(found: Found, **options: Any) -> Scan:
+    return dicom.open_dicom(found.entries, found.source, **options)
 
 
-def _open_nifti(found: Found, source: str, **options: Any) -> Scan:
-    return nifti.open_nifti(found.entries[0], source, **options)
+def _open_nifti(found: Found, **options: Any) -> Scan:
+    return nifti.open_nifti(found.entries[0], found.source, **options)
 
 
-def _open_image(found: Found, source: str, **options: Any) -> Scan:
-    return frames.open_image(found.entries[0], source, **options)
+def _open_image(found: Found, **options: Any) -> Scan:
+    return frames.open_image(found.entries[0], found.source, **options)
 
 
-def _open_frames(found: Found, source: str) -> Scan:
-    return frames.open_frames(found.entries, source)
+def _open_frames(found: Found) -> Scan:
+    return frames.open_frames(found.entries, found.source)
 
 
-def _open_video(found: Found, source: str) -> Scan:
-    return video.open_video(found.path, source)
+def _open_video(found: Found) -> Scan:
+    return video.open_video(found.path, found.source)
 
 
-def _open_npz(found: Found, source: str, **options: Any) -> Scan:
-    return npz.open_npz(found.path, source, **options)
+def _open_npz(found: Found, **options: Any) -> Scan:
+    return npz.open_npz(found.path, found.source, **options)
 
 
-def _open_itk(found: Found, source: str, **options: Any) -> Scan:
-    return itk.open_itk(found.path, source, **options)
+def _open_itk(found: Found, **options: Any) -> Scan:
+    return itk.open_itk(found.path, found.source, **options)
 
 
-def _open_heidelberg(found: Found, source: str, **options: Any) -> Scan:
-    return heidelberg.open_heidelberg(found.path, source, **options)
+def _open_heidelberg(found: Found, **options: Any) -> Scan:
+    return heidelberg.open_heidelberg(found.path, found.source, **options)
 
 
 READERS: dict[str, Reader] = {reader.name: reader for reader in _readers()}
 
 
+def register_reader(
+    name: str, what: str, suffixes: tuple[str, ...], options: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Scan]], Callable[..., Scan]]:
+    """Register a function `(found, **options) -> Scan` as the reader of a format.
+
+    `found.path` is the file, `found.source` what messages call it. Broken bytes are told as a `slivit.ReadError`; the
+    context manager `slivit.data.readers.base.decoding` makes one of whatever a decoder raises.
+
+    Args:
+        name: short, as in `ScanInfo.format`.
+        what: a few words for people.
+        suffixes: the file names it is known by, in lower case.
+        options: the keywords of `read_volume` that it takes.
+
+    Example:
+        >>> @slivit.register_reader("cube", "raw cube of 8 x 8 x 8 bytes", (".cube",))
+        ... def open_cube(found):
+        ...     cube = np.fromfile(found.path, np.uint8).reshape(8, 8, 8)
+        ...     info = slivit.data.readers.ScanInfo("cube", cube.shape, "uint8", None, found.source)
+        ...     return slivit.data.readers.Scan(info, lambda indices: cube[list(indices)])
+        >>> _ = np.zeros(512, np.uint8).tofile("a.cube")
+        >>> slivit.read_volume("a.cube").shape
+        (8, 8, 8)
+    """
+
+    def keep(open: Callable[..., Scan]) -> Callable[..., Scan]:
+        if name in READERS:
+            raise ValueError(f"reader {name!r} is registered twice")
+        READERS[name] = Reader(name, what, suffixes, options, open)
+        return open
+
+    return keep
+
+
+def readers() -> dict[str, Reader]:
+    """The reader of every format, those of plugins too, by name."""
+    load_plugins()
+    return READERS
+
+
+def suffixes() -> dict[str, tuple[str, ...]]:
+    """The file names that each format is known by."""
+    return {name: reader.suffixes for name, reader in readers().items()}
+
+
 def supported_formats() -> dict[str, str]:
     """Return what can be read: the name of each format and a few words with its file names."""
-    return {r.name: f"{r.what} ({', '.join(r.suffixes)})" if r.suffixes else r.what for r in READERS.values()}
+    return {r.name: f"{r.what} ({', '.join(r.suffixes)})" if r.suffixes else r.what for r in readers().values()}
 
 
 def read_volume(path: str | os.PathLike[str], *, select: Select | None = None, **options: Any) -> Volume:
@@ -158,10 +204,10 @@ def open_scan(path: str | os.PathLike[str], **options: Any) -> Scan:
     given |= typed_options(options_of(fragment), source)
     file = Path(name)
     try:
-        found = sniff.recognise(file, source, {r.name: r.suffixes for r in READERS.values()})
+        found = sniff.recognise(file, source, suffixes())
         reader = READERS[found.format]
         _check_options(given, reader, source)
-        scan = reader.open(found, source, **given)
+        scan = reader.open(replace(found, source=source), **given)
         return replace(scan, info=replace(scan.info, notes=(*scan.info.notes, *found.notes))) if found.notes else scan
     except OSError as error:
         raise ReadError(f"{source}: cannot be opened ({error.strerror or error}).") from error
@@ -169,7 +215,7 @@ def open_scan(path: str | os.PathLike[str], **options: Any) -> Scan:
 
 def _check_options(given: dict[str, Any], reader: Reader, source: str) -> None:
     for name, value in given.items():
-        kinds = _OPTION_KINDS.get(name, ())
+        kinds = _OPTION_KINDS.get(name, (type(value),))
         if name in reader.options and type(value) in kinds:
             continue
         if name in reader.options:

@@ -46,12 +46,14 @@ class Found:
         path: the file or folder.
         entries: its files: all those below a folder or inside an archive, or the one.
         notes: what the user should know.
+        source: what messages call it.
     """
 
     format: str
     path: Path
     entries: Sequence[Entry]
     notes: tuple[str, ...] = ()
+    source: str = ""
 
 
 def recognise(path: Path, source: str, suffixes: Suffixes) -> Found:

@@ -1,0 +1,1 @@
+"""A plugin of SLIViT for fastai. Importing its modules registers what is in them."""
