@@ -20,6 +20,7 @@ _SOURCE = Source(
 )
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SCANS = (*IMAGES, *VIDEOS, *VOLUMES)
+_STACKS = (".tif", ".tiff")
 _WHOLE = tuple(suffix for suffix in (*VIDEOS, *VOLUMES) if suffix not in SLICES)
 """Files that are a scan each, also beside others; images and DICOM files are the slices of one."""
 
@@ -74,6 +75,7 @@ def _scans(folder: Path) -> Iterator[Path]:
     """The files that lie in the class folder itself; below it every file that is a scan, and every folder of slices."""
     for place, _, files in walk(folder):
         whole = [name for name in files if name.lower().endswith(_SCANS if place == folder else _WHOLE)]
+        whole = whole or [name for name in files if len(files) == 1 and name.lower().endswith(_STACKS)]
         if whole or place == folder:
             yield from (place / name for name in whole)
         elif files:

@@ -71,8 +71,6 @@ def open_frames(entries: Sequence[Entry], source: str) -> Scan:
     stack = _stack_among(frames)
     if stack is not None:
         scan = open_image(stack, source)
-        if len(frames) == 1:
-            return scan
         told = f"{counted(len(frames) - 1, 'picture')} beside {stack.name} ignored"
         return replace(scan, info=replace(scan.info, notes=(*scan.info.notes, told)))
     _check_alike(frames, source)
@@ -93,9 +91,9 @@ def open_frames(entries: Sequence[Entry], source: str) -> Scan:
 
 
 def _stack_among(frames: Sequence[Entry]) -> Entry | None:
-    """Return the one multi-page TIFF of a folder; pictures of other kinds beside it are previews of it."""
+    """Return the one multi-page TIFF beside pictures of other kinds, which are previews of it."""
     stacks = [e for e in frames if _kind(e) == ".tif"]
-    if len(stacks) != 1 or _header(stacks[0], stacks[0].name).pages == 1:
+    if len(stacks) != 1 or len(frames) == 1 or _header(stacks[0], stacks[0].name).pages == 1:
         return None
     return stacks[0]
 
