@@ -274,7 +274,7 @@ def _decoder_of(weights: Weights) -> State:
     state = read_weights(weights)[1]
     if any(name.startswith("stages.") for name in state):
         for pattern, replacement in OWN_NAMES:
-            state = {re.sub(pattern, replacement, name): tensor for name, tensor in state.items()}  # type: ignore[arg-type]
+            state = {re.sub(pattern, replacement, name): tensor for name, tensor in state.items()}
     return {name: tensor for name, tensor in state.items() if name.startswith(PRETRAINED)}
 
 

@@ -68,6 +68,41 @@ def test_logits_are_those_of_the_released_swin_unet(
 
 @torch.no_grad()
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [224, 320])
+def test_logits_at_the_released_size(numbers: dict[str, Any], golden: SimpleNamespace, size: int) -> None:
+    """96 wide, windows of 7 of which 320 pixels have no whole number; the names are those of the small network."""
+    model = create_model("swin_unet", 14, image_size=size).eval()
+    keys = {name: released_shape(shape, name) for name, shape in numbers["swin_unet"]["keys"].items()}
+    state = weights(golden, keys)
+    load_backbone(model, {k: v for k, v in state.items() if k.startswith(("patch_embed.", "layers."))})
+    model.decoder.load_state_dict({k: v for k, v in state.items() if k.startswith(DECODER)})
+    model.head.load_state_dict({"weight": state["head.weight"]})
+    pre_trained = {name: released_shape(shape, name) for name, shape in numbers["swin_mae"]["keys"].items()}
+    load_backbone(model, weights(golden, pre_trained))
+    golden.check(
+        model(golden.volume(6000, 1, 3, size, size)),
+        numbers["released_size"][f"swin_unet_img{size}"]["pretrained"]["logits"],
+    )
+
+
+def released_shape(shape: list[int], name: str) -> list[int]:
+    """A shape of the network that is 24 wide with windows of 4, at 96 and windows of 7."""
+    if name.endswith("relative_position_bias_table"):
+        return [169, shape[1]]
+    if name.endswith("relative_position_index"):
+        return [49, 49]
+    colours = {"patch_embed.proj.weight": 1, "mask_token": 0, "pos_embed": 0}
+    if name == "head.weight":
+        return [14, 96, 1, 1]
+    if name in colours:
+        return [96, 3, 4, 4] if colours[name] else [*shape[:-1], 96]
+    if name.startswith("decoder_pred."):
+        return [48, 96] if name.endswith("weight") else [48]
+    return [4 * side if side > 1 else side for side in shape]
+
+
+@torch.no_grad()
+@pytest.mark.slow
 def test_the_loss_is_the_released_one(numbers: dict[str, Any], golden: SimpleNamespace) -> None:
     model, expected = swin_unet(golden, numbers, 128), numbers["swin_unet"]["img128"]["loss"]
     model.takes_decoder = True
