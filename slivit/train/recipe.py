@@ -17,6 +17,7 @@ from slivit.evaluate.measure import check_testing
 from slivit.evaluate.recipe import Testing
 from slivit.folder import METRICS, PREDICTIONS
 from slivit.models.recipe import Model
+from slivit.plugins import Plugged
 from slivit.recipe import Stage
 from slivit.settings import Precision, Section, changed
 from slivit.targets.task import Task
@@ -124,9 +125,8 @@ class Logging(Section):
     def check(self) -> None:
         """Check that the tracker is installed, before anything is written.
 
-        from slivit.plugins import Plugged
-                Raises:
-                    RecipeError: it is not.
+        Raises:
+            RecipeError: it is not.
         """
         from slivit.train.trackers import need_package
 
@@ -146,7 +146,7 @@ class LabelledSet(Section):
     task: Task
 
 
-class Labelled(Section):
+class Labelled(Plugged):
     """What every training on labels is told, beside its labelled sets."""
 
     stage: ClassVar[Stage]
