@@ -100,7 +100,8 @@ def _recipe(stage: Any, recipe: str | None, overrides: Sequence[str] | None, res
 
     changes = list(overrides or ())
     if resume and recipe and "=" in recipe:
-        recipe, changes = None, [recipe, *changes]
+        changes.insert(0, recipe)
+        recipe = None
     if resume and recipe:
         raise SlivitError("give a recipe, or --resume RUN, which goes on with that run's own recipe; not both")
     if not resume and not recipe:
