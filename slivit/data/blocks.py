@@ -16,6 +16,7 @@ from plum import dispatch
 from torch import Tensor
 
 from slivit.data.augmentation import Augmentation, apply_augmentation, draw_augmentation
+from slivit.data.layout import check_channels
 from slivit.data.layout import from_input as from_input
 from slivit.data.layout import to_input as to_input
 from slivit.data.oversampling import OversampledDL, item_classes
@@ -186,6 +187,7 @@ def batch_transforms(
     """What happens to a batch of slices before it enters a model: crop, random changes, layout and normalisation."""
     if settings.size is None:
         raise SlivitError("preprocessing.size is not set; give (slices, height, width)")
+    check_channels(len(mean))
     crop = [CropSlices(settings.size[1:])] if settings.resize else []
     changes = [AugmentSlices(augmentation)] if augmentation and augmentation.active else []
     return [*crop, *changes, ToInput(input, mean, std, settings.size[0])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,9 +200,11 @@ def _labelled_table(csv: str, manifest: Manifest, base: Path) -> pd.DataFrame:
     told = [f"row {row}: {target} is {table[target][row]!r}; a slice is 0 or 1" for row in table.index[wrong]]
     gather(capped(told, len(told), f"wrong values of {target}"), csv, ManifestError)
     folder = Path(base).expanduser().absolute()
-    paths = table["path"].map({p: os.path.normpath(folder / Path(p).expanduser()) for p in table["path"].unique()})
-    found = pd.DataFrame({"path": paths, name: table[name], "positive": numbers == 1})
     known = {r["path"] for r in manifest.rows()}
+    places = {p: os.path.normpath(folder / Path(p).expanduser()) for p in table["path"].unique()}
+    address = _addresses(known)
+    paths = table["path"].map({p: address.get(place, place) for p, place in places.items()})
+    found = pd.DataFrame({"path": paths, name: table[name], "positive": numbers == 1})
     others = paths[~paths.isin(known)].unique()
     if len(others) == paths.nunique():
         raise ManifestError(
@@ -211,6 +214,12 @@ def _labelled_table(csv: str, manifest: Manifest, base: Path) -> pd.DataFrame:
     if len(others):
         log.info('%s: %d scans in it are not in the manifest, such as "%s"', csv, len(others), others[0])
     return found
+
+
+def _addresses(known: Collection[str]) -> dict[str, str]:
+    """The address (STUDY#series=4, say) of each file of which the manifest reads one scan."""
+    files = Counter(address.rpartition("#")[0] for address in known)
+    return {file: address for address in known if files[file := address.rpartition("#")[0]] == 1 and file not in known}
 
 
 def _outside(positive: Mapping[str, frozenset[int]], depths: Mapping[str, int], settings: SliceLabels) -> list[str]:

@@ -3,10 +3,11 @@ import pytest
 import torch
 
 from slivit.data.augmentation import Augmentation
-from slivit.data.blocks import contact_sheet, from_input, to_input, volume_dataloaders
+from slivit.data.blocks import VolumeBlock, contact_sheet, from_input, to_input, volume_dataloaders
 from slivit.data.manifest import read_manifest
 from slivit.data.preprocessing import Preprocessing, load_slices
 from slivit.data.tiling import tile_slices
+from slivit.errors import SlivitError
 from slivit.models.registry import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 from slivit.targets.task import Task
 
@@ -105,3 +106,12 @@ def test_fewer_scans_than_a_batch(blob_scans):
     big = volume_dataloaders(manifest, spec, settings, batch_size=500, device="cpu")
     assert len(big.train) == 1
     assert len(big.train.one_batch()[0]) == 24
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_channels_that_scans_do_not_have_are_no_copies(channels):
+    mean = std = (0.5,) * channels
+    with pytest.raises(SlivitError, match=f"takes {channels} channels, and scans have one"):
+        to_input(torch.zeros(1, 4, 8, 8), "volume", mean, std)
+    with pytest.raises(SlivitError, match="in_chans"):
+        VolumeBlock(Preprocessing(size=(4, 8, 8)), mean=mean, std=std)

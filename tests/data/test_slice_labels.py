@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slivit.data.manifest import Manifest
+from slivit.data.manifest import Manifest, read_manifest
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.slice_labels import LabelledSlices, SliceLabels, parse_slices, read_slice_labels
 from slivit.data.window_plan import count_slices, plan_windows, summary
@@ -168,3 +168,14 @@ def test_scans_that_cannot_be_read_are_all_told(tmp_path):
 def test_counts_are_those_of_the_scans(blob_scans):
     paths = [str(blob_scans.parent / f"scan{i}.nii") for i in range(3)]
     assert count_slices(paths) == dict.fromkeys(paths, 6)
+
+
+def test_labels_find_a_scan_that_is_one_of_a_file(tmp_path):
+    (tmp_path / "a").touch()
+    (tmp_path / "b").touch()
+    (tmp_path / "m.csv").write_text("path,patient,split,pe,frame\na,1,train,1,2\nb,2,train,0,\n")
+    found = read_manifest(tmp_path / "m.csv", TASK, need_splits=())
+    (tmp_path / "slices.csv").write_text("path,slice\na,3-5\n")
+    address = f"{tmp_path / 'a'}#frame=2"
+    read = read_slice_labels(SliceLabels(csv=str(tmp_path / "slices.csv")), found, {address: 9, str(tmp_path / "b"): 9})
+    assert read.positive[address] == {3, 4, 5}
