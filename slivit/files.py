@@ -12,7 +12,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -285,5 +285,20 @@ class _Told:
 @contextmanager
 def scratch_folders() -> Iterator[Callable[[], Path]]:
     """Give a function that makes temporary folders, which are removed where the block ends."""
-    with ExitStack() as stack:
-        yield lambda: Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slivit-")))
+    made: list[Path] = []
+
+    def make() -> Path:
+        made.append(Path(tempfile.mkdtemp(prefix="slivit-")))
+        return made[-1]
+
+    def remove() -> None:
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    try:
+        yield make
+    finally:
+        try:
+            remove()
+        finally:
+            remove()  # a signal may have come while they were removed
