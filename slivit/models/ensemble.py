@@ -1,0 +1,268 @@
+"""Several models as one: networks and models of tables, averaged with weights, in one checkpoint.
+
+What `slivit auto` ends in. Selection and weights: Caruana et al. 2004 (doi:10.1145/1015330.1015432). Origin: written
+for this project. Licence: Apache-2.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from slivit.errors import ModelError
+from slivit.models._volume import check_volume
+from slivit.models.registry import create_model, register_model, spec_of
+from slivit.settings import Count, Whole
+
+Activation = Literal["sigmoid", "softmax", "identity"]
+BINS = 32
+_SURE = 1e-6  # the least probability that is told from 0
+
+
+def pooling(count: int, cells: int) -> Tensor:
+    """(cells, count) weights that average `count` values into `cells` parts, which share values where they must."""
+    cells = min(cells, count)
+    weights = torch.zeros(cells, count)
+    for cell in range(cells):
+        first, end = cell * count // cells, -(-(cell + 1) * count // cells)
+        weights[cell, first:end] = 1 / (end - first)
+    return weights
+
+
+def table_features(x: Tensor, names: Sequence[str], covariates: Tensor | None = None) -> dict[str, Tensor]:
+    """What models of tables read of a batch of volumes.
+
+    Args:
+        x: (B, 1, S, H, W) from 0 to 1.
+        names: "histogram" (of grey levels, 32 bins), "voxelsN" (averages of N x N x N parts), "covariates".
+        covariates: (B, k), where they are asked for.
+
+    Returns:
+        (B, n) float32 by name.
+    """
+    grey = x[:, 0]
+    return {name: _feature(grey, name, covariates) for name in names}
+
+
+def _feature(grey: Tensor, name: str, covariates: Tensor | None) -> Tensor:
+    if name == "covariates":
+        if covariates is None:
+            raise ModelError("this ensemble reads covariates of a scan beside its slices, and none were given")
+        return covariates.float()
+    if name == "histogram":
+        level = (grey * BINS).clamp(max=BINS - 1).floor()
+        return torch.stack([(level == b).float().mean((1, 2, 3)) for b in range(BINS)], 1)
+    cells = int(name.removeprefix("voxels"))
+    for axis, letters in ((1, "bshw,cs->bchw"), (2, "bshw,ch->bscw"), (3, "bshw,cw->bshc")):
+        grey = torch.einsum(letters, grey, pooling(grey.shape[axis], cells).to(grey))
+    return grey.flatten(1)
+
+
+class LinearTable(nn.Module):
+    """Ridge or logistic regression on standardised features: (B, n) -> (B, out_dim) logits or standardised values."""
+
+    center: Tensor
+    scale: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, width: int, out_dim: int) -> None:
+        super().__init__()
+        for name, shape in {
+            "center": (width,),
+            "scale": (width,),
+            "weight": (width, out_dim),
+            "bias": (out_dim,),
+        }.items():
+            self.register_buffer(name, torch.zeros(shape))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return ((features - self.center) * self.scale) @ self.weight + self.bias
+
+
+class ForestTable(nn.Module):
+    """A random forest: (B, n) -> (B, out_dim), the mean of its trees' leaves: probabilities or standardised values."""
+
+    feature: Tensor
+    threshold: Tensor
+    branch: Tensor
+    value: Tensor
+
+    def __init__(self, trees: int, nodes: int, depth: int, out_dim: int) -> None:
+        super().__init__()
+        self.depth = depth
+        self.register_buffer("feature", torch.zeros(trees, nodes, dtype=torch.int64))
+        self.register_buffer("threshold", torch.zeros(trees, nodes))
+        self.register_buffer("branch", torch.zeros(2, trees, nodes, dtype=torch.int64))
+        self.register_buffer("value", torch.zeros(trees, nodes, out_dim))
+
+    def forward(self, features: Tensor) -> Tensor:
+        trees = torch.arange(self.feature.shape[0], device=features.device)[None].expand(len(features), -1)
+        node = torch.zeros_like(trees)
+        for _ in range(self.depth):  # a leaf is its own child
+            chosen = features.gather(1, self.feature[trees, node])
+            node = self.branch[(chosen > self.threshold[trees, node]).long(), trees, node]
+        return self.value[trees, node].mean(1)
+
+
+class NetworkMember(nn.Module):
+    """Networks of one kind, trained on other parts of the scans: (B, 1, S, H, W) -> (copies, B, out_dim) outputs."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, name: str, args: Mapping[str, Any], copies: int, out_dim: int) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(create_model(name, out_dim, **args) for _ in range(copies))
+        # Each network standardises a regression's targets by its own training rows: these bring them to common units.
+        self.register_buffer("scale", torch.ones(copies, out_dim))
+        self.register_buffer("shift", torch.zeros(copies, out_dim))
+
+    def forward(self, x: Tensor, covariates: Tensor | None) -> Tensor:
+        outputs = []
+        for network in self.networks:
+            spec = spec_of(network)
+            mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1, 1) for v in (spec.mean, spec.std))
+            own = (x - mean) / std
+            own = own.flatten(2, 3) if spec.input == "tiled" else own
+            outputs.append(network(own, covariates) if spec.args.get("covariates") else network(own))
+        return torch.stack(outputs).float() * self.scale[:, None] + self.shift[:, None]
+
+
+class Mean(nn.Module):
+    """The weighted mean of members: (members, B, out_dim) -> (B, out_dim)."""
+
+    def __init__(self, members: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.full((members,), 1 / members))
+
+    def forward(self, parts: Tensor) -> Tensor:
+        return (parts * self.weights.view(-1, 1, 1)).sum(0)
+
+
+class Ensemble(nn.Module):
+    """A weighted mean of members; `ensemble` says what the arguments mean."""
+
+    temperatures: Tensor
+
+    def __init__(
+        self,
+        out_dim: int,
+        size: tuple[int, int, int],
+        members: Sequence[Mapping[str, Any]],
+        activation: Activation,
+        covariates: int,
+    ) -> None:
+        super().__init__()
+        self.input_size, self.activation, self.described = size, activation, [dict(m) for m in members]
+        self.covariates = covariates
+        self.backbone = nn.ModuleList(_member(m, out_dim) for m in members)
+        self.head = Mean(len(members))
+        self.names = sorted({name for m in members for name in m.get("features", ())})
+        self.register_buffer("temperatures", torch.ones(len(members)))
+
+    def forward(self, x: Tensor, covariates: Tensor | None = None) -> Tensor:
+        """(B, 1, S, P, P) from 0 to 1, and (B, k) covariates -> (B, out_dim) logits, or standardised values."""
+        check_volume(x, "ensemble", 1, self.input_size)
+        mean = self.head(self.forward_members(x, covariates))
+        return mean if self.activation == "identity" else _logits(mean, self.activation)
+
+    def forward_members(self, x: Tensor, covariates: Tensor | None = None) -> Tensor:
+        """(members, B, out_dim): what each member says, in probabilities or standardised values."""
+        features = table_features(x, self.names, covariates)
+        found = []
+        for member, described, temperature in zip(self.backbone, self.described, self.temperatures, strict=True):
+            if isinstance(member, NetworkMember):
+                found.append(self._calibrated(self._active(member(x, covariates)).mean(0), temperature))
+                continue
+            outputs = member(torch.cat([features[name] for name in described["features"]], 1))
+            found.append(
+                self._calibrated(self._active(outputs) if described["kind"] == "linear" else outputs, temperature)
+            )
+        return torch.stack(found)
+
+    def _active(self, outputs: Tensor) -> Tensor:
+        if self.activation == "identity":
+            return outputs
+        return outputs.sigmoid() if self.activation == "sigmoid" else outputs.softmax(-1)
+
+    def _calibrated(self, p: Tensor, temperature: Tensor) -> Tensor:
+        return p if self.activation == "identity" else self._active(_logits(p, self.activation) / temperature)
+
+
+def _logits(p: Tensor, activation: Activation) -> Tensor:
+    """The logits that an activation makes these probabilities of."""
+    p = p.clamp(_SURE, 1 - _SURE)
+    return p.log() if activation == "softmax" else p.log() - (-p).log1p()
+
+
+def _member(described: Mapping[str, Any], out_dim: int) -> nn.Module:
+    makers: dict[Any, Callable[..., nn.Module]] = {
+        "network": NetworkMember,
+        "linear": LinearTable,
+        "forest": ForestTable,
+    }
+    own = {key: value for key, value in described.items() if key not in ("kind", "features", "title")}
+    kind = described.get("kind")
+    if kind not in makers:
+        raise ModelError(f'ensemble: a member is a "network", "linear" or "forest", got {kind!r}')
+    try:
+        return makers[kind](**own, out_dim=out_dim)
+    except TypeError as error:
+        raise ModelError(f"ensemble: member {dict(described)}: {error}") from error
+
+
+@register_model(
+    input="volume",
+    size=(28, 64, 64),
+    mean=(0.0,),
+    std=(1.0,),
+    source="doi:10.1145/1015330.1015432",
+    licence="Apache-2.0 (definition)",
+    parameters=1,
+    small={
+        "slices": 4,
+        "image_size": 32,
+        "members": [
+            {"kind": "linear", "features": ["histogram"], "width": BINS},
+            {"kind": "forest", "features": ["voxels2"], "trees": 2, "nodes": 3, "depth": 1},
+            {
+                "kind": "network",
+                "name": "resnet3d_18",
+                "args": {"slices": 4, "image_size": 32, "width": 4, "depths": [1, 1, 1, 1]},
+                "copies": 2,
+            },
+        ],
+    },
+)
+def ensemble(
+    out_dim: int,
+    *,
+    slices: Count = 28,
+    image_size: Count = 64,
+    members: Sequence[Mapping[str, Any]] = ({"kind": "linear", "features": ["histogram"], "width": BINS},),
+    activation: Activation = "sigmoid",
+    covariates: Whole = 0,
+) -> Ensemble:
+    """An ensemble of networks and of models of tables: (B, 1, S, P, P) from 0 to 1 -> (B, out_dim) logits.
+
+    `slivit auto` makes it; by itself its tables are empty.
+
+    Args:
+        out_dim: the number of outputs.
+        slices: S.
+        image_size: P, rows and columns in pixels; every member sees the same slices.
+        members: one table each. `kind = "network"`: `name` and `args` of a registered model, and `copies` of it that
+            are averaged. `"linear"`: `features` and their `width`. `"forest"`: `features`, `trees`, `nodes`, `depth`.
+        activation: of the task: "sigmoid", "softmax", or "identity" for a regression.
+        covariates: how many numbers come beside the slices of a scan.
+
+    Raises:
+        ModelError: a member that is none of these.
+    """
+    if not members:
+        raise ModelError("ensemble: members is empty; an ensemble has one at least")
+    return Ensemble(out_dim, (slices, image_size, image_size), members, activation, covariates)
