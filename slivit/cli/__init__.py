@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from slivit import __version__
+from slivit.cli import auto as cli_auto
 from slivit.cli import data as cli_data
 from slivit.cli import explain as cli_explain
 from slivit.cli import manifests as cli_manifests
@@ -166,7 +167,17 @@ def list_things(
             typer.echo(line)
 
 
-for module in (cli_report, cli_manifests, cli_data, cli_probe, cli_explain, cli_study, cli_sweep, cli_sharing):
+for module in (
+    cli_auto,
+    cli_report,
+    cli_manifests,
+    cli_data,
+    cli_probe,
+    cli_explain,
+    cli_study,
+    cli_sweep,
+    cli_sharing,
+):
     module.add_commands(app)
 
 

@@ -37,7 +37,8 @@ def table_features(x: Tensor, names: Sequence[str], covariates: Tensor | None = 
 
     Args:
         x: (B, 1, S, H, W) from 0 to 1.
-        names: "histogram" (of grey levels, 32 bins), "voxelsN" (averages of N x N x N parts), "covariates".
+        names: "extent" (the share of slices, rows and columns that are not black throughout), "histogram" (of grey
+            levels, 32 bins), "voxelsN" (averages of N x N x N parts), "covariates".
         covariates: (B, k), where they are asked for.
 
     Returns:
@@ -55,6 +56,9 @@ def _feature(grey: Tensor, name: str, covariates: Tensor | None) -> Tensor:
     if name == "histogram":
         level = (grey * BINS).clamp(max=BINS - 1).floor()
         return torch.stack([(level == b).float().mean((1, 2, 3)) for b in range(BINS)], 1)
+    if name == "extent":
+        filled = [(grey > 0).any(axes[0]).any(axes[1]).float().mean(1) for axes in ((2, 2), (1, 2), (1, 1))]
+        return torch.stack([*filled, filled[0] * filled[1] * filled[2]], 1)
     cells = int(name.removeprefix("voxels"))
     for axis, letters in ((1, "bshw,cs->bchw"), (2, "bshw,ch->bscw"), (3, "bshw,cw->bshc")):
         grey = torch.einsum(letters, grey, pooling(grey.shape[axis], cells).to(grey))
@@ -159,7 +163,7 @@ class Ensemble(nn.Module):
         super().__init__()
         self.input_size, self.activation, self.described = size, activation, [dict(m) for m in members]
         self.covariates = covariates
-        self.backbone = nn.ModuleList(_member(m, out_dim) for m in members)
+        self.backbone = nn.ModuleList(make_member(m, out_dim) for m in members)
         self.head = Mean(len(members))
         self.names = sorted({name for m in members for name in m.get("features", ())})
         self.register_buffer("temperatures", torch.ones(len(members)))
@@ -199,7 +203,12 @@ def _logits(p: Tensor, activation: Activation) -> Tensor:
     return p.log() if activation == "softmax" else p.log() - (-p).log1p()
 
 
-def _member(described: Mapping[str, Any], out_dim: int) -> nn.Module:
+def make_member(described: Mapping[str, Any], out_dim: int) -> nn.Module:
+    """A member as `ensemble` describes it, empty or at random.
+
+    Raises:
+        ModelError: a description that is none.
+    """
     makers: dict[Any, Callable[..., nn.Module]] = {
         "network": NetworkMember,
         "linear": LinearTable,

@@ -1,0 +1,180 @@
+"""Models of a few numbers of each scan: what a network has to beat, and members of the ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slivit.auto.plan import Plan
+from slivit.targets.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Array = npt.NDArray[Any]
+TREES, LEAF = 300, 2
+
+
+@dataclass(frozen=True, eq=False)
+class TableModel:
+    """A model of a table that was fitted.
+
+    Args:
+        described: how `ensemble` describes it.
+        tensors: its buffers by name.
+    """
+
+    described: dict[str, Any]
+    tensors: dict[str, Array]
+
+    def module(self, out_dim: int) -> nn.Module:
+        """The model for torch."""
+        import torch
+
+        from slivit.models.ensemble import make_member
+
+        module = make_member(self.described, out_dim)
+        module.load_state_dict({name: torch.as_tensor(value) for name, value in self.tensors.items()})
+        return module
+
+
+def features_of(stacks: Sequence[Array], names: Sequence[str]) -> dict[str, Array]:
+    """(n, k) float32 features by name, of (S, H, W) uint8 stacks, as the ensemble computes them."""
+    import torch
+
+    from slivit.models.ensemble import table_features
+
+    parts: dict[str, list[Array]] = {name: [] for name in names}
+    for stack in stacks:
+        x = torch.from_numpy(np.array(stack))[None, None].float() / 255
+        for name, values in table_features(x, names).items():
+            parts[name].append(values[0].numpy())
+    return {name: np.stack(values) for name, values in parts.items()}
+
+
+def kinds_of(plan: Plan) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """(name, "linear" or "forest", features) of every baseline of a plan."""
+    for baseline in plan.baselines:
+        for kind in ("linear", "forest"):
+            yield f"{baseline.name}_{kind}", kind, baseline.features
+
+
+def mean_of(task: Task, y: Array) -> Array:
+    """(out_dim,) what is said of every scan by who looks at none: the shares of classes, or the mean."""
+    if task.kind == "multiclass":
+        return np.bincount(y.astype(int), minlength=task.out_dim) / len(y)
+    return np.asarray(np.nanmean(y, axis=0))
+
+
+def fit_table(kind: str, features: tuple[str, ...], x: Array, y: Array, task: Task, seed: int) -> TableModel:
+    """Fit a model of a table.
+
+    Args:
+        kind: "linear" or "forest".
+        features: what `x` holds, for the ensemble.
+        x: (n, k) features.
+        y: (n,) class numbers, (n, t) 0, 1 or NaN, or (n, t) standardised values.
+        task: fitted on these scans.
+        seed: of a forest.
+    """
+    fit = _linear if kind == "linear" else _forest
+    described, tensors = fit(x, y, task, seed)
+    return TableModel({"kind": kind, "features": list(features), **described}, tensors)
+
+
+def _linear(x: Array, y: Array, task: Task, seed: int) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Ridge or logistic regression whose penalty is chosen by cross-validation inside of these scans."""
+    from sklearn.linear_model import RidgeCV
+
+    center, spread = x.mean(0), x.std(0)
+    scale = np.where(spread > 1e-7, 1 / np.maximum(spread, 1e-7), 0.0)
+    z = (x - center) * scale
+    if task.kind == "regression":
+        ridge = RidgeCV(np.logspace(0, 6, 13)).fit(z, y)
+        weight, bias = np.atleast_2d(ridge.coef_).T, np.atleast_1d(ridge.intercept_)
+    else:
+        weight, bias = _logistic(z, y, task)
+    tensors = {"center": center, "scale": scale, "weight": weight, "bias": bias}
+    return {"width": x.shape[1]}, {name: np.asarray(value, np.float32) for name, value in tensors.items()}
+
+
+def _logistic(z: Array, y: Array, task: Task) -> tuple[Array, Array]:
+    """(k, out_dim) weights and (out_dim,) intercepts of logistic regression, one model a label."""
+    if task.kind == "multiclass":
+        model = _chosen_logistic(z, y)
+        weight, bias = np.zeros((z.shape[1], task.out_dim)), np.full(task.out_dim, -20.0)
+        if len(model.classes_) == 2:  # scikit-learn keeps one vector for two classes
+            pair = [int(c) for c in model.classes_]
+            weight[:, pair[1]], bias[pair] = model.coef_[0], (0.0, model.intercept_[0])
+        else:
+            weight[:, model.classes_.astype(int)], bias[model.classes_.astype(int)] = model.coef_.T, model.intercept_
+        return weight, bias
+    columns = []
+    for target in y.T:
+        known = ~np.isnan(target)
+        if len(np.unique(target[known])) < 2:
+            columns.append((np.zeros(z.shape[1]), 20.0 * (2 * target[known].mean() - 1) if known.any() else 0.0))
+            continue
+        model = _chosen_logistic(z[known], target[known])
+        columns.append((model.coef_[0], model.intercept_[0]))
+    return np.stack([w for w, _ in columns], 1), np.array([b for _, b in columns])
+
+
+def _chosen_logistic(z: Array, y: Array) -> Any:
+    import warnings
+
+    from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+
+    fewest = np.unique(y, return_counts=True)[1].min()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of steps that ran out for the weakest penalties, which are not chosen
+        if fewest < 3:
+            return LogisticRegression(C=1e-3, max_iter=300).fit(z, y)
+        penalties = np.logspace(-5, 1, 7)
+        return LogisticRegressionCV(Cs=penalties, cv=3, scoring="neg_log_loss", max_iter=200).fit(z, y)
+
+
+def _forest(x: Array, y: Array, task: Task, seed: int) -> tuple[dict[str, Any], dict[str, Array]]:
+    """A random forest, its trees as tables of nodes."""
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+
+    options: dict[str, Any] = {"n_estimators": TREES, "min_samples_leaf": LEAF, "random_state": seed, "n_jobs": 1}
+    if task.kind == "multiclass":
+        forest = RandomForestClassifier(max_features="sqrt", **options).fit(x, y)
+        places = forest.classes_.astype(int)
+    else:  # 0 and 1 are averaged to probabilities by a regression as well, of several labels at once
+        filled = np.where(np.isnan(y), np.nanmean(y, axis=0), y)
+        share = 1 / 3 if task.kind == "regression" else "sqrt"
+        forest = RandomForestRegressor(max_features=share, **options).fit(
+            x, filled[:, 0] if y.shape[1] == 1 else filled
+        )
+        places = np.arange(y.shape[1])
+    return _tables([tree.tree_ for tree in forest.estimators_], places, task)
+
+
+def _tables(trees: Sequence[Any], places: Array, task: Task) -> tuple[dict[str, Any], dict[str, Array]]:
+    nodes, depth = max(t.node_count for t in trees), max(t.max_depth for t in trees)
+    shape = (len(trees), nodes)
+    feature, branch = np.zeros(shape, np.int64), np.tile(np.arange(nodes), (2, len(trees), 1))
+    threshold, value = np.zeros(shape, np.float32), np.zeros((*shape, task.out_dim), np.float32)
+    for i, tree in enumerate(trees):
+        n, inner = tree.node_count, tree.children_left >= 0
+        feature[i, :n] = np.where(inner, tree.feature, 0)
+        threshold[i, :n] = _below(tree.threshold)
+        for side, children in enumerate((tree.children_left, tree.children_right)):
+            branch[side, i, :n] = np.where(inner, children, np.arange(n))
+        values = tree.value[:, 0, :] if task.kind == "multiclass" else tree.value[:, :, 0]
+        total = values.sum(1, keepdims=True) if task.kind == "multiclass" else 1.0
+        value[i, :n][:, places] = values / total
+    described = {"trees": len(trees), "nodes": nodes, "depth": int(depth)}
+    return described, {"feature": feature, "threshold": threshold, "branch": branch, "value": value}
+
+
+def _below(threshold: Array) -> Array:
+    """Thresholds in float32, never above those in float64, so that float32 features fall on the same side."""
+    narrow = threshold.astype(np.float32)
+    return np.where(narrow > threshold, np.nextafter(narrow, np.float32(-np.inf)), narrow)

@@ -1,0 +1,87 @@
+"""The ensemble as one model: its tables fitted on all scans, its networks those of the folds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slivit.auto.baselines import TableModel, fit_table, kinds_of
+from slivit.auto.jobs import job_of
+from slivit.auto.plan import Candidate, Plan
+from slivit.targets.task import Task
+
+if TYPE_CHECKING:
+    from slivit.models.ensemble import Ensemble
+
+Array = npt.NDArray[Any]
+ACTIVATIONS = {"multiclass": "softmax", "regression": "identity"}
+
+
+def build_ensemble(
+    plan: Plan,
+    task: Task,
+    y: Array,
+    features: Mapping[str, Array],
+    weights: Mapping[str, float],
+    temperatures: Mapping[str, float],
+) -> Ensemble:
+    """Put the chosen members into one network.
+
+    Args:
+        plan: of the run.
+        task: fitted on all scans that choose.
+        y: their answers, as baselines take them.
+        features: of these scans, by name.
+        weights: of the members, by name.
+        temperatures: of the members, by name.
+    """
+    import torch
+
+    from slivit.models.registry import create_model
+
+    tables = {
+        name: fit_table(kind, chosen, np.concatenate([features[f] for f in chosen], 1), y, task, plan.seed)
+        for name, kind, chosen in kinds_of(plan)
+        if name in weights
+    }
+    candidates = {c.name: c for c in plan.candidates if c.name in weights}
+    described = [tables[n].described if n in tables else _described(candidates[n], plan) for n in weights]
+    slices, side, _ = plan.preprocessing.size or (1, 1, 1)
+    model: Any = create_model(
+        "ensemble",
+        task.out_dim,
+        slices=slices,
+        image_size=side,
+        members=[{**d, "title": name} for d, name in zip(described, weights, strict=True)],
+        activation=ACTIVATIONS.get(task.kind, "sigmoid"),
+    )
+    with torch.no_grad():
+        model.head.weights.copy_(torch.tensor(list(weights.values())))
+        model.temperatures.copy_(torch.tensor([temperatures[name] for name in weights]))
+        for member, name in zip(model.backbone, weights, strict=True):
+            _fill(member, tables.get(name), candidates.get(name), plan, task)
+    return model.eval()
+
+
+def _described(candidate: Candidate, plan: Plan) -> dict[str, Any]:
+    return {"kind": "network", "name": candidate.model, "args": candidate.args, "copies": plan.folds}
+
+
+def _fill(member: Any, table: TableModel | None, candidate: Candidate | None, plan: Plan, task: Task) -> None:
+    """Give a member its weights: those of its table, or of the networks of all folds."""
+    import torch
+
+    from slivit.checkpoint import load_checkpoint
+
+    if table is not None:
+        member.load_state_dict({name: torch.as_tensor(value) for name, value in table.tensors.items()})
+    for fold, network in enumerate(member.networks if candidate else ()):
+        loaded = load_checkpoint(job_of(plan, candidate, fold).folder)  # type: ignore[arg-type]
+        network.load_state_dict(loaded.model.state_dict())
+        if task.kind == "regression":
+            center, spread = torch.tensor(task.center), torch.tensor(task.spread)
+            member.scale[fold] = torch.tensor(loaded.task.spread) / spread
+            member.shift[fold] = (torch.tensor(loaded.task.center) - center) / spread

@@ -1,0 +1,192 @@
+"""What a run leaves: the checkpoint, predictions and metrics as every run does, the leaderboard, and the page."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from slivit.auto.plan import Plan
+from slivit.checkpoint import package_versions, save_checkpoint
+from slivit.data.training_range import training_range
+from slivit.evaluate.measure import measure, write_results
+from slivit.evaluate.recipe import Testing
+from slivit.files import whole_file, write_json
+from slivit.folder import SPLIT, VERSIONS
+from slivit.report.auto_page import write_auto
+from slivit.report.style import HEADLINES
+from slivit.targets.task import Task
+
+if TYPE_CHECKING:
+    from slivit.auto.run import Scans
+    from slivit.models.ensemble import Ensemble
+
+log = logging.getLogger(__name__)
+Array = npt.NDArray[Any]
+LEADERBOARD, FACTS, CHECKPOINT = "leaderboard.csv", "auto.json", "checkpoint"
+MEAN, ENSEMBLE = "mean", "ensemble"
+LEVEL, DRAWS = 0.95, 1000
+
+
+def finish(
+    plan: Plan,
+    work: Scans,
+    folder: Path,
+    model: Ensemble,
+    predictions: Mapping[str, Array],
+    weights: Mapping[str, float],
+    failed: Mapping[str, str],
+) -> None:
+    """Save the ensemble, predict the test rows once, measure everything, and draw the page.
+
+    Args:
+        plan: of the run.
+        work: its scans.
+        folder: of the run.
+        model: the ensemble.
+        predictions: (n, out_dim) out of fold, by model; that of the ensemble from a nested selection.
+        weights: of the ensemble's members.
+        failed: candidates that failed, and why.
+    """
+    split = pd.concat([work.frame.assign(split="val"), work.test.assign(split="test")], ignore_index=True)
+    with whole_file(folder / SPLIT) as partial:
+        split.to_csv(partial, index=False)
+    write_json(folder / VERSIONS, package_versions())
+    save_checkpoint(folder / CHECKPOINT, model, work.task, plan.preprocessing, _record(plan, work))
+    table = pd.concat([_table(work, predictions[ENSEMBLE]), *_test_rows(plan, work, model)], ignore_index=True)
+    testing = Testing(level=LEVEL, draws=DRAWS, by_patient=True)
+    metrics = measure(table, work.task, testing, data={"source": plan.source, "external": False})
+    write_results(folder, table, work.task, metrics)
+    facts = _facts(plan, work, predictions, weights, failed, metrics)
+    write_json(folder / FACTS, facts)
+    with whole_file(folder / LEADERBOARD) as partial:
+        pd.DataFrame(list(_rows(facts))).to_csv(partial, index=False)
+    page = write_auto(folder / "report", facts)
+    for sentence in facts["sentences"]:
+        log.info("%s", sentence)
+    log.info("page: %s", page)
+
+
+def _record(plan: Plan, work: Scans) -> dict[str, Any]:
+    paths = work.frame["path"].astype(str).tolist()
+    seen = training_range(paths, plan.preprocessing, workers=0)
+    record = {"stage": "auto", "source": plan.source, "scans": {"train": len(paths), "test": len(work.test)}}
+    return record | ({"scans_range": seen.model_dump(mode="json")} if seen else {})
+
+
+def _table(work: Scans, p: Array) -> pd.DataFrame:
+    """Out-of-fold predictions as a table of predictions, under the split "val": they were chosen by."""
+    task, frame = work.task, work.frame
+    known = {f"target_{t}": frame[t] for t in task.targets}
+    own = frame.drop(columns=list(task.targets)).assign(split="val", notes="", **known)
+    return own.assign(**dict(zip(task.prediction_columns, in_units(task, p).T, strict=True)))
+
+
+def _test_rows(plan: Plan, work: Scans, model: Ensemble) -> list[pd.DataFrame]:
+    from slivit.predict.engine import predict_table
+
+    if work.test.empty:
+        return []
+    rows = records(work.test.assign(split="test"))
+    return [predict_table(model, rows, work.task, plan.preprocessing, batch_size=4)]
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as tables of plain keys."""
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def in_units(task: Task, p: Array) -> Array:
+    """Probabilities as they are; standardised values in the target's unit."""
+    return p * np.array(task.spread) + np.array(task.center) if task.kind == "regression" else p
+
+
+def _facts(
+    plan: Plan,
+    work: Scans,
+    predictions: Mapping[str, Array],
+    weights: Mapping[str, float],
+    failed: Mapping[str, str],
+    metrics: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything that the page says, as plain values."""
+    from slivit.statistics import summarise
+
+    task, names = work.task, HEADLINES[work.task.kind][:2]
+    y = work.y if task.kind != "regression" else in_units(task, work.y)
+    groups = work.frame["patient"].astype(str).to_numpy()
+    options: dict[str, Any] = {"groups": groups, "metrics": names, "level": LEVEL, "draws": DRAWS}
+    board = {}
+    for name, p in predictions.items():
+        found = summarise(task.kind, y, in_units(task, p), **options)
+        board[name] = {n: found[n].to_dict() for n in names}
+    networks = [c.name for c in plan.candidates if c.name in predictions]
+    best = {kind: _best(board, among, names[0]) for kind, among in _groups(board, networks).items()}
+    facts: dict[str, Any] = {
+        "schema": "slivit.auto",
+        "version": 1,
+        "task": task.model_dump(mode="json"),
+        "plan": plan.model_dump(mode="json"),
+        "metrics": list(names),
+        "leaderboard": board,
+        "weights": dict(weights),
+        "failed": dict(failed),
+        "scans": len(work.frame),
+        "patients": len(set(groups)),
+        "comparisons": _comparisons(task, y, predictions, best, groups, names[0]),
+        "test": metrics["splits"].get("test", {}).get("metrics", {}),
+        "test_scans": len(work.test),
+    }
+    return facts | {"sentences": list(_sentences(facts, best))}
+
+
+def _groups(board: Mapping[str, Any], networks: list[str]) -> dict[str, list[str]]:
+    simple = [n for n in board if n.startswith(("size", "histogram"))]
+    baselines = [n for n in board if n not in (MEAN, ENSEMBLE, *networks)]
+    return {"network": networks, "simple": simple, "baseline": baselines, "member": baselines + networks}
+
+
+def _best(board: Mapping[str, Any], among: list[str], metric: str) -> str:
+    known = [name for name in among if board[name][metric]["value"] is not None]
+    return max(known, key=lambda name: board[name][metric]["value"], default="")
+
+
+def _comparisons(
+    task: Task, y: Array, predictions: Mapping[str, Array], best: Mapping[str, str], groups: Array, metric: str
+) -> list[dict[str, Any]]:
+    """Differences on the same scans: networks against size and histogram, the ensemble against its best member."""
+    from slivit.statistics import Plan as Draws
+    from slivit.statistics import compare_models
+
+    found = []
+    pairs = {(best["network"], best["simple"]), (best["network"], best["baseline"]), (ENSEMBLE, best["member"])}
+    for first, second in sorted(pairs):
+        if not first or not second:
+            continue
+        both = {name: in_units(task, predictions[name]) for name in (first, second)}
+        plan = Draws(groups=groups, level=LEVEL, draws=DRAWS)
+        test = compare_models(task.kind, y, both, metrics=[metric], plan=plan)[0]
+        found.append({"first": first, "second": second, "metric": metric, **test.to_dict()})
+    return found
+
+
+def _sentences(facts: Mapping[str, Any], best: Mapping[str, str]) -> list[str]:
+    """The answers that a reader wants first."""
+    from slivit.report.auto_page import sentences
+
+    return list(sentences(facts, best))
+
+
+def _rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for name, found in facts["leaderboard"].items():
+        row: dict[str, Any] = {"model": name, "weight": facts["weights"].get(name, "")}
+        for metric, estimate in found.items():
+            row |= {metric: estimate["value"], f"{metric}_low": estimate["low"], f"{metric}_high": estimate["high"]}
+        rows.append(row)
+    return sorted(rows, key=lambda row: -(row[facts["metrics"][0]] or -np.inf))

@@ -1,0 +1,306 @@
+"""`slivit auto`: a table, a plan, baselines, networks by folds, their ensemble, a report; it goes on after a stop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from slivit.auto import jobs
+from slivit.auto.baselines import features_of, fit_table, kinds_of, mean_of
+from slivit.auto.build import build_ensemble
+from slivit.auto.finish import ENSEMBLE, MEAN, finish, records
+from slivit.auto.look import Facts, look_at_all
+from slivit.auto.plan import PLAN, Candidate, Plan, make_plan, minutes_of
+from slivit.auto.select import calibrated, greedy, loss, temperature
+from slivit.auto.table import ScanTable, scan_table
+from slivit.data.cache import SliceCache
+from slivit.data.splits import k_folds
+from slivit.errors import RecipeError
+from slivit.files import whole_file, write_json, write_text
+from slivit.folder import logged, make_folder
+from slivit.recipe import check_recipe, read_values, resolved_toml
+from slivit.targets.task import Task
+
+if TYPE_CHECKING:
+    from slivit.run import Run
+
+log = logging.getLogger(__name__)
+Array = npt.NDArray[Any]
+TABLE, STATE = "scans.csv", "halving.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Scans:
+    """What a run works on.
+
+    Args:
+        frame: the scans that train and choose, with their `fold`.
+        test: the scans of a test split, which may be none.
+        task: fitted on `frame`.
+        y: (n,) class numbers, (n, t) 0, 1 or NaN, or (n, t) standardised values.
+    """
+
+    frame: pd.DataFrame
+    test: pd.DataFrame
+    task: Task
+    y: Array
+
+
+def auto(
+    scans: str | Path | pd.DataFrame = "",
+    *,
+    target: str | Sequence[str] = (),
+    kind: str = "",
+    labels: str | Path = "",
+    importer: str = "",
+    time: str = "45m",
+    out: str | Path = "auto",
+    seed: int = 0,
+    plan: str | Path = "",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Run:
+    """From labelled scans to a tested model: baselines and networks, compared out of fold, and their ensemble.
+
+    Args:
+        scans: a CSV or spreadsheet, a folder of class folders, a folder of scans with `labels`, a MedMNIST file or
+            "medmnist:NAME", a data set's folder with `importer`, or a table; not needed with `resume`.
+        target: the column, or columns, to predict; guessed where there is one.
+        kind: of the task; guessed from the values.
+        labels: a table that names the scans of a folder.
+        importer: one of `slivit list importers`.
+        time: that it may take, such as "45m" or "2h".
+        out: the run's folder.
+        seed: of folds, networks and forests.
+        plan: a `plan.toml` to follow, in place of a new one.
+        resume: go on with a run that was stopped.
+        overwrite: replace what lies in the folder.
+
+    Returns:
+        The run, as `slivit finetune` leaves one: `metrics.json`, `predictions.csv`, `split.csv`, `checkpoint/`; and
+        `plan.toml`, `leaderboard.csv` and `report/auto.html`.
+
+    Raises:
+        SlivitError: nothing to work on, or a folder that holds something else.
+
+    Example:
+        >>> run = slivit.auto("scans.csv", target="bright", time="2m", out="runs/auto")  # doctest: +SKIP
+    """
+    from slivit.run import Run
+
+    folder = Path(out)
+    _open(folder, resume, overwrite)
+    with logged(folder):
+        table = scan_table(
+            folder / TABLE if resume else scans, **_asked(folder, resume, target, kind, labels, importer)
+        )
+        for sentence in table.sentences:
+            log.info("%s", sentence)
+        planned, work = _planned(folder, table, time, seed, str(plan))
+        for reason in planned.reasons:
+            log.info("plan: %s", reason)
+        _run(planned, work, folder)
+    return Run(folder)
+
+
+def _open(folder: Path, resume: bool, overwrite: bool) -> None:
+    if resume:
+        if not (folder / TABLE).is_file():
+            raise RecipeError(f"{folder}: holds no {TABLE}, so there is no run of slivit auto to go on with")
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise RecipeError(f"{folder}: is not empty; go on with --resume, or replace it with --overwrite")
+        if not (folder / PLAN).is_file() and not (folder / TABLE).is_file():
+            raise RecipeError(f"{folder}: holds something else than a run of slivit auto; choose another --out")
+        import shutil
+
+        shutil.rmtree(folder)
+    make_folder(folder)
+
+
+def _asked(folder: Path, resume: bool, *asked: Any) -> dict[str, Any]:
+    """What was asked for; a run that goes on has it in its plan."""
+    names = ("target", "kind", "labels", "importer")
+    if resume and (folder / PLAN).is_file():
+        task = read_values(folder / PLAN)["task"]
+        return {"target": task["targets"], "kind": task["kind"]}
+    return dict(zip(names, asked, strict=True))
+
+
+def _planned(folder: Path, table: ScanTable, time: str, seed: int, given: str) -> tuple[Plan, Scans]:
+    """The plan, new or the one that there is, and the scans that it is for."""
+    frame = table.frame.assign(path=[str(Path(p).absolute()) for p in table.frame["path"]])
+    if "patient" not in frame:
+        frame = frame.assign(patient=[f"scan {i}" for i in range(len(frame))])
+    facts = _facts(frame)
+    unreadable = [f.error for f in facts if f.error]
+    for error in unreadable[:3]:
+        log.warning("left out: %s", error)
+    if len(unreadable) > 3:
+        log.warning("left out: %d more scans that cannot be read", len(unreadable) - 3)
+    kept = [not f.error for f in facts]
+    frame, facts = frame[kept].reset_index(drop=True), [f for f in facts if not f.error]
+    tests = (frame["split"] == "test").to_numpy() if "split" in frame else np.zeros(len(frame), bool)
+    choosing = frame[~tests].reset_index(drop=True)
+    task = _with_classes(table.task, choosing)
+    if not (folder / PLAN).is_file():
+        plan = _followed(Path(given), folder) if given else None
+        about = [f for f, test in zip(facts, tests, strict=True) if not test]
+        plan = plan or make_plan(folder, table.source, choosing, task, about, minutes=minutes_of(time), seed=seed)
+        write_text(folder / PLAN, resolved_toml(plan))
+    plan = check_recipe(Plan, read_values(folder / PLAN), str(folder / PLAN))
+    if not (folder / TABLE).is_file():
+        with whole_file(folder / TABLE) as partial:
+            frame.to_csv(partial, index=False)
+    choosing = choosing.assign(fold=k_folds(choosing, task, k=plan.folds, seed=plan.seed))
+    return plan, _scans(choosing, frame[tests].reset_index(drop=True), plan.task)
+
+
+def _followed(given: Path, folder: Path) -> Plan:
+    """A plan from elsewhere, for this folder."""
+    plan: Plan = check_recipe(Plan, read_values(given), str(given))
+    return plan.model_copy(update={"out": str(folder)})
+
+
+def _facts(frame: pd.DataFrame) -> list[Facts]:
+    import os
+
+    from tqdm import tqdm
+
+    facts = [Facts()] * len(frame)
+    for index, seen in tqdm(
+        look_at_all(frame["path"].tolist(), min(4, os.cpu_count() or 1)), "look at scans", len(frame), disable=None
+    ):
+        facts[index] = seen
+    return facts
+
+
+def _with_classes(task: Task, frame: pd.DataFrame) -> Task:
+    """The task with its classes named, so that every fold has the same outputs."""
+    if task.kind != "multiclass":
+        return task
+    return task.model_copy(update={"classes": task.fitted(records(frame)).classes})
+
+
+def _scans(frame: pd.DataFrame, test: pd.DataFrame, task: Task) -> Scans:
+    rows = records(frame)
+    fitted = task.fitted(rows)
+    y = np.stack([np.asarray(fitted.encode(row)) for row in rows]).astype(np.float64)
+    if task.kind == "regression":
+        y = (y - np.array(fitted.center)) / np.array(fitted.spread)
+    return Scans(frame, test, fitted, y)
+
+
+def _run(plan: Plan, work: Scans, folder: Path) -> None:
+    """Everything behind the plan."""
+    stacks = _stacks(plan, work.frame, folder)
+    names = sorted({name for b in plan.baselines for name in b.features})
+    features = features_of(stacks, names)
+    predictions = dict(_baselines(plan, work, features))
+    jobs.write_folds(work.frame, plan)
+    failed, networks = _networks(plan, work, folder)
+    predictions |= networks
+    temperatures = {name: temperature(work.task, work.y, p) for name, p in predictions.items()}
+    ready = {name: calibrated(work.task, p, temperatures[name]) for name, p in predictions.items()}
+    members = {name: p for name, p in ready.items() if name != MEAN}
+    weights = greedy(work.task, work.y, members, plan.seed)
+    nested = _nested(plan, work, members)
+    log.info("ensemble: %s", ", ".join(f"{share:.2f} {name}" for name, share in weights.items()))
+    model = build_ensemble(plan, work.task, work.y, features, weights, temperatures)
+    finish(plan, work, folder, model, {**ready, ENSEMBLE: nested}, weights, failed)
+
+
+def _stacks(plan: Plan, frame: pd.DataFrame, folder: Path) -> list[Array]:
+    """The preprocessed slices of every scan, kept on disk for the networks."""
+    import warnings
+
+    from tqdm import tqdm
+
+    cache = SliceCache(folder / "cache")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return [cache.load(path, plan.preprocessing) for path in tqdm(frame["path"], "prepare scans", disable=None)]
+
+
+def _baselines(plan: Plan, work: Scans, features: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """(name, (n, out_dim) out-of-fold predictions) of the mean and of every baseline."""
+    folds = work.frame["fold"].to_numpy()
+
+    def each_fold(predict: Callable[[Array, Array], Array]) -> Array:
+        p = np.zeros((len(folds), work.task.out_dim))
+        for fold in range(plan.folds):
+            p[folds == fold] = predict(folds != fold, folds == fold)
+        return p
+
+    yield MEAN, each_fold(lambda train, _: mean_of(work.task, work.y[train]))
+    for name, kind, chosen in kinds_of(plan):
+        x = np.concatenate([features[f] for f in chosen], 1)
+
+        def predict(train: Array, rest: Array, x: Array = x, kind: str = kind, chosen: Any = chosen) -> Array:
+            model = fit_table(kind, chosen, x[train], work.y[train], work.task, plan.seed)
+            return outputs_of(model.module(work.task.out_dim), x[rest], kind, work.task)
+
+        p = each_fold(predict)
+        log.info("baseline %s: %s out of fold", name, told_loss(work, p))
+        yield name, p
+
+
+def outputs_of(module: Any, x: Array, kind: str, task: Task) -> Array:
+    """(n, out_dim) probabilities, or standardised values, of a model of a table."""
+    import torch
+
+    with torch.inference_mode():
+        outputs = module(torch.as_tensor(x, dtype=torch.float32)).double()
+    if kind == "linear" and task.kind != "regression":
+        outputs = outputs.softmax(-1) if task.kind == "multiclass" else outputs.sigmoid()
+    return np.asarray(outputs.numpy())
+
+
+def told_loss(work: Scans, p: Array) -> str:
+    """The loss that selection makes small, in words."""
+    what = "squared error (1 is the mean's)" if work.task.kind == "regression" else "log loss"
+    return f"{what} {loss(work.task, work.y, p):.3f}"
+
+
+def _networks(plan: Plan, work: Scans, folder: Path) -> tuple[dict[str, str], dict[str, Array]]:
+    """Successive halving: all networks on the first fold, the better ones on all; what failed, and what is whole."""
+    first = [jobs.job_of(plan, candidate, 0) for candidate in plan.candidates]
+    errors = jobs.train_jobs(plan, first, log.info)
+    failed = {job.candidate.name: errors[job.folder] for job in first if job.folder in errors}
+    alive = [c for c in plan.candidates if c.name not in failed]
+    kept = sorted(alive, key=lambda c: _first_fold(plan, work, c))[: plan.keep]
+    write_json(folder / STATE, {"kept": [c.name for c in kept], "failed": failed})
+    rest = [jobs.job_of(plan, c, fold) for c in kept for fold in range(1, plan.folds)]
+    errors = jobs.train_jobs(plan, rest, log.info)
+    failed |= {job.candidate.name: errors[job.folder] for job in rest if job.folder in errors}
+    whole = [c for c in kept if c.name not in failed]
+    found = {c.name: jobs.out_of_fold(plan, work.frame, c, work.task) for c in whole}
+    for name, p in found.items():
+        log.info("network %s: %s out of fold", name, told_loss(work, p))
+    return failed, found
+
+
+def _first_fold(plan: Plan, work: Scans, candidate: Candidate) -> float:
+    p = jobs.out_of_fold(plan, work.frame, candidate, work.task)
+    here = ~np.isnan(p).any(1)
+    by = temperature(work.task, work.y[here], p[here])
+    return loss(work.task, work.y[here], calibrated(work.task, p[here], by))
+
+
+def _nested(plan: Plan, work: Scans, members: Mapping[str, Array]) -> Array:
+    """(n, out_dim): each fold predicted by an ensemble that was chosen on the other folds."""
+    folds = work.frame["fold"].to_numpy()
+    out = np.zeros((len(folds), work.task.out_dim))
+    for fold in range(plan.folds):
+        others, here = folds != fold, folds == fold
+        weights = greedy(work.task, work.y[others], {n: p[others] for n, p in members.items()}, plan.seed)
+        out[here] = sum(share * members[name][here] for name, share in weights.items())
+    return out

@@ -1,0 +1,92 @@
+"""From out-of-fold predictions of many models to weights of a few: greedy selection with replacement.
+
+Source: Caruana et al. 2004, sections 2 and 3 (doi:10.1145/1015330.1015432): sorted initialisation, selection with
+replacement, and bags of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from slivit.targets.task import Task
+
+Array = npt.NDArray[np.float64]
+BAGS, SHARE, STEPS = 20, 0.5, 25
+_SURE = 1e-6
+
+
+def loss(task: Task, y: Array, p: Array) -> float:
+    """What selection makes small: the log loss of probabilities, or the squared error of standardised values.
+
+    Args:
+        task: what is predicted.
+        y: (n,) class numbers; (n, t) 0, 1 or NaN; or (n, t) standardised values.
+        p: (n, out_dim).
+    """
+    if task.kind == "regression":
+        return float(np.mean((p - y) ** 2))
+    p = np.clip(p, _SURE, 1 - _SURE)
+    if task.kind == "multiclass":
+        return float(-np.log(p[np.arange(len(y)), y.astype(int)] / p.sum(1)).mean())
+    return float(np.nanmean(-(y * np.log(p) + (1 - y) * np.log(1 - p))))
+
+
+def temperature(task: Task, y: Array, p: Array) -> float:
+    """By what a model's logits are divided to make its probabilities right on average; 1 for values."""
+    if task.kind == "regression":
+        return 1.0
+    tried = np.exp(np.linspace(np.log(0.25), np.log(8), 41))
+    return float(min(tried, key=lambda t: loss(task, y, calibrated(task, p, t))))
+
+
+def calibrated(task: Task, p: Array, by: float) -> Array:
+    """(n, out_dim) probabilities whose logits are divided by a temperature; values as they are."""
+    if task.kind == "regression" or by == 1:
+        return p
+    p = np.clip(p, _SURE, 1 - _SURE)
+    if task.kind == "multiclass":
+        raised = p ** (1 / by)
+        return np.asarray(raised / raised.sum(1, keepdims=True))
+    return np.asarray(1 / (1 + ((1 - p) / p) ** (1 / by)))
+
+
+def greedy(task: Task, y: Array, predictions: Mapping[str, Array], seed: int = 0) -> dict[str, float]:
+    """Choose models and their weights.
+
+    Args:
+        task: what is predicted.
+        y: see `loss`.
+        predictions: (n, out_dim) out of fold, by model; calibrated.
+        seed: of the bags.
+
+    Returns:
+        The weights of those that were chosen, adding up to 1.
+    """
+    rng, names = np.random.default_rng(seed), sorted(predictions)
+    count = max(min(len(names), 3), round(SHARE * len(names)))
+    votes = dict.fromkeys(names, 0)
+    for _ in range(BAGS):
+        bag = sorted(rng.choice(names, count, replace=False).tolist())
+        for name in _chosen(task, y, predictions, bag):
+            votes[name] += 1
+    total = sum(votes.values())
+    kept = {name: n / total for name, n in votes.items() if n / total >= 0.02}
+    return {name: share / sum(kept.values()) for name, share in kept.items()}
+
+
+def _chosen(task: Task, y: Array, predictions: Mapping[str, Array], bag: Sequence[str]) -> list[str]:
+    """The models of one bag, each as often as it was taken, up to the number at which the loss was least."""
+    first = min(bag, key=lambda name: loss(task, y, predictions[name]))
+    chosen, total = [first], predictions[first].copy()
+    best, kept = loss(task, y, total), 1
+    for _ in range(STEPS - 1):
+        after = {name: loss(task, y, (total + predictions[name]) / (len(chosen) + 1)) for name in bag}
+        name = min(after, key=lambda n: after[n])
+        chosen.append(name)
+        total += predictions[name]
+        if after[name] < best - 1e-9:
+            best, kept = after[name], len(chosen)
+    return chosen[:kept]

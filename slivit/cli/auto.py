@@ -1,0 +1,49 @@
+"""The command that goes from labelled scans to a tested model. Nothing heavy is imported before it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slivit.cli.common import told_errors
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put `auto` beside the other commands."""
+    app.command()(auto)
+
+
+def auto(
+    scans: Annotated[
+        str,
+        typer.Argument(
+            help="A CSV or spreadsheet; a folder of class folders; a folder of scans (with --labels); a MedMNIST file.",
+            show_default=False,
+        ),
+    ] = "",
+    target: Annotated[list[str] | None, typer.Option(help="Column to predict; repeatable; guessed if absent.")] = None,
+    kind: Annotated[str, typer.Option(help="binary, multiclass, multilabel or regression; guessed if absent.")] = "",
+    labels: Annotated[str, typer.Option(help="A table that names the scans of a folder.")] = "",
+    importer: Annotated[str, typer.Option(help="Of a public data set's folder; see slivit list importers.")] = "",
+    time: Annotated[str, typer.Option(help="That it may take: 45m, 2h.")] = "45m",
+    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("auto"),
+    seed: Annotated[int, typer.Option()] = 0,
+    plan: Annotated[str, typer.Option(metavar="PLAN.toml", help="A plan to follow, in place of a new one.")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT that was stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
+) -> None:
+    """From labelled scans to a tested model: baselines, networks by folds, their ensemble, and a report."""
+    from slivit.errors import SlivitError
+
+    with told_errors():
+        if not scans and not resume:
+            raise SlivitError(
+                "give a table or folder of scans: slivit auto SCANS [--target NAME]; or --resume --out RUN"
+            )
+        from slivit.auto import auto as run
+
+        options = {"target": target or (), "kind": kind, "labels": labels, "importer": importer, "time": time}
+        run(scans, out=out, seed=seed, plan=plan, resume=resume, overwrite=overwrite, **options)  # type: ignore[arg-type]
+        typer.echo(out / "report" / "auto.html")

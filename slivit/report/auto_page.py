@@ -1,0 +1,157 @@
+"""The page of a planned run: what won, whether it is better than size and histogram, and what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from slivit.report.draw import Plot, styled
+from slivit.report.page import named_targets, render
+from slivit.report.plots_groups import Row, forest
+from slivit.report.style import count, interval, number, p_text, spoken, told, with_unit
+from slivit.report.tables import Grid
+from slivit.targets.task import Task
+
+PAGE, FIGURES = "auto.html", "figures"
+Found = Mapping[str, Any]
+TITLES = {"mean": "the mean of the training scans", "ensemble": "ensemble"}
+
+
+def write_auto(out: Path | str, found: Found) -> Path:
+    """Write the page of a planned run and its figures.
+
+    Args:
+        out: the folder: `auto.html`, and `figures/`.
+        found: `auto.json`.
+
+    Returns:
+        The page.
+    """
+    task, plan = Task(**found["task"]), found["plan"]
+    context = {
+        "title": f"slivit auto: {named_targets(task)}",
+        "task": task,
+        "found": found,
+        "plan": plan,
+        "sentences": found["sentences"],
+        "board": board(found, task),
+        "comparisons": comparisons(found),
+        "candidates": candidates(plan),
+    }
+    with styled():
+        plots = {"all": [_figure(found, task)]}
+        return render("auto.html.j2", context, plots, Path(out), page=PAGE, figures=FIGURES)
+
+
+def sentences(found: Found, best: Mapping[str, str]) -> Iterator[str]:
+    """The answers in plain words, the one that matters most first.
+
+    Args:
+        found: `auto.json`, so far.
+        best: the best of each group ("network", "simple", "baseline", "member") by the main metric.
+    """
+    metric, board = found["metrics"][0], found["leaderboard"]
+    tests = {(t["first"], t["second"]): t for t in found["comparisons"]}
+    yield _network_or_not(found, best, tests, metric)
+    ensemble = told(board["ensemble"][metric])
+    yield (
+        f"The ensemble has a {spoken(metric)} of {ensemble} out of fold, over {count(found['scans'], 'scan')} of "
+        f"{count(found['patients'], 'patient')}; each fold was predicted by an ensemble that was chosen on the others."
+    )
+    if test := tests.get(("ensemble", best["member"])):
+        yield f"Against its best member, {best['member']}: {_difference(test, metric)}."
+    if found["test"]:
+        scans = count(found["test_scans"], "test scan")
+        yield f"On {scans}, read once at the end: {spoken(metric)} {told(found['test'][metric])}."
+    else:
+        yield "There was no test split: all figures are out of fold, and the best of single models is optimistic."
+    if "mean" in board and board["ensemble"][metric]["low"] is not None and not _better_than_chance(board, metric):
+        yield "No model is clearly better than the mean: that these scans can be predicted is not shown."
+    for name, why in found["failed"].items():
+        yield f"The network {name} failed and is left out: {why}"
+
+
+def _network_or_not(found: Found, best: Mapping[str, str], tests: Mapping[Any, Found], metric: str) -> str:
+    if not best["network"]:
+        return (
+            "No network was trained to the end: the result rests on models of size, histogram and coarse voxels alone."
+        )
+    against = best["simple"] or best["baseline"]
+    test = tests.get((best["network"], against))
+    if test is None:
+        return f"The best network is {best['network']}."
+    clear = test["p_value"] is not None and test["p_value"] < 0.05
+    if clear and test["difference"] > 0:
+        verdict = "is better than"
+    elif clear:
+        verdict = "is worse than"
+    else:
+        verdict = "is not clearly better than"
+    what = "size and histogram alone" if best["simple"] else "coarse voxels and histogram"
+    return f"The best network, {best['network']}, {verdict} {what} ({against}): {_difference(test, metric)}."
+
+
+def _difference(test: Found, metric: str) -> str:
+    return (
+        f"{spoken(metric)} {number(test['difference'])} higher (95% interval {interval(test['low'], test['high'])}, "
+        f"p = {p_text(test['p_value'])})"
+    )
+
+
+def _better_than_chance(board: Found, metric: str) -> bool:
+    """Whether the ensemble's interval lies above what says nothing."""
+    nothing = {"roc_auc": 0.5, "r2": 0.0}.get(metric, -1.0)
+    return bool(board["ensemble"][metric]["low"] > nothing)
+
+
+def ordered(found: Found) -> list[str]:
+    """The models, the best first by the main metric."""
+    metric = found["metrics"][0]
+    value = {n: e[metric]["value"] for n, e in found["leaderboard"].items()}
+    return sorted(value, key=lambda name: -(value[name] if value[name] is not None else -1e9))
+
+
+def board(found: Found, task: Task) -> Grid:
+    """The leaderboard."""
+    heads = (*((with_unit(m, task.unit), "") for m in found["metrics"]), ("weight", "in the ensemble"))
+    rows = []
+    for name in ordered(found):
+        estimates = found["leaderboard"][name]
+        cells = [(number(e["value"]), interval(e["low"], e["high"])) for e in estimates.values()]
+        weight = found["weights"].get(name)
+        rows.append((TITLES.get(name, name), (*cells, (f"{weight:.2f}" if weight else "", ""))))
+    note = "Out of fold, with 95% intervals over patients. The best of several looks better than it is; "
+    return Grid("Leaderboard", heads, tuple(rows), note + "that of the ensemble is from a nested selection.")
+
+
+def comparisons(found: Found) -> Grid | None:
+    """The differences that the first sentences rest on."""
+    rows = tuple(
+        (
+            f"{t['first']} − {t['second']}",
+            ((number(t["difference"]), interval(t["low"], t["high"])), (p_text(t["p_value"]), "")),
+        )
+        for t in found["comparisons"]
+    )
+    heads = ((f"difference of {spoken(found['metrics'][0])}", ""), ("p", ""))
+    return Grid("On the same scans", heads, rows, "Paired bootstrap over patients.") if rows else None
+
+
+def candidates(plan: Found) -> Grid | None:
+    """The networks that were tried."""
+    rows = tuple(
+        (c["name"], ((c["model"], ""), (str(c["epochs"]), ""), (f"{c['lr']:g}", ""), (c["why"], "")))
+        for c in plan["candidates"]
+    )
+    heads = tuple((text, "") for text in ("model", "epochs", "rate", "why"))
+    return Grid("Networks", heads, rows) if rows else None
+
+
+def _figure(found: Found, task: Task) -> Plot:
+    metric = found["metrics"][0]
+    known = [n for n in ordered(found) if found["leaderboard"][n][metric]["value"] is not None]
+    rows: list[Row] = [(TITLES.get(n, n), found["leaderboard"][n][metric]) for n in known]
+    caption = "Squares: value out of fold; bars: 95% interval over patients. The best is on top."
+    name = with_unit(metric, task.unit)
+    return Plot("leaderboard", name, caption, forest(rows, name), caption)
