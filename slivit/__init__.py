@@ -33,7 +33,7 @@ _HOMES = {
     "Volume": "slivit.volume",
     "VolumeBlock": "slivit.data.blocks",
     "VolumeInterpretation": "slivit.train.interpretation",
-    "auto": "slivit.auto",
+    "auto": "slivit.planned",
     "create_model": "slivit.models.registry",
     "create_pretext": "slivit.ssl.registry",
     "explain": "slivit.explanation",
@@ -75,7 +75,7 @@ _HOMES = {
 __all__ = ["__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
-    from slivit.auto import auto as auto
+    from slivit.planned import auto as auto
     from slivit.checkpoint import Checkpoint as Checkpoint
     from slivit.checkpoint import load_checkpoint as load_checkpoint
     from slivit.checkpoint import load_encoder as load_encoder

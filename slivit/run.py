@@ -14,9 +14,11 @@ from slivit.errors import SlivitError
 if TYPE_CHECKING:
     import pandas as pd
 
+RECIPES = ("recipe.toml", "plan.toml")
+
 
 class Run:
-    """A folder that `slivit finetune`, `slivit pretrain` or `slivit evaluate` left.
+    """A folder that `slivit auto`, `slivit finetune`, `slivit pretrain` or `slivit evaluate` left.
 
     Everything is read when it is first asked for. In Jupyter, a run shows its main figures.
 
@@ -34,13 +36,14 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not (self.folder / "recipe.toml").is_file():
-            raise SlivitError(f"{folder}: no run there; a run's folder holds a recipe.toml")
+        if not any((self.folder / name).is_file() for name in RECIPES):
+            raise SlivitError(f"{folder}: no run there; a run's folder holds a {' or a '.join(RECIPES)}")
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """The resolved recipe as plain values."""
-        return tomllib.loads(self._file("recipe.toml").read_text("utf-8"))
+        """The resolved recipe, or the plan of `slivit auto`, as plain values."""
+        name = next(name for name in RECIPES if (self.folder / name).is_file())
+        return tomllib.loads((self.folder / name).read_text("utf-8"))
 
     @cached_property
     def metrics(self) -> dict[str, Any]:

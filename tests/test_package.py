@@ -26,7 +26,7 @@ LAYERS = [
     {"sharing"},
     {"viewer"},
     {"experiments"},
-    {"auto"},
+    {"planned"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -42,7 +42,7 @@ def auto(
             raise SlivitError(
                 "give a table or folder of scans: slivit auto SCANS [--target NAME]; or --resume --out RUN"
             )
-        from slivit.auto import auto as run
+        from slivit.planned import auto as run
 
         options = {"target": target or (), "kind": kind, "labels": labels, "importer": importer, "time": time}
         run(scans, out=out, seed=seed, plan=plan, resume=resume, overwrite=overwrite, **options)  # type: ignore[arg-type]

@@ -26,17 +26,17 @@ def loss(task: Task, y: Array, p: Array) -> float:
         y: (n,) class numbers; (n, t) 0, 1 or NaN; or (n, t) standardised values.
         p: (n, out_dim).
     """
-    if task.kind == "regression":
+    if not task.makes_calls:
         return float(np.mean((p - y) ** 2))
     p = np.clip(p, _SURE, 1 - _SURE)
-    if task.kind == "multiclass":
+    if task.exclusive:
         return float(-np.log(p[np.arange(len(y)), y.astype(int)] / p.sum(1)).mean())
     return float(np.nanmean(-(y * np.log(p) + (1 - y) * np.log(1 - p))))
 
 
 def temperature(task: Task, y: Array, p: Array) -> float:
     """By what a model's logits are divided to make its probabilities right on average; 1 for values."""
-    if task.kind == "regression":
+    if not task.makes_calls:
         return 1.0
     tried = np.exp(np.linspace(np.log(0.25), np.log(8), 41))
     return float(min(tried, key=lambda t: loss(task, y, calibrated(task, p, t))))
@@ -44,10 +44,10 @@ def temperature(task: Task, y: Array, p: Array) -> float:
 
 def calibrated(task: Task, p: Array, by: float) -> Array:
     """(n, out_dim) probabilities whose logits are divided by a temperature; values as they are."""
-    if task.kind == "regression" or by == 1:
+    if not task.makes_calls or by == 1:
         return p
     p = np.clip(p, _SURE, 1 - _SURE)
-    if task.kind == "multiclass":
+    if task.exclusive:
         raised = p ** (1 / by)
         return np.asarray(raised / raised.sum(1, keepdims=True))
     return np.asarray(1 / (1 + ((1 - p) / p) ** (1 / by)))

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from slivit.auto.plan import Plan
+from slivit.planned.plan import Plan
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
 
 Array = npt.NDArray[Any]
-TREES, LEAF = 300, 2
+TREES, LEAF = 200, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ def kinds_of(plan: Plan) -> Iterator[tuple[str, str, tuple[str, ...]]]:
 
 def mean_of(task: Task, y: Array) -> Array:
     """(out_dim,) what is said of every scan by who looks at none: the shares of classes, or the mean."""
-    if task.kind == "multiclass":
+    if task.exclusive:
         return np.bincount(y.astype(int), minlength=task.out_dim) / len(y)
     return np.asarray(np.nanmean(y, axis=0))
 
@@ -93,7 +93,7 @@ def _linear(x: Array, y: Array, task: Task, seed: int) -> tuple[dict[str, Any], 
     center, spread = x.mean(0), x.std(0)
     scale = np.where(spread > 1e-7, 1 / np.maximum(spread, 1e-7), 0.0)
     z = (x - center) * scale
-    if task.kind == "regression":
+    if not task.makes_calls:
         ridge = RidgeCV(np.logspace(0, 6, 13)).fit(z, y)
         weight, bias = np.atleast_2d(ridge.coef_).T, np.atleast_1d(ridge.intercept_)
     else:
@@ -104,7 +104,7 @@ def _linear(x: Array, y: Array, task: Task, seed: int) -> tuple[dict[str, Any], 
 
 def _logistic(z: Array, y: Array, task: Task) -> tuple[Array, Array]:
     """(k, out_dim) weights and (out_dim,) intercepts of logistic regression, one model a label."""
-    if task.kind == "multiclass":
+    if task.exclusive:
         model = _chosen_logistic(z, y)
         weight, bias = np.zeros((z.shape[1], task.out_dim)), np.full(task.out_dim, -20.0)
         if len(model.classes_) == 2:  # scikit-learn keeps one vector for two classes
@@ -143,12 +143,12 @@ def _forest(x: Array, y: Array, task: Task, seed: int) -> tuple[dict[str, Any], 
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
     options: dict[str, Any] = {"n_estimators": TREES, "min_samples_leaf": LEAF, "random_state": seed, "n_jobs": 1}
-    if task.kind == "multiclass":
+    if task.exclusive:
         forest = RandomForestClassifier(max_features="sqrt", **options).fit(x, y)
         places = forest.classes_.astype(int)
     else:  # 0 and 1 are averaged to probabilities by a regression as well, of several labels at once
         filled = np.where(np.isnan(y), np.nanmean(y, axis=0), y)
-        share = 1 / 3 if task.kind == "regression" else "sqrt"
+        share = 1 / 3 if not task.makes_calls else "sqrt"
         forest = RandomForestRegressor(max_features=share, **options).fit(
             x, filled[:, 0] if y.shape[1] == 1 else filled
         )
@@ -167,8 +167,8 @@ def _tables(trees: Sequence[Any], places: Array, task: Task) -> tuple[dict[str, 
         threshold[i, :n] = _below(tree.threshold)
         for side, children in enumerate((tree.children_left, tree.children_right)):
             branch[side, i, :n] = np.where(inner, children, np.arange(n))
-        values = tree.value[:, 0, :] if task.kind == "multiclass" else tree.value[:, :, 0]
-        total = values.sum(1, keepdims=True) if task.kind == "multiclass" else 1.0
+        values = tree.value[:, 0, :] if task.exclusive else tree.value[:, :, 0]
+        total = values.sum(1, keepdims=True) if task.exclusive else 1.0
         value[i, :n][:, places] = values / total
     described = {"trees": len(trees), "nodes": nodes, "depth": int(depth)}
     return described, {"feature": feature, "threshold": threshold, "branch": branch, "value": value}

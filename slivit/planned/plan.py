@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from slivit.auto.look import Facts, summary
+from slivit.planned.look import Facts, summary
 from slivit.data.augmentation import Augmentation
 from slivit.data.preprocessing import Preprocessing
 from slivit.settings import Section
@@ -231,10 +231,8 @@ def plan_folds(frame: pd.DataFrame, task: Task) -> tuple[int, str]:
     """Five folds; fewer where a class has too few patients."""
     patients = frame["patient"].nunique() if "patient" in frame else len(frame)
     fewest = patients
-    for target in task.targets if task.kind != "regression" else ():
-        fewest = min(
-            fewest, *(len(rows) for value, rows in frame.groupby(target) if value != 0 or task.kind == "binary")
-        )
+    for target in task.targets if task.makes_calls else ():
+        fewest = min(fewest, *(len(rows) for value, rows in frame.groupby(target) if value != 0 or task.two_classes))
     folds = 5 if fewest >= 10 else 3 if fewest >= 3 else 2
     return folds, f"{folds} folds of patients: the rarest class (or the whole table) has {fewest}"
 

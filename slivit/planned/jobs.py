@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from slivit.auto.plan import Candidate, Plan
+from slivit.planned.plan import Candidate, Plan
 from slivit.data.splits import split_patients
+from slivit.data.table import as_shown, read_shown
 from slivit.experiments.run_state import run_state
 from slivit.experiments.study_pool import work
 from slivit.experiments.study_worker import request
@@ -44,7 +45,7 @@ def write_folds(frame: pd.DataFrame, plan: Plan) -> None:
         parts = split_patients(rest, plan.task, fractions=(1 - VALIDATION, VALIDATION, 0.0), seed=plan.seed)
         split = parts.reindex(frame.index).fillna("test")
         with whole_file(fold_csv(plan, fold)) as partial:
-            frame.assign(split=split).to_csv(partial, index=False)
+            as_shown(frame.assign(split=split)).to_csv(partial, index=False)
 
 
 def fold_csv(plan: Plan, fold: int) -> Path:
@@ -130,13 +131,13 @@ def out_of_fold(plan: Plan, frame: pd.DataFrame, candidate: Candidate, task: Tas
         file = job_of(plan, candidate, fold).folder / PREDICTIONS
         if not file.is_file():
             continue
-        table = pd.read_csv(file)
+        table = read_shown(file)
         table = table[table["split"] == "test"]
         columns = [c for c in task.prediction_columns if c in table]  # a class that a fold never saw has none
         rows = places[table["path"].astype(str)].to_numpy()
         p[rows] = 0.0
         for column in columns:
             p[rows, task.prediction_columns.index(column)] = table[column].to_numpy()
-    if task.kind == "regression":
+    if not task.makes_calls:
         p = (p - np.array(task.center)) / np.array(task.spread)
     return p

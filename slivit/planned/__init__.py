@@ -1,3 +1,3 @@
 """One command from labelled scans to a model that is worth having: a plan, baselines, networks, and their ensemble."""
 
-from slivit.auto.run import auto as auto
+from slivit.planned.run import auto as auto

@@ -12,19 +12,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from slivit.auto import jobs
-from slivit.auto.baselines import features_of, fit_table, kinds_of, mean_of
-from slivit.auto.build import build_ensemble
-from slivit.auto.finish import ENSEMBLE, MEAN, finish, records
-from slivit.auto.look import Facts, look_at_all
-from slivit.auto.plan import PLAN, Candidate, Plan, make_plan, minutes_of
-from slivit.auto.select import calibrated, greedy, loss, temperature
-from slivit.auto.table import ScanTable, scan_table
+from slivit.planned import jobs
+from slivit.planned.baselines import features_of, fit_table, kinds_of, mean_of
+from slivit.planned.build import build_ensemble
+from slivit.planned.finish import ENSEMBLE, MEAN, finish, records
+from slivit.planned.look import Facts, look_at_all
+from slivit.planned.plan import PLAN, Candidate, Plan, make_plan, minutes_of
+from slivit.planned.select import calibrated, greedy, loss, temperature
+from slivit.planned.table import ScanTable, scan_table
 from slivit.data.cache import SliceCache
 from slivit.data.splits import k_folds
+from slivit.data.table import as_shown
 from slivit.errors import RecipeError
 from slivit.files import whole_file, write_json, write_text
-from slivit.folder import logged, make_folder
+from slivit.folder import locked, logged, make_folder
 from slivit.recipe import check_recipe, read_values, resolved_toml
 from slivit.targets.task import Task
 
@@ -97,7 +98,7 @@ def auto(
 
     folder = Path(out)
     _open(folder, resume, overwrite)
-    with logged(folder):
+    with locked(folder), logged(folder):
         table = scan_table(
             folder / TABLE if resume else scans, **_asked(folder, resume, target, kind, labels, importer)
         )
@@ -159,7 +160,7 @@ def _planned(folder: Path, table: ScanTable, time: str, seed: int, given: str) -
     plan = check_recipe(Plan, read_values(folder / PLAN), str(folder / PLAN))
     if not (folder / TABLE).is_file():
         with whole_file(folder / TABLE) as partial:
-            frame.to_csv(partial, index=False)
+            as_shown(frame).to_csv(partial, index=False)
     choosing = choosing.assign(fold=k_folds(choosing, task, k=plan.folds, seed=plan.seed))
     return plan, _scans(choosing, frame[tests].reset_index(drop=True), plan.task)
 
@@ -185,7 +186,7 @@ def _facts(frame: pd.DataFrame) -> list[Facts]:
 
 def _with_classes(task: Task, frame: pd.DataFrame) -> Task:
     """The task with its classes named, so that every fold has the same outputs."""
-    if task.kind != "multiclass":
+    if not task.exclusive:
         return task
     return task.model_copy(update={"classes": task.fitted(records(frame)).classes})
 
@@ -194,7 +195,7 @@ def _scans(frame: pd.DataFrame, test: pd.DataFrame, task: Task) -> Scans:
     rows = records(frame)
     fitted = task.fitted(rows)
     y = np.stack([np.asarray(fitted.encode(row)) for row in rows]).astype(np.float64)
-    if task.kind == "regression":
+    if not task.makes_calls:
         y = (y - np.array(fitted.center)) / np.array(fitted.spread)
     return Scans(frame, test, fitted, y)
 
@@ -259,14 +260,14 @@ def outputs_of(module: Any, x: Array, kind: str, task: Task) -> Array:
 
     with torch.inference_mode():
         outputs = module(torch.as_tensor(x, dtype=torch.float32)).double()
-    if kind == "linear" and task.kind != "regression":
-        outputs = outputs.softmax(-1) if task.kind == "multiclass" else outputs.sigmoid()
+    if kind == "linear" and task.makes_calls:
+        outputs = outputs.softmax(-1) if task.exclusive else outputs.sigmoid()
     return np.asarray(outputs.numpy())
 
 
 def told_loss(work: Scans, p: Array) -> str:
     """The loss that selection makes small, in words."""
-    what = "squared error (1 is the mean's)" if work.task.kind == "regression" else "log loss"
+    what = "squared error (1 is the mean's)" if not work.task.makes_calls else "log loss"
     return f"{what} {loss(work.task, work.y, p):.3f}"
 
 

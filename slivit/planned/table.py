@@ -11,7 +11,7 @@ import pandas as pd
 
 from slivit.data.importers import list_importers, make_manifest
 from slivit.data.recipe import Data
-from slivit.data.sources import MEDMNIST, named_source
+from slivit.data.sources import named_source
 from slivit.data.table import as_numbers, as_text, read_table
 from slivit.errors import ManifestError, nearest, one_of
 from slivit.targets.task import Task
@@ -72,9 +72,9 @@ def scan_table(
     imported = None if isinstance(scans, pd.DataFrame) else _imported(str(scans), str(labels), importer)
     if imported:
         frame, source, task = imported
-        if not wanted and not kind:
+        if task and not wanted and not kind:
             return ScanTable(frame, task, source, tuple(_sentences(frame, task, source)))
-        wanted = wanted or task.targets
+        wanted = wanted or (task.targets if task else ())
     else:
         frame, source = (
             _columns_named(_raw(scans, str(labels))),
@@ -88,7 +88,7 @@ def scan_table(
     return ScanTable(frame, task, source, tuple(_sentences(frame, task, source)))
 
 
-def _imported(scans: str, labels: str, importer: str) -> tuple[pd.DataFrame, str, Task] | None:
+def _imported(scans: str, labels: str, importer: str) -> tuple[pd.DataFrame, str, Task | None] | None:
     """The table of a data set that an importer reads; None for a table, and for a folder with labels beside it."""
     if labels or Path(scans).suffix.lower() in (".csv", ".tsv", *SHEETS):
         return None
@@ -96,7 +96,7 @@ def _imported(scans: str, labels: str, importer: str) -> tuple[pd.DataFrame, str
         known = [spec.name for spec in list_importers()]
         raise ManifestError(f'no importer "{importer}".{nearest(importer, known)} There are {one_of(known)}.')
     path = Path(scans)
-    if not path.exists() and not scans.startswith(MEDMNIST):
+    if not path.exists() and not scans.startswith("medmnist:"):
         beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise ManifestError(f"{scans}: there is no such file or folder.{nearest(scans, beside)}")
     place, name = named_source(Data(manifest=scans, importer=importer))
@@ -237,9 +237,9 @@ def _sentences(frame: pd.DataFrame, task: Task, source: str) -> Iterator[str]:
 
 
 def _values(frame: pd.DataFrame, task: Task) -> str:
-    if task.kind == "regression":
+    if not task.makes_calls:
         return ", ".join(f"{frame[t].min():.4g} to {frame[t].max():.4g}" for t in task.targets)
-    if task.kind == "multiclass":
+    if task.exclusive:
         counts = frame[task.targets[0]].value_counts().head(8)
         return ", ".join(f"{n} {name}" for name, n in counts.items())
     return ", ".join(f"{int((frame[t] == 1).sum())} of {int(frame[t].notna().sum())}" for t in task.targets)

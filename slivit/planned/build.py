@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from slivit.auto.baselines import TableModel, fit_table, kinds_of
-from slivit.auto.jobs import job_of
-from slivit.auto.plan import Candidate, Plan
+from slivit.planned.baselines import TableModel, fit_table, kinds_of
+from slivit.planned.jobs import job_of
+from slivit.planned.plan import Candidate, Plan
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
     from slivit.models.ensemble import Ensemble
 
 Array = npt.NDArray[Any]
-ACTIVATIONS = {"multiclass": "softmax", "regression": "identity"}
 
 
 def build_ensemble(
@@ -56,7 +55,7 @@ def build_ensemble(
         slices=slices,
         image_size=side,
         members=[{**d, "title": name} for d, name in zip(described, weights, strict=True)],
-        activation=ACTIVATIONS.get(task.kind, "sigmoid"),
+        activation="softmax" if task.exclusive else "sigmoid" if task.makes_calls else "identity",
     )
     with torch.no_grad():
         model.head.weights.copy_(torch.tensor(list(weights.values())))
@@ -81,7 +80,7 @@ def _fill(member: Any, table: TableModel | None, candidate: Candidate | None, pl
     for fold, network in enumerate(member.networks if candidate else ()):
         loaded = load_checkpoint(job_of(plan, candidate, fold).folder)  # type: ignore[arg-type]
         network.load_state_dict(loaded.model.state_dict())
-        if task.kind == "regression":
+        if not task.makes_calls:
             center, spread = torch.tensor(task.center), torch.tensor(task.spread)
             member.scale[fold] = torch.tensor(loaded.task.spread) / spread
             member.shift[fold] = (torch.tensor(loaded.task.center) - center) / spread

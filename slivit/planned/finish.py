@@ -11,19 +11,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from slivit.auto.plan import Plan
+from slivit.planned.plan import Plan
 from slivit.checkpoint import package_versions, save_checkpoint
+from slivit.data.table import as_shown
 from slivit.data.training_range import training_range
 from slivit.evaluate.measure import measure, write_results
 from slivit.evaluate.recipe import Testing
 from slivit.files import whole_file, write_json
 from slivit.folder import SPLIT, VERSIONS
 from slivit.report.auto_page import write_auto
-from slivit.report.style import HEADLINES
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
-    from slivit.auto.run import Scans
+    from slivit.planned.run import Scans
     from slivit.models.ensemble import Ensemble
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def finish(
     """
     split = pd.concat([work.frame.assign(split="val"), work.test.assign(split="test")], ignore_index=True)
     with whole_file(folder / SPLIT) as partial:
-        split.to_csv(partial, index=False)
+        as_shown(split).to_csv(partial, index=False)
     write_json(folder / VERSIONS, package_versions())
     save_checkpoint(folder / CHECKPOINT, model, work.task, plan.preprocessing, _record(plan, work))
     table = pd.concat([_table(work, predictions[ENSEMBLE]), *_test_rows(plan, work, model)], ignore_index=True)
@@ -65,7 +65,7 @@ def finish(
     facts = _facts(plan, work, predictions, weights, failed, metrics)
     write_json(folder / FACTS, facts)
     with whole_file(folder / LEADERBOARD) as partial:
-        pd.DataFrame(list(_rows(facts))).to_csv(partial, index=False)
+        as_shown(pd.DataFrame(_rows(facts))).to_csv(partial, index=False)
     page = write_auto(folder / "report", facts)
     for sentence in facts["sentences"]:
         log.info("%s", sentence)
@@ -103,7 +103,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def in_units(task: Task, p: Array) -> Array:
     """Probabilities as they are; standardised values in the target's unit."""
-    return p * np.array(task.spread) + np.array(task.center) if task.kind == "regression" else p
+    return p * np.array(task.spread) + np.array(task.center) if not task.makes_calls else p
 
 
 def _facts(
@@ -117,8 +117,8 @@ def _facts(
     """Everything that the page says, as plain values."""
     from slivit.statistics import summarise
 
-    task, names = work.task, HEADLINES[work.task.kind][:2]
-    y = work.y if task.kind != "regression" else in_units(task, work.y)
+    task, names = work.task, work.task.measures.main
+    y = work.y if task.makes_calls else in_units(task, work.y)
     groups = work.frame["patient"].astype(str).to_numpy()
     options: dict[str, Any] = {"groups": groups, "metrics": names, "level": LEVEL, "draws": DRAWS}
     board = {}

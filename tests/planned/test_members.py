@@ -1,0 +1,98 @@
+"""Models of tables say in the ensemble what scikit-learn says; the ensemble is the weighted mean of its members."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.linear_model import RidgeCV
+
+from slivit.planned.baselines import TREES, fit_table
+from slivit.planned.run import outputs_of
+from slivit.models.ensemble import BINS, pooling, table_features
+from slivit.models.registry import create_model
+from slivit.targets.task import Task
+
+TASKS = {
+    "binary": Task(kind="binary", targets=("a",)),
+    "multiclass": Task(kind="multiclass", targets=("a",), classes=("x", "y", "z")),
+    "multilabel": Task(kind="multilabel", targets=("a", "b")),
+    "regression": Task(kind="regression", targets=("a",), center=(0.0,), spread=(1.0,)),
+}
+
+
+def answers(task, x, rng):
+    score = x[:, :2] + 0.3 * rng.normal(size=(len(x), 2))
+    if task.exclusive:
+        return np.digitize(score[:, 0], (-0.5, 0.5))
+    if not task.makes_calls:
+        return score[:, :1]
+    y = (score[:, : task.out_dim] > 0).astype(float)
+    if task.blanks:
+        y[::7, 1] = np.nan
+    return y
+
+
+@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("model", ["linear", "forest"])
+def test_tables_learn_every_kind(kind, model, rng):
+    task, x = TASKS[kind], rng.normal(size=(160, 6)).astype(np.float32)
+    y = answers(task, x, rng)
+    fitted = fit_table(model, ("histogram",), x[:120], y[:120], task, 0)
+    p = outputs_of(fitted.module(task.out_dim), x[120:], model, task)
+    if task.exclusive:
+        np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+        assert (p.argmax(1) == y[120:]).mean() > 0.6
+    elif task.makes_calls:
+        known = ~np.isnan(y[120:])
+        assert ((p > 0.5) == y[120:])[known].mean() > 0.75
+    else:
+        assert np.corrcoef(p[:, 0], y[120:, 0])[0, 1] > 0.75
+
+
+def test_a_forest_is_scikit_learns(rng):
+    x, y = rng.normal(size=(90, 5)).astype(np.float32), rng.normal(size=(90, 1))
+    task = TASKS["regression"]
+    fitted = fit_table("forest", ("histogram",), x, y, task, 3)
+    theirs = RandomForestRegressor(TREES, min_samples_leaf=2, random_state=3, max_features=1 / 3).fit(x, y[:, 0])
+    other = np.concatenate([rng.normal(size=(50, 5)).astype(np.float32), x])
+    np.testing.assert_allclose(
+        outputs_of(fitted.module(1), other, "forest", task)[:, 0], theirs.predict(other), atol=1e-5
+    )
+
+
+def test_a_ridge_is_scikit_learns(rng):
+    x, y = rng.normal(3, 2, size=(60, 5)).astype(np.float32), rng.normal(size=(60, 1))
+    fitted = fit_table("linear", ("histogram",), x, y, TASKS["regression"], 0)
+    z = (x - x.mean(0)) / x.std(0)
+    expected = RidgeCV(np.logspace(0, 6, 13)).fit(z, y[:, 0]).predict(z)
+    np.testing.assert_allclose(
+        outputs_of(fitted.module(1), x, "linear", TASKS["regression"])[:, 0], expected, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(("count", "cells"), [(28, 12), (5, 6), (64, 8), (7, 3)])
+def test_pooling_is_torchs(count, cells):
+    x = torch.randn(2, 1, count)
+    expected = torch.nn.functional.adaptive_avg_pool1d(x, min(cells, count))
+    torch.testing.assert_close(x @ pooling(count, cells).T, expected)
+
+
+def test_features_of_a_scan():
+    x = torch.zeros(1, 1, 4, 8, 8)
+    x[0, 0, 1:3, 2:4, :] = 1.0
+    features = table_features(x, ["extent", "histogram", "voxels2"])
+    torch.testing.assert_close(features["extent"], torch.tensor([[0.5, 0.25, 1.0, 0.125]]))
+    assert features["histogram"][0, -1] == pytest.approx(0.125)
+    assert features["histogram"].shape == (1, BINS)
+    assert features["voxels2"].sum() == pytest.approx(1.0)
+
+
+def test_the_ensemble_is_the_weighted_mean(rng):
+    members = [{"kind": "linear", "features": ["voxels2"], "width": 8}] * 2
+    model = create_model("ensemble", 1, slices=4, image_size=16, members=members)
+    with torch.no_grad():
+        model.backbone[0].bias.fill_(2.0)
+        model.head.weights.copy_(torch.tensor([0.75, 0.25]))
+        p = model(torch.rand(3, 1, 4, 16, 16)).sigmoid()
+    expected = 0.75 * torch.tensor(2.0).sigmoid() + 0.25 * 0.5
+    torch.testing.assert_close(p, expected.expand(3, 1))

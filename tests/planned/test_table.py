@@ -1,0 +1,90 @@
+"""What a table is taken for: columns, kinds of task, splits; and what is refused with the way out."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from slivit.planned.table import scan_table
+from slivit.errors import ManifestError
+
+
+def write(folder, text, name="scans.csv"):
+    (folder / name).write_text(text, "utf-8")
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ("0 1 1 0", "binary"),
+        ("no yes yes no", "multiclass"),
+        ("0 1 2 2", "multiclass"),
+        ("1.5 2.25 3 4", "regression"),
+        (" ".join(map(str, range(20))), "regression"),
+    ],
+)
+def test_the_kind_follows_from_the_values(tmp_path, values, kind):
+    rows = "".join(f"scan{i}.nii,{v}\n" for i, v in enumerate(values.split()))
+    table = scan_table(write(tmp_path, "file,label\n" + rows))
+    assert (table.task.kind, table.task.targets) == (kind, ("label",))
+    assert table.frame["path"][0] == str(tmp_path / "scan0.nii")
+
+
+def test_usual_names_and_splits_are_known(tmp_path):
+    text = "Scan,Subject ID,Set,age,outcome\na.nii,1,training,50,0\nb.nii,2,Valid,60,1\nc.nii,3,TEST,70,0\n"
+    table = scan_table(write(tmp_path, text))
+    assert table.frame["split"].tolist() == ["train", "val", "test"]
+    assert table.frame["patient"].tolist() == ["1", "2", "3"]
+    assert any("not used: age" in sentence for sentence in table.sentences)
+
+
+def test_paths_are_known_by_what_lies_there(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.nii").write_bytes(b"")
+    table = scan_table(write(tmp_path, "where,grade\na.nii,1\nb.nii,0\n"))
+    assert [p.rpartition("/")[2] for p in table.frame["path"]] == ["a.nii", "b.nii"]
+
+
+def test_several_targets_are_labels_or_quantities(tmp_path):
+    csv = write(tmp_path, "path,a,b,c\n1.nii,0,1,2.5\n2.nii,1,0,3.5\n3.nii,,1,4.5\n")
+    assert scan_table(csv, target=("a", "b")).task.kind == "multilabel"
+    assert scan_table(csv, target="c").task.kind == "regression"
+    assert len(scan_table(csv, target="a").frame) == 2  # without an answer, no row
+
+
+def test_labels_beside_a_folder(tmp_path):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name in ("p1.nii.gz", "p2.nii.gz"):
+        (scans / name).write_bytes(b"")
+    labels = write(tmp_path, "name,ef\np2,51.5\np1,60.5\np9,1.5\n", "labels.csv")
+    frame = scan_table(scans, labels=labels, target="ef").frame
+    assert dict(zip(frame["name"], frame["path"], strict=True))["p1"].endswith("p1.nii.gz")
+    assert len(frame) == 2
+
+
+def test_a_table_in_memory():
+    frame = pd.DataFrame({"path": ["/a", "/b"], "y": np.array([1.25, 2.5])})
+    assert scan_table(frame).task.kind == "regression"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("path,a,b\nx,1,0\n", {}, r"--target.*\"a\", \"b\""),
+        ("path,label\nx,1\n", {"target": "labl"}, r"no column \"labl\".*label"),
+        ("foo,label\nx,1\n", {}, "call it path"),
+        ("path,label\nx,abc\n", {"kind": "regression"}, "no number"),
+        ("path,label\nx,\n", {}, "no row has a value"),
+    ],
+)
+def test_what_cannot_be_guessed_is_asked_for(tmp_path, text, options, message):
+    with pytest.raises(ManifestError, match=f"(?s){message}"):
+        scan_table(write(tmp_path, text), **options)
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(ManifestError, match="no such file or folder"):
+        scan_table(tmp_path / "nothing")
+    with pytest.raises(ManifestError, match="no importer"):
+        scan_table(tmp_path, importer="nobody")
