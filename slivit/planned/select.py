@@ -1,12 +1,12 @@
 """From out-of-fold predictions of many models to weights of a few: greedy selection with replacement.
 
-Source: Caruana et al. 2004, sections 2 and 3 (doi:10.1145/1015330.1015432): sorted initialisation, selection with
-replacement, and bags of models.
+Source: Caruana et al. 2004, section 2 (doi:10.1145/1015330.1015432): the best model first, then with replacement.
+Here: averaged over draws of the scans. Bags of models, as there, give weight to poor ones where one is far the best.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from slivit.targets.task import Task
 
 Array = npt.NDArray[np.float64]
-BAGS, SHARE, STEPS = 20, 0.5, 25
+BAGS, STEPS, LEAST = 20, 25, 0.02
 _SURE = 1e-6
 
 
@@ -60,30 +60,29 @@ def greedy(task: Task, y: Array, predictions: Mapping[str, Array], seed: int = 0
         task: what is predicted.
         y: see `loss`.
         predictions: (n, out_dim) out of fold, by model; calibrated.
-        seed: of the bags.
+        seed: of the draws of scans.
 
     Returns:
         The weights of those that were chosen, adding up to 1.
     """
     rng, names = np.random.default_rng(seed), sorted(predictions)
-    count = max(min(len(names), 3), round(SHARE * len(names)))
-    votes = dict.fromkeys(names, 0)
+    votes = dict.fromkeys(names, 0.0)
     for _ in range(BAGS):
-        bag = sorted(rng.choice(names, count, replace=False).tolist())
-        for name in _chosen(task, y, predictions, bag):
-            votes[name] += 1
-    total = sum(votes.values())
-    kept = {name: n / total for name, n in votes.items() if n / total >= 0.02}
+        rows = rng.integers(0, len(y), len(y))
+        chosen = _chosen(task, y[rows], {name: predictions[name][rows] for name in names})
+        for name in chosen:
+            votes[name] += 1 / len(chosen)
+    kept = {name: n / BAGS for name, n in votes.items() if n / BAGS >= LEAST}
     return {name: share / sum(kept.values()) for name, share in kept.items()}
 
 
-def _chosen(task: Task, y: Array, predictions: Mapping[str, Array], bag: Sequence[str]) -> list[str]:
-    """The models of one bag, each as often as it was taken, up to the number at which the loss was least."""
-    first = min(bag, key=lambda name: loss(task, y, predictions[name]))
+def _chosen(task: Task, y: Array, predictions: Mapping[str, Array]) -> list[str]:
+    """The models of one draw, each as often as it was taken, up to the number at which the loss was least."""
+    first = min(predictions, key=lambda name: loss(task, y, predictions[name]))
     chosen, total = [first], predictions[first].copy()
     best, kept = loss(task, y, total), 1
     for _ in range(STEPS - 1):
-        after = {name: loss(task, y, (total + predictions[name]) / (len(chosen) + 1)) for name in bag}
+        after = {n: loss(task, y, (total + p) / (len(chosen) + 1)) for n, p in predictions.items()}
         name = min(after, key=lambda n: after[n])
         chosen.append(name)
         total += predictions[name]

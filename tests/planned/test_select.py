@@ -32,7 +32,7 @@ def test_one_good_model_keeps_nearly_all_weight(rng):
     good = np.clip(0.1 + 0.8 * y + 0.02 * rng.normal(size=y.shape), 0, 1)
     predictions = {"good": good} | {f"bad{i}": rng.random(y.shape) for i in range(5)}
     weights = greedy(BINARY, y, predictions)
-    assert loss(BINARY, y, mixed(predictions, weights)) < 1.6 * loss(BINARY, y, good)
+    assert weights["good"] > 0.9
 
 
 def test_temperature_mends_what_is_too_sure(rng):
