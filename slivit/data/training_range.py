@@ -162,7 +162,8 @@ def depths_told(known: TrainingRange, settings: Preprocessing) -> str:
         known: of the training scans.
         settings: the preprocessing, with its size set.
     """
-    if not settings.size or settings.sampling == "all" or not (known.fewer or known.more):
+    resampled = settings.sampling == "all" or settings.between_slices
+    if not settings.size or resampled or not (known.fewer or known.more):
         return ""
     looked_at = f"{known.scans} of {known.of}" if known.scans < known.of else f"{known.of}"
     parts = [f"{known.fewer} have fewer ({_short_how(settings)})"] if known.fewer else []
@@ -204,7 +205,7 @@ def warnings_for(look: Look, settings: Preprocessing, known: TrainingRange | Non
 
 def _few_slices(look: Look, settings: Preprocessing) -> Iterator[str]:
     depth, wanted = look.shape[0], settings.size[0] if settings.size else 0
-    if depth < wanted:
+    if depth < wanted and not settings.between_slices:
         yield f"too few slices: {depth}, and the model takes {wanted}"
 
 
