@@ -1,4 +1,4 @@
-"""The house in one picture, drawn from the imports: `python docs/house.py` writes docs/house.svg; a test compares it."""
+"""The house in one picture, drawn from the imports: `python docs/house.py` writes docs/house.svg; a test compares."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "slivit"
 OUT = Path(__file__).with_name("house.svg")
 ORDER = (
-    ("errors", "device", "parallel", "display", "files", "settings", "volume", "recipe"),
+    ("errors", "device", "parallel", "display", "files", "settings", "plugins", "volume", "recipe"),
     ("statistics",),
     ("targets",),
     ("data", "models", "phantoms"),
@@ -24,7 +24,7 @@ ORDER = (
     ("sharing",),
     ("viewer",),
     ("experiments",),
-    ("auto",),
+    ("planned",),
     ("cli", "__main__"),
 )
 """The rooms from the ground up: each imports what stands below it, or beside it, and nothing above."""

@@ -1,6 +1,7 @@
 """What holds for the package as a whole: imports run one way, quickly, and every public name exists."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from importlib import import_module
@@ -11,25 +12,10 @@ import pytest
 import slivit
 
 ROOT = Path(slivit.__file__).parent
-LAYERS = [
-    {"errors", "device", "parallel", "display", "files", "settings", "plugins", "volume", "recipe"},
-    {"statistics"},
-    {"targets"},
-    {"data", "models", "phantoms"},
-    {"config", "checkpoint", "lineage", "folder"},
-    {"predict"},
-    {"report"},
-    {"evaluate"},
-    {"train"},
-    {"probing", "explanation"},
-    {"ssl", "run"},
-    {"sharing"},
-    {"viewer"},
-    {"experiments"},
-    {"planned"},
-    {"cli", "__main__"},
-]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+SPEC = importlib.util.spec_from_file_location("house", ROOT.parent / "docs" / "house.py")
+house = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(house)
+LEVEL = house.steps()
 APART = {("data", "models"), ("models", "data"), ("phantoms", "data"), ("phantoms", "models"), ("data", "phantoms"),
          ("data", "statistics"), ("models", "statistics")}  # fmt: skip
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -58,7 +44,7 @@ def test_imports_run_one_way(path):
     here = path.relative_to(ROOT).with_suffix("").parts[0]
     if here == "__init__":
         return
-    assert here in LEVEL, f"put {here} into LAYERS"
+    assert here in LEVEL, f"put {here} into ORDER in docs/house.py"
     for module in imported(path):
         there = module.split(".")[1]
         if there in (here, "__version__"):
@@ -102,3 +88,7 @@ def test_every_package_and_recipe_is_in_the_wheel(monkeypatch):
     present = {".".join(p.parent.relative_to(ROOT.parent).parts) for p in ROOT.rglob("__init__.py")}
     recipes = {f"slivit.recipes.{p.parent.name}" for p in ROOT.parent.glob("*/__main__.py")} - {"slivit.recipes.slivit"}
     assert set(named) == present | recipes
+
+
+def test_the_picture_of_the_house_is_todays():
+    assert house.OUT.read_text("utf-8") == house.picture(), "run python docs/house.py"

@@ -1,0 +1,1 @@
+"""Scans and tables: readers, manifests, splits, preprocessing, the cache, and fastai blocks."""
