@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from slivit.errors import CheckpointError, one_of
 from slivit.models._weights import State, Weights, backbone_name, load_strictly, read_weights
 from slivit.models.registry import create_model
-from slivit.models.slivit import SLIViT
+from slivit.models.slivit import SLIViT, Tiling
 
 # The released names of the integrator and this project's.
 INTEGRATOR_NAMES = (
@@ -45,13 +46,18 @@ NEEDED = (
 )
 
 
-def load_published(weights: Weights, *, slices: int | None = None, dim_head: int = 64) -> SLIViT:
+def load_published(
+    weights: Weights, *, slices: int | None = None, dim_head: int = 64, tiling: Tiling | None = None
+) -> SLIViT:
     """Make a model of a released SLIViT (`slivit.pth`), with `token_layout="published"` and its sizes found in it.
 
     Args:
         weights: a file, or a state dict with or without `feature_extractor.` before the backbone's names.
         slices: the number of slices that it is expected to take; read from the weights where it is None.
         dim_head: the width of an attention head, which the weights do not tell; 64 in the released code.
+        tiling: how its slices were tiled, which the weights do not tell either: "horizontal" for released checkpoints
+            of OCT, ultrasound and MRI, "vertical" for those of MedMNIST. Where it is not said, "vertical" is taken,
+            with a warning.
 
     Raises:
         CheckpointError: an unreadable file, another number of slices, or names and shapes that do not fit.
@@ -60,11 +66,16 @@ def load_published(weights: Weights, *, slices: int | None = None, dim_head: int
         >>> model = slivit.load_published("slivit.pth", slices=28)  # doctest: +SKIP
     """
     where, state = read_weights(weights)
+    if tiling is None:
+        told = (
+            'tiling="vertical" is taken, as for MedMNIST; weights of OCT, ultrasound and MRI need tiling="horizontal"'
+        )
+        warnings.warn(f"{where} does not say how its slices were tiled: {told}", stacklevel=2)
     state = {_prefixed(key): tensor for key, tensor in state.items()}
     absent = [key for key in NEEDED if key not in state]
     if absent:
         raise CheckpointError(f"{where} is not a released SLIViT: it lacks {one_of(absent)}")
-    sizes = _sizes(state, where, dim_head)
+    sizes = {**_sizes(state, where, dim_head), "tiling": tiling or "vertical"}
     if slices not in (None, sizes["slices"]):
         raise CheckpointError(f"{where} takes {sizes['slices']} slices, got slices={slices}")
     out_dim = state["mlp_head.weight"].shape[0]

@@ -23,6 +23,7 @@ from slivit.models.registry import register_model
 from slivit.settings import Count, Share
 
 TokenLayout = Literal["per_slice", "published"]
+Tiling = Literal["vertical", "horizontal"]
 Reach = Literal["global", "adjacent"]
 
 
@@ -54,11 +55,12 @@ class SLIViT(nn.Module):
         dropout: float,
         embedding_dropout: float,
         token_layout: TokenLayout,
+        tiling: Tiling,
         attention: Reach,
     ) -> None:
         super().__init__()
         self.input_size = (slices, image_size, image_size)
-        self.token_layout = token_layout
+        self.token_layout, self.tiling = token_layout, tiling
         self.backbone, self.backbone_info = build_backbone(
             backbone, stride=stride, image_size=image_size, pretrained=pretrained, args=backbone_args
         )
@@ -80,8 +82,10 @@ class SLIViT(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, 3, S*P, P) -> the backbone's feature map (B, C, S*h, h), where h = P / stride."""
         check_tiled(x, "slivit", self.input_size)
+        x = side_by_side(x, self.input_size[0]) if self.tiling == "horizontal" else x
         # Convolutions run fastest with the channels last, and tokens are then cut from the map without a copy.
-        return feature_map(self.backbone, self.backbone_info.stage, x.contiguous(memory_format=torch.channels_last))
+        x = feature_map(self.backbone, self.backbone_info.stage, x.contiguous(memory_format=torch.channels_last))
+        return on_top(x, self.input_size[0]) if self.tiling == "horizontal" else x
 
     def pooled_features(self, x: Tensor) -> Tensor:
         """(B, 3, S*P, P) -> (B, C): the backbone's features, averaged over all slices."""
@@ -100,8 +104,12 @@ class SLIViT(nn.Module):
 
     def embed_slices(self, features: Tensor) -> Tensor:
         """(B, C, S*h, h) -> (B, 1 + S, vit_dim): the tokens as they enter the transformer, with their positions."""
-        cut = published_tokens if self.token_layout == "published" else slice_tokens
-        tokens = self.embed(cut(features, self.input_size[0]))
+        slices = self.input_size[0]
+        if self.token_layout == "per_slice":
+            tokens = self.embed(slice_tokens(features, slices))
+        else:
+            features = side_by_side(features, slices) if self.tiling == "horizontal" else features
+            tokens = self.embed(published_tokens(features, slices))
         tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return self.embedding_dropout(tokens + self.positions)
 
@@ -115,6 +123,16 @@ class SLIViT(nn.Module):
         return torch.stack(maps, dim=1)
 
 
+def side_by_side(x: Tensor, slices: int) -> Tensor:
+    """(B, C, S*h, h), slices from top to bottom -> (B, C, h, S*h), slices from left to right."""
+    return x.unflatten(2, (slices, -1)).transpose(2, 3).flatten(3)
+
+
+def on_top(x: Tensor, slices: int) -> Tensor:
+    """(B, C, h, S*h), slices from left to right -> (B, C, S*h, h), slices from top to bottom."""
+    return x.unflatten(3, (slices, -1)).transpose(2, 3).flatten(2, 3)
+
+
 def slice_tokens(features: Tensor, slices: int) -> Tensor:
     """(B, C, S*h, h) -> (B, S, h*h*C): the map is cut where the slices meet, one patch a slice.
 
@@ -124,7 +142,7 @@ def slice_tokens(features: Tensor, slices: int) -> Tensor:
 
 
 def published_tokens(features: Tensor, slices: int) -> Tensor:
-    """(B, C, S*h, h) -> (B, S, C*h*h) in memory order: each token is a block of C / S channels over all slices.
+    """(B, C, S*h, h) or (B, C, h, S*h) -> (B, S, C*h*h) in memory order: a token is a block of C / S channels.
 
     This is what the released code computes, and what weights trained with it need; no token belongs to one slice.
     """
@@ -167,6 +185,7 @@ def slivit(
     dropout: Share = 0.0,
     embedding_dropout: Share = 0.0,
     token_layout: TokenLayout = "per_slice",
+    tiling: Tiling = "vertical",
     attention: Reach = "global",
 ) -> SLIViT:
     """SLIViT: (B, 3, S*P, P) float32 tiled slices -> (B, out_dim) logits.
@@ -190,6 +209,9 @@ def slivit(
         token_layout: "per_slice" is the paper: a token is one slice's patch of the feature map. "published" is what
             the released code computes: the map reshaped in memory order, so that a token is a block of channels over
             all slices. Weights trained with one layout mean nothing in the other.
+        tiling: how the backbone sees the slices: "vertical", from top to bottom, or "horizontal", side by side, as the
+            released loaders of OCT, ultrasound and MRI tile them (that of MedMNIST tiles vertically). The model's input
+            is tiled from top to bottom in both cases.
         attention: "global", or "adjacent": a slice looks at itself and its direct neighbours, the class token at all.
             The paper's variant with adjacent attention has a single layer: `vit_depth=1`.
 
@@ -216,5 +238,6 @@ def slivit(
         dropout=dropout,
         embedding_dropout=embedding_dropout,
         token_layout=token_layout,
+        tiling=tiling,
         attention=attention,
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from slivit.errors import CheckpointError, ModelError
 from slivit.models._published import load_published
 from slivit.models.registry import create_model, model_spec
-from slivit.models.slivit import published_tokens, slice_tokens
+from slivit.models.slivit import on_top, published_tokens, slice_tokens
 
 SMALL = dict(model_spec("slivit").small)
 
@@ -52,7 +52,7 @@ def released(golden: dict[str, Any]) -> dict[str, Tensor]:
 
 def test_computes_what_the_released_code_computes(golden: dict[str, Any], released: dict[str, Tensor]) -> None:
     slices, size = golden["slices"], golden["batch"]
-    model = load_published(released, slices=slices).eval()
+    model = load_published(released, slices=slices, tiling="vertical").eval()
     x = noise(size * 3 * 256 * slices * 256, 1000).reshape(size, 3, 256 * slices, 256).float()
     with torch.no_grad():
         features = model.forward_features(x)
@@ -62,10 +62,31 @@ def test_computes_what_the_released_code_computes(golden: dict[str, Any], releas
     torch.testing.assert_close(output.flatten(), torch.tensor(golden["output"]), rtol=1e-3, atol=1e-4)
 
 
+def test_slices_side_by_side_are_what_the_released_loaders_of_oct_make(
+    reference: Path, released: dict[str, Tensor]
+) -> None:
+    wide = json.loads((reference / "slivit_published_wide.json").read_text())
+    slices, size = wide["slices"], wide["batch"]
+    x = noise(size * 3 * 256 * slices * 256, 1000).reshape(size, 3, 256, 256 * slices).float()
+    model = load_published(released, slices=slices, tiling="horizontal").eval()
+    with torch.no_grad():
+        features = model.forward_features(on_top(x, slices))
+        output = model.forward_head(model.forward_tokens(features))
+    assert features.mean().item() == pytest.approx(wide["features_mean"], rel=1e-3, abs=1e-4)
+    torch.testing.assert_close(output.flatten(), torch.tensor(wide["output"]), rtol=1e-3, atol=1e-4)
+    assert model.spec.args["tiling"] == "horizontal"
+
+
+def test_how_slices_were_tiled_is_asked_for(released: dict[str, Tensor]) -> None:
+    with pytest.warns(UserWarning, match='does not say how its slices were tiled.*tiling="horizontal"'):
+        load_published(released)
+
+
 def test_released_weights_are_read_from_a_file_and_all_used(released: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save({"model": released}, tmp_path / "slivit.pth")
-    state = load_published(tmp_path / "slivit.pth").state_dict()
-    bare = load_published({k.removeprefix("feature_extractor."): v for k, v in released.items()}).state_dict()
+    state = load_published(tmp_path / "slivit.pth", tiling="vertical").state_dict()
+    bare = {k.removeprefix("feature_extractor."): v for k, v in released.items()}
+    bare = load_published(bare, tiling="vertical").state_dict()
     assert len(state) == len(released)
     assert sorted(v.double().sum().item() for v in state.values()) == sorted(
         v.double().sum().item() for v in released.values()
@@ -225,7 +246,7 @@ def test_released_weights_become_a_checkpoint_here(
     """As docs/coming-from-slivit.md says: from then on they are a model like any other."""
     import slivit
 
-    model = load_published(released, slices=golden["slices"])
+    model = load_published(released, slices=golden["slices"], tiling="vertical")
     task = slivit.Task(kind="binary", targets=("DRUSEN",))
     settings = slivit.Preprocessing(size=model.spec.size, stretch=None)
     slivit.save_checkpoint(tmp_path / "published" / "checkpoint", model, task, settings)
