@@ -75,7 +75,6 @@ _HOMES = {
 __all__ = ["__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
-    from slivit.planned import auto as auto
     from slivit.checkpoint import Checkpoint as Checkpoint
     from slivit.checkpoint import load_checkpoint as load_checkpoint
     from slivit.checkpoint import load_encoder as load_encoder
@@ -110,6 +109,7 @@ if TYPE_CHECKING:
     from slivit.models.registry import register_model as register_model
     from slivit.phantoms import make_phantoms as make_phantoms
     from slivit.phantoms import register_phantoms as register_phantoms
+    from slivit.planned import auto as auto
     from slivit.predict.engine import predict_table as predict_table
     from slivit.recipe import finetune as finetune
     from slivit.recipe import load_recipe as load_recipe

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from slivit.planned.plan import Plan
 from slivit.checkpoint import package_versions, save_checkpoint
 from slivit.data.table import as_shown
 from slivit.data.training_range import training_range
@@ -19,12 +18,13 @@ from slivit.evaluate.measure import measure, write_results
 from slivit.evaluate.recipe import Testing
 from slivit.files import whole_file, write_json
 from slivit.folder import SPLIT, VERSIONS
+from slivit.planned.plan import Plan
 from slivit.report.auto_page import write_auto
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
-    from slivit.planned.run import Scans
     from slivit.models.ensemble import Ensemble
+    from slivit.planned.run import Scans
 
 log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
@@ -171,7 +171,7 @@ def _comparisons(
         both = {name: in_units(task, predictions[name]) for name in (first, second)}
         plan = Draws(groups=groups, level=LEVEL, draws=DRAWS)
         test = compare_models(task.kind, y, both, metrics=[metric], plan=plan)[0]
-        found.append({"first": first, "second": second, "metric": metric, **test.to_dict()})
+        found.append(test.to_dict())
     return found
 
 

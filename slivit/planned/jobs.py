@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from slivit.planned.plan import Candidate, Plan
 from slivit.data.splits import split_patients
 from slivit.data.table import as_shown, read_shown
 from slivit.experiments.run_state import run_state
@@ -21,6 +20,7 @@ from slivit.experiments.study_pool import work
 from slivit.experiments.study_worker import request
 from slivit.files import whole_file
 from slivit.folder import PREDICTIONS
+from slivit.planned.plan import Candidate, Plan
 from slivit.recipe import check_recipe, recipe_class, resolved_toml
 from slivit.targets.task import Task
 

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from slivit.planned.look import Facts, summary
 from slivit.data.augmentation import Augmentation
 from slivit.data.preprocessing import Preprocessing
+from slivit.planned.look import Facts, summary
 from slivit.settings import Section
 from slivit.targets.task import Task
 

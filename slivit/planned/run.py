@@ -12,6 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from slivit.data.cache import SliceCache
+from slivit.data.splits import k_folds
+from slivit.data.table import as_shown
+from slivit.errors import RecipeError
+from slivit.files import whole_file, write_json, write_text
+from slivit.folder import locked, logged, make_folder
 from slivit.planned import jobs
 from slivit.planned.baselines import features_of, fit_table, kinds_of, mean_of
 from slivit.planned.build import build_ensemble
@@ -20,12 +26,6 @@ from slivit.planned.look import Facts, look_at_all
 from slivit.planned.plan import PLAN, Candidate, Plan, make_plan, minutes_of
 from slivit.planned.select import calibrated, greedy, loss, temperature
 from slivit.planned.table import ScanTable, scan_table
-from slivit.data.cache import SliceCache
-from slivit.data.splits import k_folds
-from slivit.data.table import as_shown
-from slivit.errors import RecipeError
-from slivit.files import whole_file, write_json, write_text
-from slivit.folder import locked, logged, make_folder
 from slivit.recipe import check_recipe, read_values, resolved_toml
 from slivit.targets.task import Task
 

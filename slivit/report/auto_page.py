@@ -9,13 +9,13 @@ from typing import Any
 from slivit.report.draw import Plot, styled
 from slivit.report.page import named_targets, render
 from slivit.report.plots_groups import Row, forest
-from slivit.report.style import count, interval, number, p_text, spoken, told, with_unit
+from slivit.report.style import count, in_words, interval, number, p_text, spoken, with_unit
 from slivit.report.tables import Grid
 from slivit.targets.task import Task
 
 PAGE, FIGURES = "auto.html", "figures"
 Found = Mapping[str, Any]
-TITLES = {"mean": "the mean of the training scans", "ensemble": "ensemble"}
+TITLES = {"mean": "mean of the training scans", "everything": "size, histogram and voxels"}
 
 
 def write_auto(out: Path | str, found: Found) -> Path:
@@ -44,6 +44,14 @@ def write_auto(out: Path | str, found: Found) -> Path:
         return render("auto.html.j2", context, plots, Path(out), page=PAGE, figures=FIGURES)
 
 
+def title(name: str) -> str:
+    """A model as people call it: "size_and_histogram_linear" is "size and histogram, linear"."""
+    features, _, model = name.rpartition("_")
+    if model not in ("linear", "forest"):
+        return TITLES.get(name, name)
+    return f"{TITLES.get(features, features.replace('_', ' '))}, {model}"
+
+
 def sentences(found: Found, best: Mapping[str, str]) -> Iterator[str]:
     """The answers in plain words, the one that matters most first.
 
@@ -52,18 +60,18 @@ def sentences(found: Found, best: Mapping[str, str]) -> Iterator[str]:
         best: the best of each group ("network", "simple", "baseline", "member") by the main metric.
     """
     metric, board = found["metrics"][0], found["leaderboard"]
-    tests = {(t["first"], t["second"]): t for t in found["comparisons"]}
+    tests = {tuple(t["names"]): t for t in found["comparisons"]}
     yield _network_or_not(found, best, tests, metric)
-    ensemble = told(board["ensemble"][metric])
+    ensemble = in_words(board["ensemble"][metric])
     yield (
         f"The ensemble has a {spoken(metric)} of {ensemble} out of fold, over {count(found['scans'], 'scan')} of "
         f"{count(found['patients'], 'patient')}; each fold was predicted by an ensemble that was chosen on the others."
     )
     if test := tests.get(("ensemble", best["member"])):
-        yield f"Against its best member, {best['member']}: {_difference(test, metric)}."
+        yield f"Against its best member, {title(best['member'])}: {_difference(test, metric)}."
     if found["test"]:
         scans = count(found["test_scans"], "test scan")
-        yield f"On {scans}, read once at the end: {spoken(metric)} {told(found['test'][metric])}."
+        yield f"On {scans}, read once at the end: {spoken(metric)} {in_words(found['test'][metric])}."
     else:
         yield "There was no test split: all figures are out of fold, and the best of single models is optimistic."
     if "mean" in board and board["ensemble"][metric]["low"] is not None and not _better_than_chance(board, metric):
@@ -80,7 +88,7 @@ def _network_or_not(found: Found, best: Mapping[str, str], tests: Mapping[Any, F
     against = best["simple"] or best["baseline"]
     test = tests.get((best["network"], against))
     if test is None:
-        return f"The best network is {best['network']}."
+        return f"The best network is {title(best['network'])}."
     clear = test["p_value"] is not None and test["p_value"] < 0.05
     if clear and test["difference"] > 0:
         verdict = "is better than"
@@ -89,13 +97,13 @@ def _network_or_not(found: Found, best: Mapping[str, str], tests: Mapping[Any, F
     else:
         verdict = "is not clearly better than"
     what = "size and histogram alone" if best["simple"] else "coarse voxels and histogram"
-    return f"The best network, {best['network']}, {verdict} {what} ({against}): {_difference(test, metric)}."
+    return f"The best network, {best['network']}, {verdict} {what} ({title(against)}): {_difference(test, metric)}."
 
 
 def _difference(test: Found, metric: str) -> str:
     return (
-        f"{spoken(metric)} {number(test['difference'])} higher (95% interval {interval(test['low'], test['high'])}, "
-        f"p = {p_text(test['p_value'])})"
+        f"difference of {spoken(metric)} {number(test['difference'])} (95% interval "
+        f"{interval(test['low'], test['high'])}, p = {p_text(test['p_value'])})"
     )
 
 
@@ -120,7 +128,7 @@ def board(found: Found, task: Task) -> Grid:
         estimates = found["leaderboard"][name]
         cells = [(number(e["value"]), interval(e["low"], e["high"])) for e in estimates.values()]
         weight = found["weights"].get(name)
-        rows.append((TITLES.get(name, name), (*cells, (f"{weight:.2f}" if weight else "", ""))))
+        rows.append((title(name), (*cells, (f"{weight:.2f}" if weight else "", ""))))
     note = "Out of fold, with 95% intervals over patients. The best of several looks better than it is; "
     return Grid("Leaderboard", heads, tuple(rows), note + "that of the ensemble is from a nested selection.")
 
@@ -129,7 +137,7 @@ def comparisons(found: Found) -> Grid | None:
     """The differences that the first sentences rest on."""
     rows = tuple(
         (
-            f"{t['first']} − {t['second']}",
+            " − ".join(title(name) for name in t["names"]),
             ((number(t["difference"]), interval(t["low"], t["high"])), (p_text(t["p_value"]), "")),
         )
         for t in found["comparisons"]
@@ -151,7 +159,7 @@ def candidates(plan: Found) -> Grid | None:
 def _figure(found: Found, task: Task) -> Plot:
     metric = found["metrics"][0]
     known = [n for n in ordered(found) if found["leaderboard"][n][metric]["value"] is not None]
-    rows: list[Row] = [(TITLES.get(n, n), found["leaderboard"][n][metric]) for n in known]
+    rows: list[Row] = [(title(n), found["leaderboard"][n][metric]) for n in known]
     caption = "Squares: value out of fold; bars: 95% interval over patients. The best is on top."
     name = with_unit(metric, task.unit)
     return Plot("leaderboard", name, caption, forest(rows, name), caption)

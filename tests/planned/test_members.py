@@ -6,10 +6,10 @@ import torch
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import RidgeCV
 
-from slivit.planned.baselines import TREES, fit_table
-from slivit.planned.run import outputs_of
 from slivit.models.ensemble import BINS, pooling, table_features
 from slivit.models.registry import create_model
+from slivit.planned.baselines import TREES, fit_table
+from slivit.planned.run import outputs_of
 from slivit.targets.task import Task
 
 TASKS = {

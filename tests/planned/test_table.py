@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from slivit.planned.table import scan_table
 from slivit.errors import ManifestError
+from slivit.planned.table import scan_table
 
 
 def write(folder, text, name="scans.csv"):
