@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,9 @@ READ = {
     "SC_rgb_rle_16bit_2frame.dcm": ((2, 100, 100), "uint16"),
     "rtdose.dcm": ((15, 10, 10), "float64"),
 }
+if not find_spec("libjpeg"):  # the extra `jpeg`
+    REFUSED |= dict.fromkeys(("JPEG-lossy.dcm", "JPGExtended.dcm"), "slivit[jpeg]")
+    del READ["JPGExtended.dcm"]
 
 
 def _read(path):
