@@ -68,6 +68,14 @@ def test_every_row_reads_as_the_table_says(archive):
         assert row["spacing"] == " x ".join(f"{s:.4g}" for s in info.spacing)
 
 
+def test_a_frame_makes_series_of_several_images_a_place_readable(archive):
+    table = make_manifest("dicom", archive, frame=1, workers=0).frame.set_index("series")
+    row = table.loc["1.2.9.2"]
+    assert (row["frame"], row["slices"], row["problem"], row["spacing"]) == ("1", 3, "", "2 x 0.5 x 0.75")
+    assert (table["frame"] == "1").sum() == 1
+    assert read_volume(row["path"], series="1.2.9.2", frame=1).shape == (3, 6, 7)
+
+
 def test_labels_and_a_filter_give_a_table_to_train_on(archive, tmp_path):
     labels = _labels(tmp_path, "Patient ID,drusen,split\nP0,0,train\nP1,1,train\nP2,0,val\nP3,1,test\nP7,1,test\n")
     options = {"labels": labels, "workers": 0}

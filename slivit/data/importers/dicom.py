@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,7 @@ def dicom(
     target: tuple[str, ...] = (),
     choose: Literal["", "error", "all", "most_slices", "first", "latest"] = "",
     keep: tuple[str, ...] = (),
+    frame: int | None = None,
     workers: int = 2,
 ) -> pd.DataFrame:
     """List every DICOM series below a folder. Only headers are read; nothing is copied.
@@ -64,18 +65,18 @@ def dicom(
         choose: of several series of one patient (or accession): "most_slices", "first" or "latest" (by study date,
             then by number), "all", or "error", which lists them.
         keep: kinds to keep in a table to train on besides original: derived, localizer, secondary.
+        frame: of series with several images at a place (echoes, time points), which of them, from 0; it is written to a
+            column that every later step honours. Without it, such series would not be read.
         workers: processes that read headers; 0 reads here.
     """
     _SOURCE.folder(root)
     conditions = parse_conditions(where)
     _check_kinds(keep)
-    table = _inventory(root, workers)
-    if table.empty:
-        raise _SOURCE.error(f"{root}: no DICOM file was found")
+    table, notes = _inventory(root, workers, frame)
     kept = meets(table, conditions)
     if not kept.any():
         raise ManifestError(f"{root}: none of {len(table)} series meets where {one_of(where)}")
-    notes = [f"{(~kept).sum()} of {len(table)} series do not meet where: left out"] if not kept.all() else []
+    notes += [f"{(~kept).sum()} of {len(table)} series do not meet where: left out"] if not kept.all() else []
     table = table[kept]
     if not labels and not choose:
         return finished(table, None, [*notes, *_inventory_notes(table)], _SOURCE, root)
@@ -93,37 +94,43 @@ def _check_kinds(keep: Sequence[str]) -> None:
     )
 
 
-def _inventory(root: Path, workers: int) -> pd.DataFrame:
-    """Return one row a series of all files below a folder."""
-    rows = [_row(found) for found in find_series(list(_headers(root, workers)))]
-    return pd.DataFrame(rows, columns=list(_row(FoundSeries(root, "", [])))) if rows else pd.DataFrame()
+def _inventory(root: Path, workers: int, frame: int | None) -> tuple[pd.DataFrame, list[str]]:
+    """Return one row a series of all files below a folder, and notes on what was passed over."""
+    entries = [e for e in folder_entries(root) if isinstance(e, FileEntry)]
+    rows = [_row(found, frame) for found in find_series(_headers(entries, workers))]
+    if not rows:
+        raise _SOURCE.error(f"{root}: no DICOM file was found")
+    table = pd.DataFrame(rows)
+    zips = sum(entry.name.casefold().endswith(".zip") for entry in entries)
+    notes = [f"{zips} zip archives were not looked into: unpack them, or name them in the table"] if zips else []
+    return table if frame is not None else table.drop(columns="frame"), notes
 
 
-def _headers(root: Path, workers: int) -> Iterator[Header]:
+def _headers(entries: Sequence[FileEntry], workers: int) -> list[Header]:
     """Read the headers of all files, in parallel where there are many, with a bar where someone looks."""
     from tqdm import tqdm
 
-    entries = [e for e in folder_entries(root) if isinstance(e, FileEntry)]
     found: list[Header] = [Header(entry.path) for entry in entries]
     with tqdm(total=len(entries), desc="headers", unit="file", disable=None) as bar:
         several = workers if len(entries) > 10 * _CHUNK else 0
         for index, header in spread(header_of, entries, several, _died, chunk=_CHUNK):
             found[index] = header
             bar.update()
-    yield from found
+    return found
 
 
 def _died(entry: FileEntry) -> Header:
     return Header(entry.path, problem=f"{entry.path}: the process that read it was killed; the file may be hostile.")
 
 
-def _row(found: FoundSeries) -> dict[str, Any]:
+def _row(found: FoundSeries, frame: int | None) -> dict[str, Any]:
     """Return what the table says of a series."""
     first = found.frames[0] if found.frames else None
     row: dict[str, Any] = {
         "path": str(found.path),
         "patient": first.series.patient if first else "",
         "series": found.series,
+        "frame": "",
         **_study(first),
         "modality": first.series.modality if first else "",
         "number": first.series.number if first else "",
@@ -135,14 +142,20 @@ def _row(found: FoundSeries) -> dict[str, Any]:
         "size": f"{first.shape[0]} x {first.shape[1]}" if first else "",
         "problem": found.problem.partition("\n")[0],
     }
-    return row | (_geometry(found) if first else {})
+    return row | (_geometry(found, frame) if first else {})
 
 
-def _geometry(found: FoundSeries) -> dict[str, Any]:
+def _geometry(found: FoundSeries, frame: int | None) -> dict[str, Any]:
     """Return slices, spacing and orientation as they will be read, or why they will not."""
+    row: dict[str, Any] = {}
     try:
-        stack = found.stack()
-        row: dict[str, Any] = {"slices": len(stack.frames)}
+        try:
+            stack = found.stack()
+        except ReadError:
+            if frame is None:
+                raise
+            stack, row = found.stack(frame), {"frame": str(frame)}
+        row["slices"] = len(stack.frames)
         spacing = stack.spacing
         if stack.affine is not None:
             seen = view((len(stack.frames), *stack.frames[0].shape), stack.affine, str(found.path))

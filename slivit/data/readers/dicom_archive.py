@@ -49,8 +49,11 @@ class FoundSeries:
     frames: list[Frame]
     problem: str = ""
 
-    def stack(self) -> Stack:
+    def stack(self, frame: int | None = None) -> Stack:
         """Return its slices in order.
+
+        Args:
+            frame: where each place holds several images, which of them to keep, from 0.
 
         Raises:
             ReadError: it cannot be read without further options, or not at all.
@@ -58,7 +61,7 @@ class FoundSeries:
         if self.problem:
             raise ReadError(self.problem)
         check_compression(self.frames, str(self.path))
-        return stack_frames(self.frames, str(self.path), None)
+        return stack_frames(self.frames, str(self.path), frame)
 
 
 def header_of(entry: FileEntry) -> Header:
