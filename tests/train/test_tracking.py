@@ -109,9 +109,9 @@ def tested_run(tmp_path, made_up_predictions):
     checkpoint = tmp_path / "run" / "checkpoint"
     config = {
         "format": 1,
-        "model": {"name": "slivit"},
-        "task": {},
-        "preprocessing": {},
+        "model": {"name": "slivit", "out_dim": task.out_dim},
+        "task": task.model_dump(mode="json"),
+        "preprocessing": {"size": [4, 32, 32]},
         "training": {"stage": "finetune"},
     }
     write_json(checkpoint / "config.json", {**config, "sha256": "a" * 64})
