@@ -81,4 +81,6 @@ def _died(path: str) -> str:
 def _shown(outcomes: Iterator[tuple[int, str]], total: int, progress: bool) -> Iterator[tuple[int, str]]:
     from tqdm import tqdm
 
-    return iter(tqdm(outcomes, desc="prepare", unit="scan", total=total, disable=not progress, leave=False))
+    return iter(
+        tqdm(outcomes, desc="prepare", unit="scan", total=total, disable=None if progress else True, leave=False)
+    )

@@ -244,7 +244,9 @@ def mirror_axes(flips: Sequence[str]) -> list[tuple[int, ...]]:
 def _shown(results: Iterable[Result], total: int, progress: bool) -> Iterator[Result]:
     from tqdm import tqdm
 
-    return iter(tqdm(results, desc="predict", unit="scan", total=total, disable=not progress, leave=False))
+    return iter(
+        tqdm(results, desc="predict", unit="scan", total=total, disable=None if progress else True, leave=False)
+    )
 
 
 def predict_table(
