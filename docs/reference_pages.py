@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -40,10 +41,15 @@ def _with_links(app: Any, name: str, source: list[str]) -> None:
         source[0] = source[0].replace(f"](../{path}", f"](reference/{page}.md")
 
 
+def _moved(text: str) -> str:
+    """A page of the repository's top, whose links lead from the reference to the guides; code is named, not linked."""
+    return re.sub(r"\[([^\]]+)\]\((?:slivit|tests)/[^)]*\)", r"\1", text).replace("](docs/", "](../")
+
+
 def write_pages() -> None:
     """Write every page of the reference that is not there, or not as it should be."""
     pages = {**dict(api_pages()), "recipe-keys": recipe_page(), "commands": command_page()}
-    pages |= {page: (ROOT / path).read_text("utf-8") for path, page in OUTSIDE.items()}
+    pages |= {page: _moved((ROOT / path).read_text("utf-8")) for path, page in OUTSIDE.items()}
     OUT.mkdir(exist_ok=True)
     for name, text in pages.items():
         file = OUT / f"{name}.md"
