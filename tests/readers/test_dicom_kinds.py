@@ -102,6 +102,15 @@ def test_clips_of_one_series_are_each_a_choice_and_parts_of_a_concatenation_are_
     np.testing.assert_array_equal(read_volume(tmp_path / "b").array, clips.reshape(8, 5, 6))
 
 
+def test_radiographs_of_one_series_are_no_volume(tmp_path, dicom_series, voxels):
+    """Two views of a chest, or the photographs of two eyes, are each a scan."""
+    dicom_series(tmp_path, voxels[:2], Modality="DX", SeriesNumber=5, **NO_PLACE)
+    with pytest.raises(ReadError, match=r"5\.1: DX, 1 slice of 6 x 7, from 000.dcm(.|\n)*5\.2: DX"):
+        read_volume(tmp_path)
+    np.testing.assert_array_equal(read_volume(tmp_path, series="5.2").array, voxels[[1]])
+    np.testing.assert_array_equal(read_volume(tmp_path / "000.dcm").array, voxels[[0]])
+
+
 def test_two_patients_of_one_series_are_listed(tmp_path, dicom_series, voxels):
     dicom_series(tmp_path / "a", voxels, PatientID="Ann")
     dicom_series(tmp_path / "b", voxels + 1, PatientID="", PatientName="Bo^B", SOPInstanceUID=lambda i: f"1.7.{i}")

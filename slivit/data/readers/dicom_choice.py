@@ -20,6 +20,8 @@ from slivit.errors import ReadError, nearest, one_of
 
 _SAME_DIRECTION = 0.01  # direction cosines nearer than this are the same
 _SIDE = ("1.2.840.10008.5.1.4.1.1.481.2", "1.2.840.10008.5.1.4.1.1.481.1")  # RT Dose and RT Image
+# Radiographs and photographs: each image is an exposure of its own, and several are no volume.
+_EXPOSURES = frozenset(("CR", "DX", "RG", "MG", "IO", "PX", "OP", "XC", "GM", "ES"))
 _KEYS = ("uid", "number", "description", "modality", "patient")
 
 Wanted = str | int | Mapping[str, Any]
@@ -104,9 +106,9 @@ def lasting_name(groups: Groups, label: str) -> str:
 def series_groups(frames: Sequence[Frame]) -> Groups:
     """Group frames by what belongs together, under a label that tells the groups apart.
 
-    A series is divided by patient, by multi-frame file (each clip is a scan), by class and kind of image, by shape and
-    by orientation. The label is the series number; "3.1", "3.2" where one series has several such parts; the UID where
-    two series have the same number or none.
+    A series is divided by patient, by multi-frame file and exposure (each clip and radiograph is a scan), by class and
+    kind of image, by shape and by orientation. The label is the series number; "3.1", "3.2" where one series has
+    several such parts; the UID where two series have the same number or none.
     """
     by_series: dict[tuple[str, ...], list[Frame]] = {}
     for frame in frames:
@@ -142,8 +144,12 @@ def _divided(frames: Sequence[Frame], key: Callable[[Frame], Hashable]) -> list[
 
 
 def _kind(frame: Frame) -> Hashable:
-    """Return what all slices of a volume have in common: patient, clip, class, colour, original or derived, shape."""
-    clip: Hashable = frame.concatenation or ((frame.uid, frame.entry.name) if frame.count > 1 else "")
+    """Return what all slices of a volume have in common.
+
+    Patient, clip or exposure, class, colour, original or derived, shape.
+    """
+    alone = frame.count > 1 or (frame.position is None and frame.series.modality in _EXPOSURES)
+    clip: Hashable = frame.concatenation or ((frame.uid, frame.entry.name) if alone else "")
     derived = frame.marks.image_type.partition("\\")[0].upper()
     return frame.series.patient, clip, frame.sop_class, is_colour(frame), derived, frame.shape
 
