@@ -18,6 +18,7 @@ Mask = npt.NDArray[np.bool_]
 _FEW = 8  # scans below which nothing is called an outlier
 _SELDOM = 0.05  # share of scans above which values far out are a group, not outliers
 _MAGNITUDE, _TWICE, _SQUASHED = 10.0, 2.0, 1.5  # factors from which scales, spacings and sides are said to differ
+_TOLD = "of the voxels are NaN"  # a note that has a finding of its own
 _ALIKE = 0.8  # share of scans with one size above which another size is odd
 
 
@@ -260,7 +261,8 @@ def _reader_notes(table: pd.DataFrame) -> Iterator[Finding]:
     noted = table.loc[table["notes"] != "", "notes"]
     readable = int((table["problem"] == "").sum())
     kinds = counted_notes((row, note) for row, notes in noted.items() for note in str(notes).split("; "))
-    for kind in [k for k in kinds if len(k.scans) < readable or not k.example.startswith(USUAL)][:5]:
+    kinds = [kind for kind in kinds if len(kind.scans) < readable or not kind.example.startswith(USUAL)]
+    for kind in [kind for kind in kinds if _TOLD not in kind.example][:5]:
         text = f"{_scans(len(kind.scans))}: {_sentence(kind.example)}"
         yield Finding("look", "noticed while reading", text, kind.scans)
 
