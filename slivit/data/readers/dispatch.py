@@ -161,8 +161,9 @@ def read_volume(path: str | os.PathLike[str], *, select: Select | None = None, *
             repeated; only these are decoded where the format allows it. None for all slices.
         **options: `axis` ("axial", "coronal" or "sagittal": the axis across slices; by default the plane of
             acquisition, which DICOM tells, and in other formats the largest spacing where it is clearly larger than the
-            others, else axial), `frame` (which volume of a 4D series, from 0), `channel` (number or name of one of
-            several channels of a TIFF), `series` (UID, number or description of one of several series), `affine`
+            others, else axial; "time" for the several images of one place of a DICOM series), `frame` (which volume of
+            a 4D series, from 0), `channel` (number or name of one of several channels of a TIFF), `series` (UID, number
+            or part of the description of one of several series, or {"modality": "MR", "description": "T1"}), `affine`
             ("sform" or "qform": which orientation of a NIfTI file counts where the two disagree), `item`
             ("SPLIT/INDEX" of a MedMNIST file, where the path does not say it), `check_md5` (False accepts a changed
             file under an official MedMNIST name). An option that is None counts as not given.
