@@ -42,6 +42,10 @@ def register_phantoms(kind: str, what: str, module: ModuleType) -> None:
         what: what is drawn, in which format, with which target; one line.
         module: with `DEFAULT_N`; a dataclass `Options`; `draw(case, options)`, which returns the scan and a dict of its
             answers; `scan_path(case)`, where it lies in the folder; and `save(scan, path, case, options)`.
+
+    Example:
+        >>> import my_package.cubes  # doctest: +SKIP
+        >>> slivit.register_phantoms("cubes", "raw cubes of noise", my_package.cubes)  # doctest: +SKIP
     """
     if kind in _KINDS:
         raise ValueError(f"phantoms {kind!r} are registered twice")
