@@ -1,0 +1,220 @@
+"""The engine: training steps and predictions against the released code's shape, and what takes the time.
+
+Run: python benchmarks/engine.py [depthwise] [step] [inference] [start] [growth] [--slices 16] [--repeats 3]
+
+Everything is processor time of one thread in one run, so that a busy machine changes little; what counts are ratios.
+"Released shape" is SLIViT by its description, from the libraries that its code uses: Hugging Face's ConvNeXt-Tiny over
+the slices stacked into one image, one token a slice, and a transformer of five layers; float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STAGES = ((96, 64), (192, 32), (384, 16), (768, 8))
+"""Channels and width of the four stages of a ConvNeXt-Tiny on slices of 256 x 256."""
+
+
+def seconds(function: Callable[[], Any], repeats: int) -> float:
+    """Processor time of one call: the least of some, after one that warms up."""
+    function()
+    spent = []
+    for _ in range(repeats):
+        begun = time.process_time()
+        function()
+        spent.append(time.process_time() - begun)
+    return min(spent)
+
+
+class Released(nn.Module):
+    """SLIViT in the shape of the released code, at random."""
+
+    def __init__(self, slices: int) -> None:
+        super().__init__()
+        from transformers import ConvNextConfig, ConvNextModel
+
+        self.slices = slices
+        self.backbone = ConvNextModel(ConvNextConfig(depths=[3, 3, 9, 3], hidden_sizes=[96, 192, 384, 768]))
+        self.embed = nn.Sequential(nn.LayerNorm(768 * 64), nn.Linear(768 * 64, 256), nn.LayerNorm(256))
+        layer = nn.TransformerEncoderLayer(256, 16, 512, batch_first=True, norm_first=True, activation="gelu")
+        self.layers = nn.TransformerEncoder(layer, 5, enable_nested_tensor=False)
+        self.head = nn.Linear(256, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, S * 256, 256) -> (B, 1)."""
+        features = self.backbone(x).last_hidden_state
+        tokens = features.permute(0, 2, 3, 1).reshape(len(x), self.slices, -1)
+        return self.head(self.layers(self.embed(tokens))[:, 0])
+
+
+def ours(slices: int) -> nn.Module:
+    """SLIViT as `slivit finetune` builds it, at random."""
+    from slivit.models.registry import create_model
+
+    return create_model("slivit", 1, slices=slices, pretrained=False)
+
+
+def depthwise(options: argparse.Namespace) -> None:
+    """Weight gradients of the depth-wise convolutions, by stage."""
+    from slivit.models._depthwise import weight_gradient
+
+    print("| channels | type | forward | gradient of the weights, torch | here |\n| --- | --- | --- | --- | --- |")
+    for channels, width in STAGES:
+        for dtype in (torch.float32, torch.bfloat16):
+            shape = (1, channels, options.slices * width, width)
+            x = torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
+            weight = torch.randn(channels, 1, 7, 7, dtype=dtype)
+            times = [
+                seconds(lambda x=x, w=weight, n=channels: F.conv2d(x, w, padding=3, groups=n), options.repeats),
+                seconds(lambda x=x, w=weight: _torch_gradient(x, w), 1),
+                seconds(lambda x=x: weight_gradient(x, x, 7), options.repeats),
+            ]
+            print(f"| {channels} | {str(dtype)[6:]} | " + " | ".join(f"{1000 * t:.1f} ms" for t in times) + " |")
+
+
+def _torch_gradient(x: Tensor, weight: Tensor) -> Any:
+    only_weight = [False, True, False]
+    around = ([1, 1], [3, 3], [1, 1], False, [0, 0], len(weight))
+    return torch.ops.aten.convolution_backward(x, x, weight, None, *around, only_weight)
+
+
+def step(options: argparse.Namespace) -> None:
+    """One training step of one scan."""
+    from slivit.device import autocast
+    from slivit.models._depthwise import quicken
+
+    x = torch.randn(1, 3, options.slices * 256, 256)
+    cpu = torch.device("cpu")
+
+    def trained(model: nn.Module, precision: Any) -> Callable[[], None]:
+        optimiser = torch.optim.AdamW(model.parameters(), 1e-4)
+
+        def run() -> None:
+            with autocast(precision, cpu):
+                loss = model(x).float().square().mean()
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+
+        return run
+
+    def fast(model: nn.Module) -> nn.Module:
+        quicken(model)
+        return model.to(memory_format=torch.channels_last)
+
+    cases = {
+        "released shape, float32": trained(Released(options.slices).train(), "float32"),
+        "plain torch with timm, bfloat16": trained(ours(options.slices).train(), "bfloat16"),
+        "here, float32": trained(fast(ours(options.slices)).train(), "float32"),
+        "here, bfloat16": trained(fast(ours(options.slices)).train(), "bfloat16"),
+    }
+    _table("training step", {name: seconds(run, options.repeats) for name, run in cases.items()})
+
+
+def inference(options: argparse.Namespace) -> None:
+    """One scan of bytes to its prediction."""
+    from slivit.checkpoint import Checkpoint
+    from slivit.data.preprocessing import Preprocessing
+    from slivit.predict.engine import Engine
+    from slivit.targets.task import Task
+
+    stack = torch.randint(0, 256, (1, options.slices, 256, 256), dtype=torch.uint8)
+    released = Released(options.slices).eval()
+    x = torch.randn(1, 3, options.slices * 256, 256)
+
+    def plain() -> None:
+        with torch.inference_mode():
+            released(x)
+
+    model = ours(options.slices)
+    settings = Preprocessing(size=(options.slices, 256, 256))
+    held = Checkpoint(model, Task(kind="binary", targets=("drusen",)), settings)
+    measured = {"released shape, float32": seconds(plain, options.repeats)}
+    for precision in ("float32", "bfloat16"):
+        engine = Engine(held, "cpu", precision=precision)
+        measured[f"here, {precision}"] = seconds(lambda e=engine: e.predict(stack), options.repeats)
+    _table("inference", measured)
+
+
+def _table(what: str, measured: dict[str, float]) -> None:
+    first = next(iter(measured.values()))
+    print(f"| {what} | seconds | against released |\n| --- | --- | --- |")
+    for name, spent in measured.items():
+        print(f"| {name} | {spent:.2f} | {spent / first:.2f} |", flush=True)
+
+
+def start(options: argparse.Namespace) -> None:
+    """Processor time of `slivit predict` for one small scan, from the start of the process to its end."""
+    import nibabel
+    import numpy as np
+
+    from slivit.checkpoint import save_checkpoint
+    from slivit.data.preprocessing import Preprocessing
+    from slivit.models.registry import create_model, model_spec
+    from slivit.targets.task import Task
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = create_model("slivit", 1, **model_spec("slivit").small)
+        task = Task(kind="binary", targets=("drusen",))
+        save_checkpoint(Path(folder, "run"), model, task, Preprocessing(size=model.spec.size))
+        scan = np.random.default_rng(0).integers(0, 256, (64, 64, 12)).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(scan, np.eye(4)), Path(folder, "scan.nii.gz"))
+        command = [sys.executable, "-m", "slivit", "predict", f"{folder}/run", f"{folder}/scan.nii.gz"]
+        spent = []
+        for _ in range(options.repeats):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run(command, check=True, capture_output=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    print(f"slivit predict of one small scan: {min(spent):.1f} processor seconds")
+
+
+def growth(options: argparse.Namespace) -> None:
+    """Time of a training step by the number of slices."""
+    from slivit.device import autocast
+    from slivit.models._depthwise import quicken
+
+    print("| slices | seconds a step | a slice |\n| --- | --- | --- |")
+    for slices in (7, 14, 28, 56):
+        model = ours(slices).train().to(memory_format=torch.channels_last)
+        quicken(model)
+        x = torch.randn(1, 3, slices * 256, 256)
+
+        def run(model: nn.Module = model, x: Tensor = x) -> None:
+            with autocast("bfloat16", torch.device("cpu")):
+                loss = model(x).float().square().mean()
+            loss.backward()
+
+        spent = seconds(run, 1)
+        print(f"| {slices} | {spent:.2f} | {spent / slices:.3f} |", flush=True)
+
+
+PARTS = {"depthwise": depthwise, "step": step, "inference": inference, "start": start, "growth": growth}
+
+
+def main() -> None:
+    """Run the parts that are asked for; all of them by default."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
+    parser.add_argument("--slices", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in options.parts or PARTS:
+        PARTS[name](options)
+
+
+if __name__ == "__main__":
+    main()
