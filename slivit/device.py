@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from slivit.errors import SlivitError
+from slivit.errors import SlivitError, one_of
 from slivit.settings import Precision
 
 if TYPE_CHECKING:
@@ -41,8 +41,10 @@ def choose_precision(precision: Precision, device: torch.device) -> Precision:
     elsewhere.
 
     Raises:
-        SlivitError: float16 elsewhere than on a GPU.
+        SlivitError: float16 on a processor, or no precision at all.
     """
+    if precision not in get_args(Precision):
+        raise SlivitError(f'precision "{precision}" is not known; allowed are {one_of(get_args(Precision))}')
     if precision == "float16" and device.type == "cpu":
         raise SlivitError("precision float16 needs a GPU; use bfloat16 or float32 on a CPU")
     if precision != "auto":

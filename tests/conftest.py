@@ -124,8 +124,8 @@ def blob_run(blob_scans, tiny_slivit, tmp_path_factory) -> Path:
         "data": {"manifest": str(blob_scans), "workers": 0},
         "task": {"kind": "binary", "targets": ["bright"]},
         "model": {**tiny_slivit, "backbone": "test_convnext"},
-        "fit": {"epochs": 1, "lr": 1e-3, "device": "cpu"},
-        "testing": {"draws": 20, "operating_point": "youden"},
+        "fit": {"epochs": 1, "lr": 1e-3, "device": "cpu", "precision": "float32"},
+        "testing": {"draws": 20, "operating_point": "youden", "precision": "float32"},
     }
     return finetune(check_recipe(FinetuneRecipe, recipe, "the tests"))
 
@@ -147,6 +147,8 @@ def tiny_recipe(tiny_slivit):
             "task.targets": ["bright"],
             "fit.epochs": 2,
             "fit.lr": 1e-3,
+            "fit.precision": "float32",
+            "testing.precision": "float32",
             "testing.draws": 20,
             **{f"model.{key}": value for key, value in tiny_slivit.items()},
             **changes,

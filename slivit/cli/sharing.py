@@ -44,6 +44,7 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Scans a batch: a number, or auto, which measures.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read scans.", show_default=False)] = None,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a table that was not finished.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a table.")] = False,
 ) -> None:
@@ -55,6 +56,7 @@ def predict(
 
     with told_errors("go on with the same command and --resume" if out else ""):
         options: dict[str, Any] = {"device": device, "batch_size": _batch_size(batch_size), "workers": workers}
+        options["precision"] = precision
         table = run(checkpoint, scans, out, resume=resume, overwrite=overwrite, **options)
     if out is None:
         from slivit.data.table import as_shown

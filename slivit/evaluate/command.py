@@ -136,6 +136,7 @@ def _predicted(
         device=recipe.device,
         batch_size=recipe.testing.batch_size,
         workers=recipe.data.processes,
+        precision=recipe.testing.precision,
         cache=cache_of(recipe.data),
     )
     return decision.apply(table, checkpoint.task) if decision else table

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from slivit.data.recipe import Data
 from slivit.errors import SlivitError
 from slivit.plugins import Plugged
-from slivit.settings import Section
+from slivit.settings import Precision, Section
 
 
 def _rule_text(rule: Any) -> Any:
@@ -33,6 +33,7 @@ class Testing(Section):
         by_patient: draw patients instead of scans.
         stratified: keep the number of scans (or patients) of each class in every draw; binary and multiclass.
         batch_size: scans a batch.
+        precision: in which the network computes, as in `fit`.
         operating_point: the rule by which the threshold of a call is chosen on the validation rows: a threshold,
             "youden", "sensitivity=0.9" or "specificity=0.9". Empty: what the checkpoint holds, else 0.5.
         temperature: divide the logits by the temperature that fits the validation rows best.
@@ -49,6 +50,7 @@ class Testing(Section):
     by_patient: bool = False
     stratified: bool = False
     batch_size: int = Field(default=8, ge=1)
+    precision: Precision = "auto"
     operating_point: Annotated[str, BeforeValidator(_rule_text)] = ""
     temperature: bool = False
     subgroups: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from slivit.files import scratch_folders, whole_file
 from slivit.predict.batching import default_workers
 from slivit.predict.journal import Journal, journal_of
 from slivit.predict.table import table_of
+from slivit.settings import Precision
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +35,7 @@ def run(
     device: str = "auto",
     batch_size: int = 0,
     workers: int | None = None,
+    precision: Precision = "auto",
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -48,6 +50,7 @@ def run(
         device: "auto", "cpu", "cuda", ...
         batch_size: scans a batch; 0 finds out what is fastest and fits into memory.
         workers: processes that read scans; by the number of scans and cores where None.
+        precision: in which the network computes; "auto" takes the fastest that the device has.
         resume: go on with a table that was not finished; scans that failed are tried again, and scans that changed.
         overwrite: replace a table, or begin one anew.
         progress: show a progress bar.
@@ -73,7 +76,8 @@ def run(
             todo = [ref for ref in {ref.key: ref for ref in refs}.values() if not journal.done(ref)]
             _announce(len(refs), len(todo))
             workers = default_workers(len(todo)) if workers is None else workers
-            _predict(Engine(loaded, device, batch_size=batch_size, workers=workers), todo, journal, progress)
+            engine = Engine(loaded, device, batch_size=batch_size, workers=workers, precision=precision)
+            _predict(engine, todo, journal, progress)
         table = table_of(loaded, refs, journal.rows)
         if out is not None:
             with whole_file(out) as partial:

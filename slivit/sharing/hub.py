@@ -13,6 +13,7 @@ from slivit.checkpoint import Checkpoint
 from slivit.data.preprocessing import Preprocessing
 from slivit.predict.command import run
 from slivit.predict.opening import open_checkpoint
+from slivit.settings import Precision
 from slivit.sharing.export import Options, export
 from slivit.sharing.metrics import run_metrics
 from slivit.sharing.notes import CardNotes
@@ -68,7 +69,15 @@ class SharedModel(ModelHubMixin, library_name="slivit", tags=["medical-imaging",
         """How its probabilities become calls, where that was fixed."""
         return self.checkpoint.operating_point
 
-    def predict(self, scans: Scans, *, device: str = "auto", batch_size: int = 0, workers: int = 0) -> pd.DataFrame:
+    def predict(
+        self,
+        scans: Scans,
+        *,
+        device: str = "auto",
+        batch_size: int = 0,
+        workers: int = 0,
+        precision: Precision = "auto",
+    ) -> pd.DataFrame:
         """Predict scans.
 
         Args:
@@ -76,6 +85,7 @@ class SharedModel(ModelHubMixin, library_name="slivit", tags=["medical-imaging",
             device: "auto", "cpu", "cuda", ...
             batch_size: scans a batch; 0 finds out.
             workers: processes that read scans.
+            precision: in which the network computes; "auto" takes the fastest that the device has.
 
         Returns:
             One row a scan, as `slivit predict` writes it; a scan that cannot be read has the reason in `error`.
@@ -85,7 +95,8 @@ class SharedModel(ModelHubMixin, library_name="slivit", tags=["medical-imaging",
         """
         given = [scans] if isinstance(scans, str | os.PathLike) else list(scans)
         options: dict[str, Any] = {"device": device, "batch_size": batch_size, "workers": workers}
-        return run(self.checkpoint, [os.fspath(scan) for scan in given], progress=False, **options)
+        paths = [os.fspath(scan) for scan in given]
+        return run(self.checkpoint, paths, precision=precision, progress=False, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write what `slivit export` writes, in the format safetensors; called by the mixin."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from slivit.data.images import LoadImage, LoadItem, Row, count_slices, slice_items, unlabelled_dataloaders
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import ModelError
+from slivit.models._depthwise import quicken
 from slivit.parallel import bare
 from slivit.ssl._accumulation import Accumulate
 from slivit.ssl._lars import lars
@@ -134,6 +135,8 @@ def pretext_learner(
     if seed is not None:
         seed_everything(seed)
     fit = fit or PretextFit()
+    if torch.device(dls.device or "cpu").type == "cpu":
+        quicken(pretext.model)
     if fit.checkpoint_activations:
         keep_less(pretext.model)
     if fit.shards and fit.optimiser == "lars":

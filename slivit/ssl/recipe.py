@@ -67,7 +67,8 @@ class PretextFit(Section):
         layer_decay: rate of a transformer block as a fraction of that of the block behind it; 1 for none.
         patch_lr: rate of the patch embedding as a fraction of what layer decay leaves.
         clip: the largest norm of the gradient; 0 for none.
-        precision: "float32", "bfloat16", "float16" (GPU only), or "auto": half precision where there is a GPU.
+        precision: "float32", "bfloat16", "float16" (GPU only), or "auto": the fastest that the device has, which is
+            bfloat16 on newer GPUs and processors, float16 on older GPUs, and float32 elsewhere.
         checkpoint_activations: keep less for the backward pass and compute it again: less memory, about a third more
             work.
         shards: where several processes train, give each a share of the weights instead of a copy (FSDP).
@@ -88,7 +89,7 @@ class PretextFit(Section):
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     patch_lr: float = Field(default=1.0, gt=0)
     clip: float = Field(default=0.0, ge=0)
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     checkpoint_activations: bool = False
     shards: bool = False
     device: str = "auto"

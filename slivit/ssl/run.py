@@ -199,7 +199,10 @@ def _probes(recipe: SelfSupervisedRecipe, pretext: Pretext, settings: Preprocess
 
 def _record(recipe: SelfSupervisedRecipe, frame: pd.DataFrame) -> dict[str, Any]:
     """How a checkpoint came about, as plain values."""
+    from slivit.device import choose_device, choose_precision
+
     record = {
+        "precision": choose_precision(recipe.fit.precision, choose_device(recipe.fit.device)),
         "stage": "pretrain",
         "method": recipe.method,
         "recipe": recipe.model_dump(mode="json"),

@@ -19,7 +19,9 @@ from torch import nn
 from slivit.data.watching import readers_watched
 from slivit.data.window_loaders import ScanDL
 from slivit.data.windows import Windows
+from slivit.device import choose_precision
 from slivit.errors import ModelError, SlivitError
+from slivit.models._depthwise import quicken
 from slivit.settings import Precision
 from slivit.targets.loss import TaskLoss
 from slivit.targets.task import Task
@@ -133,6 +135,8 @@ def volume_learner(
     if seed is not None:
         seed_everything(seed)
     fit = fit or Fit()
+    if torch.device(dls.device or "cpu").type == "cpu":
+        quicken(model)
     if channels_last is None:
         channels_last = getattr(getattr(model, "spec", None), "input", "") == "tiled"
     learn = VolumeLearner(
@@ -169,21 +173,8 @@ def precision_callbacks(precision: Precision, dls: DataLoaders) -> list[Callback
     Raises:
         SlivitError: float16 on a CPU.
     """
-    device = torch.device(dls.device or "cpu").type
-    if precision == "auto":
-        precision = half_precision(device)
-    if precision == "float32":
-        return []
-    if precision == "float16" and device == "cpu":
-        raise SlivitError("precision float16 needs a GPU; use bfloat16 or float32 on a CPU")
-    return [Autocast("bf16" if precision == "bfloat16" else "fp16")]
-
-
-def half_precision(device: str) -> Precision:
-    """The fastest precision that a device has: bfloat16 or else float16 on a GPU, float32 elsewhere."""
-    if device != "cuda":
-        return "float32"
-    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    precision = choose_precision(precision, torch.device(dls.device or "cpu"))
+    return [] if precision == "float32" else [Autocast("bf16" if precision == "bfloat16" else "fp16")]
 
 
 def find_lr(learn: Learner, steps: int = 100) -> float:

@@ -43,7 +43,8 @@ class Fit(Section):
             normalisation layers, which fastai would go on training, stay as they are too.
         label_smoothing: of classification targets.
         average_weights: decay of an exponential moving average of the weights that is validated and kept; 0 for none.
-        precision: "float32", "bfloat16", "float16" (GPU only), or "auto": half precision where there is a GPU.
+        precision: "float32", "bfloat16", "float16" (GPU only), or "auto": the fastest that the device has, which is
+            bfloat16 on newer GPUs and processors, float16 on older GPUs, and float32 elsewhere.
         device: "auto", "cpu", "cuda", "mps".
     """
 
@@ -60,7 +61,7 @@ class Fit(Section):
     freeze_backbone: bool = False
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     average_weights: float = Field(default=0.0, ge=0, lt=1)
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     device: str = "auto"
 
     @model_validator(mode="after")

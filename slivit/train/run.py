@@ -136,8 +136,10 @@ class Trial:
             earlier: epochs of trials before this one, from which what is followed counts on.
 
         Returns:
-            The model, and what `config.json` keeps of it: the peak rate, the best epoch, the monitored value there.
+            The model, and what `config.json` keeps of it: the peak rate, the best epoch, the monitored value there, and
+            the precision in which it computed.
         """
+        from slivit.device import choose_device, choose_precision
         from slivit.train import callbacks
         from slivit.train.learner import find_lr, group_rates
 
@@ -164,7 +166,8 @@ class Trial:
             else:
                 learn.fit_one_cycle(fit.epochs, rates, pct_start=fit.warmup, cbs=cbs, **options)
         log.info("best epoch %d: %s %.4f", best.best_epoch + 1, fit.monitor, best.best)
-        return learn.model, {"lr": peak, "best_epoch": best.best_epoch + 1, fit.monitor: float(best.best)}
+        outcome = {"lr": peak, "best_epoch": best.best_epoch + 1, fit.monitor: float(best.best)}
+        return learn.model, outcome | {"precision": choose_precision(fit.precision, choose_device(fit.device))}
 
     def model(self, recipe: Labelled) -> nn.Module:
         """A new model of the recipe, with as many outputs as the scans need."""
@@ -248,6 +251,7 @@ def test(folder: RunFolder, recipe: Labelled, part: Part, model: nn.Module, sett
         device=recipe.fit.device,
         batch_size=recipe.testing.batch_size,
         workers=part.data.processes,
+        precision=recipe.testing.precision,
         cache=part.cache,
     )
     frame = part.manifest.frame

@@ -60,7 +60,7 @@ def test_finetune_leaves_a_whole_run(finetuned, blob_scans):
 
 
 def test_evaluate_from_a_clone_gives_the_run_s_own_figures(finetuned, tmp_path):
-    run("evaluate", finetuned, "--out", tmp_path / "evaluation", "testing.draws=50")
+    run("evaluate", finetuned, "--out", tmp_path / "evaluation", "testing.draws=50", "testing.precision=float32")
     own = pd.read_csv(finetuned / "predictions.csv").query("split == 'test'").set_index("path")
     again = pd.read_csv(tmp_path / "evaluation" / "predictions.csv").set_index("path")
     np.testing.assert_allclose(again["prob_bright"], own.loc[again.index, "prob_bright"], atol=1e-5)
@@ -76,7 +76,7 @@ def test_evaluate_an_external_manifest_without_splits(finetuned, blob_scans, tmp
 
 def test_predict_new_scans(finetuned, blob_scans, tmp_path):
     scans = [blob_scans.parent / f"scan{i}.nii" for i in (38, 39)]
-    run("predict", finetuned, *scans, "--out", tmp_path / "p.csv")
+    run("predict", finetuned, *scans, "--out", tmp_path / "p.csv", "--precision", "float32")
     table = pd.read_csv(tmp_path / "p.csv", keep_default_na=False).set_index("path")
     own = pd.read_csv(finetuned / "predictions.csv").set_index("path")
     for scan in scans:

@@ -39,10 +39,11 @@ def table_at(path):
 
 def test_folder_archive_and_manifest_give_what_predict_table_gives(blob_run, blob_scans, scans, tmp_path):
     (scans / "scan9.nii").unlink()
-    command(blob_run, scans, "-o", tmp_path / "folder.csv", "--batch-size", "4")
+    full = ("--precision", "float32")
+    command(blob_run, scans, "-o", tmp_path / "folder.csv", "--batch-size", "4", *full)
     packed = shutil.make_archive(str(tmp_path / "sent"), "zip", scans)
-    command(blob_run, packed, "-o", tmp_path / "zip.csv")
-    command(blob_run, blob_scans, "-o", tmp_path / "manifest.csv", "--workers", "2")
+    command(blob_run, packed, "-o", tmp_path / "zip.csv", *full)
+    command(blob_run, blob_scans, "-o", tmp_path / "manifest.csv", "--workers", "2", *full)
     loaded = load_checkpoint(blob_run)
     rows = [{"path": str(scans / f"scan{i}.nii")} for i in range(6)]
     expected = predict_table(loaded.model, rows, loaded.task, loaded.preprocessing)["prob_bright"].to_numpy()

@@ -34,9 +34,9 @@ def test_a_folder_is_opened_and_predicts(exported, blob_run, blob_scans):
     model = slivit.from_pretrained(exported.folder, fingerprint=exported.fingerprint)
     assert model.task.targets == ("bright",)
     assert model.operating_point == load_checkpoint(blob_run).operating_point
-    table = model.predict([scan_of(blob_scans), scan_of(blob_scans, 31)])
+    table = model.predict([scan_of(blob_scans), scan_of(blob_scans, 31)], precision="float32")
     assert list(table["path"]) == [str(scan_of(blob_scans)), str(scan_of(blob_scans, 31))]
-    own = slivit.from_pretrained(blob_run).predict(scan_of(blob_scans))
+    own = slivit.from_pretrained(blob_run).predict(scan_of(blob_scans), precision="float32")
     assert table["prob_bright"][0] == pytest.approx(own["prob_bright"][0], abs=1e-6)
     assert table["call_bright"].isin([0, 1]).all()
     assert "bright" in repr(model)

@@ -34,6 +34,9 @@ def chests(tmp_path_factory):
     return folder / "manifest.csv"
 
 
+FULL = "testing.precision=float32"
+
+
 def recipe(csv, out, **changes):
     values = {
         "out": str(out),
@@ -45,8 +48,8 @@ def recipe(csv, out, **changes):
                           "windows": {"stride": 4}},
         "augmentation": {"rotate": 20, "policy": "imagenet"},
         "fit": {"epochs": 2, "lr": [1e-2, 1e-3], "schedule": "constant", "batch_size": 4, "oversample": True,
-                "monitor": "roc_auc", "precision": "auto", "device": "cpu"},
-        "testing": {"draws": 20, "level": 0.95},
+                "monitor": "roc_auc", "precision": "float32", "device": "cpu"},
+        "testing": {"draws": 20, "level": 0.95, "precision": "float32"},
     }  # fmt: skip
     for key, value in changes.items():
         section, _, name = key.partition("__")
@@ -89,11 +92,11 @@ def test_what_is_monitored_is_the_auc_of_scans(run):
 
 def test_evaluation_and_prediction_cut_scans_as_training_did(run, chests, tmp_path):
     own = pd.read_csv(run / "predictions.csv").query("split == 'test'").set_index("path")
-    evaluated = evaluate.run(evaluate.recipe_for(str(run), ["testing.draws=20"], None, tmp_path / "evaluation"))
+    evaluated = evaluate.run(evaluate.recipe_for(str(run), ["testing.draws=20", FULL], None, tmp_path / "evaluation"))
     again = pd.read_csv(evaluated / "predictions.csv").set_index("path")
     np.testing.assert_allclose(again["prob_nodule"], own.loc[again.index, "prob_nodule"], atol=1e-5)
     scans = list(own.index[:2])
-    table = predict.run(run, scans, device="cpu").set_index("path")
+    table = predict.run(run, scans, device="cpu", precision="float32").set_index("path")
     np.testing.assert_allclose(table.loc[scans, "prob_nodule"].astype(float), own.loc[scans, "prob_nodule"], atol=1e-5)
 
 
