@@ -229,9 +229,9 @@ def fold_lines(rounds: int) -> list[str]:
     """What folding grey into the stem of ConvNeXt saves, from bytes to the stem's output and to the whole backbone."""
     import timm
     import torch
+    from fold import fold_grey
 
     from slivit.data.blocks import to_input
-    from slivit.models._fold import fold_grey
 
     network = timm.create_model("convnext_tiny", num_classes=0).eval()
     plain, folded = network.stem[0], fold_grey(network.stem[0], MEAN, STD)

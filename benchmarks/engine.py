@@ -1,6 +1,6 @@
 """The engine: training steps and predictions against the released code's shape, and what takes the time.
 
-Run: python benchmarks/engine.py [depthwise] [step] [inference] [start] [growth] [--slices 16] [--repeats 3]
+Run: python benchmarks/engine.py [reading] [depthwise] [step] [inference] [start] [growth] [--slices 16] [--repeats 3]
 
 Everything is processor time of one thread in one run, so that a busy machine changes little; what counts are ratios.
 "Released shape" is SLIViT by its description, from the libraries that its code uses: Hugging Face's ConvNeXt-Tiny over
@@ -201,7 +201,52 @@ def growth(options: argparse.Namespace) -> None:
         print(f"| {slices} | {spent:.2f} | {spent / slices:.3f} |", flush=True)
 
 
-PARTS = {"depthwise": depthwise, "step": step, "inference": inference, "start": start, "growth": growth}
+def reading(options: argparse.Namespace) -> None:
+    """An epoch of all slices of CT volumes in .nii.gz, against reading each volume once."""
+    import nibabel
+    import numpy as np
+
+    from slivit.data.cache import SliceCache
+    from slivit.data.images import SliceReader, seeded, slice_items
+    from slivit.data.preprocessing import Preprocessing
+    from slivit.data.readers import read_volume
+
+    rng, depth = np.random.default_rng(0), 100
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [str(Path(folder, f"{i}.nii.gz")) for i in range(2)]
+        for path in paths:
+            ct = rng.normal(0, 60, (512, 512, depth)).astype(np.int16)
+            nibabel.save(nibabel.Nifti1Image(ct, np.eye(4)), path)
+        rows = [{"path": path, "split": "train"} for path in paths]
+        items = slice_items(rows, "all", dict.fromkeys(paths, depth))
+        order = rng.permutation(len(items))
+        reader = SliceReader(Preprocessing(size=(1, 224, 224)), SliceCache(Path(folder, "cache")))
+
+        def epoch() -> float:
+            begun = time.process_time()
+            for number in order:
+                with seeded(f"0/{number}"):
+                    reader.load(items[number])
+            return time.process_time() - begun
+
+        begun = time.process_time()
+        for path in paths:
+            read_volume(path)
+        once = time.process_time() - begun
+        first, second = epoch(), epoch()
+    print("| 2 volumes of 512 x 512 x 100 | seconds | against reading once |\n| --- | --- | --- |")
+    for name, spent in (("each read once", once), ("first epoch of slices", first), ("every other epoch", second)):
+        print(f"| {name} | {spent:.2f} | {spent / once:.2f} |")
+
+
+PARTS = {
+    "reading": reading,
+    "depthwise": depthwise,
+    "step": step,
+    "inference": inference,
+    "start": start,
+    "growth": growth,
+}
 
 
 def main() -> None:

@@ -112,7 +112,6 @@ def test_resolved_recipe_is_plain_toml(minimal):
     ("recipe", "override", "told"),
     [
         ("simclr_small", "data.train_fraction=0.1", "data.train_fraction would do nothing"),
-        ("simclr_small", "data.cache=kept", "data.cache would do nothing"),
         ("simclr_small", "preprocessing.windows.stride=4", "belong to labelled scans"),
         ("mixed", "fit.oversample=true", "are for one labelled set"),
     ],

@@ -28,7 +28,8 @@ def probe(
         list[str],
         typer.Argument(
             metavar="[CHECKPOINT] MANIFEST [KEY=VALUE]...",
-            help="A run or checkpoint folder (or --model), the labelled scans, and options such as testing.draws=2000.",
+            help="A run or checkpoint folder (or --model), the labelled scans, and options such as testing.draws=2000, "
+            "linear.iterations=5000, knn.run=true or device=cpu.",
             show_default=False,
         ),
     ],
@@ -39,16 +40,6 @@ def probe(
     kind: Annotated[str | None, typer.Option(help="binary, multiclass, multilabel or regression.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="A target column; may be given more than once.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where results go; CHECKPOINT/probe, or probe, if absent.")] = None,
-    features: Annotated[Path | None, typer.Option(help="Where features are kept; beside OUT if absent.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Steps of the linear heads; 12,500 if absent.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Scans a step of the linear heads; 128 if absent.")] = None,
-    standardise: Annotated[bool | None, typer.Option(help="Standardise features by the training scans.")] = None,
-    page: Annotated[bool | None, typer.Option(help="Draw the page of results.")] = None,
-    knn: Annotated[bool, typer.Option("--knn", help="Ask nearest neighbours too.")] = False,
-    neighbours: Annotated[str | None, typer.Option("-k", help="Numbers of neighbours, such as 10,20.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the neighbours' weights; 0.07 if absent.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read scans.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Measure what the features of a frozen network are worth: linear heads, and nearest neighbours.
@@ -64,22 +55,12 @@ def probe(
         "task.kind": kind,
         "task.targets": target or None,
         "out": out and str(out),
-        "features.folder": features and str(features),
-        "features.standardise": standardise,
-        "page": page,
-        "linear.iterations": iterations,
-        "linear.batch_size": batch_size,
-        "knn.run": knn or neighbours is not None or temperature is not None or None,
-        "knn.temperature": temperature,
-        "data.workers": workers,
-        "device": device,
     }
     with told_errors():
         from slivit.probing.command import run
         from slivit.probing.recipe import ProbeRecipe
         from slivit.recipe import check_recipe
 
-        options["knn.neighbours"] = whole_numbers(neighbours, "-k") if neighbours else None
         checkpoint, manifest, values = _values(targets, "MANIFEST", options)
         plain = {"out": str(Path(checkpoint or ".") / "probe"), **values}
         plain["data"] = {"manifest": manifest, **values.get("data", {})}

@@ -15,10 +15,14 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fasttransform import Transform
 from torch import Tensor
 
-from slivit.data.preprocessing import Preprocessing, preprocess
+from slivit.data.cache import SliceCache
+from slivit.data.preprocessing import Preprocessing, load_slices, preprocess
+from slivit.data.windows import Windows
 from slivit.parallel import from_main, rank_and_size
 
 Row = Mapping[str, Any]
+OPEN = 64
+"""Scans whose slices stay mapped into memory; each may hold a file open."""
 
 
 def slice_items(
@@ -53,33 +57,73 @@ def count_slices(path: str, reader: Mapping[str, Any] | None = None) -> int:
     return read_volume(path, select=lambda depth: [depth // 2], **(reader or {})).depth
 
 
-def load_image(item: Row, settings: Preprocessing) -> npt.NDArray[np.uint8]:
-    """Read one slice of a scan: (1, H, W).
+class SliceReader:
+    """Single slices of scans, with the limits of intensity of the whole scan, as in fine-tuning.
 
-    In training the slice is drawn from the item's part of the scan; in validation it is the middle of that part.
-
-    Raises:
-        ReadError: the scan cannot be read.
+    Args:
+        settings: the preprocessing, with its size set.
+        cache: where all slices of a scan are kept, so that it is decoded once however many of them are asked for.
+            Without one a scan is read anew for a slice, and whole where its limits follow from its intensities.
     """
-    from slivit.data.readers import read_volume
 
-    where = 0.5 if item["split"] == "val" else float(torch.rand(()))
+    def __init__(self, settings: Preprocessing, cache: SliceCache | None = None) -> None:
+        self.settings, self.cache = settings, cache
+        spacing = settings.spacing and (0.0, *settings.spacing[1:])
+        size = settings.size and (1, *settings.size[1:])
+        # Windows of one slice: all slices of a scan, as they are.
+        every = {"windows": Windows(), "sampling": "even", "spacing": spacing, "size": size}
+        self._every = settings.model_copy(update=every)
+        self._stacks: dict[str, npt.NDArray[np.uint8]] = {}
 
-    def select(depth: int) -> list[int]:
-        return [min(int((item["part"] + where) / item["parts"] * depth), depth - 1)]
+    def load(self, item: Row) -> npt.NDArray[np.uint8]:
+        """Read one slice of a scan: (1, H, W).
 
-    return preprocess(read_volume(item["path"], select=select, **settings.reader), settings)
+        In training the slice is drawn from the item's part of the scan; in validation it is the middle of that part.
+
+        Raises:
+            ReadError: the scan cannot be read.
+        """
+        where = 0.5 if item["split"] == "val" else float(torch.rand(()))
+
+        def chosen(depth: int) -> int:
+            return min(int((item["part"] + where) / item["parts"] * depth), depth - 1)
+
+        alone = None if self.cache else self._alone(str(item["path"]), chosen)
+        if alone is not None:
+            return alone
+        stack = self._stack(str(item["path"]))
+        number = chosen(len(stack))
+        return stack[number : number + 1]
+
+    def _alone(self, path: str, chosen: Callable[[int], int]) -> npt.NDArray[np.uint8] | None:
+        """The slice, of which nothing else is read; None where its limits follow from the rest of the scan."""
+        from slivit.data.readers import read_volume
+
+        if path in self._stacks:
+            return None
+        volume = read_volume(path, select=lambda depth: [chosen(depth)], **self.settings.reader)
+        by_itself = self.settings.fixed_range or (volume.array.dtype == np.uint8 and not self.settings.stretch)
+        return preprocess(volume, self.settings) if volume.depth == 1 or by_itself else None
+
+    def _stack(self, path: str) -> npt.NDArray[np.uint8]:
+        """(D, H, W): all slices; some scans stay open, as their slices come from all over an epoch."""
+        if path not in self._stacks:
+            while len(self._stacks) >= (OPEN if self.cache else 1):
+                del self._stacks[next(iter(self._stacks))]
+            load = self.cache.load if self.cache else load_slices
+            self._stacks[path] = load(path, self._every)
+        return self._stacks[path]
 
 
 class LoadImage(Transform):
     """An item of `slice_items` to (1, H, W) uint8."""
 
-    def __init__(self, settings: Preprocessing) -> None:
+    def __init__(self, settings: Preprocessing, cache: SliceCache | None = None) -> None:
         super().__init__()
-        self.settings = settings
+        self.reader = SliceReader(settings, cache)
 
     def encodes(self, item: dict) -> Tensor:
-        return torch.from_numpy(load_image(item, self.settings))
+        return torch.from_numpy(self.reader.load(item))
 
 
 class LoadItem(Transform):
@@ -102,6 +146,8 @@ class SharedDL(TfmdDL):
     """
 
     epoch_seed = 0
+    load: Callable[[Row], Any] | None = None
+    items: Sequence[Row] = ()
 
     def get_idxs(self) -> list[int]:
         """The items of this process, in the order of the epoch."""
@@ -124,7 +170,8 @@ class SharedDL(TfmdDL):
     def create_item(self, index: int) -> object:
         """Item `index`, with random numbers of its own."""
         with seeded(f"{self.epoch_seed}/{index}"):
-            return super().create_item(index)
+            # fastai's pipeline for an item takes longer than to read a small image.
+            return super().create_item(index) if self.load is None else (self.load(self.items[index]),)
 
 
 def _share(items: list[int], rank: int, size: int) -> list[int]:
@@ -137,14 +184,16 @@ def _share(items: list[int], rank: int, size: int) -> list[int]:
 def seeded(name: str) -> Iterator[None]:
     """Random numbers of torch, NumPy and Python that follow from `name` alone; afterwards all goes on as before."""
     before = random.getstate(), np.random.get_state()  # noqa: NPY002 (MONAI draws from the global state)
+    own = torch.get_rng_state()
     seed = random.Random(name).getrandbits(32)
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            random.seed(seed)
-            yield
+        # Not torch.manual_seed, which takes a hundred times as long, as it writes down who called it.
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        random.seed(seed)
+        yield
     finally:
+        torch.set_rng_state(own)
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
 
@@ -179,4 +228,7 @@ def unlabelled_dataloaders(
     )
     size = min(batch_size, max(1, len(train) // rank_and_size()[1]))
     options = {} if collate is None else {"create_batch": lambda samples: (collate([s[0] for s in samples]),)}
-    return block.dataloaders(None, bs=size, num_workers=workers, device=device, **options)
+    dls = block.dataloaders(None, bs=size, num_workers=workers, device=device, **options)
+    for loader, part in zip(dls.loaders, (train, val), strict=True):
+        loader.load, loader.items = load.encodes, [items[i] for i in part]
+    return dls

@@ -16,6 +16,7 @@ from fastai.learner import AvgMetric
 from fastai.optimizer import SGD, Adam
 from torch import Tensor
 
+from slivit.data.cache import SliceCache
 from slivit.data.images import LoadImage, LoadItem, Row, count_slices, slice_items, unlabelled_dataloaders
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import ModelError
@@ -65,6 +66,7 @@ def pretext_dataloaders(
     batch_size: int = 64,
     workers: int = 0,
     device: str | torch.device | None = None,
+    cache: SliceCache | None = None,
 ) -> DataLoaders:
     """fastai DataLoaders of scans without labels, as a pretext takes them.
 
@@ -78,6 +80,7 @@ def pretext_dataloaders(
         batch_size: items a step.
         workers: processes that read.
         device: fastai's default device where None.
+        cache: where the slices of scans are kept, for a pretext in 2D, so that each scan is decoded once.
 
     Raises:
         ReadError: a scan that cannot be read.
@@ -99,7 +102,7 @@ def pretext_dataloaders(
         items = slice_items(items, slices, counted)
     return unlabelled_dataloaders(
         items,
-        LoadImage(settings) if pretext.load is None else LoadItem(pretext.load),
+        LoadImage(settings, cache) if pretext.load is None else LoadItem(pretext.load),
         batch_size=batch_size,
         workers=workers,
         device=device,

@@ -161,8 +161,8 @@ class SelfSupervisedRecipe(Plugged):
     def _without_labels(self) -> Self:
         if self.preprocessing.windows:
             raise ValueError("preprocessing.windows belong to labelled scans; images.slices says which slices are used")
-        unused = ("test_manifest", "fractions", "train_fraction", "slice_labels", "cache", "cache_gb")
-        refuse_unused(self.data, "every row that is not of the test split is used, and read anew each epoch", *unused)
+        unused = ("test_manifest", "fractions", "train_fraction", "slice_labels")
+        refuse_unused(self.data, "every row that is not of the test split is used", *unused)
         if self.data.is_table:
             why = "images.validation and seed say which rows of a table are kept for validation"
             refuse_unused(self.data, why, "val_from_train", "split_seed")

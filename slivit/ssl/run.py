@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import save_backbone
+from slivit.data.cache import SliceCache
+from slivit.data.caching import cache_of, size_text
 from slivit.data.notes import gathered_notes
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.table import as_shown
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SLICES = "slices"
+ROOM = 0.8
+"""The share of a disk's free bytes that the slices of a run may take."""
 PICTURES = "pictures"
 
 
@@ -61,13 +67,15 @@ def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool =
         model = build_encoder(recipe)
         settings = recipe.preprocessing.model_copy(update={"size": spec_of(model).size})
         pretext = create_pretext(recipe.method, model, **recipe.pretext.args)
-        check_layers(recipe, pretext)
+        check_options(recipe, pretext)
         probes = _probes(recipe, pretext, settings, folder.path)
         with _begun(recipe, folder, frame) as following:
-            learn = make_learner(recipe, frame, pretext, settings, folder.path)
+            slices = slice_cache(recipe, frame, pretext, settings, folder.file(SLICES))
+            learn = make_learner(recipe, frame, pretext, settings, folder.path, slices)
             fit(learn, recipe, folder.path, resume=resume, cbs=[*following, *probes])
             save_backbone(folder.file(CHECKPOINT), pretext.encoder, settings, _record(recipe, frame), pretext.extra)
         if is_main():
+            shutil.rmtree(folder.path / SLICES, ignore_errors=True)
             folder.finish()
     return folder.path
 
@@ -104,12 +112,14 @@ def _begun(recipe: SelfSupervisedRecipe, folder: RunFolder, frame: pd.DataFrame)
         yield following
 
 
-def check_layers(recipe: SelfSupervisedRecipe, pretext: Pretext) -> None:
-    """Refuse rates by layer for a method without layers.
+def check_options(recipe: SelfSupervisedRecipe, pretext: Pretext) -> None:
+    """Refuse rates by layer for a method without layers, and a cache of slices for one that reads whole scans.
 
     Raises:
         RecipeError: they would do nothing.
     """
+    if pretext.load is not None and recipe.data.cache:
+        raise RecipeError(f"data.cache would do nothing: {recipe.method} reads whole scans; leave it out")
     if pretext.depth_of is None and (idle := changed(recipe.fit, "layer_decay", "patch_lr")):
         keys = " and ".join(f"fit.{key}" for key in idle)
         raise RecipeError(f"{keys} would do nothing: {recipe.method} has no layers by depth; leave it out")
@@ -142,8 +152,38 @@ def build_encoder(recipe: SelfSupervisedRecipe) -> nn.Module:
     return model
 
 
+def slice_cache(
+    recipe: SelfSupervisedRecipe, frame: pd.DataFrame, pretext: Pretext, settings: Preprocessing, own: Path
+) -> SliceCache | None:
+    """Where slices are kept, so that a scan is decoded once however many of its slices are asked for.
+
+    Args:
+        recipe: names a cache, or none.
+        frame: the scans.
+        pretext: a method in 3D reads whole scans by itself.
+        settings: the preprocessing, with its size set.
+        own: a folder of the run, which is removed at its end; for scans of several slices where the recipe names none.
+    """
+    if pretext.load is not None:
+        return None
+    if recipe.data.cache or ("slices" in frame and (frame["slices"] == 1).all()):
+        return cache_of(recipe.data)
+    rows, columns = settings.stored.size[1:] if settings.stored.size else (1, 1)
+    need = int(frame["slices"].sum() if "slices" in frame else 0) * rows * columns
+    if need > ROOM * shutil.disk_usage(own.parent).free:
+        log.warning("%s: its disk has no room for %s of slices, so each is read anew", own.parent, size_text(need))
+        return None
+    log.info("slices are kept in %s while it trains%s", own, f": {size_text(need)}" if need else "")
+    return SliceCache(own)
+
+
 def make_learner(
-    recipe: SelfSupervisedRecipe, frame: pd.DataFrame, pretext: Pretext, settings: Preprocessing, folder: Path
+    recipe: SelfSupervisedRecipe,
+    frame: pd.DataFrame,
+    pretext: Pretext,
+    settings: Preprocessing,
+    folder: Path,
+    cache: SliceCache | None = None,
 ) -> PretextLearner:
     """The fastai Learner of a recipe."""
     from slivit.device import choose_device
@@ -158,6 +198,7 @@ def make_learner(
         batch_size=options.batch_size,
         workers=recipe.data.processes,
         device=local_device(choose_device(options.device)),
+        cache=cache,
     )
     return pretext_learner(dls, pretext, options, path=folder)
 

@@ -10,7 +10,6 @@ import torch
 from transformers import SwinConfig, SwinForMaskedImageModeling, ViTConfig, ViTForImageClassification
 
 from slivit.errors import CheckpointError, ModelError
-from slivit.models._fold import fold_grey
 from slivit.models._weights import load_backbone
 from slivit.models.registry import create_model
 
@@ -240,17 +239,6 @@ def test_grey_weights_become_colour_weights_and_back():
                            (averaged, source.backbone.patch_embed.proj.weight.mean(1, keepdim=True))):  # fmt: skip
         load_backbone(target, source.backbone.state_dict())
         torch.testing.assert_close(target.backbone.patch_embed.proj.weight, wanted)
-
-
-def test_bytes_fold_into_a_patch_embedding():
-    model = swin()
-    grey = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
-    scale = [torch.tensor(v).view(1, 3, 1, 1) for v in (model.spec.mean, model.spec.std)]
-    with torch.no_grad():
-        wanted = model.backbone.patch_embed((grey.expand(-1, 3, -1, -1) / 255 - scale[0]) / scale[1])
-        model.backbone.patch_embed.proj = fold_grey(model.backbone.patch_embed.proj, model.spec.mean, model.spec.std)
-        torch.testing.assert_close(model.backbone.patch_embed(grey), wanted, rtol=1e-4, atol=1e-4)
-    assert "patch_embed.proj.weight" in model.backbone.state_dict()
 
 
 def test_another_architecture_is_named_with_the_keys_that_differ():

@@ -141,7 +141,8 @@ def test_a_checkpoint_is_probed_with_its_own_preprocessing(blob_scans, features,
     pretrained = load_encoder(network)
     task = Task(kind="binary", targets=("bright",))
     save_checkpoint(tmp_path / "tuned", pretrained.model, task, pretrained.preprocessing)
-    options = ("data.workers=0", "testing.draws=20", "--iterations", 20, "--features", features["folder"], "--no-page")
+    own = ("linear.iterations=20", f"features.folder={features['folder']}", "page=false")
+    options = ("data.workers=0", "testing.draws=20", *own)
     command("probe", tmp_path / "tuned", blob_scans, *options)
     first, second = (json.loads((p / "probe.json").read_text()) for p in (probed, tmp_path / "tuned" / "probe"))
     assert first["weights"] == second["weights"]
@@ -157,10 +158,19 @@ def test_published_weights_and_weights_at_random(blob_scans, features, tmp_path)
     weights = create_model("dino3d_vit_small", 1, **DINO).backbone.state_dict()
     torch.save({"teacher": {f"backbone.{key}": tensor for key, tensor in weights.items()}}, tmp_path / "published.pth")
     shared = [blob_scans, "--model", "dino3d_vit_small", "--kind", "binary", "--target", "bright", "data.workers=0",
-              "testing.draws=20", "--iterations", 20, "--no-page", "--features", features["folder"],
+              "testing.draws=20", "linear.iterations=20", "page=false", f"features.folder={features['folder']}",
               *(f"model.{key}={value}" for key, value in DINO.items())]  # fmt: skip
-    command("probe", *shared, "--weights", tmp_path / "published.pth", "--out", tmp_path / "a", "-k", "3,5")
-    command("probe", *shared, "--random-init", "--seed", 1, "--out", tmp_path / "b", "--no-standardise")
+    command(
+        "probe",
+        *shared,
+        "--weights",
+        tmp_path / "published.pth",
+        "--out",
+        tmp_path / "a",
+        "knn.run=true",
+        "knn.neighbours=[3,5]",
+    )
+    command("probe", *shared, "--random-init", "--seed", 1, "--out", tmp_path / "b", "features.standardise=false")
     found = [json.loads((tmp_path / name / "probe.json").read_text()) for name in "ab"]
     assert found[0]["network"]["file"] == "published.pth"
     assert found[0]["knn"]["chosen"]["neighbours"] in (3, 5)
@@ -184,7 +194,7 @@ def test_mistakes_are_told(blob_scans, features, network, probed, tmp_path):
     assert "has no weights" in command("probe", blob_scans, "--model", "slivit", *target, expect=2)
     assert "exclude each other" in command("probe", "m.csv", "--model", "slivit", "--weights", "x", "--random-init",
                                            expect=2)  # fmt: skip
-    assert "give whole numbers" in command("probe", "run", blob_scans, "-k", "a", expect=2)
+    assert "knn.neighbours" in command("probe", tmp_path, blob_scans, "knn.neighbours=a", expect=2)
     assert "no checkpoint" in command("probe", tmp_path, blob_scans, *target, expect=2)
     with pytest.raises(RecipeError, match=r'no features "last9".*"last4"'):
         probe.run(recipe(blob_scans, tmp_path / "x", checkpoint=network, features={**features, "sets": ("last9",)}))

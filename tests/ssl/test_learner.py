@@ -1,5 +1,7 @@
 """Pre-training from Python: slices of volumes as images, the Learner, schedules, the backbone that comes out."""
 
+import random
+
 import numpy as np
 import pytest
 import tifffile
@@ -7,7 +9,8 @@ import torch
 from fastai.callback.core import Callback
 
 import slivit
-from slivit.data.images import count_slices, load_image, slice_items
+from slivit.data.cache import SliceCache
+from slivit.data.images import SliceReader, count_slices, seeded, slice_items
 from slivit.errors import CheckpointError
 from slivit.ssl._lars import lars
 from slivit.ssl.learner import pretext_learner, undecayed
@@ -37,15 +40,54 @@ def test_every_slice_is_an_item_and_is_read_alone(volumes):
     assert len(items) == sum(depths.values())
     settings = slivit.Preprocessing(size=(1, 40, 40), stretch=False, window=(0, 255))
     for item in items:
-        assert load_image(item, settings).mean() // 10 == item["part"]
+        assert SliceReader(settings).load(item).mean() // 10 == item["part"]
 
 
 def test_a_sample_of_slices_is_spread_over_the_volume(volumes):
     settings = slivit.Preprocessing(size=(1, 40, 40), stretch=False, window=(0, 255))
     items = slice_items([{"path": str(volumes[2]), "split": "train"}], 2)
-    seen = {(item["part"], int(load_image(item, settings).mean() // 10)) for item in items for _ in range(20)}
+    seen = {(item["part"], int(SliceReader(settings).load(item).mean() // 10)) for item in items for _ in range(20)}
     assert {part for part, _ in seen} == {0, 1}
     assert max(number for part, number in seen if part == 0) <= 2 <= min(n for part, n in seen if part == 1)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_slice_has_the_limits_of_its_scan_and_each_scan_is_decoded_once(tmp_path, monkeypatch, kept):
+    """Of (4, 8, 8) CT, whose slices differ in brightness: what one slice becomes follows from all of them."""
+    import nibabel
+
+    from slivit.data.readers import dispatch
+
+    array = np.random.default_rng(0).normal(0, 5, (8, 8, 4)) + 100 * np.arange(4)
+    nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), np.eye(4)), tmp_path / "ct.nii.gz")
+    settings = slivit.Preprocessing(size=(1, 8, 8))
+    whole = slivit.load_slices(str(tmp_path / "ct.nii.gz"), slivit.Preprocessing(size=(4, 8, 8)))
+    decoded, original = [], dispatch._volume
+    monkeypatch.setattr(dispatch, "_volume", lambda *args: decoded.append(args) or original(*args))
+    reader = SliceReader(settings, SliceCache(tmp_path / "cache") if kept else None)
+    items = slice_items(
+        [{"path": str(tmp_path / "ct.nii.gz"), "split": "val"}], "all", {str(tmp_path / "ct.nii.gz"): 4}
+    )
+    for item in (*items, *items):
+        np.testing.assert_array_equal(reader.load(item)[0], whole[item["part"]])
+    assert len(decoded) == (1 if kept else 2)
+    again = SliceReader(settings, SliceCache(tmp_path / "cache") if kept else None)
+    np.testing.assert_array_equal(again.load(items[2])[0], whole[2])
+    assert len(decoded) == (1 if kept else 4)
+
+
+def test_what_is_random_of_an_item_follows_from_its_name_alone():
+    state = torch.get_rng_state()
+    with seeded("3/5"):
+        first = torch.rand(2), np.random.rand(), random.random()  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(7)
+    with seeded("3/5"):
+        second = torch.rand(2), np.random.rand(), random.random()  # noqa: NPY002
+    assert torch.equal(first[0], second[0])
+    assert first[1:] == second[1:]
+    with seeded("3/6"):
+        assert not torch.equal(torch.rand(2), first[0])
 
 
 def test_from_python_to_a_volume_model(volumes, tmp_path):

@@ -36,8 +36,8 @@ DATA = {
     "val_from_train": (0.2, LABELLED, {}),
     "train_fraction": (0.5, LABELLED, {}),
     "workers": (0, ALL, {}),
-    "cache": ("cache", LABELLED, {}),
-    "cache_gb": (1.0, LABELLED, {"cache": "cache"}),
+    "cache": ("cache", ALL, {}),
+    "cache_gb": (1.0, ALL, {"cache": "cache"}),
     "slice_labels": ({"column": "slices"}, ("windows",), {}),
 }
 FIT = {
@@ -72,7 +72,7 @@ PRETEXT_FIT = {
     "layer_decay": (0.9, {}),
     "patch_lr": (0.2, {}),
     "clip": (3.0, {}),
-    "precision": ("auto", {}),
+    "precision": ("bfloat16", {}),
     "checkpoint_activations": (True, {}),
     "shards": (True, {}),
     "device": ("cpu", {}),
@@ -83,6 +83,7 @@ TESTING = {
     "by_patient": (True, LABELLED, {}),
     "stratified": (True, LABELLED, {}),
     "batch_size": (2, LABELLED, {}),
+    "precision": ("float32", LABELLED, {}),
     "operating_point": ("youden", LABELLED, {}),
     "temperature": (True, LABELLED, {}),
     "subgroups": (("site",), LABELLED, {}),
