@@ -111,6 +111,16 @@ def test_radiographs_of_one_series_are_no_volume(tmp_path, dicom_series, voxels)
     np.testing.assert_array_equal(read_volume(tmp_path / "000.dcm").array, voxels[[0]])
 
 
+def test_nuclear_images_of_two_energies_are_not_joined(tmp_path, dicom_file, rng):
+    pixels = rng.integers(0, 99, (6, 4, 5), dtype=np.uint16)
+    one = {"EnergyWindowVector": [1] * 6, "SliceVector": [1, 2, 3, 4, 5, 6]}
+    two = {"EnergyWindowVector": [1, 1, 1, 2, 2, 2], "SliceVector": [1, 2, 3, 1, 2, 3]}
+    path = _save(dicom_file(pixels, Modality="NM", **one), tmp_path / "a.dcm")
+    np.testing.assert_array_equal(read_volume(path).array, pixels)
+    with pytest.raises(ReadError, match=r"b\.dcm: holds 6 images of nuclear medicine, 2 energy windows x 3 slices"):
+        read_volume(_save(dicom_file(pixels, Modality="NM", **two), tmp_path / "b.dcm"))
+
+
 def test_two_patients_of_one_series_are_listed(tmp_path, dicom_series, voxels):
     dicom_series(tmp_path / "a", voxels, PatientID="Ann")
     dicom_series(tmp_path / "b", voxels + 1, PatientID="", PatientName="Bo^B", SOPInstanceUID=lambda i: f"1.7.{i}")

@@ -186,7 +186,7 @@ def read_frames(entry: Entry, source: str) -> list[Frame] | str | None:
     with decoding(source, "DICOM"), entry.open() as stream:
         plain = plain_header(stream, TAGS)
     if plain is not None and plain.get("Rows") and plain.get("Columns") and not is_mosaic(plain.get):
-        return _no_scan(plain.get) or list(frames_of(plain.get, entry, source, plain))
+        return _no_scan(plain.get) or _checked(list(frames_of(plain.get, entry, source, plain)), source)
     dataset = read_dataset(entry, source, pixels=False)
     if dataset is None:
         return None
@@ -201,7 +201,15 @@ def read_frames(entry: Entry, source: str) -> list[Frame] | str | None:
             from slivit.data.readers.dicom_mosaic import tiles
 
             return tiles(frames, source)
+        return _checked(frames, source)
+
+
+def _checked(frames: list[Frame], source: str) -> list[Frame]:
+    if len(frames) == 1 or frames[0].series.modality != "NM":
         return frames
+    from slivit.data.readers.dicom_nuclear import check_nuclear
+
+    return check_nuclear(frames, source)
 
 
 def is_mosaic(get: Get) -> bool:
