@@ -42,7 +42,8 @@ def test_a_full_disk_is_told_once_and_scans_are_still_read(cache, monkeypatch, c
 
 
 LIMITED = """
-import resource, sys
+import logging, resource, sys
+logging.basicConfig()
 from slivit.data.cache import SliceCache
 from slivit.data.preprocessing import Preprocessing
 cache = SliceCache(sys.argv[2])
