@@ -64,7 +64,7 @@ def test_a_killed_command_goes_on_to_the_same_result(server, ground, clean, name
     with capsys.disabled():
         print(f"\n{name}: killed {len(places)} times in {whole['operations']} operations, {len(wrong)} wrong")
     clean(job.out)
-    assert wrong == []
+    assert not wrong, "\n".join(map(str, wrong))
 
 
 def _problems(job, killed, place, terminated, out, wanted) -> list:
