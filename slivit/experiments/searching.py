@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -66,11 +68,44 @@ def _storage(name: str, folder: Path) -> Any:
     if name != "journal":
         return name
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
 
     file = str(folder / "sweep.journal")
-    lock = JournalFileOpenLock(file) if os.name == "nt" else None  # Windows makes no links for ordinary users
-    return JournalStorage(JournalFileBackend(file, lock_obj=lock))
+    kind: Any = JournalFileOpenLock if os.name == "nt" else JournalFileSymlinkLock  # links need rights on Windows
+    return JournalStorage(JournalFileBackend(file, lock_obj=_undisturbed(kind)(file)))
+
+
+def _undisturbed(kind: Any) -> Any:
+    """A kind of lock during which signals wait: Optuna's own breaks where one raises in the midst of its release."""
+
+    class Undisturbed(kind):
+        waiting: dict[int, Any]
+        came: list[int]
+
+        def acquire(self) -> Any:
+            self.came, self.waiting = [], {}
+            if threading.current_thread() is threading.main_thread():
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    self.waiting[number] = signal.signal(number, lambda came, _: self.came.append(came))
+            try:
+                return super().acquire()
+            except BaseException:
+                self._let_come()
+                raise
+
+        def release(self) -> None:
+            try:
+                super().release()
+            finally:
+                self._let_come()
+
+        def _let_come(self) -> None:
+            for number, before in self.waiting.items():
+                signal.signal(number, before)
+            for number in self.came[:1]:
+                signal.raise_signal(number)
+
+    return Undisturbed
 
 
 def _sampler(recipe: SweepRecipe) -> Any:
@@ -186,22 +221,28 @@ def places(trials: Sequence[FrozenTrial]) -> dict[int, int]:
 
 def queue_again(study: Study, trial: Trial | FrozenTrial) -> None:
     """Queue a trial that was stopped; it goes on in its own folder."""
-    place = places(study.get_trials(deepcopy=False))[trial.number]
+    trials = study.get_trials(deepcopy=False)
+    place, stored = places(trials)[trial.number], next(t for t in trials if t.number == trial.number)
     attrs = {GOES_ON: trial.number, FOLDER: trial.user_attrs.get(FOLDER, folder_name(place))}
-    study.enqueue_trial(trial.params, user_attrs=attrs)
+    study.enqueue_trial({**stored.system_attrs.get("fixed_params", {}), **stored.params}, user_attrs=attrs)
 
 
 def _is_dead(trial: FrozenTrial, folder: Path) -> bool:
-    from filelock import FileLock, Timeout
-
     worker = trial.user_attrs.get(WORKER)
     if worker is None:
-        return trial.datetime_start is None or datetime.now() - trial.datetime_start > GRACE
+        alone = sum(_is_held(lock) for lock in (folder / WORKERS).glob("*.lock")) <= 1  # by this process itself
+        return alone or trial.datetime_start is None or datetime.now() - trial.datetime_start > GRACE
+    return not _is_held(folder / WORKERS / worker)
+
+
+def _is_held(lock: Path) -> bool:
+    from filelock import FileLock, Timeout
+
     try:
-        with FileLock(folder / WORKERS / worker, timeout=0):
-            return True
+        with FileLock(lock, timeout=0):
+            return False
     except Timeout:
-        return False
+        return True
 
 
 def folder_name(place: int) -> str:
