@@ -73,6 +73,10 @@ class PretextFit(Section):
             work.
         shards: where several processes train, give each a share of the weights instead of a copy (FSDP).
         device: "auto", "cpu", "cuda", "mps".
+
+    Example:
+        >>> slivit.PretextFit(epochs=5, batch_size=16).optimiser
+        'adamw'
     """
 
     epochs: int = Field(default=100, ge=1)

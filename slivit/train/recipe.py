@@ -46,6 +46,10 @@ class Fit(Section):
         precision: "float32", "bfloat16", "float16" (GPU only), or "auto": the fastest that the device has, which is
             bfloat16 on newer GPUs and processors, float16 on older GPUs, and float32 elsewhere.
         device: "auto", "cpu", "cuda", "mps".
+
+    Example:
+        >>> slivit.Fit(epochs=5, lr=1e-3).schedule
+        'one_cycle'
     """
 
     epochs: int = Field(default=20, ge=1)

@@ -81,7 +81,7 @@ def die_while_writing(folder, path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_a_process_killed_half_way_leaves_a_cache_that_works(cache, scan, reads, age):
+def test_a_process_killed_half_way_leaves_a_cache_that_works(cache, scan, reads):
     process = SPAWN.Process(target=die_while_writing, args=(cache.folder, scan))
     process.start()
     process.join(60)
@@ -90,12 +90,7 @@ def test_a_process_killed_half_way_leaves_a_cache_that_works(cache, scan, reads,
     np.testing.assert_array_equal(cache.load(scan, SETTINGS), load_slices(scan, SETTINGS))
     cache.load(scan, SETTINGS)
     assert len(reads) == 1
-    left = next(cache.folder.rglob(".*.npy"))
-    cache.clear(unused_days=1)
-    assert left.exists()
-    age(left, 2 * 3600)
-    cache.clear(unused_days=1)
-    assert not left.exists()
+    assert cache.info().partial_bytes == 0  # who writes there next removes what a dead process left
     assert len(entries(cache)) == 1
 
 
