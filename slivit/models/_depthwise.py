@@ -8,8 +8,10 @@ pass. See docs/depthwise.md, with the measurement.
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -112,15 +114,10 @@ def weight_gradient(x: Tensor, gradient: Tensor, kernel: int) -> Tensor:
     Returns:
         (C, 1, K, K) float32.
     """
-    import numba
+    from slivit.models._depthwise_loop import row_sums
 
-    from slivit.models._depthwise_loop import sums
-
-    inputs, gradients = (part.permute(0, 2, 3, 1).float().contiguous() for part in (x, gradient))
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(torch.get_num_threads(), before))
-    try:
-        found = sums(inputs.numpy(), gradients.numpy(), kernel)
-    finally:
-        numba.set_num_threads(before)
-    return torch.from_numpy(found).permute(2, 0, 1).unsqueeze(1).contiguous()
+    inputs, gradients = (part.detach().permute(0, 2, 3, 1).float().contiguous().numpy() for part in (x, gradient))
+    # Threads of Python: those of numba go on turning while they wait, and take the processor from torch's.
+    with ThreadPoolExecutor(min(kernel, torch.get_num_threads())) as pool:
+        rows = list(pool.map(lambda i: row_sums(inputs, gradients, kernel, i), range(kernel)))
+    return torch.from_numpy(np.stack(rows)).permute(2, 0, 1).unsqueeze(1).contiguous()
