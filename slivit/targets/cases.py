@@ -97,7 +97,7 @@ def in_order(table: pd.DataFrame) -> pd.DataFrame:
     names = table["path"].astype(str) if "path" in table else pd.Series("", index=table.index)
     if names.is_unique:
         return table.loc[names.sort_values().index]
-    texts = [names, *(table[c].astype(str) for c in table)]
+    texts = [names.tolist(), *([str(value) for value in table[c]] for c in table)]
     return table.iloc[sorted(range(len(table)), key=list(zip(*texts, strict=True)).__getitem__)]
 
 

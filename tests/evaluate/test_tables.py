@@ -18,9 +18,9 @@ def test_a_table_comes_back_to_the_last_digit(made_up_predictions, tmp_path, kin
 
 
 def test_classes_named_like_missing_values_stay(tmp_path):
-    pd.DataFrame({"target_x": ["None", "NA"], "prob_None": [0.9, 0.2], "prob_NA": [0.1, 0.8]}).to_csv(
-        tmp_path / "p.csv", index=False
-    )
+    pd.DataFrame(
+        {"path": ["a", "b"], "target_x": ["None", "NA"], "prob_None": [0.9, 0.2], "prob_NA": [0.1, 0.8]}
+    ).to_csv(tmp_path / "p.csv", index=False)
     table, task = read_predictions(tmp_path / "p.csv")
     assert table["target_x"].tolist() == ["None", "NA"]
     assert task.classes == ("None", "NA")
