@@ -174,6 +174,10 @@ class Ensemble(nn.Module):
         mean = self.head(self.forward_members(x, covariates))
         return mean if self.activation == "identity" else _logits(mean, self.activation)
 
+    def pooled_features(self, x: Tensor, covariates: Tensor | None = None) -> Tensor:
+        """(B, 1, S, P, P) -> (B, members * out_dim): what the members say, side by side."""
+        return self.forward_members(x, covariates).transpose(0, 1).flatten(1)
+
     def forward_members(self, x: Tensor, covariates: Tensor | None = None) -> Tensor:
         """(members, B, out_dim): what each member says, in probabilities or standardised values."""
         features = table_features(x, self.names, covariates)

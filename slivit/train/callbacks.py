@@ -305,6 +305,8 @@ def _plain(value: Any) -> Any:
 class Autocast(MixedPrecision):
     """fastai's mixed precision, on the device of the data instead of on CUDA alone."""
 
+    entered = False
+
     def before_fit(self) -> None:
         super().before_fit()
         device = torch.device(self.dls.device or "cpu").type
@@ -312,6 +314,19 @@ class Autocast(MixedPrecision):
             dtype = torch.bfloat16 if self.amp_mode == AMPMode.BF16 else torch.float16
             self.autocast = torch.autocast(device, dtype=dtype)
             self.learn.scaler = torch.amp.GradScaler(device, enabled=False)
+
+    def before_batch(self) -> None:
+        super().before_batch()
+        self.entered = True
+
+    def after_loss(self) -> None:
+        super().after_loss()
+        self.entered = False
+
+    def leave(self) -> None:
+        """End half precision where an error ended a batch: what this process does next would be computed in it."""
+        if self.entered:
+            self.after_loss()
 
 
 class WriteHistory(Callback):

@@ -70,6 +70,9 @@ class VolumeLearner(Learner):
                 super().fit(n_epoch, *args, **kwargs)
         finally:
             self.first_epoch = 0
+            for callback in self.cbs:
+                if isinstance(callback, Autocast):
+                    callback.leave()
 
 
 def parameter_groups(model: nn.Module) -> list[list[nn.Parameter]]:

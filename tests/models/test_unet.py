@@ -41,7 +41,7 @@ def test_swin_unetr_is_monais_on_the_volume_turned_round() -> None:
 
     small = {"width": 12, "depths": (1, 1, 1, 1), "heads": (1, 1, 2, 2)}
     theirs = SwinUNETR(2, 3, feature_size=12, depths=small["depths"], num_heads=small["heads"]).eval()
-    model = new_model("swin_unetr", in_chans=2, **small)
+    model = new_model("swin_unetr", in_chans=2, window_size=7, **small)
     state = theirs.state_dict()
     dropped = load_backbone(model, state)
     assert "out.conv.conv.bias" in dropped

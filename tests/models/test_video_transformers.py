@@ -123,14 +123,14 @@ def test_what_is_cached_needs_no_network(tmp_path: Path, monkeypatch: pytest.Mon
     files = {"pytorch_model.bin": str(tmp_path / "pytorch_model.bin")}
     for hub in (FakeHub(files, {}, offline=True), FakeHub({}, files)):
         monkeypatch.setattr("huggingface_hub.hf_hub_download", hub)
-        same(small("vivit", pretrained="someone/something"), library("vivit"))
+        same(small("vivit", pretrained="hub:someone/something"), library("vivit"))
 
 
 @pytest.mark.parametrize(("offline", "told"), [(True, "no network here"), (False, "no such file there")])
 def test_a_hub_that_gives_nothing_is_told(monkeypatch: pytest.MonkeyPatch, offline: bool, told: str) -> None:
     monkeypatch.setattr("huggingface_hub.hf_hub_download", FakeHub({}, {}, offline))
-    with pytest.raises(CheckpointError, match=rf'"someone/something".*{told}.*give its path'):
-        small("vivit", pretrained="someone/something")
+    with pytest.raises(CheckpointError, match=rf'someone/something".*{told}.*give its path'):
+        small("vivit", pretrained="hub:someone/something")
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match=r'no such weight file or folder "a/b/c\.pth"'):
         small("vivit", pretrained="a/b/c.pth")

@@ -191,6 +191,7 @@ def recipe(scans, out, method="dino3d", **more):
     if method == "simclr":
         values["model"] = {"name": "image_classifier", **RESNET}
         values["pretext"] = {"hidden": 16, "projection": 8}
+        values["fit"] = {k: v for k, v in values["fit"].items() if k not in ("layer_decay", "patch_lr")}
     if method == "dino":
         values["model"] = {"name": "slice_vit", **VIT}
         values["pretext"] = {"small_size": 16, "small_crops": 2, **HEAD}
