@@ -14,7 +14,7 @@ ORDER = (
     ("statistics",),
     ("targets",),
     ("data", "models", "phantoms"),
-    ("config", "checkpoint", "lineage", "folder"),
+    ("checkpoint", "folder"),
     ("predict",),
     ("report",),
     ("evaluate",),

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import Checkpoint, checkpoint_folder, load_encoder, read_config
+from slivit.checkpoint.lineage import describe_start
 from slivit.data.preprocessing import Preprocessing
-from slivit.lineage import describe_start
 from slivit.models.recipe import Model
 from slivit.models.registry import spec_of
 from slivit.probing.recipe import NetworkRecipe

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import save_backbone
+from slivit.checkpoint.lineage import started_from
 from slivit.data.cache import SliceCache
 from slivit.data.caching import cache_of, size_text
 from slivit.data.notes import gathered_notes
@@ -18,7 +19,6 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.data.table import as_shown
 from slivit.errors import ManifestError, RecipeError
 from slivit.folder import CHECKPOINT, HISTORY, PROGRESS, SPLIT, RunFolder
-from slivit.lineage import started_from
 from slivit.models.registry import spec_of
 from slivit.parallel import from_main, is_main, local_device, process_group, wait_for_all
 from slivit.settings import changed

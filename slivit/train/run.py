@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import save_backbone, save_checkpoint, store_operating_point
+from slivit.checkpoint.lineage import started_from
 from slivit.data.notes import gathered_notes
 from slivit.data.preprocessing import SHORT_SCAN, Preprocessing
 from slivit.errors import RecipeError
@@ -22,7 +23,6 @@ from slivit.evaluate.measure import log_headlines, measure, write_results
 from slivit.evaluate.tables import read_predictions
 from slivit.files import write_json
 from slivit.folder import CHECKPOINT, HISTORY, METRICS, PREDICTIONS, RunFolder
-from slivit.lineage import started_from
 from slivit.models.registry import spec_of
 from slivit.parallel import only_one_process
 from slivit.targets.decision import Decision

@@ -3,8 +3,8 @@
 import hashlib
 
 from slivit.checkpoint import save_backbone
+from slivit.checkpoint.lineage import started_from
 from slivit.data.preprocessing import Preprocessing
-from slivit.lineage import started_from
 from slivit.models.recipe import Model
 from slivit.models.registry import create_model
 

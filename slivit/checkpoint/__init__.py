@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slivit.config import FORMAT, parse_config
+from slivit.checkpoint.config import FORMAT, parse_config
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import CheckpointError, SlivitError
 from slivit.files import whole_folder, write_json, write_tensors
@@ -313,7 +313,7 @@ def checkpoint_folder(path: str | Path) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a checkpoint folder, every value of it checked (see `slivit.config`)."""
+    """The `config.json` of a checkpoint folder, every value of it checked (see `slivit.checkpoint.config`)."""
     return parse_config(folder / CONFIG)
 
 
