@@ -72,6 +72,35 @@ def place_stack(stack: Bytes, size: Sequence[int]) -> Bytes:
     return out
 
 
+def taken_back(plane: npt.NDArray[np.float32], grid: Sequence[int]) -> npt.NDArray[np.float32]:
+    """What `place_stack` made of a slice, on the slice's own grid again; 0 where it was cropped.
+
+    Args:
+        plane: (H, W).
+        grid: (h, w) before the slice was placed.
+    """
+    out = np.zeros(tuple(grid), np.float32)
+    source, target = zip(*(_overlap(a, b) for a, b in zip(grid, plane.shape, strict=True)), strict=True)
+    out[source] = plane[target]
+    return out
+
+
+def slices_behind(depth: int, spacing: float, wanted: float, slices: int) -> npt.NDArray[np.intp]:
+    """(slices,) which slice of a scan each one shows that was resampled between slices and placed; -1 where none does.
+
+    Args:
+        depth: of the scan.
+        spacing: between its slices, in mm.
+        wanted: between the slices that are shown, in mm.
+        slices: that are shown.
+    """
+    resampled = at_spacing(depth, spacing, wanted)
+    source, target = _overlap(resampled, slices)
+    numbers = np.full(slices, -1, np.intp)
+    numbers[target] = ((np.arange(resampled)[source] + 0.5) * depth / resampled).astype(np.intp)
+    return numbers
+
+
 def _overlap(count: int, wanted: int) -> tuple[slice, slice]:
     """The part of an axis that is kept, and where it goes."""
     kept = min(count, wanted)

@@ -252,6 +252,13 @@ def _resized(
     return out if (rows, columns) == size else place_stack(out, (slices, *size))
 
 
+def grid_of(volume: Volume, settings: Preprocessing) -> tuple[int, int] | None:
+    """(rows, columns) of a slice before it was cropped or padded round its centre; None where it fills the model's."""
+    if settings.fit == "stretch" and not (settings.spacing and settings.spacing[1]):
+        return None
+    return _shape_of_slices(volume, settings, settings.stored._size()[1:])
+
+
 def _shape_of_slices(volume: Volume, settings: Preprocessing, size: tuple[int, int]) -> tuple[int, int]:
     """The rows and columns to which slices are resized before they are cropped or padded to `size`."""
     height, width = volume.array.shape[1:]

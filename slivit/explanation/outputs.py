@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slivit import __version__
+from slivit.data.physical import taken_back
 from slivit.data.slices import BLANK
 from slivit.explanation.predicting import ExplainError
 from slivit.files import whole_folder, write_json
@@ -102,8 +103,19 @@ def overlay_array(found: Explanation, method: str) -> npt.NDArray[np.float32]:
         volume += scores_by_slice(found, method)[:, None, None]
         return volume
     for number in scan.sampled:
-        volume[number] = slice_map(scan, maps, int(number), scan.shape[1:])
+        volume[number] = _on_the_scan(scan, maps, int(number))
     return volume
+
+
+def _on_the_scan(scan: SeenScan, maps: npt.NDArray[np.float32], number: int) -> npt.NDArray[np.float32]:
+    """The map over one slice of the scan, at the scan's rows and columns; 0 where the model did not see it."""
+    import cv2
+
+    if scan.grid is None:
+        return slice_map(scan, maps, number, scan.shape[1:])
+    height, width = scan.stack.shape[1:]
+    seen = taken_back(slice_map(scan, maps, number, (height, width)), scan.grid)
+    return np.asarray(cv2.resize(seen, scan.shape[:0:-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def slice_map(

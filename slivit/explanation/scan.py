@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from slivit.data.preprocessing import Preprocessing, preprocess
+from slivit.data.physical import slices_behind
+from slivit.data.preprocessing import Preprocessing, grid_of, preprocess
 from slivit.data.readers import read_volume
 from slivit.data.slices import BLANK, resample_positions, sample_slices
 from slivit.errors import ReadError
@@ -29,6 +30,7 @@ class SeenScan:
         spacing: mm between slices, rows and columns of the scan; None where unknown.
         affine: (4, 4) from the voxel index (d, h, w, 1) to RAS coordinates in mm; None where unknown.
         notes: what the reader noticed.
+        grid: (rows, columns) of a slice before it was cropped or padded to the stack's; None where it fills them.
     """
 
     source: str
@@ -38,6 +40,7 @@ class SeenScan:
     spacing: tuple[float, float, float] | None
     affine: npt.NDArray[np.float64] | None
     notes: tuple[str, ...]
+    grid: tuple[int, int] | None = None
 
     @property
     def sampled(self) -> npt.NDArray[np.intp]:
@@ -48,6 +51,8 @@ class SeenScan:
     def aspect(self) -> float:
         """Width of a slice over its height, in mm where the spacing is known, else in pixels."""
         _, height, width = self.shape
+        if self.grid:
+            return self.stack.shape[2] / self.stack.shape[1]
         rows, columns = self.spacing[1:] if self.spacing else (1.0, 1.0)
         return width * columns / (height * rows)
 
@@ -73,15 +78,20 @@ def see_scan(scan: str | Path | Volume, settings: Preprocessing) -> SeenScan:
         stack = preprocess(volume, settings)
     notes = (*volume.notes, *(str(w.message) for w in caught))
     shape = (volume.depth, *volume.shape[1:])
-    slices = slice_numbers(volume.depth, settings)
-    return SeenScan(volume.source, stack, slices, shape, volume.spacing, volume.affine, notes)
+    slices = slice_numbers(volume.depth, settings, volume.spacing)
+    grid = grid_of(volume, settings)
+    return SeenScan(volume.source, stack, slices, shape, volume.spacing, volume.affine, notes, grid)
 
 
-def slice_numbers(depth: int, settings: Preprocessing) -> npt.NDArray[np.intp]:
+def slice_numbers(
+    depth: int, settings: Preprocessing, spacing: tuple[float, float, float] | None = None
+) -> npt.NDArray[np.intp]:
     """(S,) which of a scan's `depth` slices each of the model's slices shows; -1 for a blank. With windows, all."""
     slices = settings.size[0] if settings.size else 0
     if settings.windows and depth >= slices:
         return np.arange(depth)
+    if settings.between_slices and spacing:
+        return slices_behind(depth, spacing[0], settings.between_slices, slices)
     if settings.resamples(depth):
         lower, weight = resample_positions(depth, slices)
         return np.where(weight < 0.5, lower, lower + 1)

@@ -83,8 +83,13 @@ def seen_box(shape: Sequence[int], settings: Preprocessing) -> Box:
         settings: the preprocessing, with its size set.
 
     Raises:
-        SlivitError: a preprocessing that cuts scans into windows.
+        SlivitError: a preprocessing that cuts scans into windows, or brings them to a spacing or an aspect.
     """
+    if settings.spacing or settings.fit == "pad":
+        raise SlivitError(
+            "features cannot be brought back to a scan that was resampled in mm or padded: leave out "
+            "preprocessing.spacing, and preprocessing.fit"
+        )
     if settings.windows:
         raise SlivitError("a scan that is cut into windows is not seen as a whole: leave out preprocessing.windows")
     slices, *size = settings.stored.size or (0, 0, 0)

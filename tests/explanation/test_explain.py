@@ -1,6 +1,7 @@
 """Explanations: what is said of a slice is what the model does, and each score lands where it belongs."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -256,3 +257,23 @@ def test_mistakes_are_told(checkpoint, network, settings, volume):
 def test_the_likeliest_class_is_explained(network, settings, volume):
     found = slivit.explain(network(3), volume, task=CLASSES, preprocessing=settings, methods=["gradcam"])
     assert found.prediction == max(found.predictions[f"prob_{c}"] for c in "abc")
+
+
+@pytest.mark.parametrize("how", [{"spacing": (1, 1, 1)}, {"fit": "pad"}])
+def test_what_was_resampled_or_padded_lies_where_it_was(how):
+    """A bright box in a scan: a map that is bright where the model's slices are lies on the box again."""
+    from slivit.explanation.outputs import overlay_array
+    from slivit.explanation.result import Attribution
+
+    array = np.zeros((10, 20, 40), np.uint8)
+    array[4:6, 5:10, 25:35] = 255
+    settings = slivit.Preprocessing(size=(30, 48, 48), stretch=None, **how)
+    scan = see_scan(Volume(array, (3.0, 2.0, 1.0), "box"), settings)
+    maps = scan.stack.astype(np.float32) / 255
+    explanation = SimpleNamespace(
+        scan=scan, attributions={"m": Attribution("m", np.zeros(len(scan.sampled)), maps, {})}
+    )
+    volume = overlay_array(explanation, "m")
+    assert volume.shape == array.shape
+    assert volume[array > 0].mean() > 0.8
+    assert volume[array == 0].mean() < 0.02
