@@ -22,6 +22,8 @@ def wheel(tmp_path_factory):
         "sweep",
         "study",
         "setup.cfg",
+        "setup.py",
+        "MANIFEST.in",
         "pyproject.toml",
         "README.md",
         "LICENSE",
