@@ -12,7 +12,7 @@ JOBS ?= 2
 help:
 	@echo "make demo         install the package alone and run the main job on made-up scans (about 2 minutes)"
 	@echo "make test         install everything and run the ordinary tests"
-	@echo "make test-slow    the tests marked slow"
+	@echo "make test-slow    the tests marked slow, but for those of the campaign"
 	@echo "make test-lowest  demo and tests with the lowest versions that setup.cfg allows, in an environment of its own"
 	@echo "make notebooks    run every notebook"
 	@echo "make docs         the documentation as web pages, in build/docs"
@@ -43,7 +43,7 @@ test: $(ALL)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not network"
 
 test-slow: $(ALL)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "slow and not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "slow and not network" --ignore=tests/campaign
 
 # uv resolves direct requirements to the lowest version allowed; what they need themselves is the newest that fits.
 test-lowest:
