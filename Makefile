@@ -7,13 +7,14 @@ BASE := $(VENV)/.base
 ALL := $(VENV)/.all
 JOBS ?= 2
 
-.PHONY: help setup base demo test test-slow test-lowest notebooks docs lint format dist bench clean
+.PHONY: help setup base demo test test-slow test-lowest campaign notebooks docs lint format dist bench clean
 
 help:
 	@echo "make demo         install the package alone and run the main job on made-up scans (about 2 minutes)"
 	@echo "make test         install everything and run the ordinary tests"
 	@echo "make test-slow    the tests marked slow, but for those of the campaign"
 	@echo "make test-lowest  demo and tests with the lowest versions that setup.cfg allows, in an environment of its own"
+	@echo "make campaign     the attacks of docs/reliability.md, in full (long)"
 	@echo "make notebooks    run every notebook"
 	@echo "make docs         the documentation as web pages, in build/docs"
 	@echo "make lint         ruff and mypy"
@@ -53,6 +54,10 @@ test-lowest:
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python pytest pytest-timeout hypothesis
 	$(LOWEST)/bin/slivit demo build/demo-lowest --overwrite
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m "not slow and not network" tests/readers tests/models
+
+# Kills, damaged files, hostile checkpoints, full disks (where a small disk may be mounted): hours; see docs/reliability.md.
+campaign: $(ALL)
+	OMP_NUM_THREADS=1 SLIVIT_CAMPAIGN=full $(BIN)/python -m pytest -n $(JOBS) tests/campaign
 
 notebooks: $(ALL)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --nbmake --nbmake-timeout=900 notebooks
