@@ -57,7 +57,7 @@ test-lowest:
 
 # Kills, damaged files, hostile checkpoints, full disks (where a small disk may be mounted): hours; see docs/reliability.md.
 campaign: $(ALL)
-	OMP_NUM_THREADS=1 SLIVIT_CAMPAIGN=full $(BIN)/python -m pytest -n $(JOBS) tests/campaign
+	OMP_NUM_THREADS=1 SLIVIT_CAMPAIGN=full $(BIN)/python -m pytest -n 0 tests/campaign tests/test_hostile_checkpoints.py
 
 notebooks: $(ALL)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --nbmake --nbmake-timeout=900 notebooks
