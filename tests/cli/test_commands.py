@@ -139,7 +139,7 @@ def test_a_killed_run_goes_on(blob_scans, tmp_path, tiny_recipe):
     run("finetune", whole)
     path = tiny_recipe(tmp_path, blob_scans, **{"fit.epochs": 3})
     kill = (
-        "import sys; from slivit import callbacks; from slivit.cli import launch\n"
+        "import sys; from slivit.train import callbacks; from slivit.cli import launch\n"
         "save = callbacks.SaveProgress.after_epoch\n"
         "def cut(self):\n    save(self)\n    import os; os._exit(9)\n"
         "callbacks.SaveProgress.after_epoch = cut\n"
