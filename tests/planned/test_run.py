@@ -33,11 +33,12 @@ def table(blob_scans, tmp_path_factory):
 @pytest.mark.slow
 def test_a_table_becomes_a_tested_model(table, tmp_path):
     out = tmp_path / "run"
-    done = command("auto", table, "--time", "0.5m", "--out", out)
+    done = command("auto", table, "--time", "1m", "--out", out)
     assert done.returncode == 0, done.stderr
     facts = json.loads((out / "auto.json").read_text())
     board = facts["leaderboard"]
-    assert {"mean", "ensemble", "resnet3d"} <= set(board)
+    assert {"mean", "ensemble"} <= set(board)
+    assert "resnet3d" in board, facts["plan"]["candidates"]
     best_baseline = max(
         e["roc_auc"]["value"] for n, e in board.items() if n not in ("ensemble", "resnet3d", "slivit_small")
     )
@@ -59,9 +60,7 @@ def test_a_table_becomes_a_tested_model(table, tmp_path):
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on(table, tmp_path):
     out = tmp_path / "run"
-    process = subprocess.Popen(
-        [SLIVIT, "auto", str(table), "--time", "0.5m", "--out", str(out)], start_new_session=True
-    )
+    process = subprocess.Popen([SLIVIT, "auto", str(table), "--time", "1m", "--out", str(out)], start_new_session=True)
     deadline = time.monotonic() + 300
     while not list(out.glob("candidates/*/fold_0/history.csv")) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -56,7 +56,16 @@ def recipe(method, scans, out, batch_size, **fit):
         "images": {"slices": 1},
         "model": {"name": "dino3d_vit_small", **TINY_VIT} if method == "dino3d" else TINY_RESNET,
         "pretext": TINY_3D if method == "dino3d" else {"hidden": 16, "projection": 8},
-        "fit": {"epochs": 2, "lr": 1e-3, "batch_size": batch_size, "warmup": 0, "device": "cpu", "clip": 3.0, **fit},
+        "fit": {
+            "epochs": 2,
+            "lr": 1e-3,
+            "batch_size": batch_size,
+            "warmup": 0,
+            "device": "cpu",
+            "clip": 3.0,
+            "precision": "float32",
+            **fit,
+        },  # fmt: skip
     }
     if method != "dino3d":
         values["model"] = {"name": "image_classifier", **values["model"]}
