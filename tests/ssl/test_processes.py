@@ -65,7 +65,7 @@ def recipe(method, scans, out, batch_size, **fit):
             "clip": 3.0,
             "precision": "float32",
             **fit,
-        },  # fmt: skip
+        },
     }
     if method != "dino3d":
         values["model"] = {"name": "image_classifier", **values["model"]}
