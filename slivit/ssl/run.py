@@ -70,10 +70,12 @@ def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool =
         check_options(recipe, pretext)
         probes = _probes(recipe, pretext, settings, folder.path)
         with _begun(recipe, folder, frame) as following:
+            wait_for_all()  # until the main process has cleared the folder of an earlier run
             slices = slice_cache(recipe, frame, pretext, settings, folder.file(SLICES))
             learn = make_learner(recipe, frame, pretext, settings, folder.path, slices)
             fit(learn, recipe, folder.path, resume=resume, cbs=[*following, *probes])
             save_backbone(folder.file(CHECKPOINT), pretext.encoder, settings, _record(recipe, frame), pretext.extra)
+        wait_for_all()  # the others may still read slices
         if is_main():
             shutil.rmtree(folder.path / SLICES, ignore_errors=True)
             folder.finish()
