@@ -21,9 +21,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from slivit.errors import ModelError
 from slivit.models._deformable import DeformableAttention3d, Grid, ReferenceAxes, reference_points
+from slivit.models._dino3d_vit import PATCH
+from slivit.models._masks import MaskModel, UNetDecoder
+from slivit.models._weights import WeightRules
 
 STAGES = 4
+PATCHES = (PATCH,) * 3
+ADAPTER_WIDTH = 32  # of which its eight heads read a quarter
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
@@ -239,3 +245,55 @@ class ViTAdapter(nn.Module):
             wide = F.interpolate(merged, size=cells.shape[2:], mode="trilinear")
             joined.append(getattr(self, f"norm{number}")(cells + wide))
         return joined
+
+
+class AdapterUNet(MaskModel):
+    """A transformer, the adapter that makes maps of four sizes of its blocks, and a U-Net's decoder.
+
+    Inside, the axes of a volume run columns, rows, slices, as the transformers number their tokens.
+
+    Args:
+        name: the registered name.
+        backbone: with `embed_patches`, `blocks` and `prefix`; each channel goes through it by itself.
+        rules: how published weights become the backbone's.
+        out_dim: K.
+        dim: width of a token.
+        size: (S, H, W) of a patch.
+        in_chans: C.
+        decoder_width: of `UNetDecoder`.
+        adapter: arguments of `ViTAdapter`.
+        fixed: the network takes patches of its own size alone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backbone: nn.Module,
+        rules: WeightRules,
+        out_dim: int,
+        *,
+        dim: int,
+        size: tuple[int, int, int],
+        in_chans: int,
+        decoder_width: int,
+        adapter: dict[str, Any],
+        fixed: bool = False,
+    ) -> None:
+        super().__init__(name, size, in_chans, PATCHES, fixed=fixed)
+        if dim % ADAPTER_WIDTH:
+            raise ModelError(f"{name}: dim must be a multiple of {ADAPTER_WIDTH}, as the adapter's; got {dim}")
+        self.backbone, self.backbone_info = backbone, rules
+        self.adapter = ViTAdapter(dim, in_chans, **adapter)
+        self.decoder = UNetDecoder(name, in_chans, dim, decoder_width)
+        self.head = nn.Conv3d(decoder_width, out_dim, 1)
+
+    def forward_maps(self, x: Tensor) -> list[Tensor]:
+        """(B, C, S, H, W) -> the adapter's four maps (B, dim, W / 2, H / 2, S / 2) and so on, columns first."""
+        backbone: Any = self.backbone
+        tokens = backbone.embed_patches(x.flatten(0, 1)[:, None])
+        return self.adapter(x.transpose(2, 4), tokens, list(backbone.blocks), backbone.prefix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) float32 -> (B, K, S, H, W) logits."""
+        self.check(x)
+        return self.head(self.decoder(x.transpose(2, 4), self.forward_maps(x))).transpose(2, 4)

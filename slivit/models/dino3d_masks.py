@@ -1,4 +1,4 @@
-"""Segmentation on 3DINO-ViT: the 3D ViT-Adapter, UNETR, and a linear decoder; and the adapter on MONAI's ViT.
+"""Segmentation on 3DINO-ViT: the 3D ViT-Adapter, UNETR, and a linear decoder.
 
 Papers: Xu et al. 2025 (3DINO, arXiv:2501.11755), Methods, segmentation; Chen et al. 2023 (ViT-Adapter,
 arXiv:2205.08534); Hatamizadeh et al. 2022 (UNETR, arXiv:2103.10504).
@@ -9,7 +9,6 @@ Licence: Apache-2.0 for this file; the weights that the authors released are und
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,70 +18,15 @@ from torch.nn import functional as F
 
 from slivit.errors import ModelError
 from slivit.models._deformable import ReferenceAxes
-from slivit.models._dino3d_vit import PATCH, VisionTransformer3d, grid_of
-from slivit.models._masks import MaskModel, UNetDecoder, UnetrDecoder
-from slivit.models._vit_adapter import STAGES, ViTAdapter
+from slivit.models._dino3d_vit import VisionTransformer3d, grid_of
+from slivit.models._masks import MaskModel, UnetrDecoder
+from slivit.models._vit_adapter import PATCHES, STAGES, AdapterUNet
 from slivit.models._weights import WeightRules, Weights, start_from
 from slivit.models.dino3d import SIZES, Size, check_sizes, weight_rules
-from slivit.models.monai_vit import MonaiViT, monai_vit
 from slivit.models.registry import register_model
 from slivit.settings import Count, NonNegative, Positive, Share
 
-PATCHES = (PATCH,) * 3
 LINEAR_LAYERS = 4
-ADAPTER_WIDTH = 32  # of which its eight heads read a quarter
-
-
-class AdapterUNet(MaskModel):
-    """A transformer, the adapter that makes maps of four sizes of its blocks, and a U-Net's decoder.
-
-    Inside, the axes of a volume run columns, rows, slices, as the transformers number their tokens.
-
-    Args:
-        name: the registered name.
-        backbone: with `embed_patches`, `blocks` and `prefix`; each channel goes through it by itself.
-        rules: how published weights become the backbone's.
-        out_dim: K.
-        dim: width of a token.
-        size: (S, H, W) of a patch.
-        in_chans: C.
-        decoder_width: of `UNetDecoder`.
-        adapter: arguments of `ViTAdapter`.
-        fixed: the network takes patches of its own size alone.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        backbone: nn.Module,
-        rules: WeightRules,
-        out_dim: int,
-        *,
-        dim: int,
-        size: tuple[int, int, int],
-        in_chans: int,
-        decoder_width: int,
-        adapter: dict[str, Any],
-        fixed: bool = False,
-    ) -> None:
-        super().__init__(name, size, in_chans, PATCHES, fixed=fixed)
-        if dim % ADAPTER_WIDTH:
-            raise ModelError(f"{name}: dim must be a multiple of {ADAPTER_WIDTH}, as the adapter's; got {dim}")
-        self.backbone, self.backbone_info = backbone, rules
-        self.adapter = ViTAdapter(dim, in_chans, **adapter)
-        self.decoder = UNetDecoder(name, in_chans, dim, decoder_width)
-        self.head = nn.Conv3d(decoder_width, out_dim, 1)
-
-    def forward_maps(self, x: Tensor) -> list[Tensor]:
-        """(B, C, S, H, W) -> the adapter's four maps (B, dim, W / 2, H / 2, S / 2) and so on, columns first."""
-        backbone: Any = self.backbone
-        tokens = backbone.embed_patches(x.flatten(0, 1)[:, None])
-        return self.adapter(x.transpose(2, 4), tokens, list(backbone.blocks), backbone.prefix)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, S, H, W) float32 -> (B, K, S, H, W) logits."""
-        self.check(x)
-        return self.head(self.decoder(x.transpose(2, 4), self.forward_maps(x))).transpose(2, 4)
 
 
 class Unetr(MaskModel):
@@ -346,93 +290,3 @@ for _name, _parameters in (("dino3d_unetr", 325_995_425), ("dino3d_linear", 307_
     register_model(_name, **COMMON, parameters=_parameters, small=SMALL | {"decoder_width": 4})(
         partial(dino3d_decoder, _name)
     )
-
-
-SMALL_MONAI = {key: value for key, value in SMALL_DECODER.items() if key != "position_size"}
-SMALL_MONAI |= {"mlp_dim": 32, "prior_width": 4}
-
-
-@register_model(
-    input="volume",
-    output="mask",
-    size=(96, 96, 96),
-    mean=(0.0,),
-    std=(1.0,),
-    parameters=117_982_273,
-    source="arXiv:2501.11755, Methods, segmentation",
-    licence="Apache-2.0",
-    weights="none needed; the backbone takes what monai_vit takes",
-    small={
-        "slices": 32,
-        "image_size": 32,
-        "dim": 32,
-        "depth": 4,
-        "heads": 2,
-        "mlp_dim": 32,
-        "prior_width": 4,
-        "decoder_width": 4,
-    },
-)
-def monai_vit_adapter(
-    out_dim: int,
-    *,
-    slices: Count = 96,
-    image_size: Count = 96,
-    in_chans: Count = 1,
-    dim: Count = 768,
-    depth: Count = 12,
-    heads: Count = 12,
-    mlp_dim: Count = 3072,
-    qkv_bias: bool = False,
-    drop_path: Share = 0.2,
-    prior_width: Count = 32,
-    decoder_width: Count = 32,
-    reference_axes: ReferenceAxes = "aligned",
-    merge_gelu: bool = False,
-    pretrained: bool | Weights = False,
-) -> AdapterUNet:
-    """MONAI's ViT with the 3D ViT-Adapter and a U-Net's decoder: (B, C, S, P, P) -> (B, out_dim, S, P, P) logits.
-
-    Args:
-        slices: S of a patch, a multiple of 16, and the only one that the network takes.
-        image_size: P of a patch, a multiple of 16, and the only one that the network takes.
-        mlp_dim: hidden width of a block's perceptron.
-        qkv_bias: see `slivit.models.monai_vit.monai_vit`.
-        out_dim, in_chans, dim, depth, heads, drop_path, prior_width, decoder_width, reference_axes, merge_gelu: see
-            `dino3d_adapter`.
-        pretrained: see `slivit.models.monai_vit.monai_vit`.
-
-    Raises:
-        ModelError: MONAI is not installed, or a value is not allowed.
-        CheckpointError: weights that do not fit.
-
-    Source: Xu et al. 2025, Methods, segmentation.
-    """
-    name = "monai_vit_adapter"
-    if depth % STAGES:
-        raise ModelError(f"{name}: depth must be a multiple of {STAGES}, the stages that are read; got {depth}")
-    vit: MonaiViT = monai_vit(
-        1,
-        slices=slices,
-        image_size=image_size,
-        dim=dim,
-        depth=depth,
-        heads=heads,
-        mlp_dim=mlp_dim,
-        qkv_bias=qkv_bias,
-    )
-    vit.backbone.norm = nn.Identity()
-    model = AdapterUNet(
-        name,
-        vit.backbone,
-        replace(vit.backbone_info, architecture=name, drop=(*vit.backbone_info.drop, r"^norm\.")),
-        out_dim,
-        dim=dim,
-        size=(slices, image_size, image_size),
-        in_chans=in_chans,
-        decoder_width=decoder_width,
-        adapter={"width": prior_width, "drop_path": drop_path, "order": reference_axes, "merge_gelu": merge_gelu},
-        fixed=True,
-    )
-    start_from(model, pretrained)
-    return model

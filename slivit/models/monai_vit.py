@@ -9,14 +9,17 @@ Licence: Apache-2.0.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
+from slivit.models._deformable import ReferenceAxes
+from slivit.models._vit_adapter import STAGES, AdapterUNet
 from slivit.models._volume import VolumeModel
-from slivit.models._weights import Grid, State, WeightRules, Weights, regrid
+from slivit.models._weights import Grid, State, WeightRules, Weights, regrid, start_from
 from slivit.models.registry import register_model
 from slivit.settings import Count, Share
 
@@ -187,3 +190,89 @@ def resize_positions(grid: Grid, state: State, wanted: State) -> State:
     if side**3 != given.shape[1]:
         return state
     return state | {POSITIONS: regrid(given, (side, side, side), grid, prefix=0)}
+
+
+@register_model(
+    input="volume",
+    output="mask",
+    size=(96, 96, 96),
+    mean=(0.0,),
+    std=(1.0,),
+    parameters=117_982_273,
+    source="arXiv:2501.11755, Methods, segmentation",
+    licence="Apache-2.0",
+    weights="none needed; the backbone takes what monai_vit takes",
+    small={
+        "slices": 32,
+        "image_size": 32,
+        "dim": 32,
+        "depth": 4,
+        "heads": 2,
+        "mlp_dim": 32,
+        "prior_width": 4,
+        "decoder_width": 4,
+    },
+)
+def monai_vit_adapter(
+    out_dim: int,
+    *,
+    slices: Count = 96,
+    image_size: Count = 96,
+    in_chans: Count = 1,
+    dim: Count = 768,
+    depth: Count = 12,
+    heads: Count = 12,
+    mlp_dim: Count = 3072,
+    qkv_bias: bool = False,
+    drop_path: Share = 0.2,
+    prior_width: Count = 32,
+    decoder_width: Count = 32,
+    reference_axes: ReferenceAxes = "aligned",
+    merge_gelu: bool = False,
+    pretrained: bool | Weights = False,
+) -> AdapterUNet:
+    """MONAI's ViT with the 3D ViT-Adapter and a U-Net's decoder: (B, C, S, P, P) -> (B, out_dim, S, P, P) logits.
+
+    Args:
+        slices: S of a patch, a multiple of 16, and the only one that the network takes.
+        image_size: P of a patch, a multiple of 16, and the only one that the network takes.
+        mlp_dim: hidden width of a block's perceptron.
+        qkv_bias: see `slivit.models.monai_vit.monai_vit`.
+        out_dim, in_chans, dim, depth, heads, drop_path, prior_width, decoder_width, reference_axes, merge_gelu: see
+            `dino3d_adapter`.
+        pretrained: see `slivit.models.monai_vit.monai_vit`.
+
+    Raises:
+        ModelError: MONAI is not installed, or a value is not allowed.
+        CheckpointError: weights that do not fit.
+
+    Source: Xu et al. 2025, Methods, segmentation.
+    """
+    name = "monai_vit_adapter"
+    if depth % STAGES:
+        raise ModelError(f"{name}: depth must be a multiple of {STAGES}, the stages that are read; got {depth}")
+    vit = monai_vit(
+        1,
+        slices=slices,
+        image_size=image_size,
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        mlp_dim=mlp_dim,
+        qkv_bias=qkv_bias,
+    )
+    vit.backbone.norm = nn.Identity()
+    model = AdapterUNet(
+        name,
+        vit.backbone,
+        replace(vit.backbone_info, architecture=name, drop=(*vit.backbone_info.drop, r"^norm\.")),
+        out_dim,
+        dim=dim,
+        size=(slices, image_size, image_size),
+        in_chans=in_chans,
+        decoder_width=decoder_width,
+        adapter={"width": prior_width, "drop_path": drop_path, "order": reference_axes, "merge_gelu": merge_gelu},
+        fixed=True,
+    )
+    start_from(model, pretrained)
+    return model
