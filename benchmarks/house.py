@@ -22,7 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CLONE = Path(__file__).resolve().parents[1]
-KIND = re.compile(r"\.kind (==|!=|in|not in) |\.kind\]|kind (==|!=) [\"'](binary|multiclass|multilabel|regression)")
+KINDS = "binary|multiclass|multilabel|regression"
+KIND = re.compile(rf"(?<!dtype)\.kind (==|!=|in|not in) |\.kind\]|kind (==|!=) [\"']({KINDS})")
 
 
 def tiny_recipe(folder: Path, lr: str) -> Path:

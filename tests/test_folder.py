@@ -13,7 +13,8 @@ import torch
 
 from slivit.errors import ManifestError, RecipeError
 from slivit.files import write_text
-from slivit.folder import OWNER, RECIPE, WRITTEN, RunFolder, identity, open_results, same_run
+from slivit.folder import RECIPE, WRITTEN, RunFolder, identity, open_results, same_run
+from slivit.folder.lock import OWNER
 from slivit.recipe import load_recipe
 
 RUN = 'out = "{out}"\nfit.lr = 1e-3\n[data]\nmanifest = "m.csv"\n[task]\nkind = "binary"\ntargets = ["t"]\n'

@@ -13,7 +13,8 @@ from slivit.evaluate.comparing import Matched
 from slivit.evaluate.details import curves_of
 from slivit.evaluate.methods import Method, find_methods
 from slivit.files import write_json
-from slivit.folder import check_results, make_folder
+from slivit.folder import check_results
+from slivit.folder.lock import make_folder
 
 if TYPE_CHECKING:
     from slivit.statistics import Comparison

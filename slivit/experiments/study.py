@@ -14,7 +14,7 @@ from slivit.experiments.study_grid import ORIGIN, Grid, Job, chosen
 from slivit.experiments.study_pool import devices, work
 from slivit.experiments.study_schedule import Found, Schedule, outcome, spoken_time, states_of
 from slivit.files import write_json, write_text
-from slivit.folder import make_folder
+from slivit.folder.lock import make_folder
 from slivit.recipe import resolved_toml
 
 log = logging.getLogger(__name__)

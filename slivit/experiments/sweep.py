@@ -18,7 +18,8 @@ from slivit.errors import RecipeError, SlivitError
 from slivit.experiments import searching
 from slivit.experiments.recipe_sweep import LOSSES, Categorical, SweepRecipe
 from slivit.files import whole_file, write_json, write_text
-from slivit.folder import HISTORY, LOG, PROGRESS, RECIPE, logged, make_folder
+from slivit.folder import HISTORY, LOG, PROGRESS, RECIPE, logged
+from slivit.folder.lock import make_folder
 from slivit.recipe import apply_override, check_recipe, load_recipe, resolved_toml
 from slivit.train.recipe import FinetuneRecipe
 from slivit.train.trackers import flat

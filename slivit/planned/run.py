@@ -17,7 +17,8 @@ from slivit.data.splits import k_folds
 from slivit.data.table import as_shown
 from slivit.errors import RecipeError
 from slivit.files import whole_file, write_json, write_text
-from slivit.folder import locked, logged, make_folder
+from slivit.folder import logged
+from slivit.folder.lock import locked, make_folder
 from slivit.planned import jobs
 from slivit.planned.baselines import features_of, fit_table, kinds_of, mean_of
 from slivit.planned.build import build_ensemble

@@ -104,7 +104,7 @@ def _with_validation(frame: pd.DataFrame, fraction: float, seed: int, source: st
 def scan_depths(frame: pd.DataFrame, reader: dict[str, Any], workers: int) -> pd.Series:
     """The number of slices of every scan, in the order of the rows.
 
-    A column `slices` of the manifest is believed; otherwise each scan is opened once.
+    A column `slices` of the manifest is believed where it holds whole numbers; otherwise each scan is opened once.
 
     Raises:
         ReadError: a scan that cannot be read.
@@ -114,8 +114,9 @@ def scan_depths(frame: pd.DataFrame, reader: dict[str, Any], workers: int) -> pd
 
     from slivit.data.images import count_slices
 
-    if "slices" in frame and frame["slices"].notna().all():
-        return frame["slices"].astype(int)
+    known = pd.to_numeric(frame.get("slices", pd.Series(dtype=float)), errors="coerce")
+    if len(known) and (known > 0).all() and (known % 1 == 0).all():
+        return known.astype(int)
     with ThreadPoolExecutor(max(1, workers)) as pool:
         counts = pool.map(lambda path: count_slices(path, reader), frame["path"])
         return pd.Series(list(tqdm(counts, "slices", len(frame), unit="scan", disable=None)), index=frame.index)

@@ -1,11 +1,16 @@
 """Every option of data, fit, testing and logging under every kind of training: honoured, or refused in time."""
 
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
+import tifffile
 
 from slivit.data.recipe import Data
 from slivit.errors import SlivitError
 from slivit.evaluate.recipe import Testing
-from slivit.recipe import check_recipe, recipe_class
+from slivit.recipe import check_recipe, recipe_class, runner
 from slivit.ssl.recipe import PretextFit
 from slivit.train.recipe import Fit, Logging
 
@@ -185,3 +190,80 @@ def test_no_option_is_forgotten_here():
     for name, section in sections.items():
         assert set(TABLES[name]) == set(section.model_fields)
     assert set(PRETEXT_FIT) == set(PretextFit.model_fields)
+
+
+def watched(section, reads):
+    """A section that notes which of its options are read, by whom does not matter, but for its own check."""
+    fields = frozenset(type(section).model_fields)
+
+    class Watched(type(section)):
+        def __getattribute__(self, name):
+            if name in fields and not _in_a_check():
+                reads.add(name)
+            return super().__getattribute__(name)
+
+    return Watched.model_construct(**dict(section))
+
+
+def _in_a_check():
+    frame = sys._getframe(2)
+    while frame:
+        code = frame.f_code
+        if code.co_name == "check" and Path(code.co_filename).name == "recipe.py":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def scans(folder):
+    rows = ["path,patient,bright,site"]
+    for i in range(24):
+        volume = np.random.default_rng(i).integers(0, 120, (4, 24, 24)).astype(np.uint8)
+        volume[1, 8:14, 8:14] = 250 * (i % 2)
+        tifffile.imwrite(folder / f"{i}.tif", volume, photometric="minisblack")
+        rows.append(f"{i}.tif,P{i},{i % 2},{'AB'[i // 2 % 2]}")
+    (folder / "scans.csv").write_text("\n".join(rows))
+    return {"manifest": str(folder / "scans.csv"), "workers": 0, "cache": str(folder / "cache")}
+
+
+TINY = {
+    "name": "slivit",
+    **{"backbone": "resnet10t", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 8, "vit_depth": 1},
+    **{"vit_heads": 1, "dim_head": 8, "mlp_dim": 8},
+    "backbone_args": {"channels": [4, 4, 8, 8], "stem_width": 8},
+}
+IMAGE = {"name": "image_classifier", "backbone": "resnet10t", "image_size": 32, "backbone_args": TINY["backbone_args"]}
+SMALL_FIT = {"epochs": 1, "batch_size": 2, "device": "cpu"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_option_that_is_taken_is_read(kind, tmp_path):
+    stage, values = KINDS[kind]
+    data, model = scans(tmp_path), TINY if kind in ("finetune", "windows") else IMAGE
+    values = {**values, "out": str(tmp_path / "run"), "model": model, "fit": SMALL_FIT}
+    if kind == "windows":
+        values["preprocessing"] = {"windows": {"stride": 4}}
+    if kind == "mixed":
+        values["sets"] = {name: {"data": data, "task": TASK} for name in ("first", "second")}
+    else:
+        values |= {"data": data} | ({} if kind == "selfsupervised" else {"task": TASK})
+    if kind in LABELLED:
+        values["testing"] = {"draws": 5, "subgroups": ["site"], "site": "site"}
+        values["fit"] = SMALL_FIT | {"lr": [1e-3, 1e-4]}
+    recipe = check_recipe(recipe_class(stage), values, "the table")
+    reads = {name: set() for name in TABLES}
+    sections = {name: watched(getattr(recipe, name), reads[name]) for name in TABLES if hasattr(recipe, name)}
+    if kind == "mixed":
+        sets = {
+            name: part.model_copy(update={"data": watched(part.data, reads["data"])})
+            for name, part in recipe.sets.items()
+        }
+        sections["sets"] = sets
+    runner(recipe)(recipe.model_copy(update=sections))
+    tables = dict(TABLES)
+    if kind == "selfsupervised":
+        tables["fit"] = {name: (value, ALL, needs) for name, (value, needs) in PRETEXT_FIT.items()}
+    for section, table in tables.items():
+        taken = {name for name, (_, honoured, needs) in table.items() if kind in honoured and not needs}
+        assert taken <= reads[section], f"{section}: taken and never read: {sorted(taken - reads[section])}"

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import socket
 import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from datetime import datetime
+from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any, Self
 
-from slivit import files
 from slivit.checkpoint import CONFIG, package_versions
 from slivit.device import computed_on
-from slivit.errors import RecipeError, SlivitError, WriteError
+from slivit.errors import RecipeError, SlivitError
 from slivit.files import remove_drafts, write_json, write_text
+from slivit.folder.lock import GUARD, OWNER, locked, make_folder
 from slivit.recipe import load_recipe, read_values, resolved_toml
 
 log = logging.getLogger(__name__)
@@ -29,8 +24,8 @@ log = logging.getLogger(__name__)
 RECIPE, LOG, PROGRESS, SPLIT = "recipe.toml", "log.txt", "progress.pt", "split.csv"
 HISTORY, PREDICTIONS, METRICS, TRACKING = "history.csv", "predictions.csv", "metrics.json", "tracking.json"
 WINDOWS, RATES, VERSIONS, CHECKPOINT = "windows.csv", "rates", "versions.json", "checkpoint"
-OWNER, GUARD, WRITTEN = "lock.json", ".lock", "written.json"
-"""Who works in a folder, the lock behind it, and the names of what was written there."""
+WRITTEN = "written.json"
+"""The names of what was written in a folder."""
 
 NEUTRAL: Mapping[str, frozenset[str]] = {
     "": frozenset(("out", "logging", "testing")),
@@ -44,9 +39,6 @@ BEFORE_RECORDS = (
     *(VERSIONS, CHECKPOINT, "progress.partial", "probe.csv", "pictures", "evaluation"),
 )
 """What a run wrote before runs kept a record of it; beside them the folders of a mixture's sets."""
-
-BEAT, SILENT = 30.0, 600.0
-"""Seconds between two signs of life of a lock's owner, and after which an owner on another machine counts as dead."""
 
 
 class RunFolder:
@@ -167,97 +159,6 @@ class RunFolder:
             clear(self.path)
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a folder for this process; it is made where it is not there, and not left behind empty.
-
-    Raises:
-        RecipeError: another process holds it, or it cannot be made.
-    """
-    from filelock import FileLock, Timeout
-
-    make_folder(path)
-    guard = FileLock(path / GUARD)
-    try:
-        guard.acquire(timeout=0)
-    except Timeout:
-        raise RecipeError(_in_use(path, _owner(path) or {})) from None
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
-        if (owner := _owner(path)) and _alive(owner, path / OWNER):
-            raise RecipeError(_in_use(path, owner))
-        with _owned(path):
-            yield
-    finally:
-        guard.release()
-        (path / GUARD).unlink(missing_ok=True)
-        with suppress(OSError):  # it holds something
-            path.rmdir()
-
-
-@contextmanager
-def _owned(path: Path) -> Iterator[None]:
-    """Say who holds a folder, with a sign of life every half minute for processes on other machines."""
-    started = datetime.now().astimezone().isoformat(timespec="seconds")
-    write_json(path / OWNER, {"process": os.getpid(), "born": _born(os.getpid()), "host": _host(), "since": started})
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(BEAT):
-            with suppress(OSError):
-                os.utime(path / OWNER)
-
-    life = threading.Thread(target=beat, daemon=True, name="slivit-lock")
-    life.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        life.join()
-        (path / OWNER).unlink(missing_ok=True)
-
-
-def _owner(path: Path) -> dict[str, Any] | None:
-    """Who said last that it holds a folder."""
-    try:
-        found = json.loads((path / OWNER).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _alive(owner: Mapping[str, Any], file: Path) -> bool:
-    """Whether the owner of a lock still runs: by its process here, by its last sign of life elsewhere."""
-    if owner.get("host") == _host():
-        born = _born(owner.get("process"))
-        return born is not None and born == owner.get("born")
-    try:
-        return time.time() - file.stat().st_mtime < SILENT
-    except OSError:
-        return False
-
-
-def _in_use(path: Path, owner: Mapping[str, Any]) -> str:
-    who = f"process {owner.get('process', '(unknown)')} on {owner.get('host', 'this machine')}"
-    since = f", since {owner['since']}" if "since" in owner else ""
-    return f"{path}: {who} works in this folder{since}; wait for it, or choose another folder with out=FOLDER"
-
-
-def _host() -> str:
-    return socket.gethostname()
-
-
-def _born(process: Any) -> float | None:
-    """When a process of this machine began, which tells it from a later one of the same number; None of a dead one."""
-    import psutil
-
-    try:
-        return float(psutil.Process(int(process)).create_time())
-    except (psutil.Error, TypeError, ValueError):
-        return None
-
-
 def note_written(folder: Path, name: str) -> None:
     """Add a name to the record of what was written in the folder of a run."""
     names = _record(folder)
@@ -356,18 +257,6 @@ def check_results(folder: Path, *, overwrite: bool = False) -> None:
     """Raise a RecipeError where a folder holds something, which is not to be replaced."""
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise RecipeError(f"{folder}: is not empty; replace it with --overwrite, or choose another folder with --out")
-
-
-def make_folder(folder: Path) -> Path:
-    """Make a folder where there is none yet.
-
-    Raises:
-        RecipeError: it is a file, or may not be made there.
-    """
-    try:
-        return files.make_folder(folder)
-    except WriteError as error:
-        raise RecipeError(str(error)) from error
 
 
 def _check_inputs_survive(recipe: Any, folder: Path) -> None:
