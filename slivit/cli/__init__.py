@@ -35,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RecipeName = Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.", show_default=False)]
+RecipeName = Annotated[str | None, typer.Argument(help="A TOML file, or the name of a shipped recipe.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as fit.epochs=5.")
 ]
@@ -69,30 +69,36 @@ def _main(
 
 @app.command()
 def pretrain(
-    recipe: Annotated[str | None, typer.Argument(help="A TOML file, or the name of a shipped recipe.")] = None,
+    recipe: RecipeName = None,
     overrides: Overrides = None,
     resume: Resume = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Pre-train a backbone: on labelled images, or on images and volumes without labels."""
-    with told_errors() as told:
-        loaded = _recipe("pretrain", recipe, overrides, resume)
-        told.go_on = lambda: _go_on(loaded)
-        _show(runner(loaded)(loaded, resume=resume is not None, overwrite=overwrite))
+    _train("pretrain", recipe, overrides, resume, overwrite)
 
 
 @app.command()
 def finetune(
-    recipe: Annotated[str | None, typer.Argument(help="A TOML file, or the name of a shipped recipe.")] = None,
+    recipe: RecipeName = None,
     overrides: Overrides = None,
     resume: Resume = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Fine-tune a model on labelled volumes, test it, and save it."""
+    _train("finetune", recipe, overrides, resume, overwrite)
+
+
+def _train(
+    stage: Any, recipe: str | None, overrides: Sequence[str] | None, resume: Path | None, overwrite: bool
+) -> None:
+    """Train by a recipe of a stage, or go on with a run, and show its folder."""
     with told_errors() as told:
-        loaded = _recipe("finetune", recipe, overrides, resume)
+        loaded = _recipe(stage, recipe, overrides, resume)
         told.go_on = lambda: _go_on(loaded)
-        _show(runner(loaded)(loaded, resume=resume is not None, overwrite=overwrite))
+        folder = runner(loaded)(loaded, resume=resume is not None, overwrite=overwrite)
+        if is_main():
+            typer.echo(folder)
 
 
 def _recipe(stage: Any, recipe: str | None, overrides: Sequence[str] | None, resume: Path | None) -> Any:
@@ -116,11 +122,6 @@ def _go_on(recipe: Any) -> str:
 
     begun = (Path(recipe.out) / RECIPE).is_file()
     return f"go on with: slivit {recipe.stage} --resume {recipe.out}" if begun else ""
-
-
-def _show(folder: Path) -> None:
-    if is_main():
-        typer.echo(folder)
 
 
 @app.command()
