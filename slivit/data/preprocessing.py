@@ -11,7 +11,19 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from slivit.data.physical import at_spacing, fitted, place_stack, resample_depth
-from slivit.data.slices import BLANK, Sampling, Short, intensity_range, resample_positions, sample_slices, to_uint8
+from slivit.data.slices import (
+    BLANK,
+    Interpolation,
+    Sampling,
+    Short,
+    intensity_range,
+    resample_positions,
+    resize_slice,
+    sample_slices,
+    shuffled,
+    to_uint8,
+    wrapped,
+)
 from slivit.data.windows import Windows
 from slivit.errors import ReadError
 from slivit.settings import NonNegative
@@ -21,7 +33,7 @@ Stack = TypeVar("Stack", bound=Any)
 SHORT_SCAN = r".*: has \d+ slices, \d+ are used: "
 """How the warning of a scan with too few slices begins, also where a cache repeats it: for a filter of warnings."""
 
-_OPTIONAL = ("window", "stretch", "resize", "windows", "spacing")
+_OPTIONAL = ("window", "stretch", "resize", "windows", "spacing", "shuffle_slices")
 
 
 class Preprocessing(BaseModel):
@@ -48,9 +60,15 @@ class Preprocessing(BaseModel):
             slices as `sampling` says.
         windows: cut a scan into windows of S consecutive slices, each of which the model sees by itself, instead of
             sampling S slices; see `slivit.data.windows.Windows`.
+        interpolation: how slices are resized: "area" averages where they shrink and is linear where they grow;
+            "bilinear" is Pillow's filter on 8 bits, as the released SLIViT's loaders resize.
+        wrap: intensities become 255 times their value modulo 256, as the released loader of MRI makes them: for
+            checkpoints that were trained so, and for nothing else.
+        shuffle_slices: a seed: the slices of every scan are brought into another order, always the same for a scan.
+            For experiments on whether a model uses the order of slices; none where absent.
 
-    Source: Avram et al. 2024, Methods, "Data preprocessing" (256 x 256 pixels, contrast stretched between the 2nd and
-    the 98th percentile).
+    Source: the 2nd and 98th percentile are those of the released pre-training code of Avram et al. 2024, which takes
+    them of each image; here they are those of a scan. Its loaders of volumes stretch nothing.
 
     Example:
         >>> ct = slivit.Preprocessing(size=(28, 96, 96), sampling="middle", window=(-1000, 400), stretch=None)
@@ -69,6 +87,9 @@ class Preprocessing(BaseModel):
     fit: Literal["stretch", "pad"] = "stretch"
     spacing: tuple[NonNegative, NonNegative, NonNegative] | None = None
     windows: Windows | None = None
+    interpolation: Interpolation = "area"
+    wrap: bool = False
+    shuffle_slices: int | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -111,6 +132,17 @@ class Preprocessing(BaseModel):
             raise ValueError("spacing with a first number resamples all slices; leave out sampling and windows")
         if self.windows and self.sampling != "even":
             raise ValueError(f'windows take every slice; leave out sampling = "{self.sampling}"')
+        if self.windows and self.shuffle_slices is not None:
+            raise ValueError("windows are of consecutive slices; leave out shuffle_slices")
+        return self
+
+    @model_validator(mode="after")
+    def _wraps(self) -> Self:
+        if self.wrap and (self.stretch or self.window):
+            raise ValueError("wrap takes the stored values as they are; set stretch = false, and no window")
+        if self.wrap:
+            told = "preprocessing.wrap takes intensities modulo 256, as the released loader of MRI does: neighbouring "
+            warnings.warn(f"{told}values can become black and white. It is for its checkpoints alone", stacklevel=2)
         return self
 
     @property
@@ -235,6 +267,8 @@ def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
         out = place_stack(resample_depth(out, depth), (settings._size()[0], *out.shape[1:]))
     elif settings.resamples(volume.depth):
         out = interpolate_slices(out, indices, volume.depth, settings._size()[0])
+    if settings.shuffle_slices is not None:
+        out = shuffled(out, settings.shuffle_slices)
     return crop_slices(out, settings._size()[1:])
 
 
@@ -242,13 +276,13 @@ def _resized(
     volume: Volume, stack: npt.NDArray[np.generic], settings: Preprocessing, slices: int
 ) -> npt.NDArray[np.uint8]:
     """The slices in 8 bits and of one size, with blank ones behind them up to `slices`."""
-    low, high = _limits(stack, settings, volume.source)
+    low, high = (0.0, 0.0) if settings.wrap else _limits(stack, settings, volume.source)
     size = settings.stored._size()[1:]
     rows, columns = _shape_of_slices(volume, settings, size)
     out = np.zeros((slices, rows, columns), np.uint8)
     # Slice by slice, so that what one step leaves is still in the processor's cache for the next.
     for image, target in zip(stack, out, strict=False):
-        _resize(to_uint8(image, low, high), target)
+        resize_slice(wrapped(image) if settings.wrap else to_uint8(image, low, high), target, settings.interpolation)
     return out if (rows, columns) == size else place_stack(out, (slices, *size))
 
 
@@ -341,31 +375,3 @@ def _limits(stack: npt.NDArray[np.generic], settings: Preprocessing, source: str
         return intensity_range(stack, *(settings.stretch or (0.0, 100.0)), window=settings.window)
     except ReadError as error:
         raise ReadError(f"{source}: {error}") from error
-
-
-def resize_slices(stack: npt.NDArray[np.uint8], size: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Resize every slice to (H, W): by area where it shrinks, linearly where it grows.
-
-    Args:
-        stack: (S, h, w).
-        size: (H, W).
-
-    Returns:
-        (S, H, W), of the dtype of `stack`.
-    """
-    out = np.empty((len(stack), *size), stack.dtype)
-    for source, target in zip(stack, out, strict=True):
-        _resize(source, target)
-    return out
-
-
-def _resize(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> None:
-    import cv2
-
-    if source.shape == target.shape:
-        target[...] = source
-        return
-    height, width = target.shape
-    shrinks = source.shape[0] >= height and source.shape[1] >= width
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    cv2.resize(source, (width, height), dst=target, interpolation=how)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,7 +13,8 @@ from slivit.data.percentiles import percentiles
 from slivit.data.readers.base import all_finite
 from slivit.errors import ReadError
 
-Sampling = Literal["even", "middle", "all", "resample"]
+Sampling = Literal["even", "middle", "all", "resample", "linspace", "linspace_middle"]
+Interpolation = Literal["area", "bilinear"]
 Short = Literal["repeat", "pad", "error"]
 BLANK = -1
 """The index that stands for an empty slice where a short volume is padded."""
@@ -27,7 +30,9 @@ def sample_slices(
         slices: the number S of slices wanted; ignored by "all".
         sampling: "even" takes the centres of S equal parts of the volume (with S = D, every slice once), "middle" the
             S slices round the centre, "all" every slice, "resample" those between which S slices are interpolated (see
-            `resample_positions`).
+            `resample_positions`). "linspace" and "linspace_middle" are the released SLIViT's "eq" and "mid": S places
+            from the first to the last slice, or from S // 2 before to S // 2 behind slice D // 2, rounded down (one
+            slice in the middle is skipped so; what lies outside becomes the first or last slice).
         short: for D < S: "repeat" spreads the D slices evenly over S places ("resample" interpolates instead), "pad"
             puts blank slices (index -1) behind them, "error" raises.
 
@@ -52,6 +57,11 @@ def sample_slices(
     if sampling == "resample":
         lower, weight = resample_positions(depth, slices)
         return np.union1d(lower, lower[weight > 0] + 1)
+    if sampling == "linspace" or (sampling == "linspace_middle" and depth < slices):
+        return np.linspace(0, depth - 1, slices).astype(np.intp)
+    if sampling == "linspace_middle":
+        middle, half = depth // 2, slices // 2
+        return np.linspace(middle - half, middle + half, slices).clip(0, depth - 1).astype(np.intp)
     if depth < slices or sampling == "even":
         return ((np.arange(slices) + 0.5) * depth / slices).astype(np.intp)
     return np.arange(slices) + (depth - slices) // 2
@@ -116,6 +126,20 @@ def to_uint8(array: npt.NDArray[np.generic], low: float, high: float) -> npt.NDA
     return _rounded(array, low, high)
 
 
+def wrapped(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """255 times each value, without its fraction, modulo 256: what the released SLIViT's loader of MRI does.
+
+    It takes stored values for shares of white, so that a value v of a whole number becomes (256 - v) modulo 256.
+    """
+    return (255 * array.astype(np.float64)).astype(np.int64).astype(np.uint8)
+
+
+def shuffled(stack: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]:
+    """(S, H, W) slices in another order, which the seed and the slices decide: a scan always has the same."""
+    order = np.random.default_rng([seed, zlib.crc32(stack.tobytes())]).permutation(len(stack))
+    return stack[order]
+
+
 def _through_table(array: npt.NDArray[np.generic], table: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     import cv2
 
@@ -139,3 +163,37 @@ def _finite(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     if values.size == 0:
         raise ReadError("the volume has no finite value; it cannot be scaled")
     return values
+
+
+def resize_slices(stack: npt.NDArray[np.uint8], size: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """Resize every slice to (H, W): by area where it shrinks, linearly where it grows.
+
+    Args:
+        stack: (S, h, w).
+        size: (H, W).
+
+    Returns:
+        (S, H, W), of the dtype of `stack`.
+    """
+    out = np.empty((len(stack), *size), stack.dtype)
+    for source, target in zip(stack, out, strict=True):
+        resize_slice(source, target)
+    return out
+
+
+def resize_slice(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], how: Interpolation = "area") -> None:
+    """Resize (h, w) into (H, W): "area" as `resize_slices`, "bilinear" by Pillow's filter."""
+    if source.shape == target.shape:
+        target[...] = source
+        return
+    height, width = target.shape
+    if how == "bilinear":
+        from PIL import Image
+
+        target[...] = np.asarray(Image.fromarray(source).resize((width, height), Image.Resampling.BILINEAR))
+        return
+    import cv2
+
+    shrinks = source.shape[0] >= height and source.shape[1] >= width
+    filtered = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    cv2.resize(source, (width, height), dst=target, interpolation=filtered)

@@ -62,7 +62,7 @@ class SlivitIntegrator(nn.Module):
         mlp_dim: hidden width of a block's perceptron.
         dropout: probability, in attention and perceptrons.
 
-    Source: Avram et al. 2024, Methods, "SLIViT's framework".
+    Source: Avram et al. 2024, Methods, "Model specifications".
     """
 
     def __init__(

@@ -51,6 +51,8 @@ def load_published(
 ) -> SLIViT:
     """Make a model of a released SLIViT (`slivit.pth`), with `token_layout="published"` and its sizes found in it.
 
+    Its input is not normalised beyond 0 to 1, as the released loaders leave it.
+
     Args:
         weights: a file, or a state dict with or without `feature_extractor.` before the backbone's names.
         slices: the number of slices that it is expected to take; read from the weights where it is None.
@@ -113,6 +115,9 @@ def _sizes(state: State, where: str, dim_head: int) -> dict[str, Any]:
         "dim_head": dim_head,
         "mlp_dim": state["transformer.layers.0.1.net.1.weight"].shape[0],
         "token_layout": "published",
+        # The released loaders scale grey values to 0 to 1 and normalise no further.
+        "mean": 0.0,
+        "std": 1.0,
     }
 
 

@@ -25,6 +25,7 @@ from slivit.settings import Count, Share
 TokenLayout = Literal["per_slice", "published"]
 Tiling = Literal["vertical", "horizontal"]
 Reach = Literal["global", "adjacent"]
+Positions = Literal["sincos", "slice_number"]
 
 
 class SLIViT(nn.Module):
@@ -57,6 +58,7 @@ class SLIViT(nn.Module):
         token_layout: TokenLayout,
         tiling: Tiling,
         attention: Reach,
+        positions: Positions,
     ) -> None:
         super().__init__()
         self.input_size = (slices, image_size, image_size)
@@ -67,8 +69,7 @@ class SLIViT(nn.Module):
         length = self.backbone_info.channels * (image_size // stride) ** 2
         self.embed = nn.Sequential(nn.LayerNorm(length), nn.Linear(length, vit_dim), nn.LayerNorm(vit_dim))
         self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, vit_dim))
-        # The released code starts from the slice number repeated over the width, which the first LayerNorm removes.
-        self.positions = nn.Parameter(sincos_positions(1 + slices, vit_dim)[None])
+        self.positions = nn.Parameter(first_positions(positions, 1 + slices, vit_dim)[None])
         self.embedding_dropout = nn.Dropout(embedding_dropout)
         self.blocks = nn.ModuleList(Block(vit_dim, vit_heads, dim_head, mlp_dim, dropout) for _ in range(vit_depth))
         self.norm = nn.LayerNorm(vit_dim)
@@ -123,6 +124,13 @@ class SLIViT(nn.Module):
         return torch.stack(maps, dim=1)
 
 
+def first_positions(kind: Positions, length: int, dim: int) -> Tensor:
+    """(length, dim): what positions are before training; see `slivit`."""
+    if kind == "sincos":
+        return sincos_positions(length, dim)
+    return torch.arange(length, dtype=torch.float32)[:, None].repeat(1, dim)
+
+
 def side_by_side(x: Tensor, slices: int) -> Tensor:
     """(B, C, S*h, h), slices from top to bottom -> (B, C, h, S*h), slices from left to right."""
     return x.unflatten(2, (slices, -1)).transpose(2, 3).flatten(3)
@@ -136,7 +144,7 @@ def on_top(x: Tensor, slices: int) -> Tensor:
 def slice_tokens(features: Tensor, slices: int) -> Tensor:
     """(B, C, S*h, h) -> (B, S, h*h*C): the map is cut where the slices meet, one patch a slice.
 
-    Source: Avram et al. 2024, Methods, "SLIViT's framework".
+    Source: Avram et al. 2024, Methods, "Model specifications".
     """
     return features.permute(0, 2, 3, 1).reshape(features.shape[0], slices, -1)
 
@@ -187,6 +195,7 @@ def slivit(
     token_layout: TokenLayout = "per_slice",
     tiling: Tiling = "vertical",
     attention: Reach = "global",
+    positions: Positions = "sincos",
 ) -> SLIViT:
     """SLIViT: (B, 3, S*P, P) float32 tiled slices -> (B, out_dim) logits.
 
@@ -214,11 +223,14 @@ def slivit(
             is tiled from top to bottom in both cases.
         attention: "global", or "adjacent": a slice looks at itself and its direct neighbours, the class token at all.
             The paper's variant with adjacent attention has a single layer: `vit_depth=1`.
+        positions: what the trainable positions start from: "sincos", sines and cosines, or "slice_number", the paper's:
+            the number of the slice in all of a token's width, which the first LayerNorm removes, so that an untrained
+            network does not see the order of slices.
 
     Raises:
         ModelError: a value that is not allowed.
 
-    Source: Avram et al. 2024, Methods, "SLIViT's framework".
+    Source: Avram et al. 2024, Methods, "Model specifications".
     """
     if token_layout == "published" and attention == "adjacent":
         raise ModelError('attention="adjacent" needs token_layout="per_slice": published tokens belong to no slice')
@@ -240,4 +252,5 @@ def slivit(
         token_layout=token_layout,
         tiling=tiling,
         attention=attention,
+        positions=positions,
     )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from slivit.data.preprocessing import Preprocessing, load_slices, resize_slices
+from slivit.data.preprocessing import Preprocessing, load_slices
+from slivit.data.slices import resize_slices
 from slivit.errors import ReadError
 from slivit.report.style import number
 from slivit.targets.task import Task, is_missing

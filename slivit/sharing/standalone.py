@@ -1,7 +1,8 @@
 """From a scan to the input of the model beside this file, and from its output to a prediction.
 
-Needs numpy and opencv-python-headless, and nothing else: `slivit export` copies this file beside a model, as
-preprocess.py. `python preprocess.py` runs it on example.npz and compares every pixel.
+Needs numpy and opencv-python-headless, and nothing else (Pillow where "interpolation" is "bilinear"): `slivit export`
+copies this file beside a model, as preprocess.py. `python preprocess.py` runs it on example.npz and compares every
+pixel.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,11 @@ def slice_numbers(depth: int, p: Settings) -> list[int]:
     if p["sampling"] == "resample":
         lower, weight = between(depth, wanted)
         return sorted({*lower.tolist(), *(lower[weight > 0] + 1).tolist()})
+    if p["sampling"] == "linspace" or (p["sampling"] == "linspace_middle" and depth < wanted):
+        return np.linspace(0, depth - 1, wanted).astype(int).tolist()
+    if p["sampling"] == "linspace_middle":
+        ends = depth // 2 - wanted // 2, depth // 2 + wanted // 2
+        return np.linspace(*ends, wanted).clip(0, depth - 1).astype(int).tolist()
     if depth < wanted or p["sampling"] == "even":
         return [int((i + 0.5) * depth / wanted) for i in range(wanted)]
     return [i + (depth - wanted) // 2 for i in range(wanted)]
@@ -111,10 +118,14 @@ def to_uint8(image: Array, low: float, high: float) -> Array:
     return np.rint(np.nan_to_num(scaled, nan=0.0)).astype(np.uint8)
 
 
-def resize(image: Array, height: int, width: int) -> Array:
-    """By area where a slice shrinks in both directions, else linearly."""
+def resize(image: Array, height: int, width: int, how: str = "area") -> Array:
+    """By area where a slice shrinks in both directions, else linearly; "bilinear" is Pillow's filter."""
     if image.shape == (height, width):
         return image
+    if how == "bilinear":
+        from PIL import Image
+
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     shrinks = image.shape[0] >= height and image.shape[1] >= width
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
@@ -125,16 +136,19 @@ def preprocess(volume: Array, p: Settings, spacing: Spacing = None) -> Array:
     size = tuple(p.get("resize") or (height, width))
     numbers = slice_numbers(len(volume), p)
     stack = volume[[n for n in numbers if n >= 0]]
-    low, high = black_and_white(stack, p)
+    low, high = (0.0, 0.0) if p.get("wrap") else black_and_white(stack, p)
     rows, columns = shape_of_slices(volume.shape[1:], p, size, spacing)
     out = np.zeros((len(numbers), rows, columns), np.uint8)
     for target, image in zip(out, stack, strict=False):
-        target[...] = resize(to_uint8(image, low, high), rows, columns)
+        grey = (255 * image.astype(float)).astype(int).astype(np.uint8) if p.get("wrap") else to_uint8(image, low, high)
+        target[...] = resize(grey, rows, columns, p.get("interpolation", "area"))
     out = centred(out, (len(out), *size))
     if between_slices := (p.get("spacing") or [0])[0]:
         out = centred(other_depth(out, round(len(volume) * millimetres(spacing)[0] / between_slices)), (wanted, *size))
     elif p["sampling"] == "resample" and not (p["short"] == "pad" and len(volume) < wanted):
         out = interpolated(out, numbers, len(volume), wanted)
+    if p.get("shuffle_slices") is not None:
+        out = out[np.random.default_rng([p["shuffle_slices"], zlib.crc32(out.tobytes())]).permutation(len(out))]
     return centred(out, (len(out), height, width))
 
 

@@ -105,6 +105,9 @@ def _steps(p: Mapping[str, Any]) -> Iterator[str]:
         yield _depth_resized(p, slices)
     elif p["sampling"] == "resample":
         yield _resampled(slices)
+    if p.get("shuffle_slices") is not None:
+        order = f"numpy.random.default_rng([{p['shuffle_slices']}, zlib.crc32(slices)]).permutation({slices})"
+        yield f"The slices are brought into the order {order}."
     if (rows, columns) != (height, width):
         yield f"The middle {height} x {width} is cut out: from row (h - {height}) // 2, column (w - {width}) // 2."
     if p.get("windows"):
@@ -123,8 +126,9 @@ def _steps(p: Mapping[str, Any]) -> Iterator[str]:
 
 def _slices_resized(p: Mapping[str, Any], rows: int, columns: int) -> str:
     y, x = (p.get("spacing") or (0, 0, 0))[1:]
-    how = "as OpenCV does on 8 bits: INTER_AREA where neither side grows, else INTER_LINEAR; one that has that size "
-    how += "already is left alone."
+    how = "as OpenCV does on 8 bits: INTER_AREA where neither side grows, else INTER_LINEAR"
+    how = "by Pillow's BILINEAR on 8 bits" if p.get("interpolation") == "bilinear" else how
+    how += "; one that has that size already is left alone."
     if y:
         to = f"round(h * its spacing / {y:g}) x round(w * its spacing / {x:g}) (halves to even, at least 1)"
     elif p.get("fit") == "pad":
@@ -154,15 +158,22 @@ def _which(p: Mapping[str, Any], slices: int) -> str:
         "even": f"Slice floor((i + 0.5) * D / {slices}) for i from 0 to {slices - 1}.",
         "middle": f"The {slices} slices from (D - {slices}) // 2 on.",
         "all": "All slices.",
+        "linspace": f"numpy.linspace(0, D - 1, {slices}), rounded down.",
+        "linspace_middle": (
+            f"numpy.linspace(D // 2 - {slices // 2}, D // 2 + {slices // 2}, {slices}), kept within 0 and D - 1 and "
+            "rounded down."
+        ),
         "resample": (
             f"Those between which {slices} slices are interpolated: floor(x_i), and the next one where x_i is no whole "
             f"number, with x_i = (i + 0.5) * D / {slices} - 0.5, kept within 0 and D - 1."
         ),
     }[p["sampling"]]
     short = {
-        "repeat": "the same rule as for even slices repeats them"
-        if p["sampling"] != "resample"
-        else "the same rule holds",
+        "repeat": {
+            "resample": "the same rule holds",
+            "linspace": "the same rule holds",
+            "linspace_middle": f"numpy.linspace(0, D - 1, {slices}), rounded down, repeats them",
+        }.get(p["sampling"], "the same rule as for even slices repeats them"),
         "pad": "all of them are used, and blank slices (0 throughout) follow",
         "error": "the scan is refused",
     }[p["short"]]
@@ -171,6 +182,8 @@ def _which(p: Mapping[str, Any], slices: int) -> str:
 
 def _intensities(p: Mapping[str, Any]) -> str:
     window, stretch = p.get("window"), p.get("stretch")
+    if p.get("wrap"):
+        return "A value v becomes the whole part of 255 v, modulo 256."
     if stretch:
         clipped = f", clipped to {list(window)} first" if window else ""
         ends = (

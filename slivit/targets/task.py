@@ -56,7 +56,7 @@ class Task(BaseModel):
     - of words: `panels` and `findings`, names of figures and sentences that `slivit.report` knows, and the texts at
       the end of this class.
 
-    Source: Avram et al. 2024, Methods, "SLIViT's training and evaluation" (BCE for classification, L1 for regression).
+    Source: Avram et al. 2024, Methods, "Per-task fine-tuning" (BCE for classification, L1 for regression).
 
     Example:
         >>> task = slivit.Task(kind="binary", targets=("drusen",))

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 
 from slivit.checkpoint import read_config
-from slivit.data.preprocessing import load_slices, resize_slices
+from slivit.data.preprocessing import load_slices
+from slivit.data.slices import resize_slices
 from slivit.errors import ReadError
 from slivit.files import whole_file
 from slivit.predict.engine import Engine

@@ -160,3 +160,43 @@ def test_spacing_needs_a_spacing():
 def test_settings_that_contradict_each_other(wrong):
     with pytest.raises(ValidationError):
         Preprocessing(size=(2, 4, 4), **wrong)
+
+
+def released_loader(slices: list[np.ndarray], side: int) -> np.ndarray:
+    """What the released transform of a slice computes, by the same torchvision operations, times 255."""
+    from torchvision import transforms
+
+    steps = transforms.Compose([transforms.ToPILImage(), transforms.Resize((side, side)), transforms.ToTensor()])
+    return np.stack([255 * steps(transforms.ToTensor()(image))[0].numpy() for image in slices])
+
+
+@pytest.mark.parametrize("side", [20, 64])
+def test_bilinear_resizing_is_that_of_the_released_loaders(rng, side):
+    stack = rng.integers(0, 256, (3, 40, 50), dtype=np.uint8)
+    settings = Preprocessing(size=(3, side, side), stretch=None, sampling="linspace", interpolation="bilinear")
+    np.testing.assert_allclose(preprocess(volume(stack), settings), released_loader(list(stack), side), atol=1e-4)
+
+
+def test_wrapped_intensities_are_those_of_the_released_loader_of_mri(rng):
+    stack = rng.integers(0, 3000, (3, 24, 24)).astype(np.int16)
+    with pytest.warns(UserWarning, match="modulo 256"):
+        settings = Preprocessing(size=(3, 16, 16), stretch=None, interpolation="bilinear", wrap=True)
+    released = released_loader([image.astype(np.float64) for image in stack], 16)
+    np.testing.assert_allclose(preprocess(volume(stack), settings), released, atol=1e-4)
+    with pytest.raises(ValueError, match="stretch = false"):
+        Preprocessing(wrap=True)
+
+
+def test_shuffled_slices_are_the_same_ones_in_one_fixed_order_a_scan(rng):
+    first, second = (volume(rng.integers(0, 256, (9, 6, 6), dtype=np.uint8)) for _ in range(2))
+    plain = Preprocessing(size=(9, 6, 6), stretch=None)
+    orders = []
+    for scan in (first, second):
+        stack, mixed = preprocess(scan, plain), preprocess(scan, plain.model_copy(update={"shuffle_slices": 1}))
+        orders.append([int(np.flatnonzero((stack == image).all((1, 2)))[0]) for image in mixed])
+        assert sorted(orders[-1]) == list(range(9)) != orders[-1]
+        again = preprocess(scan, plain.model_copy(update={"shuffle_slices": 1}))
+        np.testing.assert_array_equal(mixed, again)
+    assert orders[0] != orders[1]
+    other = preprocess(first, plain.model_copy(update={"shuffle_slices": 2}))
+    assert (other != preprocess(first, plain.model_copy(update={"shuffle_slices": 1}))).any()

@@ -33,6 +33,16 @@ def test_as_many_slices_as_there_are_takes_each_once(depth):
         assert sample_slices(depth, depth, sampling).tolist() == list(range(depth))
 
 
+def test_the_released_ways_to_choose_slices():
+    # The released "eq" goes from the first to the last slice, "mid" spans one place more than it has slices.
+    assert sample_slices(10, 4, "linspace").tolist() == [0, 3, 6, 9]
+    assert sample_slices(97, 5, "linspace").tolist() == [0, 24, 48, 72, 96]
+    assert sample_slices(100, 5, "linspace_middle").tolist() == [48, 49, 50, 51, 52]
+    assert sample_slices(100, 4, "linspace_middle").tolist() == [48, 49, 50, 52]
+    assert sample_slices(4, 4, "linspace_middle").tolist() == [0, 1, 2, 3]
+    assert sample_slices(2, 4, "linspace_middle").tolist() == [0, 0, 0, 1]
+
+
 @given(depth=st.integers(1, 300), slices=st.integers(1, 64))
 def test_resampled_slices_lie_evenly_between_those_that_are_read(depth, slices):
     lower, weight = resample_positions(depth, slices)

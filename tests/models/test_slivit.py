@@ -7,14 +7,18 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from slivit.data.preprocessing import Preprocessing
 from slivit.errors import CheckpointError, ModelError
 from slivit.models._published import load_published
 from slivit.models.registry import create_model, model_spec
 from slivit.models.slivit import on_top, published_tokens, slice_tokens
+from slivit.predict.engine import predict_table
+from slivit.targets.task import Task
 
 SMALL = dict(model_spec("slivit").small)
 
@@ -60,6 +64,31 @@ def test_computes_what_the_released_code_computes(golden: dict[str, Any], releas
     assert features.mean().item() == pytest.approx(golden["features_mean"], rel=1e-3, abs=1e-4)
     assert features.std().item() == pytest.approx(golden["features_std"], rel=1e-3, abs=1e-4)
     torch.testing.assert_close(output.flatten(), torch.tensor(golden["output"]), rtol=1e-3, atol=1e-4)
+
+
+def test_a_released_checkpoint_predicts_what_the_released_evaluation_does(
+    reference: Path, released: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """From 8-bit files to a probability: torchvision's transform of each slice, joined side by side, not normalised."""
+    from PIL import Image
+    from torchvision import transforms
+
+    slices = json.loads((reference / "slivit_published_wide.json").read_text())["slices"]
+    rng, files, depth = np.random.default_rng(0), [], 2 * slices + 1
+    (tmp_path / "scan").mkdir()
+    for i in range(depth):
+        files.append(Image.fromarray(rng.integers(0, 256, (96, 130), dtype=np.uint8)))
+        files[-1].save(tmp_path / "scan" / f"{i:04}.tiff")
+    model = load_published(released, slices=slices, tiling="horizontal").eval()
+    settings = Preprocessing(size=model.spec.size, stretch=None, sampling="linspace", interpolation="bilinear")
+    task = Task(kind="binary", targets=("DRUSEN",))
+    table = predict_table(model, [{"path": str(tmp_path / "scan")}], task, settings, precision="float32")
+    resize = transforms.Compose([transforms.Resize((256, 256)), transforms.ToTensor()])
+    chosen = np.linspace(0, depth - 1, slices).astype(int)
+    wide = torch.cat([resize(files[i]) for i in chosen], -1).expand(1, 3, -1, -1)
+    with torch.no_grad():
+        logit = model(on_top(wide, slices))[0, 0]
+    assert table["prob_DRUSEN"].item() == pytest.approx(logit.sigmoid().item(), abs=1e-3)
 
 
 def test_slices_side_by_side_are_what_the_released_loaders_of_oct_make(
@@ -253,3 +282,13 @@ def test_released_weights_become_a_checkpoint_here(
     back = slivit.load_checkpoint(tmp_path / "published")
     assert back.model.spec.args["token_layout"] == "published"
     assert all(torch.equal(a, b) for a, b in zip(back.model.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("positions", "seen"), [("slice_number", False), ("sincos", True)])
+def test_slice_numbers_are_removed_by_the_first_norm(positions: str, seen: bool) -> None:
+    model, slices = local_model(positions=positions), torch.randn(6, 3, 32, 32)
+    with torch.no_grad():
+        change = (model(tiled(slices)) - model(tiled(slices.flip(0)))).abs().max()
+    assert (change > 1e-4).item() == seen
+    if not seen:
+        assert model.positions[0, :, 0].tolist() == list(range(7))

@@ -24,12 +24,15 @@ def scan(shape, kind, seed):
     return array
 
 
+SAMPLING = ["even", "middle", "resample", "linspace", "linspace_middle"]
+
+
 @st.composite
 def cases(draw):
     slices = draw(st.integers(1, 6))
     height, width = draw(st.integers(4, 12)), draw(st.integers(4, 12))
     windows = draw(st.booleans())
-    sampling = "even" if windows else draw(st.sampled_from(["even", "middle", "resample"]))
+    sampling = "even" if windows else draw(st.sampled_from(SAMPLING))
     ends = {
         "window": draw(st.sampled_from([None, (50.0, 150.0)])),
         "stretch": draw(st.sampled_from([None, (2.0, 98.0)])),
@@ -39,6 +42,10 @@ def cases(draw):
     more["fit"] = draw(st.sampled_from(["stretch", "pad"]))
     between = draw(st.sampled_from([0, 1.3, 4])) if sampling == "even" and not windows else 0
     more["spacing"] = draw(st.sampled_from([None, (between, 0, 0), (between, 0.7, 1.9)]))
+    more["interpolation"] = draw(st.sampled_from(["area", "bilinear"]))
+    more["shuffle_slices"] = None if windows else draw(st.sampled_from([None, 0, 3]))
+    if draw(st.booleans()) and not ends["window"] and not ends["stretch"]:
+        more["wrap"] = True
     p = Preprocessing(
         size=(slices, height, width), sampling=sampling, short=draw(st.sampled_from(["repeat", "pad"])), **ends, **more
     )
@@ -46,7 +53,7 @@ def cases(draw):
     return p, scan(shape, draw(st.sampled_from(KINDS)), draw(st.integers(0, 9)))
 
 
-@pytest.mark.filterwarnings("ignore:made up")
+@pytest.mark.filterwarnings("ignore:made up", "ignore:preprocessing.wrap")
 @settings(max_examples=150, deadline=None)
 @given(cases())
 def test_every_pixel_is_the_same(case):
