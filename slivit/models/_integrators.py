@@ -1,6 +1,8 @@
-"""From one vector a slice to one vector a volume: the mean, gated attention, or the transformer of SLIViT.
+"""From one vector a slice to one vector a volume: mean, gated attention, learned queries, or SLIViT's transformer.
 
-Ilse et al. 2018 (arXiv:1802.04712), section 2.4 (gated attention); Avram et al. 2024 (doi:10.1038/s41551-024-01257-9).
+Ilse et al. 2018 (arXiv:1802.04712), section 2.4 (gated attention); learned queries over slices as in AnyMC3D
+(arXiv:2512.12887), after Lee et al. 2019 (arXiv:1810.00825), section 3.2; Avram et al. 2024
+(doi:10.1038/s41551-024-01257-9).
 Origin: written for this project from the papers. Licence: Apache-2.0.
 """
 
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from slivit.models._vit import Block, sincos_positions
 
-Integrator = Literal["slivit", "attention", "mean"]
+Integrator = Literal["slivit", "attention", "mean", "queries"]
 
 
 class MeanIntegrator(nn.Module):
@@ -45,6 +47,41 @@ class GatedAttention(nn.Module):
 
     def forward(self, slices: Tensor) -> Tensor:
         return (self.weights(slices) @ slices)[:, 0]
+
+
+class QueryIntegrator(nn.Module):
+    """(B, S, D) -> (B, dim): learned queries look at the slices, whatever their order; what they see is joined.
+
+    Args:
+        features: D.
+        queries: how many look.
+        dim: width of a query, and of the vector of a volume.
+        heads: of their attention.
+        dim_head: width of a head.
+
+    Source: Lee et al. 2019, section 3.2 (pooling by attention to learned seeds).
+    """
+
+    def __init__(self, features: int, queries: int, dim: int, heads: int, dim_head: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.queries = nn.Parameter(0.02 * torch.randn(queries, heads * dim_head))
+        self.norm = nn.LayerNorm(features)
+        self.key, self.value = (nn.Linear(features, heads * dim_head) for _ in range(2))
+        self.out = nn.Sequential(nn.Linear(queries * heads * dim_head, dim), nn.LayerNorm(dim))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(..., N, heads * dim_head) -> (..., heads, N, dim_head)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+    def weights(self, slices: Tensor) -> Tensor:
+        """(B, S, D) -> (B, heads, queries, S) probabilities."""
+        query, key = self._split(self.queries), self._split(self.key(self.norm(slices)))
+        return (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
+
+    def forward(self, slices: Tensor) -> Tensor:
+        seen = self.weights(slices) @ self._split(self.value(self.norm(slices)))
+        return self.out(seen.transpose(1, 2).flatten(1))
 
 
 class SlivitIntegrator(nn.Module):

@@ -1,7 +1,8 @@
 """2D transformers of timm as backbones of slices, and the names that their weights have in published files.
 
 Dosovitskiy et al. 2021 (ViT, arXiv:2010.11929), Liu et al. 2021 (Swin, arXiv:2103.14030). Weights are taken under the
-names of timm, MAE, DINO, DeiT and Hugging Face (ViT), and of timm, Microsoft, SimMIM, VIS-MAE and Hugging Face (Swin).
+names of timm, MAE, DINO, DeiT and Hugging Face (ViT; see `_vit_weights`), and of timm, Microsoft, SimMIM, VIS-MAE and
+Hugging Face (Swin).
 Origin: written for this project. Licence: Apache-2.0.
 """
 
@@ -15,49 +16,38 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slivit.errors import ModelError, one_of
+from slivit.errors import CheckpointError, ModelError, one_of
 from slivit.models._backbones import create_timm
-from slivit.models._weights import ChannelWeights, State, WeightRules
+from slivit.models._vit_weights import (
+    NO_PART,
+    SHARED_NAMES,
+    TRANSFORMERS_BACKBONES,
+    fused_attention,
+    published_name,
+    vit_rules,
+)
+from slivit.models._weights import ChannelWeights, State, WeightRules, load_by_rules
 
 log = logging.getLogger(__name__)
 
 Family = Literal["vit", "swin"]
 Windows = Literal["swin", "vis_mae"]
-FAMILIES = {"vit": "VisionTransformer", "swin": "SwinTransformer"}
+FAMILIES = {"vit": ("VisionTransformer", "Eva"), "swin": ("SwinTransformer",)}
+SWINS = ("swin_tiny_patch4_window7_224", "swin_base_patch4_window7_224")
+EXAMPLES = {
+    "vit": ("vit_small_patch16_224", "vit_small_patch14_dinov2", "vit_small_patch16_dinov3_qkvb"),
+    "swin": SWINS,
+}
 PATCHES = "patch_embed.proj.weight"
-NO_PART = (r"^decoder", r"mask_token$", r"^pooler\.", r"relative_position_index$", r"attn_mask$")
 
-# Hugging Face's names before and since its version 5.
-SHARED_NAMES = (
-    (r"^(vit|deit|swin)\.", ""),
-    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"\.attention\.(attention|self)\.", ".attention."),
-    (r"\.attention\.(query|q_proj)\.", ".attn.q."),
-    (r"\.attention\.(key|k_proj)\.", ".attn.k."),
-    (r"\.attention\.(value|v_proj)\.", ".attn.v."),
-    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
-    (r"\.attention\.(relative_position_bias\.)?relative_position", ".attn.relative_position"),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
-    (r"\.intermediate\.dense\.", ".mlp.fc1."),
-    (r"(\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
-    (r"^layernorm\.", "norm."),
-)
-VIT_NAMES = (
-    *SHARED_NAMES,
-    (r"^embeddings\.cls_token$", "cls_token"),
-    (r"^embeddings\.position_embeddings$", "pos_embed"),
-    (r"^(encoder\.layer|layers)\.(?=\d+\.(attn|mlp|norm\d)\.)", "blocks."),
-    (r"^fc_norm\.", "norm."),
-)
 # SimMIM and Hugging Face put "encoder." before the stages; VIS-MAE has positions that are not used.
 SWIN_NAMES = (*SHARED_NAMES, (r"^embeddings\.norm\.", "patch_embed.norm."), (r"^encoder\.", ""))
 SWIN_NO_PART = (*NO_PART, r"^pos_embed$", r"^first_patch_expanding\.", r"^layers_up\.", r"^norm_up\.")
+SWIN_RULES: dict[str, Any] = {"drop": SWIN_NO_PART, "rename": SWIN_NAMES, "parts": ("teacher",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +81,7 @@ def build_transformer(
 
     Args:
         family: which of them `name` must be.
-        name: a timm architecture; `arch.tag` names its weights too.
+        name: a timm architecture; `arch.tag` names its weights too. DINOv2 and DINOv3 also by transformers' name.
         image_size: P of the P x P slices, in pixels.
         pretrained: download timm's weights.
         args: further arguments of the timm network, such as `patch_size`, `depths` or `drop_path_rate`.
@@ -109,41 +99,53 @@ def build_transformer(
     fixed: dict[str, Any] = {"num_classes": 0, "global_pool": "", "img_size": image_size}
     fixed |= {"dynamic_img_size": True} if vit else {}
     fixed |= ALWAYS_SHIFTED if windows == "vis_mae" else {}
-    network = create_timm(name, args or {}, pretrained=pretrained, listed=f"{family}_*", **fixed)
-    _check(family, name, network, image_size)
+    own = TRANSFORMERS_BACKBONES.get(name, name)
+    network = create_timm(own, args or {}, pretrained=pretrained and not vit, listed=f"{family}_*", **fixed)
+    _check(family, own, network, image_size)
     if windows == "vis_mae":
         shift_always(network.layers)
     if no_norm:
         network.norm = nn.Identity()
+    rules = vit_rules(own, published_name(name, network), network) if vit else SWIN_RULES
+    rules |= {} if vit else {"adapt": partial(fit_swin, grow=grow)}
     info = TransformerInfo(
-        architecture=name,
-        drop=(*(NO_PART if vit else SWIN_NO_PART), *((r"^norm\.",) if no_norm else ())),
-        rename=VIT_NAMES if vit else SWIN_NAMES,
-        adapt=partial(fit_vit, prefix=network.num_prefix_tokens) if vit else partial(fit_swin, grow=grow),
-        parts=("teacher",),
+        architecture=own,
         first=(PATCHES,),
         channel_weights=channel_weights,
         family=family,
         channels=network.num_features,
         patch=network.patch_embed.patch_size[0],
+        **rules | {"drop": (*rules["drop"], *((r"^norm\.",) if no_norm else ()))},
     )
+    if vit and pretrained:
+        if not info.default:
+            raise CheckpointError(f"{own}: no weights of it are published; leave out pretrained, or give a file")
+        load_by_rules(network, info.default, info)
     return network, info
 
 
 def _check(family: Family, name: str, network: Any, image_size: int) -> None:
-    if type(network).__name__ != FAMILIES[family]:
+    if type(network).__name__ not in FAMILIES[family]:
         raise ModelError(
-            f"backbone {name} is timm's {type(network).__name__}; slice_{family} takes a {FAMILIES[family]}, such as "
-            f"{one_of(('vit_small_patch16_224', 'vit_base_patch16_224') if family == 'vit' else SWINS)}"
+            f"backbone {name} is timm's {type(network).__name__}; slice_{family} takes a "
+            f"{' or '.join(FAMILIES[family])}, such as {one_of(EXAMPLES[family])}"
         )
-    if family == "vit" and (network.pos_embed is None or network.no_embed_class or network.cls_token is None):
-        raise ModelError(f"backbone {name}: slice_vit takes a ViT with a class token and positions for all its tokens")
     patch = network.patch_embed.patch_size[0]
     if image_size % patch:
         raise ModelError(f"image_size must be a multiple of the backbone's patch size {patch}, got {image_size}")
 
 
-SWINS = ("swin_tiny_patch4_window7_224", "swin_base_patch4_window7_224")
+def is_plain(network: Any) -> bool:
+    """Whether a ViT has a class token and learned positions for all its tokens, as masked pre-training needs them."""
+    plain = type(network).__name__ == "VisionTransformer" and network.pos_embed is not None
+    return plain and network.cls_token is not None and not network.no_embed_class
+
+
+def own_normalisation(network: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The mean and std that the publishers of a ViT give; None for a plain one, which has ImageNet's here."""
+    if is_plain(network) or type(network).__name__ not in FAMILIES["vit"]:
+        return None
+    return tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
 
 
 ALWAYS_SHIFTED: dict[str, Any] = {"always_partition": True, "norm_layer": partial(nn.LayerNorm, eps=1e-6)}
@@ -180,27 +182,8 @@ def patch_tokens(network: Any, family: str, images: Tensor) -> tuple[Tensor, Ten
     if family == "swin":
         tokens = tokens.flatten(1, 2)
         return tokens.mean(1), tokens
-    return tokens[:, 0], tokens[:, network.num_prefix_tokens :]
-
-
-def fit_vit(state: State, wanted: State, *, prefix: int) -> State:
-    """Fuse queries, keys and values, and resample positions to the grid of the model.
-
-    Args:
-        state: renamed tensors.
-        wanted: those of the backbone.
-        prefix: tokens that stand before those of the patches.
-    """
-    from timm.layers.pos_embed import resample_abs_pos_embed
-
-    state = fused_attention(state)
-    positions, like = state.get("pos_embed"), wanted["pos_embed"]
-    if positions is None or positions.ndim != 3 or positions.shape[2] != like.shape[2]:
-        return state
-    sides = [math.isqrt(t.shape[1] - prefix) for t in (positions, like)]
-    if sides[0] != sides[1] and sides[0] ** 2 == positions.shape[1] - prefix:
-        state["pos_embed"] = resample_abs_pos_embed(positions, [sides[1]] * 2, num_prefix_tokens=prefix)
-    return state
+    patches = tokens[:, network.num_prefix_tokens :]
+    return tokens[:, 0] if network.cls_token is not None else patches.mean(1), patches
 
 
 def fit_swin(state: State, wanted: State, *, grow: bool) -> State:
@@ -225,17 +208,6 @@ def fit_swin(state: State, wanted: State, *, grow: bool) -> State:
     if new and new.keys() == wanted.keys() - state.keys():
         log.warning("these weights are of a shallower Swin; with grow = true it starts from them, but for %s", blocks)
     return state
-
-
-def fused_attention(state: State) -> State:
-    """Queries, keys and values that are kept apart as the one matrix `qkv` of timm."""
-    fused = {name: tensor for name, tensor in state.items() if not re.search(r"\.attn\.[qkv]\.", name)}
-    for name in state:
-        if ".attn.q." in name:
-            parts = [state.get(name.replace(".attn.q.", f".attn.{part}.")) for part in "qkv"]
-            if all(part is not None for part in parts):
-                fused[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat([part for part in parts if part is not None])
-    return fused
 
 
 def _merging_first(state: State) -> State:

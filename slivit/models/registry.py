@@ -91,7 +91,8 @@ def register_model(
 
     The module it returns must have `.backbone` and `.head` (parameters outside both count as the integrator, or the
     decoder of a network that segments), and may
-    have `.input_size`, an (S, H, W) that overrides `size` for that instance, and `.in_chans`, its number of channels:
+    have `.input_size`, an (S, H, W) that overrides `size` for that instance, `.normalisation`, a (mean, std) that
+    overrides those, and `.in_chans`, its number of channels:
     1 instead of three has the mean and std of the three on average, several instead of one repeat those of the one.
     `create_model` holds its arguments to their annotations, such as `slices: Count` (see `slivit.settings`).
 
@@ -198,6 +199,8 @@ def create_model(name: str, out_dim: int, **args: Any) -> nn.Module:
     model = call_checked(name, factory, out_dim, **own)
     size = tuple(getattr(model, "input_size", spec.size))
     model.spec = replace(spec, size=size, args=dict(args))
+    if published := getattr(model, "normalisation", None):
+        model.spec = spec = replace(model.spec, mean=published[0], std=published[1])
     channels = getattr(model, "in_chans", spec.channels)
     if channels == 1 < spec.channels:
         model.spec = replace(model.spec, mean=(fmean(spec.mean),), std=(fmean(spec.std),))

@@ -9,13 +9,14 @@ Licence: Apache-2.0.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
-from slivit.models._integrators import GatedAttention, Integrator, MeanIntegrator, SlivitIntegrator
-from slivit.models._transformers import SWINS, Family, Windows, build_transformer, patch_tokens
+from slivit.models._integrators import GatedAttention, Integrator, MeanIntegrator, QueryIntegrator, SlivitIntegrator
+from slivit.models._transformers import SWINS, Family, Windows, build_transformer, own_normalisation, patch_tokens
 from slivit.models._volume import Channels, check_volume
 from slivit.models._weights import ChannelWeights, Weights, start_from, sum_first_layers
 from slivit.models.registry import register_model
@@ -34,9 +35,10 @@ class SliceTransformer(nn.Module):
         size: (S, P, P) of the input.
         backbone: the timm network.
         in_chans: 3, or 1 for grey input with a summed patch embedding.
-        pool: "token" (the class token) or "mean" (of all patches of a slice).
-        integrator: "mean", "attention" or "slivit".
-        sizes: of the integrator: hidden, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim.
+        pool: "token" (the class token) or "mean" (of all patches of a slice, without registers).
+        integrator: "mean", "attention", "queries" or "slivit".
+        sizes: of the integrator: hidden, queries, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim.
+        planes: in how many planes the slices lie, one behind the other and as many in each; each has an embedding.
         dropout: probability, in the integrator and before the head.
         pretrained: True downloads timm's weights; see `start_from`.
         options: of `build_transformer`.
@@ -55,19 +57,27 @@ class SliceTransformer(nn.Module):
         sizes: Mapping[str, int],
         dropout: float,
         pretrained: bool | Weights,
+        planes: int = 1,
         **options: Any,
     ) -> None:
         super().__init__()
+        if size[0] % planes:
+            raise ModelError(f"slice_{family}: slices must be a multiple of planes, got {size[0]} and {planes}")
         self.input_size, self.in_chans, self.pool = size, in_chans, pool
         self.backbone, self.backbone_info = build_transformer(
             family, backbone, image_size=size[1], pretrained=pretrained is True, **options
         )
         if in_chans == 1:
             sum_first_layers(self.backbone)
+        if own := own_normalisation(self.backbone):
+            self.normalisation = own
+        if pool == "token" and family == "vit" and cast(Any, self.backbone).cls_token is None:
+            raise ModelError(f'backbone {backbone} has no class token; set pool = "mean"')
         width = self.backbone_info.channels
         self.integrator = _integrator(integrator, width, size[0], sizes, dropout)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(sizes["vit_dim"] if integrator == "slivit" else width, out_dim)
+        self.planes = nn.Parameter(0.02 * torch.randn(planes, width)) if planes > 1 else None
+        self.head = nn.Linear(sizes["vit_dim"] if integrator in ("slivit", "queries") else width, out_dim)
         if pretrained is not True:
             start_from(self, pretrained)
 
@@ -84,7 +94,13 @@ class SliceTransformer(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, S, P, P) -> (B, n): one vector a volume, which the head reads."""
-        return self.integrator(self.forward_slices(x))
+        return self.integrator(self._placed(self.forward_slices(x)))
+
+    def _placed(self, slices: Tensor) -> Tensor:
+        """(B, S, D) -> the same, each slice with the embedding of its plane."""
+        if self.planes is None:
+            return slices
+        return slices + self.planes.repeat_interleave(slices.shape[1] // len(self.planes), 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, P, P) float32 -> (B, out_dim) logits."""
@@ -92,14 +108,18 @@ class SliceTransformer(nn.Module):
         return self.head(self.dropout(self.forward_features(x)))
 
     def attention_maps(self, x: Tensor) -> Tensor:
-        """How much each slice counts for the integrator: (B, 1, S), or (B, depth, heads, 1 + S, 1 + S) of "slivit".
+        """How much each slice counts for the integrator.
+
+        Returns:
+            Probabilities: (B, 1, S) of "attention", (B, heads, queries, S) of "queries", and of "slivit"
+            (B, depth, heads, 1 + S, 1 + S).
 
         Raises:
             ModelError: an integrator without attention.
         """
-        if not isinstance(self.integrator, GatedAttention | SlivitIntegrator):
+        if not isinstance(self.integrator, GatedAttention | QueryIntegrator | SlivitIntegrator):
             raise ModelError(f'slice_{self.backbone_info.family}: integrator "mean" has no attention over slices')
-        return self.integrator.weights(self.forward_slices(x))
+        return self.integrator.weights(self._placed(self.forward_slices(x)))
 
 
 def _integrator(kind: Integrator, width: int, slices: int, sizes: Mapping[str, int], dropout: float) -> nn.Module:
@@ -107,6 +127,8 @@ def _integrator(kind: Integrator, width: int, slices: int, sizes: Mapping[str, i
         return MeanIntegrator()
     if kind == "attention":
         return GatedAttention(width, sizes["hidden"])
+    if kind == "queries":
+        return QueryIntegrator(width, sizes["queries"], sizes["vit_dim"], sizes["vit_heads"], sizes["dim_head"])
     return SlivitIntegrator(
         width,
         slices,
@@ -139,7 +161,7 @@ SMALL_SWIN = {"patch_size": 4, "window_size": 4, "embed_dim": 8, "depths": (1, 2
     source="arXiv:2010.11929; integrators arXiv:1802.04712, doi:10.1038/s41551-024-01257-9",
     licence="Apache-2.0 (definition); weights as published",
     parameters=21_666_049,
-    weights=WEIGHTS.format("vit_small_patch16_224", "timm, Hugging Face, MAE, DINO and DeiT"),
+    weights=WEIGHTS.format("vit_small_patch16_224", "timm, Hugging Face, MAE, DINO, DINOv2, DINOv3, SigLIP and DeiT"),
     small=SMALL | {"backbone_args": SMALL_VIT},
 )
 def slice_vit(
@@ -151,12 +173,14 @@ def slice_vit(
     pool: Pool = "token",
     integrator: Integrator = "mean",
     hidden: Count = 128,
+    queries: Count = 4,
     vit_dim: Count = 256,
     vit_depth: Count = 5,
     vit_heads: Count = 20,
     dim_head: Count = 64,
     mlp_dim: Count = 512,
     dropout: Share = 0.0,
+    planes: Count = 1,
     in_chans: Channels = 3,
     pretrained: bool | Weights = False,
     channel_weights: ChannelWeights = "output",
@@ -168,16 +192,22 @@ def slice_vit(
         out_dim: the number of outputs.
         slices: S; 1 for single images.
         image_size: P, rows and columns in pixels, a multiple of the patch size.
-        backbone: a ViT of timm with a class token: vit_small_patch16_224, vit_base_patch16_224 ...
-        pool: what stands for a slice: "token", the class token, or "mean", the mean of its patches.
-        integrator: "mean" over slices, "attention" (gated attention pooling) or "slivit" (SLIViT's transformer).
+        backbone: a ViT of timm, also with registers, rotary positions or no class token: vit_small_patch16_224,
+            vit_small_patch14_reg4_dinov2, vit_small_patch16_dinov3_qkvb, eva02_small_patch14_224,
+            vit_base_patch16_siglip_224 ...; or transformers' name, such as facebook/dinov2-small.
+        pool: what stands for a slice: "token", the class token, or "mean", the mean of its patches without registers;
+            a ViT without a class token has "mean" alone.
+        integrator: "mean" over slices, "attention" (gated attention pooling), "queries" (learned queries look at the
+            slices) or "slivit" (SLIViT's transformer, the one that knows the order of slices).
         hidden: width of the gated attention.
+        queries: how many look, of "queries", which also has `vit_dim`, `vit_heads` and `dim_head`.
         vit_dim: width of a token of "slivit"; so are the next four.
         vit_depth: transformer blocks.
         vit_heads: attention heads.
         dim_head: width of a head.
         mlp_dim: hidden width of a block's perceptron.
         dropout: probability, in the integrator and before the head.
+        planes: in how many planes the slices lie, as many in each; that of `preprocessing.planes`.
         in_chans: 3, or 1 for grey input with a summed patch embedding.
         pretrained: True downloads timm's weights; a path loads a file or folder (see `load_backbone`). Positions of
             another grid are resampled.
@@ -197,7 +227,8 @@ def slice_vit(
         in_chans=in_chans,
         pool=pool,
         integrator=integrator,
-        sizes=_sizes(hidden, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim),
+        sizes=_sizes(hidden, queries, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim),
+        planes=planes,
         dropout=dropout,
         pretrained=pretrained,
         channel_weights=channel_weights,
@@ -221,12 +252,14 @@ def slice_swin(
     backbone: str = SWINS[0],
     integrator: Integrator = "mean",
     hidden: Count = 128,
+    queries: Count = 4,
     vit_dim: Count = 256,
     vit_depth: Count = 5,
     vit_heads: Count = 20,
     dim_head: Count = 64,
     mlp_dim: Count = 512,
     dropout: Share = 0.0,
+    planes: Count = 1,
     in_chans: Channels = 3,
     pretrained: bool | Weights = False,
     grow: bool = False,
@@ -243,8 +276,8 @@ def slice_swin(
             must be complete.
         windows: "vis_mae" shifts them in the last stage too, where one of them holds the whole grid, as VIS-MAE does.
         pretrained: as of `slice_vit`. Relative positions of another window are resampled.
-        out_dim, slices, image_size, integrator, hidden, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim, dropout,
-            in_chans, channel_weights, backbone_args: see `slice_vit`.
+        out_dim, slices, image_size, integrator, hidden, queries, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim,
+            dropout, planes, in_chans, channel_weights, backbone_args: see `slice_vit`.
 
     Raises:
         ModelError: a value that is not allowed.
@@ -260,7 +293,8 @@ def slice_swin(
         in_chans=in_chans,
         pool="mean",
         integrator=integrator,
-        sizes=_sizes(hidden, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim),
+        sizes=_sizes(hidden, queries, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim),
+        planes=planes,
         dropout=dropout,
         pretrained=pretrained,
         channel_weights=channel_weights,
@@ -270,9 +304,12 @@ def slice_swin(
     )
 
 
-def _sizes(hidden: int, vit_dim: int, vit_depth: int, vit_heads: int, dim_head: int, mlp_dim: int) -> dict[str, int]:
+def _sizes(
+    hidden: int, queries: int, vit_dim: int, vit_depth: int, vit_heads: int, dim_head: int, mlp_dim: int
+) -> dict[str, int]:
     return {
         "hidden": hidden,
+        "queries": queries,
         "vit_dim": vit_dim,
         "vit_depth": vit_depth,
         "vit_heads": vit_heads,

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from slivit.errors import CheckpointError, ModelError, nearest
 from slivit.models._backbones import create_timm
-from slivit.models._transformers import fit_vit
+from slivit.models._vit_weights import fit_vit
 from slivit.models._volume import check_tiled
 from slivit.models._weights import State, WeightRules, Weights, start_from
 from slivit.models.registry import register_model

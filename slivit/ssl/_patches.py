@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slivit.errors import ModelError, one_of
-from slivit.models._transformers import TransformerInfo
+from slivit.models._transformers import TransformerInfo, is_plain
 from slivit.models.registry import ModelSpec, spec_of
 from slivit.ssl._images import grey, image_spec, to_model
 from slivit.ssl.views import Range, normalise, random_crop
@@ -38,6 +38,11 @@ def transformer_of(model: nn.Module, method: str, families: tuple[str, ...]) -> 
         raise ModelError(
             f"{method} pre-trains the backbone of {names} with slices = 1; got {spec_of(model).name}, whose backbone "
             f"is {getattr(info, 'architecture', type(model.backbone).__name__)}"
+        )
+    if info.family == "vit" and not is_plain(model.backbone):
+        raise ModelError(
+            f"{method} pre-trains a ViT with a class token and learned positions for all its tokens, such as "
+            f"vit_small_patch16_224; {info.architecture} is none. slivit pretrain dino takes it"
         )
     spec = image_spec(model, method)
     for name, parameter in model.named_parameters():

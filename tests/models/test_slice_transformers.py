@@ -40,7 +40,7 @@ def features(model, channels=3):
 
 def test_slices_are_read_one_by_one_and_the_mean_and_attention_know_no_order():
     x = torch.randn(2, 3, 4, 32, 32)
-    for integrator in ("mean", "attention"):
+    for integrator in ("mean", "queries", "attention"):
         model = create_model("slice_vit", 2, slices=4, image_size=32, integrator=integrator, backbone_args=VIT).eval()
         with torch.no_grad():
             torch.testing.assert_close(model(x), model(x.flip(2)))
@@ -62,6 +62,34 @@ def test_slivit_s_integrator_knows_the_order_of_slices():
     with torch.no_grad():
         assert not torch.allclose(model(x), model(x.flip(2)), atol=1e-4)
         assert model.attention_maps(x).shape == (2, 2, 2, 4, 4)
+
+
+def test_learned_queries_are_attention_to_slices():
+    sizes = {"queries": 3, "vit_dim": 12, "vit_heads": 2, "dim_head": 8}
+    model = create_model(
+        "slice_vit", 2, slices=5, image_size=32, integrator="queries", backbone_args=VIT, **sizes
+    ).eval()
+    x = torch.randn(2, 3, 5, 32, 32)
+    with torch.no_grad():
+        weights = model.attention_maps(x)
+        assert weights.shape == (2, 2, 3, 5)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 3))
+        slices, part = model.forward_slices(x), model.integrator
+        values = part.value(part.norm(slices))
+        mixed = torch.cat([weights[:, head] @ values[..., 8 * head : 8 * head + 8] for head in range(2)], -1)
+        torch.testing.assert_close(model.forward_features(x), part.out(mixed.flatten(1)))
+
+
+def test_each_plane_has_its_own_embedding_and_the_order_within_a_plane_is_free():
+    args = {"image_size": 32, "integrator": "queries", "backbone_args": VIT, "vit_dim": 12, "vit_heads": 2}
+    model = create_model("slice_vit", 2, slices=6, planes=3, **args).eval()
+    x = torch.randn(2, 3, 6, 32, 32)
+    with torch.no_grad():
+        model.planes.normal_()
+        torch.testing.assert_close(model(x), model(x[:, :, [1, 0, 3, 2, 4, 5]]))
+        assert not torch.allclose(model(x), model(x[:, :, [2, 3, 0, 1, 4, 5]]), atol=1e-4)
+    with pytest.raises(ModelError, match="slices must be a multiple of planes, got 4 and 3"):
+        create_model("slice_vit", 2, slices=4, planes=3, **args)
 
 
 def test_pooling_by_token_and_by_mean_read_what_timm_reads():
