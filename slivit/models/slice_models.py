@@ -19,7 +19,7 @@ from slivit.models._backbones import build_backbone, feature_map
 from slivit.models._volume import Channels, check_volume
 from slivit.models._weights import Weights, start_from, sum_first_layers
 from slivit.models.registry import register_model
-from slivit.settings import Count
+from slivit.settings import Count, Share
 
 Pool = Literal["mean", "max"]
 STRIDE = 32
@@ -103,16 +103,17 @@ class LRCN(SliceModel):
         hidden: int,
         layers: int,
         bidirectional: bool,
+        dropout: float,
         pool: str,
         **options: Any,
     ) -> None:
         super().__init__("lrcn", size, **options)
-        self.pool = pool
+        self.pool, self.dropout = pool, nn.Dropout(dropout)
         self.gru = nn.GRU(self.backbone_info.channels, hidden, layers, batch_first=True, bidirectional=bidirectional)
         self.head = nn.Linear(hidden * (2 if bidirectional else 1), out_dim)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        return pool_slices(self.gru(self.forward_slices(x))[0], self.pool)
+        return self.dropout(pool_slices(self.gru(self.forward_slices(x))[0], self.pool))
 
 
 class PositionEncodedSlices(SliceModel):
@@ -257,6 +258,7 @@ def lrcn(
     hidden: Count = 128,
     layers: Count = 1,
     bidirectional: bool = True,
+    dropout: Share = 0.0,
     pool: Pool = "mean",
     in_chans: Channels = 3,
     pretrained: bool | Weights = False,
@@ -269,6 +271,7 @@ def lrcn(
         hidden: units of the GRU, in each direction.
         layers: of the GRU.
         bidirectional: whether it reads the slices both ways.
+        dropout: probability, before the head.
         pool: "mean" or "max" of its outputs over slices.
         out_dim, slices, image_size, in_chans, pretrained, backbone_args: see `pooled_slices`.
 
@@ -280,6 +283,7 @@ def lrcn(
         hidden=hidden,
         layers=layers,
         bidirectional=bidirectional,
+        dropout=dropout,
         pool=pool,
         backbone=backbone,
         backbone_args=backbone_args,

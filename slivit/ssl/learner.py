@@ -26,7 +26,7 @@ from slivit.ssl._accumulation import Accumulate
 from slivit.ssl._lars import lars
 from slivit.ssl.pretext import MakeViews, Pretext
 from slivit.ssl.recipe import PretextFit
-from slivit.ssl.schedules import layered_groups, scheduler
+from slivit.train.schedules import layered_groups, scheduler
 from slivit.ssl.spread import checkpoint_activations as keep_less
 from slivit.ssl.spread import spread
 from slivit.train.callbacks import seed_everything

@@ -33,7 +33,7 @@ from slivit.ssl.dino3d import frozen_features
 from slivit.ssl.losses.contrastive import nt_xent
 from slivit.ssl.pretext import Pretext
 from slivit.ssl.registry import register_pretext
-from slivit.ssl.schedules import block_depth
+from slivit.train.schedules import block_depth
 from slivit.ssl.views import Range
 
 Region = Literal["whole", "spoilt"]

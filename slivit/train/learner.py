@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from fastai.callback import progress, schedule  # noqa: F401 (they give Learner its bars, fit_one_cycle and lr_find)
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, Metric
-from fastai.optimizer import Adam
+from fastai.optimizer import SGD, Adam
 from torch import nn
 
 from slivit.data.watching import readers_watched
@@ -22,20 +25,30 @@ from slivit.data.windows import Windows
 from slivit.device import choose_precision
 from slivit.errors import ModelError, SlivitError
 from slivit.models._depthwise import quicken
-from slivit.settings import Precision
+from slivit.settings import Precision, changed
 from slivit.targets.loss import TaskLoss
 from slivit.targets.task import Task
 from slivit.train.callbacks import Autocast, FrozenBackbone, seed_everything
 from slivit.train.metrics import WholeLoss, task_metrics
 from slivit.train.recipe import Fit
+from slivit.train.schedules import backbone_depth, layered_groups, scheduler
 
 log = logging.getLogger(__name__)
+MOMENTUM = 0.9
 
 
 class VolumeLearner(Learner):
-    """A fastai Learner whose fit can start at a later epoch of the same schedule."""
+    """A fastai Learner whose fit can start at a later epoch of the same schedule.
+
+    `rates` are those of its parameter groups, as fractions of the peak.
+    """
 
     first_epoch = 0
+    rates: npt.NDArray[np.float64] = np.ones(1)
+
+    def peak(self, lr: float) -> Any:
+        """The peak rates of the groups: one number where all are alike."""
+        return lr if (self.rates == 1).all() else lr * self.rates
 
     def _do_fit(self) -> None:
         """Run the epochs that are left. (fastai's own `start_epoch` runs the callbacks of skipped epochs too.)"""
@@ -75,6 +88,33 @@ class VolumeLearner(Learner):
                     callback.leave()
 
 
+class MixUp(Callback):
+    """Mix the scans of each training batch in pairs; the loss is that of both targets, with the same shares.
+
+    Args:
+        alpha: of the Beta distribution from which a batch's share is drawn.
+
+    Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization".
+    """
+
+    run_valid = False
+
+    def __init__(self, alpha: float) -> None:
+        self.alpha = alpha
+
+    def before_batch(self) -> None:
+        """Mix the batch with itself in another order."""
+        self.share = float(np.random.beta(self.alpha, self.alpha))
+        self.pairs = torch.randperm(len(self.xb[0])).to(self.xb[0].device)
+        self.learn.xb = tuple(self.share * x + (1 - self.share) * x[self.pairs] for x in self.xb)
+
+    def after_loss(self) -> None:
+        """Mix the losses of both targets."""
+        other = self.learn.loss_func(self.pred, *(y[self.pairs] for y in self.yb))
+        self.learn.loss_grad = self.share * self.learn.loss_grad + (1 - self.share) * other
+        self.learn.loss = self.learn.loss_grad.clone()
+
+
 def parameter_groups(model: nn.Module) -> list[list[nn.Parameter]]:
     """The parameters of a model in three groups: backbone, integrator (all that is in neither), head.
 
@@ -97,7 +137,7 @@ def volume_learner(
     *,
     loss_func: nn.Module | None = None,
     metrics: Sequence[Metric] | None = None,
-    opt_func: Callable[..., Any] = Adam,
+    opt_func: Callable[..., Any] | None = None,
     channels_last: bool | None = None,
     path: str | Path = ".",
     seed: int | None = None,
@@ -109,10 +149,11 @@ def volume_learner(
         dls: from `slivit.volume_dataloaders`, or any that give a model's input and encoded targets.
         model: from `slivit.create_model`, with `.backbone` and `.head`.
         task: the task, fitted on the training rows.
-        fit: its weight decay, label smoothing, frozen backbone and precision count here, not its schedule.
+        fit: its optimiser, weight decay, rates by layer, label smoothing, mixup, frozen backbone and precision count
+            here, not its schedule.
         loss_func: in place of the task's own loss; with an `activation`, as `TaskLoss` has.
         metrics: in place of the task's own.
-        opt_func: a fastai optimiser.
+        opt_func: a fastai optimiser in place of that of `fit`.
         channels_last: memory format of the weights; on for tiled models where None, as 2D convolutions run faster so.
         path: the folder in which fastai keeps its files.
         seed: seeds Python, NumPy and torch.
@@ -142,13 +183,14 @@ def volume_learner(
         quicken(model)
     if channels_last is None:
         channels_last = getattr(getattr(model, "spec", None), "input", "") == "tiled"
+    splitter, rates = groups(model, fit)
     learn = VolumeLearner(
         dls,
         model,
         loss_func=loss_func or TaskLoss(task, fit.label_smoothing),
         metrics=task_metrics(task, _windows(dls)) if metrics is None else list(metrics),
-        splitter=parameter_groups,
-        opt_func=opt_func,
+        splitter=splitter,
+        opt_func=opt_func or optimiser(fit),
         wd=fit.weight_decay,
         path=Path(path),
         train_bn=not fit.freeze_backbone,
@@ -156,9 +198,11 @@ def volume_learner(
             *precision_callbacks(fit.precision, dls),
             *([ChannelsLast()] if channels_last else []),
             FrozenBackbone(),
+            *([MixUp(fit.mixup)] if fit.mixup else []),
             *cbs,
         ],
     )
+    learn.rates = rates
     learn.recorder.loss = WholeLoss()
     if fit.freeze_backbone:
         learn.freeze_to(1)
@@ -208,10 +252,37 @@ def find_lr(learn: Learner, steps: int = 100) -> float:
     return rate
 
 
-def group_rates(lr: float, backbone_scale: float) -> slice | float:
-    """The peak rates for fit_one_cycle: `lr` for integrator and head, `lr * backbone_scale` for the backbone."""
-    if backbone_scale == 1:
-        return lr
-    import numpy as np
+def optimiser(fit: Fit) -> Callable[..., Any]:
+    """The fastai optimiser that a recipe names."""
+    if fit.optimiser == "sgd":
+        return partial(SGD, mom=MOMENTUM)
+    mom, sqr_mom = fit.betas
+    return partial(Adam, mom=mom, sqr_mom=sqr_mom, eps=fit.eps, decouple_wd=fit.optimiser == "adamw")
 
-    return np.array([lr * backbone_scale, lr, lr])  # type: ignore[return-value]
+
+def groups(model: nn.Module, fit: Fit) -> tuple[Callable[..., Any], npt.NDArray[np.float64]]:
+    """How parameters are grouped, and the rate of each group as a fraction of the peak."""
+    if fit.layer_decay == 1:
+        return parameter_groups, np.array([fit.backbone_lr, 1.0, 1.0])
+    parameter_groups(model)
+    return layered_groups(model, backbone_depth(model), fit.layer_decay)
+
+
+def fit_schedule(learn: VolumeLearner, fit: Fit, peak: float, **options: Any) -> None:
+    """Train under the recipe's schedule.
+
+    Args:
+        learn: the learner.
+        fit: its epochs, schedule, warm-up and betas.
+        peak: the peak rate.
+        options: what `Learner.fit` takes: `cbs`, `start_epoch`.
+    """
+    rates = learn.peak(peak)
+    if fit.schedule == "constant":
+        learn.fit(fit.epochs, rates, **options)
+    elif fit.schedule == "cosine":
+        plan = scheduler(rates, end=0.0, warmup=fit.warmup, weight_decay=fit.weight_decay)
+        learn.fit(fit.epochs, rates, **{**options, "cbs": [plan, *options.get("cbs", ())]})
+    else:
+        moms = {"moms": (fit.betas[0],) * 3} if changed(fit, "betas") else {}
+        learn.fit_one_cycle(fit.epochs, rates, pct_start=fit.warmup, **moms, **options)

@@ -30,7 +30,12 @@ class Fit(Section):
         epochs: at most this many.
         lr: the (peak) learning rate, or "find"; of a list, such as [1e-3, 1e-4], every rate is tried, and the one kept
             whose best epoch has the best `monitor`.
-        schedule: "one_cycle", in which the rate rises to `lr` and falls to nearly 0, or "constant".
+        schedule: "one_cycle", in which the rate rises to `lr` and falls to nearly 0, "cosine" (it rises along a line and
+            falls along a half cosine to 0), or "constant".
+        optimiser: "adamw", "adam" (weight decay is a part of the gradient) or "sgd" (momentum 0.9).
+        betas: of AdamW and Adam; fastai's 0.9 and 0.99 where it is not set, and then one cycle moves the first from 0.95
+            to 0.85 and back.
+        eps: of AdamW and Adam; the default is fastai's, PyTorch's is 1e-8.
         batch_size: scans a step; windows where scans are cut into windows.
         oversample: repeat the training items of rarer classes, until all classes are drawn equally often; binary and
             multiclass.
@@ -39,6 +44,8 @@ class Fit(Section):
         patience: epochs without a better `monitor` after which training stops; 0 never stops early.
         monitor: "valid_loss", "roc_auc", "average_precision", "r2" or "mae", on the validation rows.
         backbone_lr: the backbone's rate as a fraction of `lr`.
+        layer_decay: rate of a block of the backbone as a fraction of that of the block behind it; 1 for none.
+        mixup: scans of a batch are mixed in pairs, their losses too, with shares from Beta(mixup, mixup); 0 for none.
         freeze_backbone: train the integrator and the head alone; the backbone runs as it does in a prediction, and its
             normalisation layers, which fastai would go on training, stay as they are too.
         label_smoothing: of classification targets.
@@ -54,7 +61,10 @@ class Fit(Section):
 
     epochs: int = Field(default=20, ge=1)
     lr: float | Literal["find"] | tuple[float, ...] = "find"
-    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = Field(default=1e-5, gt=0)
     batch_size: int = Field(default=8, ge=1)
     oversample: bool = False
     weight_decay: float = Field(default=0.01, ge=0)
@@ -62,6 +72,8 @@ class Fit(Section):
     patience: int = Field(default=5, ge=0)
     monitor: Literal["valid_loss", "roc_auc", "average_precision", "r2", "mae"] = "valid_loss"
     backbone_lr: float = Field(default=1.0, gt=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    mixup: float = Field(default=0.0, ge=0)
     freeze_backbone: bool = False
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     average_weights: float = Field(default=0.0, ge=0, lt=1)
@@ -79,8 +91,14 @@ class Fit(Section):
     def _nothing_idle(self) -> Self:
         if self.schedule == "constant" and self.warmup != type(self).model_fields["warmup"].default:
             raise ValueError('warmup would do nothing under schedule = "constant"; leave it out')
-        if self.freeze_backbone and self.backbone_lr != 1:
-            raise ValueError("backbone_lr would do nothing where freeze_backbone is true; leave it out")
+        if self.freeze_backbone and (idle := changed(self, "backbone_lr", "layer_decay")):
+            raise ValueError(f"{' and '.join(idle)} would do nothing where freeze_backbone is true; leave it out")
+        if self.layer_decay != 1 and self.backbone_lr != 1:
+            raise ValueError("layer_decay sets the rates of the backbone; leave out backbone_lr")
+        if self.optimiser == "sgd" and (idle := changed(self, "betas", "eps")):
+            raise ValueError(
+                f"{' and '.join(idle)} are of AdamW and Adam, and would do nothing for sgd; leave them out"
+            )
         return self
 
     def check(self, task: Task) -> None:

@@ -141,7 +141,7 @@ class Trial:
         """
         from slivit.device import choose_device, choose_precision
         from slivit.train import callbacks
-        from slivit.train.learner import find_lr, group_rates
+        from slivit.train.learner import find_lr, fit_schedule
 
         fit = recipe.fit
         progress = callbacks.progress_of(folder, resume=resume)
@@ -159,12 +159,8 @@ class Trial:
         ]
         cbs += [callbacks.StopEarly(fit.monitor, fit.patience)] if fit.patience else []
         cbs += [callbacks.AverageWeights(fit.average_weights)] if fit.average_weights else []
-        rates, options = group_rates(peak, fit.backbone_lr), {"start_epoch": progress["epoch"] if progress else 0}
         with nullcontext() if sys.stdout.isatty() else learn.no_bar(), learn.no_logging():
-            if fit.schedule == "constant":
-                learn.fit(fit.epochs, rates, cbs=cbs, **options)
-            else:
-                learn.fit_one_cycle(fit.epochs, rates, pct_start=fit.warmup, cbs=cbs, **options)
+            fit_schedule(learn, fit, peak, cbs=cbs, start_epoch=progress["epoch"] if progress else 0)
         log.info("best epoch %d: %s %.4f", best.best_epoch + 1, fit.monitor, best.best)
         outcome = {"lr": peak, "best_epoch": best.best_epoch + 1, fit.monitor: float(best.best)}
         return learn.model, outcome | {"precision": choose_precision(fit.precision, choose_device(fit.device))}

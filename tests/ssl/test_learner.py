@@ -14,7 +14,7 @@ from slivit.data.images import SliceReader, count_slices, seeded, slice_items
 from slivit.errors import CheckpointError
 from slivit.ssl._lars import lars
 from slivit.ssl.learner import pretext_learner, undecayed
-from slivit.ssl.schedules import block_depth, layered_groups, warmup_cosine
+from slivit.train.schedules import block_depth, layered_groups, warmup_cosine
 
 SWIN = {"slices": 1, "image_size": 32, "backbone_args": {"patch_size": 4, "window_size": 4, "embed_dim": 8,
         "depths": (2, 2), "num_heads": (1, 2)}}  # fmt: skip

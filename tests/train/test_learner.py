@@ -15,7 +15,7 @@ from slivit.models.registry import create_model
 from slivit.predict.engine import predict_table
 from slivit.targets.task import Task
 from slivit.train import callbacks
-from slivit.train.learner import find_lr, group_rates, parameter_groups, volume_learner
+from slivit.train.learner import MixUp, find_lr, fit_schedule, parameter_groups, volume_learner
 from slivit.train.metrics import EpochMetric
 from slivit.train.recipe import Fit
 
@@ -162,10 +162,83 @@ def test_parameter_groups_hold_every_parameter_once():
     model = create_model("slivit", 1, **SMALL)
     groups = parameter_groups(model)
     assert sorted(id(p) for g in groups for p in g) == sorted(id(p) for p in model.parameters())
-    assert group_rates(1e-3, 1) == 1e-3
-    np.testing.assert_allclose(group_rates(1e-3, 0.1), [1e-4, 1e-3, 1e-3])
     with pytest.raises(ModelError, match=r"has no module \.backbone"):
         parameter_groups(torch.nn.Linear(2, 2))
+
+
+def test_the_rates_of_the_backbone(blob_scans, tmp_path):
+    learn, *_ = make(blob_scans, tmp_path)
+    assert learn.peak(1e-3) == 1e-3
+    learn, *_ = make(blob_scans, tmp_path, fit=Fit(backbone_lr=0.1))
+    np.testing.assert_allclose(learn.peak(1e-3), [1e-4, 1e-3, 1e-3])
+
+
+@pytest.mark.parametrize("backbone", ["resnet10t", "convnext_atto"])
+def test_layer_decay_scales_block_by_block_and_holds_every_parameter_once(blob_scans, tmp_path, backbone):
+    model = create_model("slivit", 1, **SMALL | {"backbone": backbone, "stride": 16 if "net10" in backbone else 32})
+    learn, *_ = make(blob_scans, tmp_path, model=model, fit=Fit(layer_decay=0.5, precision="float32"))
+    learn.create_opt()
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = [[names[id(p)] for p in group] for group in learn.opt.param_lists]
+    assert sorted(n for group in found for n in group) == sorted(names.values())
+    np.testing.assert_allclose(learn.rates, 0.5 ** np.arange(len(found))[::-1])
+    assert any(n.startswith("backbone.stem") or n.startswith("backbone.conv1") for n in found[0])
+    assert {"class_token", "head.weight"} <= set(found[-1])
+    assert len({n for group in found[1:-1] for n in group if not n.startswith("backbone.")}) == 0
+
+
+@pytest.mark.parametrize(
+    ("fit", "momentum"),
+    [
+        (Fit(epochs=2, schedule="cosine", warmup=0.25, betas=(0.9, 0.999), eps=1e-8), 0.9),
+        (Fit(epochs=2), 0.95),
+        (Fit(epochs=2, betas=(0.8, 0.9)), 0.8),
+        (Fit(epochs=2, optimiser="sgd", schedule="constant"), 0.9),
+    ],
+)
+def test_the_optimiser_and_the_schedule_are_those_of_the_recipe(blob_scans, tmp_path, fit, momentum):
+    learn, *_ = make(blob_scans, tmp_path, fit=fit.model_copy(update={"precision": "float32"}))
+    with learn.no_bar(), learn.no_logging():
+        fit_schedule(learn, fit, 1e-3)
+    rates, hypers = learn.recorder.lrs, learn.opt.hypers
+    assert hypers[0]["mom"] == pytest.approx(momentum, abs=0.03)
+    if fit.optimiser == "adamw":
+        assert (hypers[0]["sqr_mom"], hypers[0]["eps"]) == (fit.betas[1], fit.eps)
+    if fit.schedule == "cosine":
+        assert max(rates) == pytest.approx(1e-3, rel=0.1)
+        assert rates[0] < 1e-4 < rates[-1] < 2e-4
+
+
+def test_mixup_mixes_scans_and_losses_with_the_same_share(blob_scans, tmp_path):
+    learn, *_ = make(blob_scans, tmp_path, fit=Fit(mixup=0.4, precision="float32"))
+    seen = {}
+
+    class Look(callbacks.Callback):
+        order, run_valid = 1000, False
+
+        def before_batch(self):
+            mixer = next(c for c in self.learn.cbs if isinstance(c, MixUp))
+            seen.setdefault("shares", []).append(mixer.share)
+
+        def after_loss(self):
+            mixer = next(c for c in self.learn.cbs if isinstance(c, MixUp))
+            parts = [self.learn.loss_func(self.pred, y) for y in (self.yb[0], self.yb[0][mixer.pairs])]
+            expected = mixer.share * parts[0] + (1 - mixer.share) * parts[1]
+            torch.testing.assert_close(self.learn.loss_grad, expected)
+
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-3, cbs=[Look()])
+    assert len(set(seen["shares"])) > 1
+
+
+def test_training_options_that_would_do_nothing_are_refused():
+    for wrong in (
+        {"optimiser": "sgd", "eps": 1e-8},
+        {"freeze_backbone": True, "layer_decay": 0.5},
+        {"layer_decay": 0.5, "backbone_lr": 0.1},
+    ):
+        with pytest.raises(ValueError, match="leave"):
+            Fit(**wrong)
 
 
 @pytest.mark.parametrize("backbone", ["resnet10t", "convnext_atto"])

@@ -1,4 +1,4 @@
-"""Schedules of pre-training: warm-up and half cosine, weight decay that grows, rates by layer."""
+"""Schedules: warm-up and half cosine, weight decay that grows, rates by layer."""
 
 from __future__ import annotations
 
@@ -53,6 +53,24 @@ def block_depth(blocks: int) -> Callable[[str], int]:
         return 0 if any(part in name for part in embedding) else blocks + 1
 
     return depth
+
+
+UNIT = re.compile(r"(?:^|\.)(?:(?:stages|layers)\.(\d+)(?:\.blocks\.(\d+))?|blocks\.(\d+)|layer(\d+)\.(\d+))(?:\.|$)")
+"""A block of a ViT, Swin, ConvNeXt or ResNet in a parameter's name."""
+
+
+def backbone_depth(model: nn.Module) -> Callable[[str], int]:
+    """The layer of a parameter of a model with `.backbone`, by its name.
+
+    0 is what stands before the backbone's first block, 1 ... N its blocks, N + 1 all that is behind.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    inside = [name for name in names if name.startswith("backbone.")]
+    found = {name: tuple(int(n or 0) for n in unit.groups()) for name in inside if (unit := UNIT.search(name))}
+    blocks = sorted(set(found.values()))
+    first = next((i for i, name in enumerate(inside) if name in found), 0)
+    depths = {name: 0 for name in inside[:first]} | {name: blocks.index(unit) + 1 for name, unit in found.items()}
+    return lambda name: depths.get(name, len(blocks) + 1)
 
 
 def layered_groups(
