@@ -32,9 +32,9 @@ from slivit.ssl.heads import DinoHead
 from slivit.ssl.losses.dino import multi_crop_loss
 from slivit.ssl.pretext import Pretext
 from slivit.ssl.registry import register_pretext
-from slivit.train.schedules import block_depth
 from slivit.ssl.teacher import Centring, Distillation, FollowStudent, FreezeLast, Targets, WarmTemperature
 from slivit.ssl.views import Range, blur, jitter, random_crop, solarise
+from slivit.train.schedules import block_depth
 
 LARGE = 2
 

@@ -39,8 +39,8 @@ from slivit.ssl.collapse import (
 from slivit.ssl.heads import DinoHead
 from slivit.ssl.pretext import Pretext
 from slivit.ssl.registry import register_pretext
-from slivit.train.schedules import block_depth
 from slivit.ssl.teacher import Centring, FollowStudent, FreezeLast, WarmTemperature, copy_teacher
+from slivit.train.schedules import block_depth
 
 HEADS = ("dino_head", "ibot_head")
 

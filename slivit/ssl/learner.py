@@ -26,11 +26,11 @@ from slivit.ssl._accumulation import Accumulate
 from slivit.ssl._lars import lars
 from slivit.ssl.pretext import MakeViews, Pretext
 from slivit.ssl.recipe import PretextFit
-from slivit.train.schedules import layered_groups, scheduler
 from slivit.ssl.spread import checkpoint_activations as keep_less
 from slivit.ssl.spread import spread
 from slivit.train.callbacks import seed_everything
 from slivit.train.learner import VolumeLearner, precision_callbacks
+from slivit.train.schedules import layered_groups, scheduler
 
 Optimiser = Literal["adamw", "sgd", "lars"]
 SGD_MOMENTUM = 0.9

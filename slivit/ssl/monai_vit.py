@@ -33,8 +33,8 @@ from slivit.ssl.dino3d import frozen_features
 from slivit.ssl.losses.contrastive import nt_xent
 from slivit.ssl.pretext import Pretext
 from slivit.ssl.registry import register_pretext
-from slivit.train.schedules import block_depth
 from slivit.ssl.views import Range
+from slivit.train.schedules import block_depth
 
 Region = Literal["whole", "spoilt"]
 Targets = tuple[Tensor, Tensor, Tensor]

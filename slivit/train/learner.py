@@ -104,7 +104,7 @@ class MixUp(Callback):
 
     def before_batch(self) -> None:
         """Mix the batch with itself in another order."""
-        self.share = float(np.random.beta(self.alpha, self.alpha))
+        self.share = float(torch.distributions.Beta(self.alpha, self.alpha).sample())
         self.pairs = torch.randperm(len(self.xb[0])).to(self.xb[0].device)
         self.learn.xb = tuple(self.share * x + (1 - self.share) * x[self.pairs] for x in self.xb)
 

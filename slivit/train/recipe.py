@@ -30,11 +30,11 @@ class Fit(Section):
         epochs: at most this many.
         lr: the (peak) learning rate, or "find"; of a list, such as [1e-3, 1e-4], every rate is tried, and the one kept
             whose best epoch has the best `monitor`.
-        schedule: "one_cycle", in which the rate rises to `lr` and falls to nearly 0, "cosine" (it rises along a line and
-            falls along a half cosine to 0), or "constant".
+        schedule: "one_cycle", in which the rate rises to `lr` and falls to nearly 0, "cosine" (it rises along a line
+            and falls along a half cosine to 0), or "constant".
         optimiser: "adamw", "adam" (weight decay is a part of the gradient) or "sgd" (momentum 0.9).
-        betas: of AdamW and Adam; fastai's 0.9 and 0.99 where it is not set, and then one cycle moves the first from 0.95
-            to 0.85 and back.
+        betas: of AdamW and Adam; fastai's 0.9 and 0.99 where it is not set, and then one cycle moves the first from
+            0.95 to 0.85 and back.
         eps: of AdamW and Adam; the default is fastai's, PyTorch's is 1e-8.
         batch_size: scans a step; windows where scans are cut into windows.
         oversample: repeat the training items of rarer classes, until all classes are drawn equally often; binary and

@@ -69,7 +69,7 @@ def backbone_depth(model: nn.Module) -> Callable[[str], int]:
     found = {name: tuple(int(n or 0) for n in unit.groups()) for name in inside if (unit := UNIT.search(name))}
     blocks = sorted(set(found.values()))
     first = next((i for i, name in enumerate(inside) if name in found), 0)
-    depths = {name: 0 for name in inside[:first]} | {name: blocks.index(unit) + 1 for name, unit in found.items()}
+    depths = dict.fromkeys(inside[:first], 0) | {name: blocks.index(unit) + 1 for name, unit in found.items()}
     return lambda name: depths.get(name, len(blocks) + 1)
 
 
