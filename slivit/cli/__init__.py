@@ -16,6 +16,7 @@ from slivit.cli import data as cli_data
 from slivit.cli import explain as cli_explain
 from slivit.cli import manifests as cli_manifests
 from slivit.cli import probe as cli_probe
+from slivit.cli import quick_imports
 from slivit.cli import report as cli_report
 from slivit.cli import sharing as cli_sharing
 from slivit.cli import study as cli_study
@@ -184,9 +185,11 @@ for module in (
 
 def main() -> None:
     """The console script `slivit`."""
+    quick_imports.install()
     app()
 
 
 def launch(stage: str) -> None:
     """Run one stage as `python STAGE ...` from a clone does."""
+    quick_imports.install()
     app(args=[stage, *sys.argv[1:]], prog_name=f"python {stage}")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -95,15 +98,18 @@ def create_timm(name: str, args: Mapping[str, Any], *, pretrained: bool, listed:
         ModelError: no such network, or arguments that it does not take.
         CheckpointError: timm's weights cannot be had.
     """
-    import timm
+    from timm.models._factory import create_model
+    from timm.models._registry import is_model, split_model_name_tag
 
-    if not timm.is_model(name):
-        known = timm.list_models(listed)
-        raise ModelError(
-            f'backbone "{name}" is not a timm network.{nearest(name, known)} timm.list_models() lists them.'
-        )
+    _import_family(split_model_name_tag(name)[0])
+    if not is_model(name):
+        known = timm_names(listed)
+        if not is_model(name):
+            raise ModelError(
+                f'backbone "{name}" is not a timm network.{nearest(name, known)} timm.list_models() lists them.'
+            )
     try:
-        return timm.create_model(name, pretrained=pretrained, **fixed, **args)
+        return create_model(name, pretrained=pretrained, **fixed, **args)
     except (TypeError, AssertionError, ValueError) as error:
         raise ModelError(f"backbone {name} does not take these arguments: {error}; got {fixed | dict(args)}") from error
     except (OSError, RuntimeError) as error:
@@ -111,6 +117,22 @@ def create_timm(name: str, args: Mapping[str, Any], *, pretrained: bool, listed:
             raise
         way_out = "Give pretrained=False, or the path of a weight file that is already here."
         raise CheckpointError(f"timm's weights of {name} cannot be had: {error}. {way_out}") from error
+
+
+def _import_family(architecture: str) -> None:
+    """Import the one module of timm that defines a network, where it can be told, and not the hundred others."""
+    spec = find_spec("timm.models")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for file in Path(folder).glob("[!_]*.py"):
+            if f"\ndef {architecture}(".encode() in file.read_bytes():
+                import_module(f"timm.models.{file.stem}")
+
+
+def timm_names(pattern: str = "") -> list[str]:
+    """The names of all networks of timm, or of those that match; this imports all of it."""
+    import timm
+
+    return timm.list_models(pattern)
 
 
 def _measure(network: nn.Module, name: str, stage: int, stride: int, image_size: int) -> int:

@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -136,6 +137,15 @@ def _load_families() -> None:
     load_plugins()
 
 
+def _load_family(name: str) -> None:
+    """Import the module of this package that defines a model of that name, and where none does, all of them."""
+    for file in sorted(Path(__file__).parent.glob("[!_]*.py")):
+        if f"\ndef {name}(" in file.read_text("utf-8"):
+            importlib.import_module(f"slivit.models.{file.stem}")
+    if name not in _FACTORIES:
+        _load_families()
+
+
 def list_models(input: Layout | None = None, output: Output | None = None) -> list[str]:
     """The names of all registered models, sorted; only those of one input layout or output where it is given.
 
@@ -159,7 +169,8 @@ def model_spec(name: str) -> ModelSpec:
         >>> slivit.model_spec("r3d_18").input
         'clip'
     """
-    _load_families()
+    if name not in _FACTORIES:
+        _load_family(name)
     if name not in _FACTORIES:
         raise ModelError(
             f'model "{name}" is not registered.{nearest(name, _FACTORIES)} There are {one_of(list_models())}.'

@@ -1,0 +1,150 @@
+"""Of large packages only what a command uses: timm without its hundred networks, torch without its compiler.
+
+`import timm` takes twice as long as `import torch`: it imports every network and loader that it has, the hub's client,
+and torchvision, which imports torch's compiler to ask it one question. A command makes one network, fetches nothing as
+a rule, and compiles nothing unless it is told to. Whatever else is asked for is imported then, in the same modules.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from threading import RLock
+from types import ModuleType
+from typing import Any
+
+_COMPILER = "torch._dynamo"
+_HUB = "timm.models._hub"
+_FUNCTIONS = {"torchvision": f"{_COMPILER}.utils", "timm.models._builder": _HUB, "timm.models._factory": _HUB}
+"""Modules, and another from which each imports functions that are hardly ever called."""
+_beginning = RLock()
+_GARBAGE = 50_000
+"""New objects after which garbage is looked for, a fifth of the time of an import with Python's own 700 to 2,000."""
+
+
+def install() -> None:
+    """Import so from now on; what was imported before stays as it is."""
+    gc.set_threshold(_GARBAGE, *gc.get_threshold()[1:])
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+def _of(module: str, name: str) -> Any:
+    """A name of a small module of a package that waits."""
+    return getattr(import_module(module), name, None)
+
+
+_WAITING: dict[str, Callable[[str], Any]] = {
+    "timm": partial(_of, "timm.version"),
+    "timm.models": lambda _: None,
+    "timm.data": partial(_of, "timm.data.constants"),
+    _COMPILER: lambda name: _not_compiled if name == "disable" else None,
+}
+"""Packages whose beginning waits, and what gives some of their names before."""
+
+
+def _not_compiled(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
+    """`torch._dynamo.disable` where there is no compiler as yet: once there is, it is told."""
+    told: list[Callable[..., Any]] = []
+
+    @wraps(function)
+    def run(*given: Any, **named: Any) -> Any:
+        compiler = sys.modules[_COMPILER]
+        if not told and not isinstance(compiler, _Waiting):
+            told.append(compiler.disable(function, *args, **kwargs))
+        return (told[0] if told else function)(*given, **named)
+
+    return run
+
+
+class _Waiting(ModuleType):
+    """A package whose `__init__` runs when a name is asked for that is not there; its modules can be had before."""
+
+    def __getattr__(self, name: str) -> Any:
+        value = _WAITING[self.__name__](name)
+        if value is not None:
+            return value
+        begin(self)
+        return getattr(self, name)
+
+
+def begin(module: ModuleType) -> None:
+    """Run what a package waits with; one that does not wait is left as it is."""
+    with _beginning:
+        if not isinstance(module, _Waiting):  # another thread was first
+            return
+        module.__class__ = ModuleType  # type: ignore[assignment]
+        try:
+            module.__spec__.loader.exec_module(module)  # type: ignore[union-attr]
+        except BaseException:
+            module.__class__ = _Waiting
+            raise
+
+
+class _Finder(MetaPathFinder):
+    """Finds modules as Python does, and has some of them begin otherwise."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        if name.startswith(f"{_COMPILER}."):
+            begin(sys.modules[_COMPILER])  # its modules cannot do without it
+        if name not in _WAITING and name not in _FUNCTIONS:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Beginning(spec.loader)
+        return spec
+
+
+class _Beginning(Loader):
+    """Begins a module in its own way, and hands it back to its loader."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self.loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.loader
+        if module.__name__ in _WAITING:
+            module.__class__ = _Waiting
+            return
+        with _functions_of(_FUNCTIONS[module.__name__]):
+            self.loader.exec_module(module)
+
+
+@contextmanager
+def _functions_of(name: str) -> Iterator[None]:
+    """While the block imports, have a module give functions that import it when they are called."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = stand_in = _Functions(name)
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+
+
+class _Functions(ModuleType):
+    """Stands for a module while another imports functions of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def function(*args: Any, **kwargs: Any) -> Any:
+            if sys.modules.get(self.__name__) is self:
+                del sys.modules[self.__name__]
+            return getattr(import_module(self.__name__), name)(*args, **kwargs)
+
+        return function
