@@ -43,7 +43,7 @@ _TAG_TEXT = f"{_SIGNATURE}\n# Slices that slivit has preprocessed. This folder m
 _PAUSE = 300.0  # seconds without trying to store after the disk refused
 _TOUCH = 60.0  # seconds: an entry used again within them is not marked again
 _DAY = 86400.0
-_LATER = {"flips"}  # settings of what happens to slices after they were loaded
+_LATER = {"flips", "sliding"}  # settings of what happens to slices after they were loaded
 
 
 class CacheError(SlivitError):

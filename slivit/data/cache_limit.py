@@ -31,7 +31,7 @@ def kept_files(folder: Path) -> Iterator[Kept]:
     """Walk all entries below a folder, also those half written. Files that vanish meanwhile are passed over."""
     for parent, _, names in os.walk(folder):
         for name in names:
-            if not name.endswith(".npy"):
+            if not name.endswith((".npy", ".safetensors")):
                 continue
             path = Path(parent, name)
             with contextlib.suppress(OSError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,6 +34,34 @@ def to_input(stacks: Tensor, input: str, mean: Sequence[float], std: Sequence[fl
     x.copy_(stacks.reshape(batch, 1, slices * height, width))
     x.mul_(scale.view(1, -1, 1, 1)).add_(shift.view(1, -1, 1, 1))
     return x if input == "tiled" else x.view(batch, -1, slices, height, width)
+
+
+def normalised(patches: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """The values of scans as a network that segments takes them.
+
+    Args:
+        patches: (B, C, S, H, W); one channel is given as often as the model takes channels.
+        mean: per channel of the model, of values in [0, 1].
+        std: per channel.
+
+    Returns:
+        (B, C, S, H, W) float32.
+
+    Raises:
+        SlivitError: another number of channels than the model takes.
+    """
+    if patches.shape[1] not in (1, len(mean)):
+        raise SlivitError(f"the model takes {len(mean)} channels, and the scans have {patches.shape[1]}; set in_chans")
+    centre, spread = (torch.tensor(v, device=patches.device).view(1, -1, 1, 1, 1) for v in (mean, std))
+    return (patches.float() - centre) / spread
+
+
+def dense_logits(model: Callable[[Tensor], Tensor], patches: Tensor, input: str) -> Tensor:
+    """Run a network that segments, whatever its layout: (B, C, S, H, W), normalised -> (B, K, S, H, W) logits."""
+    if input != "tiled":
+        return model(patches)
+    logits = model(patches.flatten(2, 3))
+    return logits.reshape(*logits.shape[:2], *patches.shape[2:])
 
 
 def check_channels(channels: int) -> None:

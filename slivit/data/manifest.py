@@ -15,6 +15,7 @@ from slivit.data import manifest_checks as checks
 from slivit.data.table import as_shown, as_text, missing_columns, read_table, with_numbers, without_missing
 from slivit.errors import ManifestError, gather, one_of
 from slivit.files import whole_file
+from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task, class_name
 
 SPLITS = checks.SPLITS
@@ -226,6 +227,8 @@ class Manifest:
 def _in_words(column: pd.Series, task: Task) -> str:
     """The values of a target in a few words: counts of classes, or mean and standard deviation."""
     known = column.dropna()
+    if task.dense:
+        return f"{int((known != '').sum())} masks"
     if not task.makes_calls:
         return f"{known.mean():.3g} ± {known.std():.2g} {task.unit}".rstrip()
     counts = ", ".join(f"{class_name(name)}: {n}" for name, n in known.value_counts().sort_index().items())
@@ -344,7 +347,7 @@ def _inspect(raw: pd.DataFrame, task: Task | None, base: Path, rules: _Rules) ->
     core, found, warnings = _core(raw, base, rules)
     core["path"], wrong = checks.addresses(core["path"], raw, [*targets_wanted, *rules.columns.model_dump().values()])
     found += wrong
-    targets, wrong = _targets(raw, task, rules)
+    targets, wrong = _targets(raw, task, base, rules)
     frame = pd.concat([core, targets, _others(raw, targets_wanted, rules)], axis=1)
     problems += [*found, *wrong, *checks.scan_problems(core["path"], base, rules.check_files)]
     problems += [*checks.shared_patients(frame), *checks.empty_splits(frame, rules.need)]
@@ -392,9 +395,13 @@ def _core(raw: pd.DataFrame, base: Path, rules: _Rules) -> tuple[pd.DataFrame, l
     return pd.DataFrame({"path": path, "patient": patient, "split": split}, index=raw.index), problems, warnings
 
 
-def _targets(raw: pd.DataFrame, task: Task | None, rules: _Rules) -> tuple[pd.DataFrame, list[str]]:
+def _targets(raw: pd.DataFrame, task: Task | None, base: Path, rules: _Rules) -> tuple[pd.DataFrame, list[str]]:
     if task is None:
         return pd.DataFrame(index=raw.index), []
+    if isinstance(task, Segmentation):
+        column = raw.get(task.targets[0], pd.Series(dtype=object))
+        masks, problems = checks.read_masks(column, base, task, required=rules.require_targets, look=rules.check_files)
+        return pd.DataFrame({t: masks for t in task.targets if t in raw}, index=raw.index), problems
     found = {t: checks.read_targets(raw[t], task, rules.require_targets) for t in task.targets if t in raw}
     problems = [p for _, told in found.values() for p in told]
     return pd.DataFrame({t: column for t, (column, _) in found.items()}, index=raw.index), problems
@@ -408,5 +415,7 @@ def _others(raw: pd.DataFrame, targets: Sequence[str], rules: _Rules) -> pd.Data
 
 
 def _target_problems(frame: pd.DataFrame, task: Task, need: Sequence[str]) -> tuple[list[str], list[str]]:
+    if task.dense:
+        return [], []
     problems, warnings = checks.target_spread(frame, task, need)
     return [*problems, *checks.unseen_classes(frame, task)], warnings

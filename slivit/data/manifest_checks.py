@@ -15,6 +15,7 @@ from slivit.data.readers.address import ROW_OPTIONS, split_address, with_options
 from slivit.data.readers.geometry import TOWARDS
 from slivit.data.table import as_classes, as_labels, as_numbers, as_text, capped, missing_columns, without_missing
 from slivit.errors import ManifestError, nearest, one_of
+from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task, class_name
 
 SPLITS = ("train", "val", "test")
@@ -79,6 +80,32 @@ def read_targets(column: pd.Series, task: Task, required: bool) -> tuple[pd.Seri
     problems = _kind_problems(text, numbers, bad, task) or _number_problems(text, numbers, bad, task, required)
     whole = task.two_classes and not numbers.isna().any() and not problems
     return (numbers.astype("int64") if whole else numbers), problems
+
+
+def read_masks(
+    column: pd.Series, base: Path, task: Segmentation, *, required: bool, look: bool
+) -> tuple[pd.Series, list[str]]:
+    """Bring a column of masks to absolute paths, or patterns of paths ("" where empty).
+
+    Args:
+        column: the cells.
+        base: where relative paths start.
+        task: whose labels a pattern is filled with.
+        required: whether an empty cell is a problem.
+        look: whether the files must exist.
+
+    Returns:
+        The column, and its problems.
+    """
+    cells = without_missing(as_text(column))
+    masks = cells.map(lambda m: os.path.normpath(os.path.join(base, os.path.expanduser(m))) if m else "")  # noqa: PTH111, PTH118
+    problems = empty_cells(cells) if required else []
+    if look:
+        files = ((row, file) for row, mask in masks.items() if mask for file in task.files(mask).values())
+        absent = [(row, file) for row, file in files if not Path(split_address(file)[0]).exists()]
+        told = (f'row {row}: mask "{file}" does not exist.{_neighbour(file)}' for row, file in absent)
+        problems += capped(told, len(absent), "masks that do not exist")
+    return masks, problems
 
 
 def _kind_problems(text: pd.Series, numbers: pd.Series, bad: pd.Series, task: Task) -> list[str]:

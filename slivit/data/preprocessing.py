@@ -24,6 +24,7 @@ from slivit.data.slices import (
     to_uint8,
     wrapped,
 )
+from slivit.data.sliding import Sliding
 from slivit.data.windows import Windows
 from slivit.errors import ReadError
 from slivit.settings import NonNegative
@@ -66,6 +67,9 @@ class Preprocessing(BaseModel):
             checkpoints that were trained so, and for nothing else.
         shuffle_slices: a seed: the slices of every scan are brought into another order, always the same for a scan.
             For experiments on whether a model uses the order of slices; none where absent.
+        sliding: segmentation only: how patches of the model's size are laid over a scan; see
+            `slivit.data.sliding.Sliding`. Of the other settings `window`, `stretch`, `spacing`, `resize`, `flips` and
+            `reader` count there, and values are not rounded to 8 bits.
 
     Source: the 2nd and 98th percentile are those of the released pre-training code of Avram et al. 2024, which takes
     them of each image; here they are those of a scan. Its loaders of volumes stretch nothing.
@@ -90,6 +94,7 @@ class Preprocessing(BaseModel):
     interpolation: Interpolation = "area"
     wrap: bool = False
     shuffle_slices: int | None = None
+    sliding: Sliding | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,7 @@ class Data(Section):
         workers: processes that read scans, at most as many as there are cores; 0 reads in the training process.
         cache: folder of preprocessed slices; read anew each epoch where empty.
         cache_gb: the largest size of that folder, in GB; what was used longest ago makes room. 0 sets no limit.
+        align: segmentation only: "error" where a mask lies on another grid than its scan, or "resample" the mask.
         slice_labels: which slices are positive, where scans are cut into windows; see
             `slivit.data.slice_labels.SliceLabels`. Without them every window has the target of its scan.
     """
@@ -56,6 +57,7 @@ class Data(Section):
     workers: int = Field(default=2, ge=0)
     cache: str = ""
     cache_gb: float = Field(default=0.0, ge=0)
+    align: Literal["error", "resample"] = "error"
     slice_labels: SliceLabels | None = None
 
     @property

@@ -14,6 +14,7 @@ from slivit.evaluate.details import details_of
 from slivit.evaluate.recipe import Testing
 from slivit.files import whole_file, write_json
 from slivit.folder import METRICS, PREDICTIONS
+from slivit.settings import changed
 from slivit.targets.cases import Cases, arrays_of, cases_of, counts_of
 from slivit.targets.decision import Decision
 from slivit.targets.task import Task
@@ -126,6 +127,9 @@ def check_testing(testing: Testing, task: Task) -> None:
         grouped = {*testing.subgroups, testing.site}
         if idle := [column for column in getattr(testing, option) if column not in grouped]:
             raise RecipeError(f"testing.{option} names {idle[0]}, which testing.subgroups and testing.site do not name")
+    for option in ("tolerance_mm", "penalty_mm"):
+        if not task.dense and changed(testing, option):
+            raise RecipeError(f"testing.{option} is for a segmentation, not for a {task.kind} task")
     if testing.readers and not Path(testing.readers).is_file():
         raise RecipeError(f"testing.readers: {testing.readers}: there is no such file")
 

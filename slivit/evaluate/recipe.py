@@ -42,6 +42,9 @@ class Testing(Section):
         reference: for a column, the subgroup that the others are compared with.
         site: the column that names where a scan comes from, for a view of the sites side by side.
         readers: a CSV of human readers' calls: the first column names the scan, every other column is a reader.
+        tolerance_mm: segmentation only: of the surface Dice.
+        penalty_mm: segmentation only: what the infinite HD95 of a missed structure counts as; left out of the mean, and
+            counted, where absent.
         pictures: how many of the most confident errors the page shows with pictures of their slices.
     """
 
@@ -58,6 +61,8 @@ class Testing(Section):
     reference: dict[str, str] = Field(default_factory=dict)
     site: str = ""
     readers: str = ""
+    tolerance_mm: float = Field(default=1.0, ge=0)
+    penalty_mm: float | None = Field(default=None, ge=0)
     pictures: int = Field(default=10, ge=0)
 
 

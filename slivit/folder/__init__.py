@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 RECIPE, LOG, PROGRESS, SPLIT = "recipe.toml", "log.txt", "progress.pt", "split.csv"
 HISTORY, PREDICTIONS, METRICS, TRACKING = "history.csv", "predictions.csv", "metrics.json", "tracking.json"
+CASES, MASKS = "cases.csv", "masks"
 WINDOWS, RATES, VERSIONS, CHECKPOINT = "windows.csv", "rates", "versions.json", "checkpoint"
 WRITTEN = "written.json"
 """The names of what was written in a folder."""

@@ -100,14 +100,18 @@ class Engine:
         return to_input(stacks.to(self.device), self.spec.input, self.spec.mean, self.spec.std)
 
     def call(self, function: Callable[[Tensor], Result], stacks: Tensor) -> Result:
-        """Run a network, or a part of it, in the engine's precision: the one place where that is done.
+        """Run a network, or a part of it, on stacks of slices.
 
         Args:
             function: of the model's input.
             stacks: (B, S, H, W), 0 to 255.
         """
+        return self.compute(function, self.input_of(stacks))
+
+    def compute(self, function: Callable[[Tensor], Result], x: Tensor) -> Result:
+        """Run a network, or a part of it, on its input, in the engine's precision: the one place where that is done."""
         with torch.inference_mode(), autocast(self.precision, self.device):
-            return function(self.input_of(stacks))
+            return function(x)
 
     def logits(self, stacks: Tensor) -> Tensor:
         """(B, S, H, W) -> (views, B, outputs) float32, of every mirrored view."""

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from slivit.targets.loss import TaskLoss
     from slivit.targets.measures import Measures
 
-Kind = Literal["binary", "multiclass", "multilabel", "regression"]
+Kind = Literal["binary", "multiclass", "multilabel", "regression", "segmentation"]
+MASK_LOSSES = ("dice_ce", "dice", "vis_mae")
 Array = npt.NDArray[np.float64]
 
 
@@ -34,13 +35,15 @@ class Task(BaseModel):
 
     Args:
         kind: "binary" (one target, 0 or 1), "multiclass" (one target, one class name a scan), "multilabel" (several
-            0/1 targets, an empty cell is a missing label) or "regression" (one or several numbers).
+            0/1 targets, an empty cell is a missing label), "regression" (one or several numbers) or "segmentation"
+            (masks, with fields of its own; see `slivit.targets.segmentation.Segmentation`).
         targets: the manifest's target columns.
         classes: multiclass only: the class names in the order of the outputs; found in the training rows where empty.
         unit: regression only: the unit of the targets, for tables and figures ("%", "mm").
         class_weights: classification only: "balanced" weighs each class by the inverse of its frequency in the
             training rows; a list gives one weight a class (multiclass) or one weight of the positives a target.
-        loss: regression only: "l1" (the paper's), "mse" or "huber", on targets standardised by the training rows.
+        loss: of regression "l1" (the paper's), "mse" or "huber", on targets standardised by the training rows; of
+            segmentation the name of one in `slivit.targets.mask_losses`.
         center: regression only: what standardises the targets; found in the training rows where empty.
         spread: as `center`.
 
@@ -71,7 +74,7 @@ class Task(BaseModel):
     classes: tuple[str, ...] = ()
     unit: str = ""
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
-    loss: Literal["l1", "mse", "huber"] = "l1"
+    loss: Literal["l1", "mse", "huber", "dice_ce", "dice", "vis_mae"] = "l1"
     center: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
 
@@ -85,6 +88,8 @@ class Task(BaseModel):
     """Whether a training row may lack a label."""
     allowed: ClassVar[tuple[float, ...]] = ()
     """The numbers that a target may be, each target with a threshold of its own; empty where there are no such."""
+    dense: ClassVar[bool] = False
+    """Whether the target is a mask, and a model says something of every voxel."""
     prefix: ClassVar[str] = "prob_"
     """What stands before an output's name in the columns of predictions."""
     measures: ClassVar[Measures]
@@ -122,6 +127,8 @@ class Task(BaseModel):
             raise ValueError(f"classes belong to a multiclass task, not to a {self.kind} one")
         if len(set(self.targets)) != len(self.targets):
             raise ValueError(f"target columns are repeated: {self.targets}")
+        if self.loss in MASK_LOSSES and not self.dense:
+            raise ValueError(f"the loss {self.loss} belongs to segmentation, not to {self.kind}")
         self._check_weights()
         self._check_scale()
 

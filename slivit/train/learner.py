@@ -184,7 +184,7 @@ def volume_learner(
     if channels_last is None:
         channels_last = getattr(getattr(model, "spec", None), "input", "") == "tiled"
     splitter, rates = groups(model, fit)
-    learn = VolumeLearner(
+    learn = _kind_of_learner(task)(
         dls,
         model,
         loss_func=loss_func or TaskLoss(task, fit.label_smoothing),
@@ -207,6 +207,14 @@ def volume_learner(
     if fit.freeze_backbone:
         learn.freeze_to(1)
     return learn
+
+
+def _kind_of_learner(task: Any) -> type[VolumeLearner]:
+    if not getattr(task, "dense", False):
+        return VolumeLearner
+    from slivit.train.mask_learner import MaskLearner
+
+    return MaskLearner
 
 
 def _windows(dls: DataLoaders) -> Windows | None:

@@ -12,6 +12,7 @@ from fastai.torch_core import find_bs
 from torch import Tensor
 
 from slivit.data.windows import Windows
+from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
@@ -106,6 +107,10 @@ def task_metrics(task: Task, windows: Windows | None = None) -> list[Metric]:
         task: what is predicted.
         windows: how scans are cut into windows, whose predictions become one for each scan.
     """
+    if isinstance(task, Segmentation):
+        from slivit.train.mask_learner import mask_metrics
+
+        return mask_metrics(task)
     from slivit.statistics.summary import point_metrics
 
     names = task.measures.main

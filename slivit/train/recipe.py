@@ -10,12 +10,13 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from slivit.data.augmentation import Augmentation
+from slivit.data.patches import Patches
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import Data, refuse_unused
 from slivit.errors import RecipeError
 from slivit.evaluate.measure import check_testing
 from slivit.evaluate.recipe import Testing
-from slivit.folder import METRICS, PREDICTIONS
+from slivit.folder import CASES, METRICS, PREDICTIONS
 from slivit.models.recipe import Model
 from slivit.plugins import Plugged
 from slivit.recipe import Stage
@@ -42,7 +43,7 @@ class Fit(Section):
         weight_decay: decoupled weight decay.
         warmup: the fraction of the schedule in which the rate rises.
         patience: epochs without a better `monitor` after which training stops; 0 never stops early.
-        monitor: "valid_loss", "roc_auc", "average_precision", "r2" or "mae", on the validation rows.
+        monitor: "valid_loss", "roc_auc", "average_precision", "r2", "mae" or "dice", on the validation rows.
         backbone_lr: the backbone's rate as a fraction of `lr`.
         layer_decay: rate of a block of the backbone as a fraction of that of the block behind it; 1 for none.
         mixup: scans of a batch are mixed in pairs, their losses too, with shares from Beta(mixup, mixup); 0 for none.
@@ -68,9 +69,9 @@ class Fit(Section):
     batch_size: int = Field(default=8, ge=1)
     oversample: bool = False
     weight_decay: float = Field(default=0.01, ge=0)
-    warmup: float = Field(default=0.25, gt=0, lt=1)
+    warmup: float = Field(default=0.25, ge=0, lt=1)
     patience: int = Field(default=5, ge=0)
-    monitor: Literal["valid_loss", "roc_auc", "average_precision", "r2", "mae"] = "valid_loss"
+    monitor: Literal["valid_loss", "roc_auc", "average_precision", "r2", "mae", "dice"] = "valid_loss"
     backbone_lr: float = Field(default=1.0, gt=0)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     mixup: float = Field(default=0.0, ge=0)
@@ -180,6 +181,7 @@ class Labelled(Plugged):
     model: Model = Model()
     preprocessing: Preprocessing = Preprocessing()
     augmentation: Augmentation = Augmentation()
+    patches: Patches = Patches()
     fit: Fit = Fit()
     testing: Testing = Testing()
     logging: Logging = Logging()
@@ -192,8 +194,11 @@ class Labelled(Plugged):
     @property
     def results(self) -> tuple[str, ...]:
         """The files that a finished run has."""
-        files = (PREDICTIONS, METRICS)
-        return tuple((Path(name) / file).as_posix() for name in self.parts for file in files)
+        return tuple(
+            (Path(name) / file).as_posix()
+            for name, part in self.parts.items()
+            for file in (CASES if part.task.dense else PREDICTIONS, METRICS)
+        )
 
     def check(self) -> None:
         """Check every option against the tasks, before anything long is run.
@@ -212,6 +217,7 @@ class Labelled(Plugged):
                 check_windows(part, self.preprocessing)
                 part.data.check()
                 self.fit.check(part.task)
+                check_dense(self, part)
 
 
 @contextmanager
@@ -221,6 +227,30 @@ def in_set(name: str) -> Iterator[None]:
         yield
     except RecipeError as error:
         raise RecipeError(f"sets.{name}: {error}") if name else error from None
+
+
+def check_dense(recipe: Labelled, part: LabelledSet) -> None:
+    """Check that what a recipe says of patches and masks fits its task.
+
+    Raises:
+        RecipeError: settings of a segmentation for another task, or the other way round.
+    """
+    ours = {"patches": recipe.patches, "preprocessing.sliding": recipe.preprocessing.sliding}
+    if not part.task.dense:
+        if found := [name for name, section in ours.items() if section and changed(section)]:
+            raise RecipeError(f"{found[0]} is for a segmentation, and would do nothing for a {part.task.kind} task")
+        if part.data.align != "error":
+            raise RecipeError(f"data.align is for a segmentation, and would do nothing for a {part.task.kind} task")
+        return
+    idle = {
+        "augmentation": changed(recipe.augmentation),
+        "preprocessing": changed(recipe.preprocessing, "sampling", "short", "fit", "windows"),
+        "testing": changed(recipe.testing, "subgroups", "site", "bands", "reference"),
+    }
+    for section, keys in idle.items():
+        if keys:
+            way = "; random changes stand in [patches]" if section == "augmentation" else "; leave it out"
+            raise RecipeError(f"{section}.{keys[0]} would do nothing for a segmentation{way}")
 
 
 def check_windows(part: LabelledSet, preprocessing: Preprocessing) -> None:

@@ -22,10 +22,11 @@ from slivit.evaluate.details import check_subgroups
 from slivit.evaluate.measure import log_headlines, measure, write_results
 from slivit.evaluate.tables import read_predictions
 from slivit.files import write_json
-from slivit.folder import CHECKPOINT, HISTORY, METRICS, PREDICTIONS, RunFolder
+from slivit.folder import CASES, CHECKPOINT, HISTORY, MASKS, METRICS, PREDICTIONS, RunFolder
 from slivit.models.registry import spec_of
 from slivit.parallel import only_one_process
 from slivit.targets.decision import Decision
+from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
 from slivit.train.rates import best_trial
 from slivit.train.recipe import Labelled
@@ -71,6 +72,7 @@ def run(recipe: Labelled, *, resume: bool = False, overwrite: bool = False) -> P
             return measure_again(recipe, folder)
         scans = labelled_scans(recipe)
         settings = fitted_preprocessing(recipe)
+        scans.check_masks(settings)
         plan = scans.windows(settings)
         folder.begin()
         scans.keep(folder)
@@ -96,7 +98,7 @@ def build_model(recipe: Labelled, out_dim: int) -> nn.Module:
 
     seed_everything(recipe.seed)
     model = create_model(recipe.model.name, out_dim, **recipe.model.args)
-    check_output(model, "vector")
+    check_output(model, "mask" if any(part.task.dense for part in recipe.parts.values()) else "vector")
     if recipe.model.weights:
         load_backbone(model, recipe.model.weights)
     return model
@@ -171,24 +173,25 @@ class Trial:
 
     def learner(self, recipe: Labelled, folder: Path) -> VolumeLearner:
         """The fastai Learner of a recipe, with a new model."""
-        from slivit.data.blocks import volume_dataloaders
         from slivit.device import choose_device
         from slivit.train.learner import volume_learner
 
         task, fit = self.scans.task, recipe.fit
         model = self.model(recipe)
+        loading: dict[str, Any] = {"batch_size": fit.batch_size, "workers": self.scans.processes}
+        loading |= {"cache": self.scans.cache, "device": choose_device(fit.device), "task": task}
+        if isinstance(task, Segmentation):
+            return self._mask_learner(recipe, folder, model, task, loading)
+        from slivit.data.blocks import volume_dataloaders
+
         dls = volume_dataloaders(
             self.scans.manifest,
             spec_of(model),
             self.settings,
-            task=task,  # type: ignore[arg-type]
             augmentation=recipe.augmentation,
-            batch_size=fit.batch_size,
-            workers=self.scans.processes,
-            cache=self.scans.cache,
-            device=choose_device(fit.device),
             oversample=fit.oversample,
             plan=self.plan,
+            **loading,
         )
         own: dict[str, Any] = {}
         if not isinstance(task, Task):
@@ -203,6 +206,21 @@ class Trial:
             **own,
             path=folder,
         )
+
+    def _mask_learner(
+        self, recipe: Labelled, folder: Path, model: nn.Module, task: Segmentation, loading: dict[str, Any]
+    ) -> VolumeLearner:
+        """The Learner of a segmentation."""
+        from slivit.data.patch_blocks import patch_dataloaders
+        from slivit.train.learner import volume_learner
+
+        align = self.scans.parts[0].data.align
+        dls = patch_dataloaders(
+            self.scans.manifest, spec_of(model), self.settings, patches=recipe.patches, align=align, **loading
+        )
+        learn: Any = volume_learner(dls, model, task, recipe.fit, path=folder)
+        learn.overlap = recipe.patches.overlap
+        return learn
 
 
 def save(
@@ -232,6 +250,9 @@ def _sums(counts: Sequence[dict[str, int]]) -> dict[str, int]:
 
 def test(folder: RunFolder, recipe: Labelled, part: Part, model: nn.Module, settings: Preprocessing) -> None:
     """Predict the validation and test rows of a set once each; write `predictions.csv` and `metrics.json`."""
+    if isinstance(part.task, Segmentation):
+        test_segmentation(folder, recipe, part, model, settings)
+        return
     from slivit.predict.engine import predict_table
 
     if part.name:
@@ -262,6 +283,30 @@ def test(folder: RunFolder, recipe: Labelled, part: Part, model: nn.Module, sett
     write_results(folder.path / part.name, table, part.task, metrics)
 
 
+def test_segmentation(
+    folder: RunFolder, recipe: Labelled, part: Part, model: nn.Module, settings: Preprocessing
+) -> None:
+    """Segment the validation and test scans once each; write `cases.csv`, `metrics.json` and the masks."""
+    from slivit.checkpoint import Checkpoint
+    from slivit.evaluate.masks import measure_masks, scored_cases, write_cases
+    from slivit.predict.engine import Engine
+
+    task: Any = part.task
+    testing = recipe.testing
+    engine = Engine(
+        Checkpoint(model, task, settings),
+        recipe.fit.device,
+        batch_size=testing.batch_size,
+        precision=testing.precision,
+    )
+    for name in (CASES, METRICS, MASKS):
+        folder.file(name)
+    cases = scored_cases(engine, part.rows("val", "test"), testing, folder.path, align=part.data.align)
+    rows = {s: describe_rows(some, task) for s, some in part.manifest.frame.groupby("split", sort=False)}
+    data = {"source": part.manifest.source, "external": False, "run": rows}
+    write_cases(folder.path, cases, task, measure_masks(cases, task, testing, data))
+
+
 def decided(recipe: Labelled, table: pd.DataFrame, task: Task) -> Decision | None:
     """The operating point that the recipe asks for; a run does not die of one that cannot be."""
     if not task.makes_calls or not chooses(recipe.testing):
@@ -275,7 +320,9 @@ def decided(recipe: Labelled, table: pd.DataFrame, task: Task) -> Decision | Non
 
 def measure_again(recipe: Labelled, folder: RunFolder) -> Path:
     """Measure the predictions of a finished run under the recipe's `testing`; nothing is trained or predicted."""
-    measured = {}
+    measured: dict[str, Any] = {}
+    if any(part.task.dense for part in recipe.parts.values()):
+        return measure_cases_again(recipe, folder)
     for name in recipe.parts:
         old = folder.read_json(str(Path(name) / METRICS))
         table, task = read_predictions(folder.path / name / PREDICTIONS, Task(**old["task"]))
@@ -290,5 +337,24 @@ def measure_again(recipe: Labelled, folder: RunFolder) -> Path:
             store_operating_point(folder.path, decision)
         write_json(folder.path / name / METRICS, metrics)
         log_headlines(metrics, task)
+    folder.finish()
+    return folder.path
+
+
+def measure_cases_again(recipe: Labelled, folder: RunFolder) -> Path:
+    """Measure the cases of a finished segmentation under the recipe's `testing`; nothing is trained or predicted.
+
+    Raises:
+        RecipeError: another tolerance, for which the masks are needed.
+    """
+    from slivit.evaluate.masks import measure_masks, read_cases, write_cases
+
+    if recipe.testing.tolerance_mm != folder.stored.testing.tolerance_mm:
+        raise RecipeError("testing.tolerance_mm: the scores of cases have another one; use slivit evaluate")
+    task: Any = next(iter(recipe.parts.values())).task
+    cases = read_cases(folder.path / CASES)
+    metrics = measure_masks(cases, task, recipe.testing, folder.read_json(METRICS)["data"])
+    folder.begin()
+    write_cases(folder.path, cases, task, metrics)
     folder.finish()
     return folder.path

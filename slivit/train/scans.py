@@ -18,6 +18,7 @@ from slivit.data.training_range import depths_told, training_range
 from slivit.evaluate.details import check_subgroups
 from slivit.files import whole_file
 from slivit.folder import SPLIT, WINDOWS, RunFolder
+from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
 from slivit.train.recipe import Labelled
 
@@ -138,6 +139,8 @@ class LabelledScans:
         Args:
             settings: the preprocessing, with its size set.
         """
+        if self.parts[0].task.dense:
+            return {}
         paths = [str(row["path"]) for row in self.manifest.rows("train")]
         seen = training_range(paths, settings, workers=self.processes)
         if seen is None:
@@ -145,6 +148,18 @@ class LabelledScans:
         if sentence := depths_told(seen, settings):
             log.log(logging.WARNING if seen.fewer else logging.INFO, sentence)
         return {"scans_range": seen.model_dump(mode="json")}
+
+    def check_masks(self, settings: Preprocessing) -> None:
+        """Look at all masks, where there are such, before anything is trained.
+
+        Raises:
+            ManifestError: all that is wrong with them.
+        """
+        for part in self.parts:
+            if isinstance(part.task, Segmentation):
+                from slivit.data.case_checks import checked_masks
+
+                checked_masks(part.manifest, part.task, settings, part.data.align, part.data.processes)
 
     def windows(self, settings: Preprocessing) -> Sequence[ScanWindows] | None:
         """The windows of the scans that train and validate; None where scans stay whole.

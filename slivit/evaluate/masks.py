@@ -1,0 +1,253 @@
+"""Predicted masks against true ones: a table of cases and structures, and metrics with intervals."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slivit.data.case import Align, read_mask
+from slivit.data.splits import split_place
+from slivit.data.table import as_shown
+from slivit.errors import RecipeError, SlivitError
+from slivit.evaluate.measure import SCHEMA, log_headlines
+from slivit.evaluate.recipe import Testing
+from slivit.files import whole_file, write_json
+from slivit.folder import CASES, MASKS, METRICS
+from slivit.predict.engine import Engine
+from slivit.predict.masks import Segmented, segment, write_masks
+from slivit.statistics import MaskScores, Plan, bootstrap, score_mask, summarise_masks
+from slivit.statistics.means import MeanSample
+from slivit.targets.segmentation import IGNORED, Segmentation
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+SCORES = tuple(field.name for field in fields(MaskScores))
+OVER_STRUCTURES = ("dice", "hd95", "surface_dice", "absolute_volume_error_ml")
+"""What is given as a mean over structures too: of each case first, then over cases."""
+
+
+def scored_cases(
+    engine: Engine,
+    rows: Sequence[Mapping[str, Any]],
+    testing: Testing,
+    folder: Path,
+    *,
+    align: Align = "error",
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Predict scans, write their masks, and score them against the true ones on the scans' own voxels.
+
+    A scan or mask that cannot be read has its error in the table, and does not stop the others.
+
+    Args:
+        engine: with a model that gives masks.
+        rows: of a manifest, with masks.
+        testing: its tolerance.
+        folder: where the masks go, into `masks`.
+        align: see `slivit.data.case.read_mask`.
+        progress: show a progress bar.
+
+    Returns:
+        One row a case and structure: `case`, `path`, `patient`, `split`, `structure`, the scores, `notes`, `error`.
+    """
+    import pandas as pd
+    from tqdm import tqdm
+
+    names = case_names([str(row["path"]) for row in rows])
+    shown = tqdm(rows, desc="segment", unit="scan", disable=None if progress else True, leave=False)
+    records: list[dict[str, Any]] = []
+    for row, name in zip(shown, names, strict=True):
+        records += list(_scored(engine, row, name, testing, folder, align))
+    return pd.DataFrame(records)
+
+
+def case_names(paths: Sequence[str]) -> list[str]:
+    """A name of its own for each scan, for files: that of its file, with folders before it where two share one.
+
+    Args:
+        paths: of the scans.
+    """
+    parts = [_parts(path) for path in paths]
+    for count in range(1, max((len(p) for p in parts), default=1) + 1):
+        names = ["_".join(p[-count:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{'_'.join(p)}_{number}" for number, p in enumerate(parts)]
+
+
+def _parts(path: str) -> list[str]:
+    plain = path.replace("\\", "/").replace("#", "/")
+    *folders, last = [p for p in plain.split("/") if p]
+    for suffix in (".gz", ".nii", ".nrrd", ".mha", ".zip"):
+        last = last.removesuffix(suffix)
+    return ["".join(c if c.isalnum() or c in "-_." else "-" for c in p) for p in (*folders, last)]
+
+
+def _scored(
+    engine: Engine, row: Mapping[str, Any], name: str, testing: Testing, folder: Path, align: Align
+) -> Iterator[dict[str, Any]]:
+    task: Any = engine.task
+    scores: dict[str, Any]
+    told = {key: row.get(key, "") for key in ("path", "patient", "split")}
+    try:
+        found = segment(engine, row)
+        truth = read_mask(row, found.volume, task, engine.settings, align)
+        write_masks(folder / MASKS, name, found, task, str(row["path"]))
+        scores = score_case(found, truth, task, testing.tolerance_mm)
+        error = ""
+    except (SlivitError, MemoryError) as problem:
+        log.warning("%s: is not measured: %s", row["path"], problem)
+        scores = dict.fromkeys(task.structures)
+        error = str(problem) or "there is not enough memory"
+    for structure, score in scores.items():
+        values = {key: getattr(score, key) if score else None for key in SCORES}
+        volume_error = score.volume_error_ml if score else None
+        notes = "; ".join(found.volume.notes) if score else ""
+        yield {"case": name, **told, "structure": structure, **values} | {
+            "volume_error_ml": volume_error,
+            "notes": notes,
+            "error": error,
+        }
+
+
+def score_case(found: Segmented, truth: Any, task: Segmentation, tolerance_mm: float) -> dict[str, MaskScores]:
+    """The scores of every structure of a case, on the scan's own voxels.
+
+    Args:
+        found: the predicted masks.
+        truth: (D, H, W) numbers of labels.
+        task: its structures, and whether voxels are ignored.
+        tolerance_mm: of the surface Dice.
+    """
+    spacing = found.volume.spacing or (1.0, 1.0, 1.0)
+    ignored = truth == IGNORED if task.ignore is not None else None
+    return {
+        name: score_mask(
+            task.structure(truth, place), found.masks[place], spacing, tolerance_mm=tolerance_mm, ignore=ignored
+        )
+        for place, name in enumerate(task.structures)
+    }
+
+
+def scores_of(cases: pd.DataFrame) -> list[MaskScores | None]:
+    """The scores of each row of a table of cases, read back from its cells; None where there is an error."""
+    kinds = {field.name: field.type for field in fields(MaskScores)}
+
+    def value(name: str, cell: Any) -> Any:
+        if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+            return None
+        return int(cell) if kinds[name] == "int" else float(cell)
+
+    return [
+        None if row["error"] else MaskScores(**{name: value(name, row[name]) for name in SCORES})
+        for row in cases.to_dict("records")
+    ]
+
+
+def measure_masks(
+    cases: pd.DataFrame, task: Segmentation, testing: Testing, data: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Every metric of every split, with intervals, as plain values for `metrics.json`.
+
+    Args:
+        cases: from `scored_cases`, or read back with `read_cases`.
+        task: its structures.
+        testing: intervals, and what a missed structure counts as.
+        data: where the scans come from.
+
+    Returns:
+        As `docs/metrics-schema.md` describes: in each split `metrics` are means over structures, `structures` has those
+        of each.
+    """
+    splits = {}
+    for split in sorted(set(cases["split"]), key=split_place):
+        part = cases[cases["split"] == split]
+        whole = part[part["error"] == ""]
+        counts = {"n": int(whole["case"].nunique()), "failed": int(part.loc[part["error"] != "", "case"].nunique())}
+        structures = {
+            name: _plain(summarise_masks(_known(own), plan=_plan(own, testing), penalty_mm=testing.penalty_mm))
+            for name in task.structures
+            for own in [whole[whole["structure"] == name]]
+        }
+        splits[str(split)] = {
+            "scans": int(part["case"].nunique()),
+            "patients": int(part["patient"].nunique()),
+            "counts": {task.targets[0]: counts},
+            "metrics": _plain(_over_structures(whole, testing)),
+            "structures": structures,
+        }
+    return {
+        **SCHEMA,
+        "task": task.model_dump(mode="json"),
+        "settings": testing.model_dump(mode="json"),
+        "operating_point": None,
+        "data": dict(data or {}),
+        "splits": splits,
+    }
+
+
+def _known(cases: pd.DataFrame) -> list[MaskScores]:
+    return [score for score in scores_of(cases) if score is not None]
+
+
+def _plan(cases: pd.DataFrame, testing: Testing) -> Plan:
+    groups = cases["patient"].astype(str).to_numpy() if testing.by_patient else None
+    return Plan(level=testing.level, draws=testing.draws, groups=groups)
+
+
+def _plain(estimates: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: estimate.to_dict() for name, estimate in estimates.items()}
+
+
+def _over_structures(cases: pd.DataFrame, testing: Testing) -> dict[str, Any]:
+    """The mean over the structures of a case, over cases."""
+    by_case = per_case(cases, testing.penalty_mm)
+    columns = {name: by_case[name].to_numpy(float) for name in OVER_STRUCTURES}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return bootstrap(MeanSample(columns), _plan(by_case, testing))
+
+
+def per_case(cases: pd.DataFrame, penalty_mm: float | None = None) -> pd.DataFrame:
+    """One row a case: the mean over its structures of what is defined, with its patient and split."""
+    scored = cases[cases["error"] == ""].copy()
+    scored["absolute_volume_error_ml"] = scored["volume_error_ml"].abs()
+    scored["hd95"] = scored["hd95"].replace(math.inf, math.nan if penalty_mm is None else penalty_mm)
+    grouped = scored.groupby("case", sort=False)
+    means = grouped[list(OVER_STRUCTURES)].mean()
+    return means.join(grouped[["path", "patient", "split"]].first()).reset_index()
+
+
+def write_cases(folder: Path, cases: pd.DataFrame, task: Segmentation, metrics: dict[str, Any]) -> None:
+    """Write `cases.csv` and `metrics.json`, and log the main figures of every split.
+
+    An infinite distance stands as inf in the table.
+    """
+    with whole_file(folder / CASES) as partial:
+        as_shown(cases).to_csv(partial, index=False)
+    write_json(folder / METRICS, metrics)
+    log_headlines(metrics, task)
+
+
+def read_cases(path: Path) -> pd.DataFrame:
+    """A table of cases as it was written.
+
+    Raises:
+        RecipeError: no such table.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(("case", "path", "patient", "split", "structure"), str))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from error
+    if missing := [name for name in ("case", "structure", *SCORES) if name not in table]:
+        raise RecipeError(f'{path}: is no table of cases: it has no column "{missing[0]}"')
+    return table.assign(**{name: table[name].fillna("") for name in ("notes", "error", "split", "patient")})

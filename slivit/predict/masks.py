@@ -1,0 +1,243 @@
+"""Masks of scans: predicted on a network's grid, brought back to the scan's own, and written to files."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from slivit.data.case import network_image, read_scan, sliding_of
+from slivit.data.readers.address import split_address
+from slivit.data.sliding import Sliding
+from slivit.errors import CheckpointError, ReadError
+from slivit.files import make_folder, whole_file
+from slivit.predict.sliding import scan_logits, windows_of
+from slivit.targets.segmentation import Segmentation
+from slivit.volume import Volume
+
+if TYPE_CHECKING:
+    from slivit.predict.engine import Engine
+
+log = logging.getLogger(__name__)
+Mask = npt.NDArray[np.bool_]
+MM3_PER_ML = 1000.0
+_NIFTI = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """A scan with its predicted masks.
+
+    Args:
+        volume: the scan as it is stored.
+        masks: (structures, D, H, W) bool, on the scan's own voxels.
+    """
+
+    volume: Volume
+    masks: Mask
+
+    def millilitres(self) -> list[float]:
+        """The volume of each structure; NaN where the scan has no spacing."""
+        spacing = self.volume.spacing
+        voxel = float(np.prod(spacing)) / MM3_PER_ML if spacing else float("nan")
+        return [float(mask.sum()) * voxel for mask in self.masks]
+
+
+def task_of(engine: Engine) -> Segmentation:
+    """The task of a model that segments.
+
+    Raises:
+        CheckpointError: it predicts something else.
+    """
+    if not isinstance(engine.task, Segmentation):
+        raise CheckpointError(f"the model predicts {', '.join(engine.task.targets)}, and no masks")
+    return engine.task
+
+
+def segment(engine: Engine, row: Mapping[str, Any]) -> Segmented:
+    """Predict the masks of a scan.
+
+    Args:
+        engine: with a model that gives masks.
+        row: with `path`, and perhaps `spacing`.
+
+    Raises:
+        ReadError: the scan cannot be read.
+    """
+    task, settings = task_of(engine), engine.settings
+    volume = read_scan(row, settings)
+    image = torch.from_numpy(network_image(volume, settings))
+    sliding = sliding_of(settings)
+    windows = windows_of(image.shape[1:], engine.spec.size, sliding.overlap) * len(engine.views)
+    log.debug("%s: %d windows", volume.source, windows)
+    logits = scan_logits(engine, image, sliding)
+    masks = np.stack(structures_of(logits, volume.shape, task))
+    return Segmented(volume, np.stack([cleaned(mask, volume.spacing, sliding) for mask in masks]))
+
+
+def structures_of(logits: Tensor, shape: Sequence[int], task: Segmentation) -> list[Mask]:
+    """The masks of all structures on a scan's own grid, from logits on the network's.
+
+    Args:
+        logits: (K, d, h, w).
+        shape: (D, H, W).
+        task: whether outputs exclude each other.
+    """
+    # One output at a time, so that no more than three volumes of the scan's size are in memory.
+    if task.regions:
+        return [(_resampled(part, shape) > 0).numpy() for part in logits]
+    best = _resampled(logits[0], shape)
+    winner = torch.zeros(tuple(shape), dtype=torch.uint8)
+    for number, part in enumerate(logits[1:], 1):
+        value = _resampled(part, shape)
+        above = value > best
+        best, winner = torch.where(above, value, best), winner.masked_fill_(above, number)
+    return [(winner == number).numpy() for number in range(1, len(logits))]
+
+
+def _resampled(part: Tensor, shape: Sequence[int]) -> Tensor:
+    from torch.nn.functional import interpolate
+
+    if part.shape == tuple(shape):
+        return part
+    return interpolate(part[None, None], tuple(shape), mode="trilinear", align_corners=False)[0, 0]
+
+
+def cleaned(mask: Mask, spacing: Sequence[float] | None, sliding: Sliding) -> Mask:
+    """The largest part alone, without holes, without small parts, as far as that is wished.
+
+    Args:
+        mask: (D, H, W).
+        spacing: mm; without it no part is small.
+        sliding: what is wished.
+    """
+    from scipy.ndimage import binary_fill_holes, label
+
+    if not mask.any():
+        return mask
+    if sliding.largest or sliding.smallest_ml:
+        parts, _ = label(mask, structure=np.ones((3, 3, 3)))
+        sizes = np.bincount(parts.ravel())
+        sizes[0] = 0
+        voxel = float(np.prod(spacing)) / MM3_PER_ML if spacing else np.inf
+        kept = sizes * voxel >= sliding.smallest_ml
+        kept[0] = False
+        if sliding.largest:
+            kept &= np.arange(len(sizes)) == sizes.argmax()
+        mask = kept[parts]
+    return np.asarray(binary_fill_holes(mask)) if sliding.fill_holes else mask
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def label_map(masks: Mask, task: Segmentation) -> npt.NDArray[np.int32] | None:
+    """The masks of structures as one map of values, as files hold them; None for regions that cannot be told so."""
+    out = np.zeros(masks.shape[1:], np.int32)
+    if not task.regions:
+        for mask, value in zip(masks, task.labels.values(), strict=True):
+            out[mask] = value
+        return out
+    own = task.label_of_regions()
+    if own is None:
+        return None
+    for name, value in own.items():  # from the largest region to the smallest
+        out[masks[task.structures.index(name)]] = value
+    return out
+
+
+def write_masks(folder: Path, name: str, found: Segmented, task: Segmentation, path: str) -> list[Path]:
+    """Write the predicted masks of a scan as NIfTI on the scan's own voxels.
+
+    Args:
+        folder: where to.
+        name: of the file, without suffix.
+        found: the masks.
+        task: the values of labels.
+        path: of the scan, whose header is taken where it is NIfTI.
+
+    Returns:
+        One file of all labels; one a region where regions overlap in a way that no labels can tell.
+    """
+    whole = label_map(found.masks, task)
+    if whole is not None:
+        return [_write(folder / f"{name}.nii.gz", whole, found.volume, path)]
+    parts = zip(task.structures, found.masks, strict=True)
+    return [_write(folder / f"{name}_{s}.nii.gz", m.astype(np.int32), found.volume, path) for s, m in parts]
+
+
+def _write(file: Path, values: npt.NDArray[np.int32], volume: Volume, path: str) -> Path:
+    image = stored_image(values, volume, path)
+    make_folder(file.parent)
+    with whole_file(file) as partial:
+        # The bytes, as nibabel tells by a file's name whether it is compressed; without the time, they are always same.
+        partial.write_bytes(gzip.compress(image.to_bytes(), mtime=0))
+    return file
+
+
+def stored_image(values: npt.NDArray[np.int32], volume: Volume, path: str) -> Any:
+    """A map of labels as a NIfTI image on a scan's stored grid: its own axes and header where it is NIfTI itself.
+
+    Args:
+        values: (D, H, W), as `volume` is turned.
+        volume: the scan.
+        path: where it was read from.
+    """
+    import nibabel
+
+    kind = np.uint8 if values.max(initial=0) < 256 and values.min(initial=0) >= 0 else np.int32
+    file = split_address(path)[0]
+    affine = volume.affine if volume.affine is not None else np.diag([*(volume.spacing or (1.0, 1.0, 1.0)), 1.0])
+    if file.casefold().endswith(_NIFTI) and volume.affine is not None:
+        scan: Any = nibabel.load(file)
+        data = onto_axes(values, affine, _in_mm(scan), scan.shape[:3])
+        image = nibabel.Nifti1Image(data.astype(kind), scan.affine)
+        for form in ("sform", "qform"):
+            matrix, code = getattr(scan.header, f"get_{form}")(coded=True)
+            getattr(image, f"set_{form}")(scan.affine if matrix is None else matrix, code)
+        image.header.set_xyzt_units(*scan.header.get_xyzt_units())
+    else:
+        # Columns, rows and slices, as the files of scans have them.
+        image = nibabel.Nifti1Image(np.ascontiguousarray(values.T.astype(kind)), affine[:, [2, 1, 0, 3]])
+        image.set_sform(image.affine, 1)
+        image.set_qform(image.affine, 1)
+    image.header.set_slope_inter(1, 0)
+    return image
+
+
+def _in_mm(scan: Any) -> npt.NDArray[np.float64]:
+    """The affine of a NIfTI image in mm, as the reader has it."""
+    affine = np.array(scan.affine, dtype=np.float64)
+    affine[:3] *= {"meter": 1000.0, "micron": 0.001}.get(scan.header.get_xyzt_units()[0], 1.0)
+    return affine
+
+
+def onto_axes(
+    values: npt.NDArray[Any], affine: npt.NDArray[np.float64], stored: npt.NDArray[np.float64], shape: Sequence[int]
+) -> npt.NDArray[Any]:
+    """Voxels of one array on the axes of another of the same grid: by flips and swaps alone.
+
+    Args:
+        values: any order of axes.
+        affine: from its voxels to mm.
+        stored: from the voxels wanted to mm.
+        shape: wanted, three sizes or two of a plane.
+
+    Raises:
+        ReadError: the two are not of one grid.
+    """
+    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+
+    turned = apply_orientation(values, ornt_transform(io_orientation(affine), io_orientation(stored)))
+    wanted = tuple(shape) + (1,) * (3 - len(shape))
+    if turned.shape != wanted:
+        raise ReadError(f"the masks have {turned.shape} voxels, and the stored scan {wanted}")
+    return np.asarray(turned)
