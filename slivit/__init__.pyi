@@ -15,6 +15,10 @@ from slivit.data.importers import medmnist_manifest as medmnist_manifest
 from slivit.data.manifest import Columns as Columns
 from slivit.data.manifest import Manifest as Manifest
 from slivit.data.manifest import read_manifest as read_manifest
+from slivit.data.patch_blocks import MaskBlock as MaskBlock
+from slivit.data.patch_blocks import PatchBlock as PatchBlock
+from slivit.data.patch_blocks import patch_dataloaders as patch_dataloaders
+from slivit.data.patches import Patches as Patches
 from slivit.data.preprocessing import Preprocessing as Preprocessing
 from slivit.data.preprocessing import load_slices as load_slices
 from slivit.data.preprocessing import preprocess as preprocess

@@ -128,17 +128,18 @@ def scaled(channel: npt.NDArray[np.generic], settings: Preprocessing) -> Image:
     return (values - np.float32(low)) / np.float32(max(high - low, 1e-8))
 
 
-def read_scan(row: Mapping[str, Any], settings: Preprocessing) -> Volume:
+def read_scan(row: Mapping[str, Any], settings: Preprocessing, options: Mapping[str, Any] | None = None) -> Volume:
     """The scan of a row as it is stored, turned to the usual view.
 
     Args:
         row: with `path`, and with `spacing` ("z y x" in mm) where the header's is wrong.
         settings: whose reader options count.
+        options: further ones, of this scan.
 
     Raises:
         ReadError: the scan cannot be read.
     """
-    volume = read_volume(str(row["path"]), **settings.reader)
+    volume = read_volume(str(row["path"]), **{**settings.reader, **(options or {})})
     given = row.get("spacing")
     return volume if is_missing(given) else replace(volume, spacing=given_spacing(given))
 

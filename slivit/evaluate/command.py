@@ -109,6 +109,8 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False) -> Path:
     everything, manifest = evaluation_rows(recipe, checkpoint)
     check_subgroups(manifest.frame, recipe.testing)
     folder = open_results(Path(recipe.out), overwrite=overwrite)
+    if checkpoint.task.dense:
+        return _run_masks(recipe, checkpoint, manifest, everything, folder)
     with logged(folder):
         log.info("%r", manifest)
         table = _predicted(recipe, checkpoint, manifest, decision)
@@ -119,6 +121,29 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False) -> Path:
         if decision and chooses(recipe.testing):
             store_operating_point(checkpoint.path, decision)
         _write_page(folder, metrics, table, checkpoint.path)
+    return folder
+
+
+def _run_masks(
+    recipe: EvaluateRecipe, checkpoint: Checkpoint, manifest: Manifest, everything: Manifest, folder: Path
+) -> Path:
+    """Evaluate a checkpoint that segments: `cases.csv`, `metrics.json`, `masks` and the page."""
+    from slivit.evaluate.masks import measure_masks, scored_cases, write_cases
+    from slivit.predict.engine import Engine
+    from slivit.predict.masks import task_of
+    from slivit.report.masks_page import write_masks_page
+
+    testing = recipe.testing
+    with logged(folder):
+        log.info("%r", manifest)
+        engine = Engine(checkpoint, recipe.device, batch_size=testing.batch_size, precision=testing.precision)
+        cases = scored_cases(engine, manifest.rows(), testing, folder, align=recipe.data.align, progress=True)
+        data = describe_data(manifest, everything, checkpoint.path, checkpoint.task, testing)
+        metrics = measure_masks(cases, task_of(engine), testing, data)
+        write_cases(folder, cases, task_of(engine), metrics)
+        write_text(folder / RECIPE, resolved_toml(recipe))
+        page = write_masks_page(folder, manifest.rows(), cases, metrics, checkpoint.preprocessing, recipe.data.align)
+        log.info("page: %s", page)
     return folder
 
 

@@ -20,7 +20,7 @@ from slivit.evaluate.recipe import Testing
 from slivit.files import whole_file, write_json
 from slivit.folder import CASES, MASKS, METRICS
 from slivit.predict.engine import Engine
-from slivit.predict.masks import Segmented, segment, write_masks
+from slivit.predict.masks import Segmented, case_names, segment, write_masks
 from slivit.statistics import MaskScores, Plan, bootstrap, score_mask, summarise_masks
 from slivit.statistics.means import MeanSample
 from slivit.targets.segmentation import IGNORED, Segmentation
@@ -67,28 +67,6 @@ def scored_cases(
     for row, name in zip(shown, names, strict=True):
         records += list(_scored(engine, row, name, testing, folder, align))
     return pd.DataFrame(records)
-
-
-def case_names(paths: Sequence[str]) -> list[str]:
-    """A name of its own for each scan, for files: that of its file, with folders before it where two share one.
-
-    Args:
-        paths: of the scans.
-    """
-    parts = [_parts(path) for path in paths]
-    for count in range(1, max((len(p) for p in parts), default=1) + 1):
-        names = ["_".join(p[-count:]) for p in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{'_'.join(p)}_{number}" for number, p in enumerate(parts)]
-
-
-def _parts(path: str) -> list[str]:
-    plain = path.replace("\\", "/").replace("#", "/")
-    *folders, last = [p for p in plain.split("/") if p]
-    for suffix in (".gz", ".nii", ".nrrd", ".mha", ".zip"):
-        last = last.removesuffix(suffix)
-    return ["".join(c if c.isalnum() or c in "-_." else "-" for c in p) for p in (*folders, last)]
 
 
 def _scored(

@@ -14,6 +14,7 @@ from slivit.data.table import as_shown
 from slivit.data.training_range import range_of
 from slivit.errors import SlivitError
 from slivit.files import scratch_folders, whole_file
+from slivit.folder import MASKS
 from slivit.predict.batching import default_workers
 from slivit.predict.journal import Journal, journal_of
 from slivit.predict.table import table_of
@@ -57,8 +58,9 @@ def run(
 
     Returns:
         One row a scan, in the order given: `path` (and `series`), the columns of its manifest, `prob_*` or `pred_*` and
-        `unit`, `call_*` where the checkpoint holds an operating point, `warnings` of what makes the prediction
-        doubtful, `notes` of the reader, and `error` ("" where all is well).
+        `unit` (of a segmentation `ml_*`, volumes in mL, with its masks in the folder `masks` beside `out`), `call_*`
+        where the checkpoint holds an operating point, `warnings` of what makes the prediction doubtful, `notes` of the
+        reader, and `error` ("" where all is well).
 
     Raises:
         SlivitError: a checkpoint or scans that are not there, or a table that is.
@@ -68,7 +70,8 @@ def run(
 
     _check_out(out, resume, overwrite)
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
-    if range_of(loaded.training) is None:
+    masks = _masks_folder(loaded, out)
+    if not masks and range_of(loaded.training) is None:
         log.warning("the checkpoint does not say what its training scans were like: only the slices are checked")
     with scratch_folders() as scratch:
         refs = Finder(loaded.slices, scratch).find(scans)
@@ -77,7 +80,7 @@ def run(
             _announce(len(refs), len(todo))
             workers = default_workers(len(todo)) if workers is None else workers
             engine = Engine(loaded, device, batch_size=batch_size, workers=workers, precision=precision)
-            _predict(engine, todo, journal, progress)
+            _predict(engine, todo, refs, journal, progress, masks)
         table = table_of(loaded, refs, journal.rows)
         if out is not None:
             with whole_file(out) as partial:
@@ -116,14 +119,37 @@ def _journal(loaded: Checkpoint, out: str | Path | None, resume: bool) -> Journa
     return Journal(journal_of(out), made_by, resume=resume)
 
 
-def _predict(engine: Engine, refs: Sequence[ScanRef], journal: Journal, progress: bool) -> None:
+def _masks_folder(loaded: Checkpoint, out: str | Path | None) -> Path | None:
+    """Where the masks of a segmentation go: beside the table of volumes; None where a model predicts none.
+
+    Raises:
+        SlivitError: there is no place for them.
+    """
+    if not loaded.task.dense:
+        return None
+    if out is None:
+        raise SlivitError("the model segments: give --out TABLE.csv; masks go into the folder masks beside it")
+    return Path(out).parent / MASKS
+
+
+def _predict(
+    engine: Engine,
+    refs: Sequence[ScanRef],
+    everything: Sequence[ScanRef],
+    journal: Journal,
+    progress: bool,
+    masks: Path | None,
+) -> None:
     from tqdm import tqdm
 
+    from slivit.predict.masks import mask_rows
     from slivit.predict.stream import rows_of
+
+    rows = mask_rows(engine, refs, everything, masks) if masks else rows_of(engine, refs)
 
     with tqdm(total=len(refs), desc="predict", unit="scan", disable=None if progress else True, leave=False) as bar:
         failed = 0
-        for index, row in rows_of(engine, refs):
+        for index, row in rows:
             journal.add(refs[index], row)
             failed += bool(row["error"])
             bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)

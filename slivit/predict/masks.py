@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,18 +18,22 @@ from torch import Tensor
 from slivit.data.case import network_image, read_scan, sliding_of
 from slivit.data.readers.address import split_address
 from slivit.data.sliding import Sliding
-from slivit.errors import CheckpointError, ReadError
+from slivit.device import out_of_memory
+from slivit.errors import CheckpointError, ReadError, SlivitError
 from slivit.files import make_folder, whole_file
 from slivit.predict.sliding import scan_logits, windows_of
 from slivit.targets.segmentation import Segmentation
 from slivit.volume import Volume
 
 if TYPE_CHECKING:
+    from slivit.data.scan_reading import ScanRef
     from slivit.predict.engine import Engine
 
 log = logging.getLogger(__name__)
 Mask = npt.NDArray[np.bool_]
 MM3_PER_ML = 1000.0
+MANY_WINDOWS = 50
+"""From which the cost of a scan is said before it is predicted."""
 _NIFTI = (".nii", ".nii.gz")
 
 
@@ -62,22 +67,23 @@ def task_of(engine: Engine) -> Segmentation:
     return engine.task
 
 
-def segment(engine: Engine, row: Mapping[str, Any]) -> Segmented:
+def segment(engine: Engine, row: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> Segmented:
     """Predict the masks of a scan.
 
     Args:
         engine: with a model that gives masks.
         row: with `path`, and perhaps `spacing`.
+        options: of its reader, beside those of the preprocessing.
 
     Raises:
         ReadError: the scan cannot be read.
     """
     task, settings = task_of(engine), engine.settings
-    volume = read_scan(row, settings)
+    volume = read_scan(row, settings, options)
     image = torch.from_numpy(network_image(volume, settings))
     sliding = sliding_of(settings)
     windows = windows_of(image.shape[1:], engine.spec.size, sliding.overlap) * len(engine.views)
-    log.debug("%s: %d windows", volume.source, windows)
+    log.log(logging.INFO if windows >= MANY_WINDOWS else logging.DEBUG, "%s: %d windows", volume.source, windows)
     logits = scan_logits(engine, image, sliding)
     masks = np.stack(structures_of(logits, volume.shape, task))
     return Segmented(volume, np.stack([cleaned(mask, volume.spacing, sliding) for mask in masks]))
@@ -136,7 +142,63 @@ def cleaned(mask: Mask, spacing: Sequence[float] | None, sliding: Sliding) -> Ma
     return np.asarray(binary_fill_holes(mask)) if sliding.fill_holes else mask
 
 
+def mask_rows(
+    engine: Engine, refs: Sequence[ScanRef], everything: Sequence[ScanRef], folder: Path
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Segment the scans of a collaborator, and write their masks; one that cannot be has its error in its row.
+
+    Args:
+        engine: with a model that gives masks.
+        refs: the scans to segment.
+        everything: all scans of the table, by which files are named.
+        folder: where the masks go.
+
+    Yields:
+        The number of a scan and its row: the volume of each structure in mL, `warnings`, `notes` and `error`.
+    """
+    task = task_of(engine)
+    names = dict(zip((ref.key for ref in everything), case_names([ref.key for ref in everything]), strict=True))
+    for number, ref in enumerate(refs):
+        values: list[float | None] = [None] * len(task.structures)
+        notes, error = "", ""
+        try:
+            found = segment(engine, {**ref.columns, "path": ref.path}, ref.options)
+            write_masks(folder, names[ref.key], found, task, ref.path)
+            values = [volume if math.isfinite(volume) else None for volume in found.millilitres()]
+            notes = "; ".join(note.replace(ref.path, ref.name) for note in found.volume.notes)
+        except SlivitError as problem:
+            error = str(problem).replace(ref.path, ref.name)
+        except (MemoryError, RuntimeError) as problem:
+            if not isinstance(problem, MemoryError) and not out_of_memory(problem):
+                raise
+            error = f"{ref.name}: there is not enough memory to segment it"
+        columns = dict(zip(task.prediction_columns, values, strict=True))
+        yield number, {**columns, "warnings": "", "notes": notes, "error": error}
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
+
+
+def case_names(paths: Sequence[str]) -> list[str]:
+    """A name of its own for each scan, for files: that of its file, with folders before it where two share one.
+
+    Args:
+        paths: of the scans.
+    """
+    parts = [_parts(path) for path in paths]
+    for count in range(1, max((len(p) for p in parts), default=1) + 1):
+        names = ["_".join(p[-count:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{'_'.join(p)}_{number}" for number, p in enumerate(parts)]
+
+
+def _parts(path: str) -> list[str]:
+    plain = path.replace("\\", "/").replace("#", "/")
+    *folders, last = [p for p in plain.split("/") if p]
+    for suffix in (".gz", ".nii", ".nrrd", ".mha", ".zip"):
+        last = last.removesuffix(suffix)
+    return ["".join(c if c.isalnum() or c in "-_." else "-" for c in p) for p in (*folders, last)]
 
 
 def label_map(masks: Mask, task: Segmentation) -> npt.NDArray[np.int32] | None:

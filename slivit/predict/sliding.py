@@ -100,24 +100,21 @@ def scan_logits(engine: Engine, image: Tensor, sliding: Sliding) -> Tensor:
     spec = engine.spec
     scan = normalised(image[None], spec.mean, spec.std)
 
-    def network(patches: Tensor) -> Tensor:
-        return engine.compute(lambda x: dense_logits(engine.model, x, spec.input), patches).float()
-
-    total: Tensor | None = None
-    for axes in engine.views:
-        turned = [axis + 1 for axis in axes]  # the engine's are of (B, S, H, W), these of (B, C, D, H, W)
-        logits = slide(
-            network,
-            scan.flip(turned) if turned else scan,
+    def logits(view: Tensor) -> Tensor:
+        return slide(
+            lambda patches: dense_logits(engine.model, patches, spec.input).float(),
+            view,
             spec.size,
             overlap=sliding.overlap,
             blend=sliding.blend,
             at_once=max(engine.at_once // 2, 1),
             outputs=engine.task.out_dim,
             device=engine.device,
-        ).cpu()
-        logits = logits.flip(turned) if turned else logits
-        total = logits if total is None else total + logits
-    if total is None:
-        raise SlivitError("there is no view of the scan to predict")
+        )
+
+    total = scan.new_zeros(())
+    for axes in engine.views:
+        turned = [axis + 1 for axis in axes]  # the engine's are of (B, S, H, W), these of (B, C, D, H, W)
+        view = engine.compute(logits, scan.flip(turned) if turned else scan).cpu()
+        total = total + (view.flip(turned) if turned else view)
     return total[0] / len(engine.views)

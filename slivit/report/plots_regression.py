@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Split = Mapping[str, Any]
 MOST_TARGETS = 6
+LIMITS = ("limit_high", "bias", "limit_low")
 DENSE = 2000
 """Beyond this many scans, points are drawn small, and as one picture inside the vector graphic."""
 
@@ -33,7 +34,8 @@ def regression_plots(split: Split, values: Mapping[str, tuple[Any, Any]], unit: 
         kept = np.isfinite(y) & np.isfinite(p)
         y, p = y[kept], p[kept]
         yield _scatter(split, name, y, p, unit, f"scatter{key}", f"Predicted and true{of}")
-        yield _bland_altman(split, name, y, p, unit, f"bland-altman{key}", f"Bland-Altman{of}")
+        lines = {m: _metric(split, m, name) for m in LIMITS}
+        yield bland_altman(lines, name, y, p, unit, f"bland-altman{key}", f"Bland-Altman{of}")
         yield _errors(name, p - y, unit, f"errors{key}", f"Errors{of}")
 
 
@@ -74,9 +76,21 @@ def _scatter(split: Split, name: str, y: Any, p: Any, unit: str, key: str, title
     return Plot(key, title, caption, figure, alt)
 
 
-def _bland_altman(split: Split, name: str, y: Any, p: Any, unit: str, key: str, title: str) -> Plot:
+def bland_altman(
+    lines: Mapping[str, Mapping[str, Any]], name: str, y: Any, p: Any, unit: str, key: str, title: str
+) -> Plot:
+    """Predicted less true values against their mean.
+
+    Args:
+        lines: the estimates of LIMITS, by name, as plain values.
+        name: of the quantity.
+        y: (n,) true.
+        p: (n,) predicted.
+        unit: of both.
+        key: of the figure's files.
+        title: above it.
+    """
     figure, ax = new_figure(4.2)
-    lines = {m: _metric(split, m, name) for m in ("limit_high", "bias", "limit_low")}
     if len(y):
         _points(ax, (y + p) / 2, p - y)
         ax.set(xlabel=_label("Mean of true and predicted", name, unit), ylabel=_label("Predicted − true", "", unit))

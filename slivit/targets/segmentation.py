@@ -100,6 +100,10 @@ class Segmentation(Task):
         return tuple(self.regions) if self.regions else (BACKGROUND, *self.labels)
 
     @property
+    def prediction_columns(self) -> tuple[str, ...]:
+        return tuple(f"ml_{name}" for name in self.structures)
+
+    @property
     def members(self) -> tuple[tuple[int, ...], ...]:
         """The numbers of the labels that each structure is made of."""
         numbers = {value: number for number, value in enumerate(self.labels.values(), 1)}
