@@ -1,13 +1,18 @@
-"""Stacks on a grid of millimetres: every scan at the same spacing, so that size is seen; or at its own aspect."""
+"""Stacks on a grid of millimetres: every scan at the same spacing, at its own aspect, or in another plane."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from slivit.volume import Volume
+
 Bytes = npt.NDArray[np.uint8]
+Plane = Literal["axial", "coronal", "sagittal"]
+PLANES: tuple[Plane, ...] = get_args(Plane)
 
 
 def fitted(shape: Sequence[int], spacing: Sequence[float] | None, size: Sequence[int]) -> tuple[int, int]:
@@ -106,3 +111,24 @@ def _overlap(count: int, wanted: int) -> tuple[slice, slice]:
     kept = min(count, wanted)
     first, to = (count - kept) // 2, (wanted - kept) // 2
     return slice(first, first + kept), slice(to, to + kept)
+
+
+def in_plane(volume: Volume, plane: Plane) -> tuple[Volume, tuple[int, int, int]]:
+    """A whole volume as slices of another plane, turned by flips and swaps of axes alone.
+
+    Args:
+        volume: as it was read; of one without an orientation the planes run across slices, rows and columns.
+        plane: across which slices lie.
+
+    Returns:
+        The volume, a view of the same values, and which axis, of (z, y, x) of an axial volume, each of its axes is.
+    """
+    from slivit.data.readers.geometry import view
+
+    order = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}[plane]
+    if volume.affine is None:
+        spacing = volume.spacing and (volume.spacing[order[0]], volume.spacing[order[1]], volume.spacing[order[2]])
+        return Volume(volume.array.transpose(order), spacing, volume.source), order
+    seen = view(volume.shape, volume.affine, volume.source, plane)
+    turned = np.ascontiguousarray(seen.turn(volume.array))
+    return Volume(turned, seen.spacing, volume.source, seen.affine), order

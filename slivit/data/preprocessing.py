@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
-from slivit.data.physical import at_spacing, fitted, place_stack, resample_depth
+from slivit.data.physical import PLANES, Plane, at_spacing, fitted, in_plane, place_stack, resample_depth
 from slivit.data.slices import (
     BLANK,
     Interpolation,
     Sampling,
     Short,
     intensity_range,
-    resample_positions,
+    interpolate_slices,
     resize_slice,
     sample_slices,
     shuffled,
@@ -34,7 +34,7 @@ Stack = TypeVar("Stack", bound=Any)
 SHORT_SCAN = r".*: has \d+ slices, \d+ are used: "
 """How the warning of a scan with too few slices begins, also where a cache repeats it: for a filter of warnings."""
 
-_OPTIONAL = ("window", "stretch", "resize", "windows", "spacing", "shuffle_slices")
+_OPTIONAL = ("window", "stretch", "resize", "windows", "spacing", "shuffle_slices", "planes")
 
 
 class Preprocessing(BaseModel):
@@ -70,6 +70,9 @@ class Preprocessing(BaseModel):
         sliding: segmentation only: how patches of the model's size are laid over a scan; see
             `slivit.data.sliding.Sliding`. Of the other settings `window`, `stretch`, `spacing`, `resize`, `flips` and
             `reader` count there, and values are not rounded to 8 bits.
+        planes: take slices in several of the planes "axial", "coronal" and "sagittal", as many in each, one plane
+            behind the other in the stack; None takes the one plane of the reader. Of a scan without an orientation they
+            run across slices, rows and columns.
 
     Source: the 2nd and 98th percentile are those of the released pre-training code of Avram et al. 2024, which takes
     them of each image; here they are those of a scan. Its loaders of volumes stretch nothing.
@@ -95,6 +98,7 @@ class Preprocessing(BaseModel):
     wrap: bool = False
     shuffle_slices: int | None = None
     sliding: Sliding | None = None
+    planes: tuple[Plane, ...] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -150,6 +154,23 @@ class Preprocessing(BaseModel):
             warnings.warn(f"{told}values can become black and white. It is for its checkpoints alone", stacklevel=2)
         return self
 
+    @model_validator(mode="after")
+    def _whole_planes(self) -> Self:
+        if self.planes is None:
+            return self
+        if len(set(self.planes)) != len(self.planes) or len(self.planes) < 2:
+            raise ValueError(f"planes are two or three different ones of {', '.join(PLANES)}, got {self.planes}")
+        idle = {
+            "windows": self.windows,
+            'flips = ["slices"]': "slices" in self.flips,
+            "reader.axis": "axis" in self.reader,
+        }
+        if told := [name for name, given in idle.items() if given]:
+            raise ValueError(f"{' and '.join(told)} cannot be had with planes: the stack holds several; leave out one")
+        if self.spacing and 0 in self.spacing:
+            raise ValueError(f"spacing with planes is in mm along all three axes, got {self.spacing}")
+        return self
+
     @property
     def stored(self) -> Preprocessing:
         """These settings up to what is the same for every crop and every window: what is read once, and cached.
@@ -176,6 +197,8 @@ class Preprocessing(BaseModel):
 
     def select(self, depth: int) -> list[int]:
         """The indices of the slices to read of a scan of `depth` slices, without blanks."""
+        if self.planes:
+            return list(range(depth))
         return [int(i) for i in self._indices(depth) if i != BLANK]
 
     def resamples(self, depth: int) -> bool:
@@ -260,6 +283,8 @@ def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
         >>> stack.shape, stack.dtype
         ((4, 32, 32), dtype('uint8'))
     """
+    if settings.planes:
+        return _by_planes(volume, settings)
     indices = settings._indices(volume.depth)
     used = indices[indices != BLANK]
     _tell_short(volume, settings, len(indices))
@@ -275,6 +300,25 @@ def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
     if settings.shuffle_slices is not None:
         out = shuffled(out, settings.shuffle_slices)
     return crop_slices(out, settings._size()[1:])
+
+
+def _by_planes(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]:
+    """The stacks of several planes one behind the other, black and white being the same in all."""
+    planes, (slices, *size) = settings.planes or (), settings._size()
+    if volume.indices is not None and len(volume.indices) < volume.depth:
+        raise ReadError(f"{volume.source}: only some slices were read; slices of several planes need the whole volume")
+    if slices % len(planes):
+        raise ReadError(
+            f"preprocessing.size has {slices} slices, which are not as many in each of {len(planes)} planes"
+        )
+    limits = _limits(volume.array, settings, volume.source)
+    one = {"planes": None, "size": (slices // len(planes), *size), "window": limits, "stretch": None}
+    stacks = []
+    for plane in planes:
+        turned, order = in_plane(volume, plane)
+        spacing = settings.spacing and tuple(settings.spacing[axis] for axis in order)
+        stacks.append(preprocess(turned, settings.model_copy(update=one | {"spacing": spacing})))
+    return np.concatenate(stacks)
 
 
 def _resized(
@@ -335,32 +379,6 @@ def crop_slices(stack: Stack, size: Sequence[int]) -> Stack:
     """
     top, left = (stack.shape[-2] - size[0]) // 2, (stack.shape[-1] - size[1]) // 2
     return stack[..., top : top + size[0], left : left + size[1]]
-
-
-def interpolate_slices(
-    stack: npt.NDArray[np.uint8], indices: npt.NDArray[np.intp], depth: int, slices: int
-) -> npt.NDArray[np.uint8]:
-    """Interpolate linearly between slices, so that S of them are spread evenly over a volume.
-
-    Args:
-        stack: (n, H, W), the slices that `sample_slices` chose for "resample".
-        indices: (n,) their numbers in the volume.
-        depth: the number of slices D of the volume.
-        slices: S.
-
-    Returns:
-        (S, H, W).
-    """
-    import cv2
-
-    out = np.empty((slices, *stack.shape[1:]), np.uint8)
-    lower, weights = resample_positions(depth, slices)
-    for target, place, weight in zip(out, np.searchsorted(indices, lower), weights, strict=True):
-        if weight:
-            cv2.addWeighted(stack[place], 1 - weight, stack[place + 1], weight, 0, dst=target)
-        else:
-            target[...] = stack[place]
-    return out
 
 
 def _tell_short(volume: Volume, settings: Preprocessing, slices: int) -> None:

@@ -197,3 +197,29 @@ def resize_slice(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], h
     shrinks = source.shape[0] >= height and source.shape[1] >= width
     filtered = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     cv2.resize(source, (width, height), dst=target, interpolation=filtered)
+
+
+def interpolate_slices(
+    stack: npt.NDArray[np.uint8], indices: npt.NDArray[np.intp], depth: int, slices: int
+) -> npt.NDArray[np.uint8]:
+    """Interpolate linearly between slices, so that S of them are spread evenly over a volume.
+
+    Args:
+        stack: (n, H, W), the slices that `sample_slices` chose for "resample".
+        indices: (n,) their numbers in the volume.
+        depth: the number of slices D of the volume.
+        slices: S.
+
+    Returns:
+        (S, H, W).
+    """
+    import cv2
+
+    out = np.empty((slices, *stack.shape[1:]), np.uint8)
+    lower, weights = resample_positions(depth, slices)
+    for target, place, weight in zip(out, np.searchsorted(indices, lower), weights, strict=True):
+        if weight:
+            cv2.addWeighted(stack[place], 1 - weight, stack[place + 1], weight, 0, dst=target)
+        else:
+            target[...] = stack[place]
+    return out

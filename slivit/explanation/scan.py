@@ -67,6 +67,10 @@ def see_scan(scan: str | Path | Volume, settings: Preprocessing) -> SeenScan:
     Raises:
         ReadError: the scan cannot be read or sampled.
     """
+    if settings.planes:
+        raise ReadError(
+            f"the model sees slices of {len(settings.planes)} planes at once; explanations are of models of one plane"
+        )
     if isinstance(scan, Volume):
         if scan.indices is not None:
             raise ReadError(f"{scan.source}: only some slices were read; read the whole volume to have it explained")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -24,3 +25,9 @@ class Model(BaseModel):
     def args(self) -> dict[str, Any]:
         """The model's own arguments."""
         return dict(self.model_extra or {})
+
+    def args_for(self, planes: Sequence[str] | None) -> dict[str, Any]:
+        """The model's own arguments; where its slices lie in several planes, a model that tells them apart knows it."""
+        from slivit.models.registry import takes_argument
+
+        return ({"planes": len(planes)} if planes and takes_argument(self.name, "planes") else {}) | self.args

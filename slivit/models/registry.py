@@ -221,6 +221,12 @@ def create_model(name: str, out_dim: int, **args: Any) -> nn.Module:
     return model
 
 
+def takes_argument(name: str, argument: str) -> bool:
+    """Whether a registered model has an argument of this name."""
+    model_spec(name)
+    return argument in inspect.signature(_FACTORIES[name][1]).parameters
+
+
 def _normalisation(name: str, args: Mapping[str, Any], channels: int) -> dict[str, tuple[float, ...]]:
     """The fields of a specification that replace a model's own normalisation."""
     found = {}

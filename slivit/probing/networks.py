@@ -34,7 +34,9 @@ def load_network(recipe: NetworkRecipe) -> Checkpoint:
     given, seed = recipe.preprocessing, recipe.seed
     if recipe.model:
         origin = {"random_init": True, "seed": seed} if recipe.random_init else _start(recipe.model)
-        return _network(_created(recipe.model.name, recipe.model.args, seed, recipe.model.weights), given, origin)
+        return _network(
+            _created(recipe.model.name, recipe.model.args_for(given.planes), seed, recipe.model.weights), given, origin
+        )
     folder = checkpoint_folder(recipe.checkpoint)
     config = read_config(folder)
     settings = Preprocessing(**config["preprocessing"])

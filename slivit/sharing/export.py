@@ -95,6 +95,11 @@ def export(
         CheckpointError: a model that cannot be brought into that format, or that computes something else there.
     """
     check_format(options.format)
+    if options.format != "safetensors" and checkpoint.preprocessing.planes:
+        raise SlivitError(
+            f"--format {options.format}: the program that goes with it takes slices of one plane, and this model sees "
+            f"{len(checkpoint.preprocessing.planes)}; use --format safetensors"
+        )
     limit = checking.check_tolerance(options.tolerance, options.bf16)
     original = serving.run_engine(checkpoint)
     with whole_folder(out) as folder:

@@ -208,6 +208,10 @@ class Labelled(Plugged):
                 installed, a file that is not there.
         """
         self.logging.check()
+        if self.preprocessing.planes and (self.augmentation.flip_slices or self.augmentation.shift_slices):
+            raise RecipeError(
+                "augmentation.flip_slices and shift_slices would mix preprocessing.planes; leave them out"
+            )
         if pictures := changed(self.testing, "pictures"):
             why = "training writes no page; give it to slivit evaluate"
             raise RecipeError(f"testing.{pictures[0]} would do nothing: {why}, and leave it out here")

@@ -97,7 +97,7 @@ def build_model(recipe: Labelled, out_dim: int) -> nn.Module:
     from slivit.train.callbacks import seed_everything
 
     seed_everything(recipe.seed)
-    model = create_model(recipe.model.name, out_dim, **recipe.model.args)
+    model = create_model(recipe.model.name, out_dim, **recipe.model.args_for(recipe.preprocessing.planes))
     check_output(model, "mask" if any(part.task.dense for part in recipe.parts.values()) else "vector")
     if recipe.model.weights:
         load_backbone(model, recipe.model.weights)
