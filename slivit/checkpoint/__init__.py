@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slivit.checkpoint.adapters import described_adapter, frozen_state, is_stored
 from slivit.checkpoint.config import FORMAT, parse_config
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import CheckpointError, SlivitError
 from slivit.files import whole_folder, write_json, write_tensors
+from slivit.models._lora import Lora, adapt_backbone, kept_state, share_backbone
 from slivit.models.registry import create_model, list_models, spec_of
 from slivit.parallel import is_main
 from slivit.plugins import load_plugins, way_to
@@ -144,7 +146,7 @@ def save_checkpoint(
     folder = Path(folder)
     spec = spec_of(model)
     with whole_folder(folder) as partial:
-        write_tensors(partial / WEIGHTS, model.state_dict())
+        write_tensors(partial / WEIGHTS, kept_state(model))
         config = {
             "format": FORMAT,
             "model": {"name": spec.name, "out_dim": task.out_dim, "args": dict(spec.args)},
@@ -155,7 +157,7 @@ def save_checkpoint(
             "plugins": load_plugins(),
             "sha256": file_checksum(partial / WEIGHTS),
         }
-        write_json(partial / CONFIG, config)
+        write_json(partial / CONFIG, config | described_adapter(model))
     return folder
 
 
@@ -232,7 +234,7 @@ def load_encoder(path: str | Path, device: str = "cpu") -> Checkpoint:
     config = read_config(folder)
     if config["task"] is not None:
         return load_checkpoint(folder, device)
-    model = _build(config, folder, "backbone.")
+    model = _build(config, folder, lambda name: name.startswith("backbone."))
     load_backbone(model, folder)
     return _loaded(model.to(device), config, folder)
 
@@ -243,12 +245,14 @@ def _tensors(module: nn.Module, prefix: str = "") -> dict[str, Any]:
     return {prefix + k: whole(v.detach()).cpu().contiguous().clone() for k, v in module.state_dict().items()}
 
 
-def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
-    """Read a checkpoint; nothing but its folder is needed.
+def load_checkpoint(path: str | Path, device: str = "cpu", *, backbone: str | Path | Checkpoint = "") -> Checkpoint:
+    """Read a checkpoint; nothing but its folder is needed, and the backbone of one that holds adapters alone.
 
     Args:
         path: a checkpoint folder, or a run folder that holds one in `checkpoint/`.
         device: where the weights go.
+        backbone: of adapters: a file, folder or name of its weights, or another checkpoint whose backbone both then
+            share; where it was loaded from when they were trained, where absent.
 
     Raises:
         CheckpointError: no checkpoint there, a damaged or changed file, a model that this version does not know, or
@@ -270,8 +274,11 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
     config = read_config(folder)
     if config["task"] is None:
         raise CheckpointError(f"{folder}: {_NO_HEAD}")
-    model = _build(config, folder).to(device)
-    load_strictly(model, load_file(folder / WEIGHTS, device=device), str(folder / WEIGHTS), _what(config))
+    model = _build(config, folder, is_stored(config)).to(device)
+    state = frozen_state(model, config, folder, backbone) | load_file(folder / WEIGHTS, device=device)
+    load_strictly(model, state, str(folder / WEIGHTS), _what(config))
+    if isinstance(backbone, Checkpoint) and config.get("adapter"):
+        share_backbone(model, backbone.model)
     return _loaded(model, config, folder)
 
 
@@ -317,7 +324,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return parse_config(folder / CONFIG)
 
 
-def _build(config: Mapping[str, Any], folder: Path, prefix: str = "") -> nn.Module:
+def _build(config: Mapping[str, Any], folder: Path, stored: Callable[[str], bool] = bool) -> nn.Module:
     """The network that a config describes, for the weights beside it; they are compared before memory is taken.
 
     Raises:
@@ -336,10 +343,12 @@ def _build(config: Mapping[str, Any], folder: Path, prefix: str = "") -> nn.Modu
         size, prepared = spec_of(model).size, tuple(config["preprocessing"]["size"])
         if size != prepared:
             raise CheckpointError(f"{folder / CONFIG}: preprocessing.size is {prepared}, and the model takes {size}")
+        if adapter := config.get("adapter"):
+            adapt_backbone(model, Lora(**adapter["lora"]), adapter["start"])
         return model
 
     try:
-        check_stored(folder / WEIGHTS, build, config.get("weights"), _what(config), prefix)
+        check_stored(folder / WEIGHTS, build, config.get("weights"), _what(config), stored)
         return build()
     except CheckpointError:
         raise

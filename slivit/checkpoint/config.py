@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.training_range import TrainingRange
 from slivit.errors import CheckpointError, gather
+from slivit.models._lora import Lora
 from slivit.targets.decision import Decision
 from slivit.targets.task import Task
 
@@ -59,6 +60,26 @@ class DescribedModel(BaseModel):
         return args
 
 
+class DescribedAdapter(BaseModel):
+    """Adapters of a backbone whose own weights are not in the checkpoint.
+
+    Args:
+        lora: their rank, scale and layers.
+        backbone: the network that they adapt, for messages.
+        start: the file, folder or name that it was loaded from where the checkpoint was made.
+        revision: of published weights that were named.
+        sha256: of the backbone's tensors: no other backbone is taken.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    lora: Lora
+    backbone: str = Field(max_length=LONGEST_TEXT)
+    start: str = Field(default="", max_length=LONGEST_TEXT)
+    revision: ShortText = ""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class Training(BaseModel):
     """How a checkpoint came about; what is read of it has a type, the rest is kept as it is.
 
@@ -91,6 +112,7 @@ class Config(BaseModel):
         sha256: of the file of weights.
         operating_point: how probabilities become calls, where that was fixed.
         weights: the precision of large weights, where it is not float32.
+        adapter: of a model that holds the adapters of a backbone and a head alone.
         versions: of packages.
         plugins: the version of each plugin that was loaded when it was made.
         export: of a shared model, how it was made.
@@ -104,6 +126,7 @@ class Config(BaseModel):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     operating_point: Decision | None = None
     weights: Literal["bfloat16"] | None = None
+    adapter: DescribedAdapter | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     plugins: dict[PluginName, ShortText] = Field(default_factory=dict)
     export: Values | None = None

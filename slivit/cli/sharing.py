@@ -41,6 +41,9 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A CSV; the table goes to standard output if absent.")
     ] = None,
+    backbone: Annotated[
+        str, typer.Option(metavar="PATH", help="The backbone of a model that holds adapters alone.")
+    ] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Scans a batch: a number, or auto, which measures.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read scans.", show_default=False)] = None,
@@ -56,7 +59,7 @@ def predict(
 
     with told_errors("go on with the same command and --resume" if out else ""):
         options: dict[str, Any] = {"device": device, "batch_size": _batch_size(batch_size), "workers": workers}
-        options["precision"] = precision
+        options |= {"precision": precision, "backbone": backbone}
         table = run(checkpoint, scans, out, resume=resume, overwrite=overwrite, **options)
     if out is None:
         from slivit.data.table import as_shown

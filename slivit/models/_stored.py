@@ -56,7 +56,9 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
 
 
-def check_stored(path: Path, build: Callable[[], nn.Module], kind: str | None, what: str, prefix: str = "") -> None:
+def check_stored(
+    path: Path, build: Callable[[], nn.Module], kind: str | None, what: str, stored: Callable[[str], bool] = bool
+) -> None:
     """Compare the header of a file with the network it is for, of which no more than the shapes are made.
 
     Args:
@@ -65,7 +67,7 @@ def check_stored(path: Path, build: Callable[[], nn.Module], kind: str | None, w
             the file could hold.
         kind: "bfloat16" where large weights are stored so; None for those that nobody made narrower.
         what: describes the network, for messages.
-        prefix: of the names of those of the network's tensors that are stored, "backbone." for a backbone alone.
+        stored: whether one of the network's tensors is stored, by its name; all are where absent.
 
     Raises:
         CheckpointError: a name, shape or type that is not the network's, or a network far larger than the file.
@@ -76,7 +78,7 @@ def check_stored(path: Path, build: Callable[[], nn.Module], kind: str | None, w
     fixed = sum(b.nbytes for b in model.buffers())
     if fixed > _MOST_FIXED:
         raise CheckpointError(f"{path}: {what}, which needs {fixed / 1e9:.0f} GB of tables beside its weights")
-    wanted = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(prefix)}
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if stored(name)}
     lists = {"missing": wanted.keys() - header.keys(), "not in the model": header.keys() - wanted.keys()}
     problems = [f"{title}: {one_of(sorted(names), limit=12)}" for title, names in lists.items() if names]
     for name in sorted(wanted.keys() & header.keys()):

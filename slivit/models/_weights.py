@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slivit.errors import CheckpointError, gather, one_of
+from slivit.models._lora import is_adapter
 
 Weights = str | Path | Mapping[str, Any]
 State = dict[str, Tensor]
@@ -154,7 +155,13 @@ def load_backbone_weights(
 def load_by_rules(backbone: Any, weights: Weights, rules: WeightRules) -> tuple[str, ...]:
     """As `load_backbone`, for a backbone itself and the rules of its family."""
     where, state = rules.read(weights)
-    wanted = backbone.state_dict()
+    if adapters := [key for key in state if is_adapter(key)]:
+        raise CheckpointError(
+            f"{where}: holds adapters ({one_of(adapters, limit=2)}) and no backbone; start from the backbone that they "
+            "are for"
+        )
+    own = backbone.state_dict()
+    wanted = {name: tensor for name, tensor in own.items() if not is_adapter(name)}
     kept: State = {}
     dropped: list[str] = []
     for key, tensor in state.items():
@@ -164,7 +171,7 @@ def load_by_rules(backbone: Any, weights: Weights, rules: WeightRules) -> tuple[
         else:
             kept[name] = tensor
     what = f"{describe(state)} was given; the model's backbone is {rules.architecture}"
-    load_strictly(backbone, rules.fit(kept, wanted), where, what)
+    load_strictly(backbone, {n: t for n, t in own.items() if is_adapter(n)} | rules.fit(kept, wanted), where, what)
     return tuple(dropped)
 
 

@@ -26,6 +26,12 @@ class Model(BaseModel):
         """The model's own arguments."""
         return dict(self.model_extra or {})
 
+    @property
+    def start(self) -> str:
+        """What its weights start from, as it is named here; "" where that is chance."""
+        named = self.weights or self.args.get("pretrained", "")
+        return str(self.args.get("backbone", self.name)) if named is True else str(named or "")
+
     def args_for(self, planes: Sequence[str] | None) -> dict[str, Any]:
         """The model's own arguments; where its slices lie in several planes, a model that tells them apart knows it."""
         from slivit.models.registry import takes_argument

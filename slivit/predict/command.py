@@ -33,6 +33,7 @@ def run(
     scans: Sequence[str],
     out: str | Path | None = None,
     *,
+    backbone: str = "",
     device: str = "auto",
     batch_size: int = 0,
     workers: int | None = None,
@@ -48,6 +49,7 @@ def run(
             loaded.
         scans: files, folders, zip archives and manifests; see `slivit.data.scan_finding.Finder`.
         out: where the table is written as CSV, if anywhere. Until it is whole, its rows lie in OUT.part.
+        backbone: of a model that holds adapters alone: where the weights that they are for lie.
         device: "auto", "cpu", "cuda", ...
         batch_size: scans a batch; 0 finds out what is fastest and fits into memory.
         workers: processes that read scans; by the number of scans and cores where None.
@@ -69,7 +71,7 @@ def run(
     from slivit.predict.opening import open_checkpoint
 
     _check_out(out, resume, overwrite)
-    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
+    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint, backbone=backbone)
     masks = _masks_folder(loaded, out)
     if not masks and range_of(loaded.training) is None:
         log.warning("the checkpoint does not say what its training scans were like: only the slices are checked")

@@ -26,6 +26,7 @@ def open_checkpoint(
     revision: str | None = None,
     fingerprint: str | None = None,
     device: str = "cpu",
+    backbone: str | Path | Checkpoint = "",
     **hub: Any,
 ) -> Checkpoint:
     """Open a run, a checkpoint, an export, or a model on the hub.
@@ -36,6 +37,7 @@ def open_checkpoint(
         revision: branch, tag or commit, of a model on the hub.
         fingerprint: see `slivit.predict.sums.check_sums`.
         device: where the weights go.
+        backbone: of a model that holds adapters alone; see `slivit.load_checkpoint`.
         **hub: further options of `huggingface_hub.snapshot_download`, such as `cache_dir` or `token`.
 
     Raises:
@@ -51,7 +53,7 @@ def open_checkpoint(
         raise CheckpointError(f"{where}: is a folder; revision={revision!r} is of a model on the hub")
     _check_kind(folder)
     check_sums(folder, fingerprint)
-    return load_checkpoint(folder, device=device)
+    return load_checkpoint(folder, device=device, backbone=backbone)
 
 
 def fetch(name: str, revision: str | None = None, **hub: Any) -> Path:

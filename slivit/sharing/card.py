@@ -73,7 +73,7 @@ def write_card(
         missing=MISSING,
         format=format,
         bf16=config.get("weights") == "bfloat16",
-        how=how_to_use(format, config.get("plugins", {})),
+        how=how_to_use(format, config.get("plugins", {}), config.get("adapter")),
         recipe=_recipe(training),
         safety=SAFETY[format],
     )

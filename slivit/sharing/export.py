@@ -16,6 +16,7 @@ from slivit.data.preprocessing import preprocess
 from slivit.data.scan_reading import ScanRef
 from slivit.errors import SlivitError, nearest, one_of
 from slivit.files import whole_folder, write_json, write_tensors, write_text
+from slivit.models._lora import kept_state
 from slivit.models._stored import BF16, narrowed
 from slivit.models.registry import spec_of
 from slivit.predict.sums import sha256, write_sums
@@ -141,10 +142,11 @@ def _write_weights(checkpoint: Checkpoint, folder: Path, bf16: bool) -> serving.
 
     from slivit.models._weights import load_strictly
 
-    state = checkpoint.model.state_dict()
+    state = kept_state(checkpoint.model)
     write_tensors(folder / WEIGHTS, {name: narrowed(w) if bf16 else w for name, w in state.items()})
     again = deepcopy(checkpoint.model).cpu()
-    load_strictly(again, load_file(folder / WEIGHTS), str(folder / WEIGHTS), "just written")
+    frozen = {name: w for name, w in again.state_dict().items() if name not in state}
+    load_strictly(again, frozen | load_file(folder / WEIGHTS), str(folder / WEIGHTS), "just written")
     return serving.run_engine(replace(checkpoint, model=again))
 
 
@@ -184,6 +186,8 @@ def _config(checkpoint: Checkpoint, folder: Path, options: Options, found: Diffe
         "real_scans": found.real,
     }
     config["sha256"] = sha256(folder / model)
+    if options.format != "safetensors":
+        config.pop("adapter", None)  # a graph holds the backbone too
     return config | ({"weights": BF16} if options.bf16 else {})
 
 

@@ -127,7 +127,8 @@ def from_pretrained(
         revision: branch, tag or commit, of a model on the hub. Name a commit to get the same model for ever.
         fingerprint: the SHA-256 of its `SHA256SUMS`, as `slivit export` showed it to its maker.
         device: where the weights go.
-        **hub: options of `huggingface_hub.snapshot_download`, such as `cache_dir`, `token` or `local_files_only`.
+        **hub: `backbone`, of a model that holds adapters alone (see `slivit.load_checkpoint`), and options of
+            `huggingface_hub.snapshot_download`, such as `cache_dir`, `token` or `local_files_only`.
 
     Raises:
         CheckpointError: no model there, one that was changed, or a format that is not opened here.

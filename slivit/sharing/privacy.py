@@ -19,6 +19,7 @@ PATHS = frozenset(
         "source",
         "readers",
         "pretrained",
+        "start",
     )
 )
 """The keys that name files and folders."""

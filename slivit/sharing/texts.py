@@ -25,19 +25,28 @@ python predict.py scan.nii.gz       # the same in Python{environment}
 }
 
 
-def how_to_use(format: str, plugins: Collection[str] = ()) -> str:
+def how_to_use(format: str, plugins: Collection[str] = (), adapter: Mapping[str, Any] | None = None) -> str:
     """How an export is used, in Markdown.
 
     Args:
         format: "safetensors", "onnx" or "torch-export".
         plugins: that the model was made with, by name; the graphs of the other formats need none.
+        adapter: what the config says of adapters, of a model that holds those and a head alone.
     """
     told = _HOW[format]
     if format != "safetensors":
         return told
     packages, switches = ("".join(f" {before}{name}" for name in plugins) for before in ("", "--plugin "))
     environment = f"; needs SLIVIT_PLUGINS={','.join(plugins)}" if plugins else ""
-    return told.format(packages=packages, switches=switches, environment=environment)
+    needs = "" if adapter is None else _ADAPTER.format(**adapter)
+    return told.format(packages=packages, switches=switches, environment=environment) + needs
+
+
+_ADAPTER = (
+    "\n\nThis model holds adapters and a head alone. It needs the backbone {backbone} as well, whose tensors have the "
+    "SHA-256 digest `{sha256}`; where it was trained it was loaded from `{start}`. Give it with `--backbone PATH`, in "
+    'Python with `backbone="PATH"`, or put it into the folder that `SLIVIT_WEIGHTS` names. No other one is taken.'
+)
 
 
 SAFETY: Mapping[str, str] = {

@@ -18,6 +18,7 @@ from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
 from slivit.errors import CheckpointError, RecipeError, SlivitError
 from slivit.files import check_space, whole_file, write_torch
 from slivit.folder import PROGRESS
+from slivit.models._lora import is_adapter
 from slivit.parallel import bare, is_main, rank_and_size, shared_out, whole
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ def seed_everything(seed: int) -> None:
 
 
 class FrozenBackbone(Callback):
-    """Run a backbone of which nothing is trained as it runs in a prediction, so that nothing in it changes.
+    """Run a backbone whose own weights are frozen as it runs in a prediction, so that nothing in it changes.
 
     In training mode a network without a gradient still moves the running statistics of its BatchNorms, and drops out
     features at random.
@@ -127,7 +128,7 @@ class FrozenBackbone(Callback):
 
     def before_train(self) -> None:
         backbone = bare(self.learn.model).get_submodule("backbone")
-        if not any(p.requires_grad for p in backbone.parameters()):
+        if not any(p.requires_grad for name, p in backbone.named_parameters() if not is_adapter(name)):
             backbone.eval()
 
 

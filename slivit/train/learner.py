@@ -25,6 +25,7 @@ from slivit.data.windows import Windows
 from slivit.device import choose_precision
 from slivit.errors import ModelError, SlivitError
 from slivit.models._depthwise import quicken
+from slivit.models._lora import is_adapted, is_adapter
 from slivit.settings import Precision, changed
 from slivit.targets.loss import TaskLoss
 from slivit.targets.task import Task
@@ -118,6 +119,8 @@ class MixUp(Callback):
 def parameter_groups(model: nn.Module) -> list[list[nn.Parameter]]:
     """The parameters of a model in three groups: backbone, integrator (all that is in neither), head.
 
+    Of an adapted backbone those of its adapters count alone.
+
     Raises:
         ModelError: a model without `.backbone` or `.head`.
     """
@@ -126,6 +129,8 @@ def parameter_groups(model: nn.Module) -> list[list[nn.Parameter]]:
             raise ModelError(f"{type(model).__name__} has no module .{part}; parameter groups need .backbone and .head")
     backbone, head = list(model.get_submodule("backbone").parameters()), list(model.get_submodule("head").parameters())
     taken = {id(p) for p in backbone + head}
+    if is_adapted(model):
+        backbone = [p for name, p in model.get_submodule("backbone").named_parameters() if is_adapter(name)]
     return [backbone, [p for p in model.parameters() if id(p) not in taken], head]
 
 
@@ -193,7 +198,7 @@ def volume_learner(
         opt_func=opt_func or optimiser(fit),
         wd=fit.weight_decay,
         path=Path(path),
-        train_bn=not fit.freeze_backbone,
+        train_bn=not (fit.freeze_backbone or fit.adapt),
         cbs=[
             *precision_callbacks(fit.precision, dls),
             *([ChannelsLast()] if channels_last else []),

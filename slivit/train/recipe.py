@@ -17,6 +17,7 @@ from slivit.errors import RecipeError
 from slivit.evaluate.measure import check_testing
 from slivit.evaluate.recipe import Testing
 from slivit.folder import CASES, METRICS, PREDICTIONS
+from slivit.models._lora import Lora
 from slivit.models.recipe import Model
 from slivit.plugins import Plugged
 from slivit.recipe import Stage
@@ -49,6 +50,10 @@ class Fit(Section):
         mixup: scans of a batch are mixed in pairs, their losses too, with shares from Beta(mixup, mixup); 0 for none.
         freeze_backbone: train the integrator and the head alone; the backbone runs as it does in a prediction, and its
             normalisation layers, which fastai would go on training, stay as they are too.
+        adapt: "lora" trains small matrices beside those of the frozen backbone, the integrator and the head; what is
+            saved has no weights of the backbone, which is found again by its place and told by its digest. "" trains
+            the backbone itself, or leaves it with `freeze_backbone`.
+        lora: rank, scale and layers of those matrices.
         label_smoothing: of classification targets.
         average_weights: decay of an exponential moving average of the weights that is validated and kept; 0 for none.
         precision: "float32", "bfloat16", "float16" (GPU only), or "auto": the fastest that the device has, which is
@@ -76,6 +81,8 @@ class Fit(Section):
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     mixup: float = Field(default=0.0, ge=0)
     freeze_backbone: bool = False
+    adapt: Literal["", "lora"] = ""
+    lora: Lora = Lora()
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     average_weights: float = Field(default=0.0, ge=0, lt=1)
     precision: Precision = "auto"
@@ -94,12 +101,18 @@ class Fit(Section):
             raise ValueError('warmup would do nothing under schedule = "constant"; leave it out')
         if self.freeze_backbone and (idle := changed(self, "backbone_lr", "layer_decay")):
             raise ValueError(f"{' and '.join(idle)} would do nothing where freeze_backbone is true; leave it out")
+        if self.adapt and self.layer_decay != 1:
+            raise ValueError('layer_decay is for a backbone that trains itself, not for adapt = "lora"; leave it out')
         if self.layer_decay != 1 and self.backbone_lr != 1:
             raise ValueError("layer_decay sets the rates of the backbone; leave out backbone_lr")
         if self.optimiser == "sgd" and (idle := changed(self, "betas", "eps")):
             raise ValueError(
                 f"{' and '.join(idle)} are of AdamW and Adam, and would do nothing for sgd; leave them out"
             )
+        if self.freeze_backbone and self.adapt:
+            raise ValueError("freeze_backbone leaves nothing for adapt to train; leave one of them out")
+        if not self.adapt and (idle := changed(self.lora)):
+            raise ValueError(f'lora.{idle[0]} would do nothing without adapt = "lora"')
         return self
 
     def check(self, task: Task) -> None:
@@ -211,6 +224,11 @@ class Labelled(Plugged):
         if self.preprocessing.planes and (self.augmentation.flip_slices or self.augmentation.shift_slices):
             raise RecipeError(
                 "augmentation.flip_slices and shift_slices would mix preprocessing.planes; leave them out"
+            )
+        if self.fit.adapt and (self.stage != "finetune" or not self.model.start):
+            raise RecipeError(
+                'fit.adapt = "lora" adapts a pre-trained backbone to a task: it is for slivit finetune, with '
+                "model.weights or model.pretrained"
             )
         if pictures := changed(self.testing, "pictures"):
             why = "training writes no page; give it to slivit evaluate"

@@ -92,6 +92,7 @@ def run(recipe: Labelled, *, resume: bool = False, overwrite: bool = False) -> P
 
 def build_model(recipe: Labelled, out_dim: int) -> nn.Module:
     """The recipe's model, seeded, with its backbone loaded where the recipe names weights."""
+    from slivit.models._lora import adapt_backbone
     from slivit.models._weights import load_backbone
     from slivit.models.registry import check_output, create_model
     from slivit.train.callbacks import seed_everything
@@ -101,6 +102,8 @@ def build_model(recipe: Labelled, out_dim: int) -> nn.Module:
     check_output(model, "mask" if any(part.task.dense for part in recipe.parts.values()) else "vector")
     if recipe.model.weights:
         load_backbone(model, recipe.model.weights)
+    if recipe.fit.adapt:
+        adapt_backbone(model, recipe.fit.lora, recipe.model.start)
     return model
 
 
