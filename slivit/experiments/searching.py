@@ -59,7 +59,7 @@ def open_study(recipe: SweepRecipe, folder: Path, direction: str) -> Study:
         return optuna.create_study(storage=storage, sampler=_sampler(recipe), pruner=pruner, **options)
     except Exception as error:  # of Optuna, SQLAlchemy, a database's driver, the file system
         reason = str(error).strip().splitlines()[0]
-        raise RecipeError(f'storage: "{recipe.storage}" cannot be used: {reason}') from error
+        raise RecipeError(f'{folder}: storage "{recipe.storage}" cannot be used: {reason}') from error
 
 
 def _storage(name: str, folder: Path) -> Any:

@@ -115,12 +115,13 @@ def draw_files(plot: Plot, folder: Path) -> str:
     """
     from matplotlib import rc_context
 
-    buffer = io.StringIO()
+    buffer, pdf = io.StringIO(), io.BytesIO()  # matplotlib itself does not stand a full disk
     with rc_context({"svg.hashsalt": plot.name}):
         plot.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
         plot.figure.set_layout_engine("none")  # the axes are in place now; what follows draws them once more
-        with whole_file(folder / f"{plot.name}.pdf") as partial:
-            plot.figure.savefig(partial, format="pdf", metadata={"CreationDate": None})
+        plot.figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+    with whole_file(folder / f"{plot.name}.pdf") as partial:
+        partial.write_bytes(pdf.getvalue())
     write_text(folder / f"{plot.name}.svg", buffer.getvalue())
     return _for_page(buffer.getvalue(), plot)
 

@@ -113,6 +113,12 @@ def jobs(ground: Path) -> list[Job]:
     add("compare", ["compare", *tables, "--out", f"{g}/compared", "--draws", "5"], "compared")
     curve = ["curve", f"{g}/fine.toml", f"{g}/curve", "fit.epochs=1", "--fractions", "0.5,1", "--seeds", "0"]
     add("curve", curve, "curve", curve)
+    add("study", ["study", f"{g}/study.toml", "--processes", "0"], "study", ["study", f"{g}/study.toml"])
+    probe = ["probe", run, csv, "--kind", "binary", "--target", "bright", "--out", f"{g}/probed", "device=cpu"]
+    add("probe", [*probe, "testing.draws=5", "linear.iterations=20", "data.workers=0"], "probed")
+    seen = ["visualise", "--model", "dino3d_vit_small", "--random-init", scan, "model.slices=16", "model.image_size=32"]
+    seen += ["model.dim=32", "model.depth=2", "model.heads=2", "--device", "cpu", "--out", f"{g}/seen"]
+    add("visualise", seen, "seen")
     add("sweep", ["sweep", f"{g}/sweep.toml"], "sweep", ["sweep", f"{g}/sweep.toml"])
     add("export", ["export", run, f"{g}/exported", "--overwrite"], "exported", old=True)
     explain = ["explain", run, scan, "--out", f"{g}/explained", "--method", "occlusion", "--device", "cpu"]

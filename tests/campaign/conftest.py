@@ -63,6 +63,12 @@ def _recipes(ground: Path, slivit: dict[str, object]) -> None:
         file.write(f"space.'fit.lr' = {{ {rate} }}\n")
 
 
+def _study(ground: Path) -> None:
+    (ground / "study.toml").write_text(
+        f"out = '{ground}/study'\nrecipe = '{ground}/fine.toml'\nseeds = [0, 1]\nset.fit.epochs = 1\n[models.slivit]\n"
+    )
+
+
 def _tables(ground: Path) -> None:
     rng = np.random.default_rng(7)
     for name in ("a", "b"):
@@ -86,6 +92,7 @@ def ground(tmp_path_factory, tiny_slivit) -> Path:
             archive.write(folder / "scans" / f"scan{i}.nii", f"scan{i}.nii")
     _recipes(folder, tiny_slivit)
     _tables(folder)
+    _study(folder)
     return folder
 
 

@@ -202,6 +202,10 @@ def watched(section, reads):
                 reads.add(name)
             return super().__getattribute__(name)
 
+        def model_dump(self, *, include=None, **options):
+            reads.update(include or ())
+            return super().model_dump(include=include, **options)
+
     return Watched.model_construct(**dict(section))
 
 
