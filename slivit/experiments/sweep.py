@@ -137,7 +137,8 @@ def open_sweep(recipe: SweepRecipe, base: FinetuneRecipe, *, overwrite: bool = F
     folder = Path(recipe.out)
     same = recipe.model_copy(update={"trials": 1, "hours": 0.0})  # these may change from call to call
     texts = {RECIPE: resolved_toml(same), BASE: resolved_toml(base)}
-    if any(make_folder(folder).iterdir()):
+    there = make_folder(folder).iterdir()
+    if any(p.name not in texts or p.read_text("utf-8") != texts[p.name] for p in there):  # not just begun by this one
         if not all((folder / name).is_file() for name in texts):
             raise RecipeError(f"{folder}: is not empty, and holds no sweep; choose another folder with out=FOLDER")
         if overwrite:

@@ -298,6 +298,17 @@ def test_nothing_but_a_sweep_is_overwritten(recipe, made_up, tmp_path):
     assert scan.read_text() == "irreplaceable"
 
 
+def test_a_sweep_that_was_stopped_as_it_began_can_begin(recipe, made_up):
+    asked = recipe(trials=1)
+    base = sweep.base_recipe(asked)
+    folder = sweep.open_sweep(asked, base)
+    (folder / sweep.BASE).unlink()
+    assert sweep.open_sweep(asked, base) == folder
+    (folder / sweep.BASE).unlink()
+    with pytest.raises(RecipeError, match="holds no sweep"):
+        sweep.open_sweep(recipe(trials=1, seed=1), base)
+
+
 def test_space_may_be_dotted_or_nested(recipe):
     nested = {"fit": {"lr": SPACE["fit.lr"]}, "model": {"vit_depth": SPACE["model.vit_depth"]}}
     assert set(recipe(space=nested).space) == {"fit.lr", "model.vit_depth"}
