@@ -70,8 +70,8 @@ def read_shown(path: Path | str) -> pd.DataFrame:
     """A table of this package's own as pandas reads it, without the quotes of `as_shown`."""
     frame = pd.read_csv(path)
     for name in frame.columns[[not pd.api.types.is_any_real_numeric_dtype(t) for t in frame.dtypes]]:
-        frame[name] = frame[name].map(lambda cell: _unquoted(cell) if isinstance(cell, str) else cell)
-    return frame.rename(columns=_unquoted)
+        frame[name] = frame[name].map(lambda cell: unquoted(cell) if isinstance(cell, str) else cell)
+    return frame.rename(columns=unquoted)
 
 
 def _quoted(cell: Any) -> Any:
@@ -79,7 +79,8 @@ def _quoted(cell: Any) -> Any:
     return f"'{cell}" if risky else cell
 
 
-def _unquoted(cell: str) -> str:
+def unquoted(cell: str) -> str:
+    """A cell without the quote that `as_shown` put before it."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
@@ -111,7 +112,7 @@ def _rows(text: str, path: Path) -> tuple[list[int], list[list[str]]]:
         for row in reader:
             if any(cell.strip() for cell in row):
                 lines.append(line)
-                rows.append([_unquoted(cell.strip()) for cell in row])
+                rows.append([unquoted(cell.strip()) for cell in row])
             line = skipped + reader.line_num + 1
     except csv.Error as err:
         raise ManifestError(f"{path}: line {line} is not CSV: {err}") from None

@@ -249,9 +249,14 @@ def open_results(folder: Path, *, overwrite: bool = False) -> Path:
     """
     check_results(folder, overwrite=overwrite)
     made = make_folder(folder)
-    if (folder.parent / CHECKPOINT / CONFIG).is_file() and _record(folder.parent) is not None:
-        note_written(folder.parent, folder.name)
+    note_result(folder)
     return made
+
+
+def note_result(path: Path) -> None:
+    """Note what is written beside a run's checkpoint, where it is, so that it goes when that run is replaced."""
+    if (path.parent / CHECKPOINT / CONFIG).is_file() and _record(path.parent) is not None:
+        note_written(path.parent, path.name)
 
 
 def check_results(folder: Path, *, overwrite: bool = False) -> None:

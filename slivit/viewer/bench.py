@@ -5,32 +5,61 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
 from slivit.checkpoint import Checkpoint, load_checkpoint
 from slivit.data.manifest import read_manifest
 from slivit.data.preprocessing import Preprocessing
-from slivit.explanation import ExplainError, Explanation, SeenScan, explain_seen, seen_by
+from slivit.data.readers import read_volume
+from slivit.data.reviews import scan_key
+from slivit.errors import SlivitError
+from slivit.explanation import Explanation, SeenScan, explain_seen, seen_by
+from slivit.folder import SPLIT
 from slivit.predict.engine import Engine
 from slivit.targets.task import is_missing
 from slivit.viewer.neighbours import Neighbours
-from slivit.viewer.record import Record
+from slivit.viewer.record import Record, stored_predictions
+from slivit.volume import Volume
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-SPLIT = "split.csv"
 Row = Mapping[str, Any]
+Value = TypeVar("Value")
+OPENED, VOLUMES = 12, 2
+"""Scans, and whole volumes at stored resolution, that are kept in memory at most."""
 
 
 class Stopped(Exception):
     """A computation whose result nobody waits for any more."""
+
+
+class Recent(Generic[Value]):
+    """The values that were used last, made where they are not there.
+
+    Args:
+        most: how many are kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._kept, self._lock = most, OrderedDict[Hashable, Value](), threading.RLock()
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value of a key; only one thread makes values at a time."""
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = make()
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+            return self._kept[key]
 
 
 @dataclass(eq=False)
@@ -43,6 +72,7 @@ class Opened:
         predictions: by column, as `slivit predict` writes them.
         features: (n,) what the model's head read.
         row: the manifest's row; empty for a dropped file.
+        volume: the scan itself, where it cannot be read again.
         found: explanations by (target, method).
     """
 
@@ -51,6 +81,7 @@ class Opened:
     predictions: Mapping[str, Any]
     features: npt.NDArray[Any]
     row: Row = field(default_factory=dict)
+    volume: Volume | None = None
     found: dict[tuple[str, str], Explanation] = field(default_factory=dict)
 
 
@@ -75,6 +106,9 @@ class Bench:
         self.engine = Engine(self.checkpoint, device, batch_size=batch_size)
         chosen = manifest or (self.run / SPLIT if (self.run / SPLIT).is_file() else None)
         self.rows: list[Row] = self._read(chosen) if chosen else []
+        self.known: dict[str, Row] = dict(stored_predictions(self.run))
+        self.dropped: dict[str, Opened] = {}
+        self._opened, self._volumes = Recent[Opened](OPENED), Recent[Volume](VOLUMES)
         self._lock = threading.Lock()  # one computation at a time: visitors share the model
 
     def _read(self, csv: str | Path) -> list[Row]:
@@ -99,14 +133,34 @@ class Bench:
         training = [row for row in rows if row["split"] == "train"]
         return Neighbours(self.engine, training, self.checkpoint.path, self.run / "neighbours.npz", self._lock)
 
-    def open_row(self, number: int) -> Opened:
+    def open(self, key: str, row: Row | None = None) -> Opened:
+        """An opened scan, read and predicted where it is not at hand.
+
+        Args:
+            key: the number of a row, or what `drop` gave.
+            row: to open in place of the row of that number, such as one of another run's manifest.
+
+        Raises:
+            ReadError: the scan cannot be read.
+            SlivitError: no scan of that name.
+        """
+        if key in self.dropped:
+            return self.dropped[key]
+        if row is None and not (key.isdecimal() and int(key) < len(self.rows)):
+            raise SlivitError(f"there is no scan {key!r} here; dropped scans are gone when the page is started anew")
+        chosen = self.rows[int(key)] if row is None else row
+        return self._opened.get(scan_key(chosen), lambda: self.open_row(chosen))
+
+    def open_row(self, row: Row | int) -> Opened:
         """Read and predict a scan of the manifest.
 
         Raises:
             ReadError: the scan cannot be read.
         """
-        row = self.rows[number]
-        return self._open(str(row["path"]), Path(str(row["path"])).name, row)
+        row = self.rows[row] if isinstance(row, int) else row
+        opened = self._open(str(row["path"]), Path(str(row["path"])).name, row)
+        self.known.setdefault(scan_key(row), opened.predictions)
+        return opened
 
     def open_files(self, folder: Path) -> Opened:
         """Read and predict what was dropped into a folder: its one file, or the folder as a series.
@@ -116,14 +170,45 @@ class Bench:
         """
         files = sorted(folder.iterdir())
         name = files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more"
-        return self._open(str(files[0] if len(files) == 1 else folder), name, {})
+        path = str(files[0] if len(files) == 1 else folder)
+        opened = self._open(path, name, {})
+        opened.volume = read_volume(path, **self.settings.reader)
+        return opened
+
+    def drop(self, folder: Path) -> str:
+        """Open what lies in a folder, keep it in memory until two more were dropped, and name it."""
+        opened = self.open_files(folder)
+        key = f"dropped{len(self.dropped)}"
+        self.dropped[key] = opened
+        for old in list(self.dropped.values())[:-2]:
+            old.volume = None
+        return key
 
     def _open(self, path: str, name: str, row: Row) -> Opened:
         scan = seen_by(self.engine, path)
         stacks = torch.from_numpy(scan.stack)[None]
         with self._lock:
-            predictions, features = self.engine.predict(stacks), self.engine.head_input(stacks)
-        return Opened(name, scan, dict(self.engine.called(predictions).iloc[0]), features[0].numpy(), row)
+            features = self.engine.head_input(stacks)
+        return Opened(name, scan, self.predict(stacks), features[0].numpy(), row)
+
+    def predict(self, stacks: torch.Tensor) -> dict[str, Any]:
+        """The prediction of one scan by column, with calls; of (1, S, H, W) slices, 0 to 255."""
+        with self._lock:
+            predictions = self.engine.predict_whole(stacks)
+        return dict(self.engine.called(predictions).iloc[0])
+
+    def volume(self, opened: Opened) -> Volume:
+        """An opened scan at stored resolution.
+
+        Raises:
+            SlivitError: it was dropped too long ago.
+        """
+        if opened.volume is not None:
+            return opened.volume
+        if not opened.row:
+            raise SlivitError(f"{opened.name}: is no longer in memory; drop it again")
+        path = str(opened.row["path"])
+        return self._volumes.get(scan_key(opened.row), lambda: read_volume(path, **self.settings.reader))
 
     def explain(
         self, opened: Opened, target: str, method: str, progress: Callable[[int, int], None] | None = None
@@ -155,6 +240,3 @@ class DropFolder:
 
     def __exit__(self, *exc: object) -> None:
         shutil.rmtree(self._path, ignore_errors=True)
-
-
-__all__ = ["Bench", "DropFolder", "ExplainError", "Opened", "Stopped"]

@@ -2,52 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from slivit.viewer.server import ViewError, bind, open_browser, serve
+from slivit.viewer.server import ViewError, bind, is_loopback, open_browser, serve
+
+NEEDED = ("starlette", "uvicorn", "multipart")
+OPEN_TO_OTHERS = (
+    "warning: {host} is open to others: whoever reaches this port sees the scans and can add notes. There is no "
+    "password and no encryption; use it within a trusted network alone, or leave --host out and use an SSH tunnel"
+)
 
 
 def run(
     checkpoint: str | Path,
     manifest: str | Path | None = None,
     *,
+    others: Sequence[str | Path] = (),
     host: str = "127.0.0.1",
     port: int = 8080,
     browser: bool = True,
     device: str = "auto",
     batch_size: int = 8,
     tell: Callable[[str], None] = print,
+    warn: Callable[[str], None] = print,
 ) -> None:
     """Serve the page until the process is stopped.
 
     Args:
         checkpoint: a run or checkpoint folder.
         manifest: a CSV of scans to choose from; the run's own split where None.
+        others: further runs to compare with.
         host: the address to listen on; the default is this machine's own and nobody else's.
         port: 0 for any free one.
         browser: open the user's browser.
         device: "auto", "cpu", "cuda", ...
         batch_size: scans that are predicted at a time.
         tell: is told the address once the page is there.
+        warn: is told what is not safe.
 
     Raises:
-        ViewError: NiceGUI is missing, or the port is in use.
+        ViewError: a package is missing, or the port is in use.
         SlivitError: a checkpoint or manifest that cannot be read.
     """
-    if find_spec("nicegui") is None:
-        raise ViewError('the page needs NiceGUI: pip install "slivit[view]"')
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise ViewError(f'the page needs {missing[0]}: pip install "slivit[view]"')
     taken = bind(host, port)
     with taken:
         from slivit.viewer.bench import Bench
-        from slivit.viewer.page import Page
+        from slivit.viewer.desk import Desk
+        from slivit.viewer.web import application
 
-        bench = Bench(checkpoint, manifest, device=device, batch_size=batch_size)
+        if not is_loopback(taken):
+            warn(OPEN_TO_OTHERS.format(host=host))
+        benches = [Bench(checkpoint, manifest, device=device, batch_size=batch_size)]
+        benches += [Bench(other, device=device, batch_size=batch_size) for other in others]
 
         def ready(url: str) -> None:
             tell(url)
             if browser:
                 open_browser(url)
 
-        serve(lambda: Page(bench).build(), taken, f"slivit: {bench.run.name}", ready)
+        serve(application(Desk(benches)), taken, ready)

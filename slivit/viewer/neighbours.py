@@ -18,8 +18,9 @@ import torch
 from slivit.checkpoint import read_config
 from slivit.data.preprocessing import load_slices
 from slivit.data.slices import resize_slices
-from slivit.errors import ReadError
+from slivit.errors import ReadError, SlivitError
 from slivit.files import whole_file
+from slivit.folder import note_result
 from slivit.predict.engine import Engine
 
 SIDE = 96
@@ -65,7 +66,7 @@ class Neighbours:
     @property
     def missing(self) -> int:
         """How many training scans have no features yet."""
-        return sum(_identity(row) not in self._known for row in self.rows) - self.unreadable
+        return sum(identity(row) not in self._known for row in self.rows) - self.unreadable
 
     def build(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Compute what is missing, and keep it; scans that cannot be read are left out and counted.
@@ -73,7 +74,7 @@ class Neighbours:
         Args:
             progress: is told how many of how many scans are done; what it raises ends the work, whose part is kept.
         """
-        todo = [row for row in self.rows if _identity(row) not in self._known]
+        todo = [row for row in self.rows if identity(row) not in self._known]
         self.unreadable = 0
         try:
             for done, row in enumerate(todo, start=1):
@@ -91,7 +92,7 @@ class Neighbours:
             count: at most this many.
             but: the path of a scan to leave out, the one that is compared.
         """
-        known = [(row, *self._known[i]) for row in self.rows if (i := _identity(row)) in self._known]
+        known = [(row, *self._known[i]) for row in self.rows if (i := identity(row)) in self._known]
         if not known:
             return []
         similarity = cosines(np.stack([own for _, own, _ in known]), features)
@@ -109,7 +110,7 @@ class Neighbours:
                 return
         with self._lock:
             features = self.engine.head_input(torch.from_numpy(stack)[None])[0].numpy()
-        self._known[_identity(row)] = (features, thumbnail(stack))
+        self._known[identity(row)] = (features, thumbnail(stack))
 
     def _read(self) -> None:
         if not self.file.is_file():
@@ -129,10 +130,11 @@ class Neighbours:
             return
         features, thumbnails = zip(*self._known.values(), strict=True)
         try:
+            note_result(self.file)
             with whole_file(self.file) as partial:
                 arrays: dict[str, Any] = {"features": np.stack(features), "thumbnails": np.stack(thumbnails)}
                 np.savez(partial, made_with=self._made_with, scans=np.array(list(self._known)), **arrays)
-        except OSError:
+        except (OSError, SlivitError):
             return
 
 
@@ -149,7 +151,7 @@ def thumbnail(stack: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return resize_slices(stack[len(stack) // 2][None], (SIDE, SIDE))[0]
 
 
-def _identity(row: Mapping[str, Any]) -> str:
+def identity(row: Mapping[str, Any]) -> str:
     """The path of a scan with what its file or folder looks like, so that a changed scan counts as another."""
     path = str(row["path"])
     try:

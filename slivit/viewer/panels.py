@@ -1,67 +1,87 @@
-"""What stands beside the slices: the prediction, how far it can be trusted, and the nearest training scans."""
+"""What stands beside a scan, as plain values: the prediction, how far it can be trusted, the nearest training scans."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nicegui import ui
-
-from slivit.explanation import number_of
+from slivit.explanation import METHODS, TITLES, number_of
+from slivit.models.registry import spec_of
 from slivit.report.style import amount, number
-from slivit.targets.task import is_missing
-from slivit.viewer.bench import Bench, Opened
-from slivit.viewer.pictures import png_uri, svg_uri
+from slivit.targets.task import Task, is_missing
+from slivit.viewer.bench import Bench, Opened, Row
+from slivit.viewer.masks import masks_of
 
 
-def scan_label(row: Mapping[str, Any]) -> str:
-    """A scan in the list to choose from."""
-    parts = [Path(str(row["path"])).name, str(row["patient"]) if row["patient"] != row["path"] else "", row["split"]]
-    return " · ".join(str(p) for p in parts if p)
-
-
-def draw_prediction(panel: ui.element, bench: Bench, opened: Opened, target: str) -> None:
-    """The prediction, the call, the known answer, and what the reader noticed."""
+def about(bench: Bench) -> dict[str, Any]:
+    """What the page is about: the model, its task, and what can be asked for."""
     task = bench.checkpoint.task
-    value = float(opened.predictions[column_of(bench, target)])
-    panel.clear()
-    with panel:
-        _heading("Prediction")
-        ui.label(opened.name).classes("quiet")
-        ui.label(number(value) if task.makes_calls else amount(number(value, 2), task.unit)).classes("big")
-        ui.label(f"probability of {target}" if task.makes_calls else target).classes("quiet")
-        if len(task.outputs) > 1:
-            _outputs(bench, opened)
-        for sentence in [*calls(bench, opened, target), *known(bench, opened)]:
-            ui.label(sentence).classes("call")
-        for note in opened.scan.notes:
-            ui.label(note).classes("quiet note")
+    return {
+        "run": bench.run.name,
+        "model": spec_of(bench.checkpoint.model).name,
+        "outputs": list(task.outputs),
+        "targets": list(task.targets),
+        "calls": task.makes_calls,
+        "exclusive": task.exclusive,
+        "two_ways": bool(task.allowed),
+        "unit": task.unit,
+        "scans": len(bench.rows),
+        "methods": [{"name": m, "title": TITLES[m], "says": explained(m, task)} for m in METHODS],
+    }
 
 
-def _outputs(bench: Bench, opened: Opened) -> None:
-    """Every output with its prediction."""
-    outputs = bench.checkpoint.task.outputs
-    places = range(len(outputs))
-    values = [float(opened.predictions[bench.checkpoint.task.prediction_columns[i]]) for i in places]
-    rows = zip(outputs, values, strict=True)
-    cells = "".join(f"<tr><td>{escape(name)}</td><td>{number(value)}</td></tr>" for name, value in rows)
-    ui.html(f'<table class="outputs">{cells}</table>', sanitize=False)
+def opened_facts(bench: Bench, opened: Opened, target: str) -> dict[str, Any]:
+    """Everything about an opened scan but its pictures."""
+    task, scan = bench.checkpoint.task, opened.scan
+    predictions = predictions_of(bench, opened)
+    value = float(predictions[column_of(task, target)])
+    return {
+        "name": opened.name,
+        "path": str(opened.row.get("path", "")),
+        "patient": str(opened.row.get("patient", "")),
+        "split": str(opened.row.get("split") or ""),
+        "target": target,
+        "shown": number(value) if task.makes_calls else amount(number(value, 2), task.unit),
+        "what": f"probability of {target}" if task.makes_calls else target,
+        "outputs": [[name, number(float(predictions[column_of(task, name)]))] for name in task.outputs],
+        "sentences": [*calls(bench, predictions, target), *known(bench, opened)],
+        "trust": bench.record.sentence(target, value),
+        "trust_title": "Calibration" if task.makes_calls else "Predicted and true",
+        "notes": list(scan.notes),
+        "shape": list(scan.shape),
+        "spacing": list(scan.spacing) if scan.spacing else None,
+        "placed": scan.affine is not None,
+        "sampled": scan.sampled.tolist(),
+        "aspect": scan.aspect,
+        "input": list(scan.stack.shape),
+        "masks": [{"name": name, "number": i} for i, name in enumerate(masks_of(bench.run, opened.row))],
+    }
 
 
-def calls(bench: Bench, opened: Opened, target: str) -> list[str]:
+def predictions_of(bench: Bench, opened: Opened) -> Row:
+    """The prediction that the run's files hold of a scan, or else the one that was made when it was opened."""
+    from slivit.data.reviews import scan_key
+
+    stored = bench.known.get(scan_key(opened.row)) if opened.row else None
+    complete = stored is not None and not any(
+        is_missing(stored.get(c)) for c in bench.checkpoint.task.prediction_columns
+    )
+    return stored if stored is not None and complete else opened.predictions
+
+
+def calls(bench: Bench, predictions: Row, target: str) -> list[str]:
     """What is called of the prediction, or why nothing is."""
     task, decision = bench.checkpoint.task, bench.checkpoint.operating_point
     if not task.makes_calls:
         return []
     if task.exclusive:
-        best = max(task.classes, key=lambda name: float(opened.predictions[f"prob_{name}"]))
+        best = max(task.classes, key=lambda name: float(predictions[f"prob_{name}"]))
         return [f"Called {best}, the most probable class."]
     if decision is None or target not in decision.thresholds:
         return ["No operating point is fixed in this checkpoint, so there is no call."]
     threshold = decision.threshold(target)
-    found = float(opened.predictions[f"prob_{target}"]) >= threshold
+    found = float(predictions[f"prob_{target}"]) >= threshold
     how = f"operating point {decision.rule}" + (f", chosen on {decision.chosen_on}" if decision.chosen_on else "")
     return [f"Called {'with' if found else 'without'} {target}: the threshold is {number(threshold)} ({how})."]
 
@@ -74,53 +94,46 @@ def known(bench: Bench, opened: Opened) -> list[str]:
     return sentences + ([f"The model was trained on this scan (split {split})."] if split == "train" else [])
 
 
-def column_of(bench: Bench, target: str) -> str:
+def column_of(task: Task, target: str) -> str:
     """The column of an output's prediction."""
-    return bench.checkpoint.task.prediction_columns[number_of(bench.checkpoint.task, target)]
+    return task.prediction_columns[number_of(task, target)]
 
 
-def draw_calibration(panel: ui.element, bench: Bench, opened: Opened, target: str) -> None:
-    """How predictions like this one turned out."""
-    value = float(opened.predictions[column_of(bench, target)])
-    figure = bench.record.figure(target, value)
-    panel.clear()
-    with panel:
-        _heading("Calibration" if bench.checkpoint.task.makes_calls else "Predicted and true")
-        ui.label(bench.record.sentence(target, value)).classes("trust")
-        if figure is not None:
-            alt = f"Predictions of the {bench.record.split} scans against the truth; this one is marked"
-            ui.element("img").props(f'alt="{alt}"').classes("plot").props["src"] = svg_uri(figure)
+def explained(method: str, task: Task) -> str:
+    """What the bars and colours of a method mean."""
+    unit = "the log-odds" if task.makes_calls else "the prediction"
+    return {
+        "occlusion": f"Bars: by how much {unit} would fall without the slice; below the line, it would rise.",
+        "rollout": "Bars: the part of what the model reads at the end that came from the slice, by all attention.",
+        "gradcam": "Colours: where features speak for the output, relative to the scan's highest. Bars: the mean.",
+    }[method]
 
 
-def draw_neighbours(panel: ui.element, bench: Bench, opened: Opened, compare: Callable[[], Any]) -> None:
-    """The nearest training scans, or the button that computes their features."""
+def neighbours_facts(bench: Bench, opened: Opened) -> dict[str, Any]:
+    """The nearest training scans, and how many have no features yet."""
     neighbours = bench.neighbours
-    panel.clear()
-    with panel:
-        _heading("Nearest training scans")
-        if not neighbours.rows:
-            ui.label("The training scans are not known here: the run has no split.csv.").classes("quiet")
-            return
-        if neighbours.missing > 0:
-            told = f"{neighbours.missing:,} of {len(neighbours.rows):,} training scans must be read once for this."
-            ui.label(told).classes("quiet")
-            ui.button("Compare", on_click=compare).props("no-caps unelevated dense").classes("compare q-px-md")
-        with ui.element("div").classes("near"):
-            for found in neighbours.nearest(opened.features, but=str(opened.row.get("path", ""))):
-                _neighbour(bench, found)
-        if neighbours.unreadable > 0:
-            ui.label(f"{neighbours.unreadable:,} training scans could not be read.").classes("quiet")
+    nearest = neighbours.nearest(opened.features, but=str(opened.row.get("path", "")))
+    return {
+        "training": len(neighbours.rows),
+        "missing": neighbours.missing,
+        "unreadable": neighbours.unreadable,
+        "nearest": [
+            {
+                "name": Path(str(near.row["path"])).name,
+                "answers": _answers(bench.checkpoint.task, near.row),
+                "similarity": number(near.similarity, 2),
+                "row": row_of(bench, near.row),
+                "place": place,
+            }
+            for place, near in enumerate(nearest)
+        ],
+    }
 
 
-def _neighbour(bench: Bench, found: Any) -> None:
-    task = bench.checkpoint.task
-    answers = [f"{t} {found.row[t]}" for t in task.targets if t in found.row and not is_missing(found.row[t])]
-    with ui.element("figure"):
-        ui.element("img").props('alt="middle slice"').props["src"] = png_uri(found.thumbnail)
-        with ui.element("figcaption"):
-            ui.label(", ".join(answers))
-            ui.label(f"{Path(str(found.row['path'])).name}, similarity {number(found.similarity, 2)}").classes("quiet")
+def row_of(bench: Bench, row: Row) -> int | None:
+    """The number of a scan in the worklist, by its path."""
+    return next((i for i, own in enumerate(bench.rows) if own["path"] == row["path"]), None)
 
 
-def _heading(text: str) -> None:
-    ui.html(f"<h2>{escape(text)}</h2>", sanitize=False)
+def _answers(task: Task, row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{t} {row[t]}" for t in task.targets if t in row and not is_missing(row[t]))

@@ -1,9 +1,8 @@
-"""Pictures for the page, as data URIs: nothing is fetched from anywhere."""
+"""Pictures for the page."""
 
 from __future__ import annotations
 
 import io
-from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,27 +17,24 @@ if TYPE_CHECKING:
 LONG = 512
 """Pixels of a slice's longer side at most."""
 
-CLEAR = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
-"""A picture of nothing."""
+
+def slice_png(scan: SeenScan, number: int) -> bytes | None:
+    """One of the scan's slices as the model saw it; None where it did not see it."""
+    seen = scan.stack[scan.slices == number]
+    return png_bytes(seen[0]) if len(seen) else None
 
 
-def slice_uri(scan: SeenScan, number: int) -> str:
-    """One of the scan's slices as the model saw it."""
-    return png_uri(scan.stack[scan.slices == number][0])
-
-
-def heat_uri(found: Explanation, method: str, number: int) -> str:
-    """A method's map over a slice: colours whose opacity grows with the value; nothing where it has no map.
+def heat_png(found: Explanation, method: str, number: int) -> bytes | None:
+    """A method's map over a slice: colours whose opacity grows with the value; None where it has no map.
 
     All slices of a scan share one scale, so that they can be compared.
     """
     maps = found.attributions[method].maps
     peak = float(maps.max()) if maps is not None else 0.0
-    if maps is None or peak <= 0:
-        return CLEAR
+    if maps is None or peak <= 0 or number not in found.scan.sampled:
+        return None
     height, width = found.scan.stack.shape[1:]
-    cells = slice_map(found.scan, maps, number, (height, width)) / peak
-    return png_uri(coloured(cells))
+    return png_bytes(coloured(slice_map(found.scan, maps, number, (height, width)) / peak))
 
 
 def coloured(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -50,14 +46,14 @@ def coloured(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     return np.dstack([colours, np.clip(levels.astype(np.int16) * 2, 0, 255).astype(np.uint8)])
 
 
-def png_uri(picture: npt.NDArray[np.uint8]) -> str:
-    """A grey (H, W) or coloured (H, W, 4) picture as a PNG data URI, quickly packed."""
+def png_bytes(picture: npt.NDArray[np.uint8]) -> bytes:
+    """A grey (H, W) or coloured (H, W, 4) picture as PNG, quickly packed."""
     import cv2
 
     done, data = cv2.imencode(".png", shrunk(picture), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
         raise RuntimeError("OpenCV could not write a PNG")
-    return f"data:image/png;base64,{b64encode(data.tobytes()).decode()}"
+    return bytes(data.tobytes())
 
 
 def shrunk(picture: npt.NDArray[np.uint8]) -> Any:
@@ -72,8 +68,8 @@ def shrunk(picture: npt.NDArray[np.uint8]) -> Any:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
-def svg_uri(figure: Figure) -> str:
-    """A figure as an SVG data URI."""
+def svg_bytes(figure: Figure) -> bytes:
+    """A figure as SVG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    return f"data:image/svg+xml;base64,{b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slivit.data.reviews import scan_key
 from slivit.data.table import read_shown
 from slivit.report.draw import styled
 from slivit.report.page import shown_split
@@ -63,16 +64,20 @@ class Record:
             error = (metrics.get(f"mae/{target}") or metrics["mae"])["value"]
             near = amount(number(error, 2), self.task.unit)
             return f"On {self.found['scans']:,} {self.split} scans, predictions were off by {near} on average."
-        bins = self.found["reliability"][target]["mass"]
-        inside = [b for b in bins if b["n"] and b["low"] <= value <= b["high"]]
-        if not inside:
+        found = self.like(target, value)
+        if found is None:
             return f"None of the {self.split} scans had a probability like this one."
-        found, share = inside[0], inside[0]["observed"]["value"]
+        share = found["observed"]["value"]
         span = f"{number(found['low'])} to {number(found['high'])}"
         positives = round(share * found["n"])
         scans, hits = count(found["n"], f"{self.split} scan"), f"{positives} ({share:.0%})"
         what = target if self.task.exclusive else f"positive for {target}"
         return f"Of {scans} with a probability from {span}, {hits} {'was' if positives == 1 else 'were'} {what}."
+
+    def like(self, target: str, value: float) -> Mapping[str, Any] | None:
+        """The bin of the calibration in which a probability falls: `observed` is the share of positives in it."""
+        bins = self.found.get("reliability", {}).get(target, {}).get("mass", ())
+        return next((b for b in bins if b["n"] and b["low"] <= value <= b["high"]), None)
 
     def figure(self, target: str, value: float) -> Figure | None:
         """Reliability, or predicted against true values, with the prediction marked; None where nothing is known."""
@@ -99,6 +104,17 @@ class Record:
         plot = next(iter(regression_plots(self.found, {target: (columns[:, 0], columns[:, 1])}, self.task.unit)))
         plot.figure.axes[0].axhline(value, color=POSITIVE, linewidth=1.6)
         return plot.figure
+
+
+def stored_predictions(run: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a run's `predictions.csv` and of its evaluation's, by the scan's path (and series)."""
+    found: dict[str, dict[str, Any]] = {}
+    for place in reversed(PLACES):
+        if (run / place / PREDICTIONS).is_file():
+            for row in read_shown(run / place / PREDICTIONS).to_dict("records"):
+                named = {str(name): value for name, value in row.items()}
+                found[scan_key(named)] = named
+    return found
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import tempfile
 import threading
 import webbrowser
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from slivit.errors import SlivitError
@@ -53,19 +50,18 @@ def address(taken: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def serve(root: Callable[[], None], taken: socket.socket, title: str, ready: Callable[[str], None]) -> None:
+def serve(app: Any, taken: socket.socket, ready: Callable[[str], None]) -> None:
     """Serve a page until the process is told to stop.
 
     Args:
-        root: builds the page for each visitor.
+        app: the web application (ASGI).
         taken: the port, from `bind`; closed at the end.
-        title: of the page.
         ready: is told the address once it answers.
     """
     import uvicorn
 
-    with tempfile.TemporaryDirectory(prefix="slivit-view-") as scratch, taken:
-        config = uvicorn.Config(_application(root, title, Path(scratch), taken), log_level="warning", lifespan="on")
+    with taken:
+        config = uvicorn.Config(guarded(app, taken), log_level="warning", lifespan="off", server_header=False)
         config.timeout_graceful_shutdown = 2  # open pages would keep the process alive
         server = uvicorn.Server(config)
         waiting = threading.Thread(target=_when_started, args=(server, lambda: ready(address(taken))), daemon=True)
@@ -83,28 +79,19 @@ def _when_started(server: Any, then: Callable[[], None]) -> None:
     then()
 
 
-def _application(root: Callable[[], None], title: str, scratch: Path, taken: socket.socket) -> Any:
-    """The web application; on the loopback it only answers requests that name it so."""
-    # NiceGUI would otherwise keep its files in the working directory; it reads this when it is imported.
-    os.environ.setdefault("NICEGUI_STORAGE_PATH", str(scratch))
-    from fastapi import FastAPI
-    from nicegui import ui
+def guarded(app: Any, taken: socket.socket) -> Any:
+    """The application behind its guard; on the loopback it only answers requests that name it so."""
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard)
-    if taken.getsockname()[0] in LOOPBACK:
+    if is_loopback(taken):
         # A page of another site could otherwise reach this one under a name that it has pointed at the loopback.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "::1", "[::1]"])
-    ui.run_with(app, root=root, title=title, favicon=FAVICON, tailwind=False, show_welcome_message=False)
-    return app
+        app = TrustedHostMiddleware(app, allowed_hosts=["localhost", "127.0.0.1", "::1", "[::1]"])
+    return Guard(app)
 
 
-FAVICON = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><g fill="#0072B2"><rect x="2" y="2" width="12" '
-    'height="3"/><rect x="2" y="6.5" width="12" height="3" fill="#D55E00"/><rect x="2" y="11" width="12" height="3"/>'
-    "</g></svg>"
-)
+def is_loopback(taken: socket.socket) -> bool:
+    """Whether nobody but this machine reaches a port."""
+    return taken.getsockname()[0] in LOOPBACK
 
 
 def open_browser(url: str) -> None:

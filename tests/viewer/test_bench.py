@@ -15,7 +15,7 @@ from slivit.predict.engine import Engine, predict_table
 from slivit.viewer import neighbours as module
 from slivit.viewer.bench import Bench, Stopped
 from slivit.viewer.neighbours import cosines
-from slivit.viewer.pictures import CLEAR, coloured, heat_uri, slice_uri
+from slivit.viewer.pictures import coloured, heat_png, slice_png
 from slivit.viewer.record import Record
 from slivit.viewer.server import ViewError, address, bind
 
@@ -173,11 +173,11 @@ def test_a_record_at_another_temperature_is_not_shown(runs):
 def test_pictures(bench):
     opened = bench.open_row(1)
     found = bench.explain(opened, "bright", "gradcam")
-    assert slice_uri(opened.scan, 0).startswith("data:image/png;base64,")
-    assert slice_uri(opened.scan, 0) != slice_uri(opened.scan, 1)
-    uris = [heat_uri(found, "gradcam", n) for n in range(6)]
-    assert any(uri != CLEAR for uri in uris)
-    assert heat_uri(bench.explain(opened, "bright", "rollout"), "rollout", 0) == CLEAR
+    assert slice_png(opened.scan, 0).startswith(b"\x89PNG")
+    assert slice_png(opened.scan, 0) != slice_png(opened.scan, 1)
+    assert slice_png(opened.scan, 99) is None
+    assert any(heat_png(found, "gradcam", n) for n in range(6))
+    assert heat_png(bench.explain(opened, "bright", "rollout"), "rollout", 0) is None
     colours = coloured(np.array([[0, 1.0]], np.float32))
     assert colours[0, 0, 3] == 0
     assert colours[0, 1, 3] == 255

@@ -1,0 +1,102 @@
+"""All that one page is about: the run that is looked at, what is compared with it, thumbnails and people's notes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from slivit.data.reviews import REVIEWS, Review, append_review, in_words, read_reviews, scan_key
+from slivit.errors import SlivitError, one_of
+from slivit.viewer.bench import Bench, Opened
+from slivit.viewer.thumbnails import Thumbnails
+from slivit.viewer.worklist import Other, worklist
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+
+class Desk:
+    """The runs of a page.
+
+    Args:
+        benches: the runs; the first one's scans are listed, the others are compared with it.
+        readers: calls of people, by name.
+    """
+
+    def __init__(self, benches: Sequence[Bench], readers: Sequence[Other] = ()) -> None:
+        self.benches, self.readers = list(benches), list(readers)
+        self.reviews_file = self.main.run / REVIEWS
+
+    @property
+    def main(self) -> Bench:
+        """The run whose scans are listed."""
+        return self.benches[0]
+
+    @property
+    def names(self) -> list[str]:
+        """The runs, and who else is compared."""
+        return [bench.run.name for bench in self.benches]
+
+    @cached_property
+    def thumbnails(self) -> Thumbnails:
+        """The pictures of the list."""
+        return Thumbnails(self.main)
+
+    def worklist(self, target: str) -> dict[str, Any]:
+        """The whole list for a target.
+
+        Raises:
+            SlivitError: no such target.
+        """
+        task = self.main.checkpoint.task
+        names = task.targets
+        target = target or names[0]
+        if target not in names:
+            raise SlivitError(f"no target {target!r} here; the targets are {one_of(names)}")
+        others = [Other(b.run.name, b.known, b.checkpoint.operating_point) for b in self.benches[1:]]
+        return worklist(self.main, target, [*others, *self.readers])
+
+    def opened(self, request: Request) -> tuple[Bench, Opened]:
+        """The run and the scan that a request is about.
+
+        Raises:
+            SlivitError: no such run or scan, or one that cannot be read.
+        """
+        number, key = request.query_params.get("run", "0"), request.path_params["key"]
+        if not number.isdecimal() or int(number) >= len(self.benches):
+            raise SlivitError(f"there is no run {number!r}; the runs are 0 to {len(self.benches) - 1}")
+        bench = self.benches[int(number)]
+        row = None
+        if bench is not self.main and key not in bench.dropped and key.isdecimal() and int(key) < len(self.main.rows):
+            row = self.main.rows[int(key)]
+        return bench, bench.open(key, row)
+
+    def reviews(self) -> dict[str, Any]:
+        """All notes, and in words how many doubts there are."""
+        notes = read_reviews(self.reviews_file)
+        keys = {scan_key(row) for row in self.main.rows}
+        return {"reviews": [{**asdict(note), "key": note.key} for note in notes], "summary": in_words(notes, keys)}
+
+    def add_review(self, values: Mapping[str, Any]) -> None:
+        """Keep a note of somebody.
+
+        Args:
+            values: `scan` (the number of a row), `reviewer`, `verdict`, `comment`.
+
+        Raises:
+            SlivitError: a value that is not allowed, or a file that cannot be written.
+        """
+        number = int(values["scan"])
+        if not 0 <= number < len(self.main.rows):
+            raise SlivitError(f"there is no scan {number} in the list; a dropped scan has no place in the notes")
+        row = self.main.rows[number]
+        said = {name: str(values.get(name) or "") for name in ("reviewer", "verdict", "comment")}
+        series = row.get("series") if isinstance(row.get("series"), str) else ""
+        place = {
+            "path": str(row["path"]),
+            "patient": str(row["patient"]),
+            "series": series if isinstance(series, str) else "",
+        }
+        append_review(self.reviews_file, Review(**said, **place))

@@ -1,0 +1,266 @@
+"""The page's addresses: what can be asked of the bench over HTTP. No state of a visitor is kept here."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from slivit.errors import SlivitError
+from slivit.explanation import target_or
+from slivit.viewer import panels, pictures
+from slivit.viewer.bench import DropFolder
+from slivit.viewer.desk import Desk
+from slivit.viewer.jobs import Jobs
+from slivit.viewer.masks import masks_of
+from slivit.viewer.nifti import map_bytes, mask_bytes, nifti_bytes, place_of
+from slivit.viewer.thumbnails import jpeg
+
+NOT_FOUND, WRONG = 404, 422
+FRESH = {"Cache-Control": "no-store"}
+Answer = Callable[[Request], Any]
+
+
+def application(desk: Desk) -> Starlette:
+    """The web application over a desk."""
+    web = Web(desk)
+    folder = Path(str(files("slivit.viewer").joinpath("web")))
+    scan = "/api/scan/{key}"
+    routes = [
+        Route("/", lambda request: FileResponse(folder / "index.html", headers=FRESH)),
+        Route("/niivue.js", _niivue),
+        Route("/api/about", _json(web.about)),
+        Route("/api/worklist", _json(web.worklist)),
+        Route("/api/thumbnails", _json(web.thumbnails)),
+        Route("/api/thumbnail/{number:int}", _picture(web.thumbnail, "image/jpeg")),
+        Route("/api/drop", web.drop, methods=["POST"]),
+        Route("/api/reviews", web.review, methods=["POST"]),
+        Route("/api/reviews", _json(web.reviews)),
+        Route(scan, _json(web.scan)),
+        Route(f"{scan}/explain", _json(web.explain)),
+        Route(f"{scan}/place", _json(web.place)),
+        Route(f"{scan}/neighbours", _json(web.neighbours)),
+        Route(f"{scan}/neighbour/{{place:int}}", _picture(web.neighbour, "image/jpeg")),
+        Route(f"{scan}/slice/{{number:int}}", _picture(web.slice, "image/png")),
+        Route(f"{scan}/heat/{{number:int}}", _picture(web.heat, "image/png")),
+        Route(f"{scan}/calibration.svg", _picture(web.calibration, "image/svg+xml")),
+        Route(f"{scan}/volume.nii", _picture(web.volume, "application/octet-stream")),
+        Route(f"{scan}/map.nii", _picture(web.map, "application/octet-stream")),
+        Route(f"{scan}/mask/{{number:int}}.nii", _picture(web.mask, "application/octet-stream")),
+        Mount("/web", StaticFiles(directory=folder)),
+    ]
+    return Starlette(routes=routes)
+
+
+def _niivue(request: Request) -> Response:
+    """NiiVue as the installed package ipyniivue holds it."""
+    spec = find_spec("ipyniivue")
+    file = Path(str(spec.origin)).parent / "static" / "widget.js" if spec and spec.origin else None
+    if file is None or not file.is_file():
+        return Response('ipyniivue is missing: pip install "slivit[view]"', NOT_FOUND)
+    return FileResponse(file, media_type="text/javascript", headers={"Cache-Control": "max-age=86400"})
+
+
+def _json(answer: Answer) -> Any:
+    """An endpoint that answers with plain values; an error of the user's or the scan's as `error`."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            return as_json(await run_in_threadpool(answer, request))
+        except SlivitError as error:
+            return as_json({"error": str(error)}, WRONG)
+
+    return endpoint
+
+
+def as_json(values: Any, status: int = 200) -> Response:
+    """An answer of plain values; numbers that are none become null, which JSON has."""
+    return Response(json.dumps(_finite(values)), status, FRESH, "application/json")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _picture(answer: Answer, kind: str) -> Any:
+    """An endpoint that answers with a file's bytes, or with nothing where there is none."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            data = await run_in_threadpool(answer, request)
+        except SlivitError as error:
+            return as_json({"error": str(error)}, WRONG)
+        return Response(data, 200 if data is not None else NOT_FOUND, FRESH, kind)
+
+    return endpoint
+
+
+class Web:
+    """The answers, one a method; each takes the request alone.
+
+    Args:
+        desk: the runs and what is kept beside them.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk, self.jobs = desk, Jobs()
+
+    def about(self, request: Request) -> Any:
+        """What the page is about."""
+        return {
+            **panels.about(self.desk.main),
+            "runs": self.desk.names,
+            "opinions": len(self.desk.names) + len(self.desk.readers),
+            "planes": find_spec("ipyniivue") is not None,
+        }
+
+    def worklist(self, request: Request) -> Any:
+        """The whole list for a target."""
+        return self.desk.worklist(request.query_params.get("target", ""))
+
+    def thumbnails(self, request: Request) -> Any:
+        """Which of the asked rows have a picture by now; the others are made next."""
+        wanted = [int(n) for n in request.query_params.get("rows", "").split(",") if n.isdecimal()]
+        thumbnails = self.desk.thumbnails
+        return {
+            "ready": thumbnails.want(wanted),
+            "failed": {n: thumbnails.failed[n] for n in wanted if n in thumbnails.failed},
+        }
+
+    def thumbnail(self, request: Request) -> bytes | None:
+        """The picture of a row."""
+        return self.desk.thumbnails.get(request.path_params["number"])
+
+    def scan(self, request: Request) -> Any:
+        """Everything about a scan but its pictures."""
+        bench, opened = self.desk.opened(request)
+        target = target_or(bench.checkpoint.task, request.query_params.get("target") or None, opened.predictions)
+        return panels.opened_facts(bench, opened, target)
+
+    def explain(self, request: Request) -> Any:
+        """The scores of a method, or how far it is."""
+        bench, opened = self.desk.opened(request)
+        target, method = request.query_params["target"], request.query_params["method"]
+        if (target, method) not in opened.found:
+            name = f"{bench.run}|{opened.scan.source}|{opened.name}|{target}|{method}"
+            state = self.jobs.ask(name, lambda progress: bench.explain(opened, target, method, progress))
+            if (target, method) not in opened.found:
+                return state
+        found = opened.found[target, method]
+        attribution = found.attributions[method]
+        return {
+            "state": "done",
+            "slices": found.scan.sampled.tolist(),
+            "scores": [float(s) for s in attribution.scores],
+            "map": attribution.maps is not None,
+            "best": int(found.ranking(method)[0]),
+        }
+
+    def place(self, request: Request) -> Any:
+        """Where the slices of the scan itself run, and how bright they are."""
+        bench, opened = self.desk.opened(request)
+        return place_of(bench.volume(opened))
+
+    def volume(self, request: Request) -> bytes:
+        """The scan itself, at stored resolution."""
+        bench, opened = self.desk.opened(request)
+        volume = bench.volume(opened)
+        return nifti_bytes(volume.array, volume.affine, volume.spacing)
+
+    def map(self, request: Request) -> bytes:
+        """A method's map over the scan; it has been computed before."""
+        _, opened = self.desk.opened(request)
+        return map_bytes(opened.found[self._explained(request)], request.query_params["method"])
+
+    def _explained(self, request: Request) -> tuple[str, str]:
+        _, opened = self.desk.opened(request)
+        key = (request.query_params.get("target", ""), request.query_params.get("method", ""))
+        if key not in opened.found:
+            raise SlivitError(f"{key[1]} of {key[0]} has not been computed yet")
+        return key
+
+    def slice(self, request: Request) -> bytes | None:
+        """A slice as the model saw it."""
+        _, opened = self.desk.opened(request)
+        return pictures.slice_png(opened.scan, request.path_params["number"])
+
+    def heat(self, request: Request) -> bytes | None:
+        """A method's map over a slice."""
+        _, opened = self.desk.opened(request)
+        target, method = self._explained(request)
+        return pictures.heat_png(opened.found[target, method], method, request.path_params["number"])
+
+    def mask(self, request: Request) -> bytes | None:
+        """One of the scan's masks."""
+        bench, opened = self.desk.opened(request)
+        masks = list(masks_of(bench.run, opened.row).values())
+        number = request.path_params["number"]
+        return mask_bytes(masks[number])[0] if number < len(masks) else None
+
+    def calibration(self, request: Request) -> bytes | None:
+        """The calibration of the run with this scan's prediction marked."""
+        bench, opened = self.desk.opened(request)
+        target = request.query_params["target"]
+        value = panels.predictions_of(bench, opened)[panels.column_of(bench.checkpoint.task, target)]
+        figure = bench.record.figure(target, float(value))
+        return pictures.svg_bytes(figure) if figure is not None else None
+
+    def neighbours(self, request: Request) -> Any:
+        """The nearest training scans; with `build`, the features of all are computed first."""
+        bench, opened = self.desk.opened(request)
+        state: dict[str, Any] = {"state": "done"}
+        if "build" in request.query_params:
+            state = self.jobs.ask(f"{bench.run}|neighbours", bench.neighbours.build)
+        return {**panels.neighbours_facts(bench, opened), **state}
+
+    def neighbour(self, request: Request) -> bytes | None:
+        """The picture of one of the nearest training scans."""
+        bench, opened = self.desk.opened(request)
+        nearest = bench.neighbours.nearest(opened.features, but=str(opened.row.get("path", "")))
+        place = request.path_params["place"]
+        return jpeg(nearest[place].thumbnail) if place < len(nearest) else None
+
+    def reviews(self, request: Request) -> Any:
+        """All notes."""
+        return self.desk.reviews()
+
+    async def review(self, request: Request) -> Response:
+        """Keep a note."""
+        try:
+            values = json.loads(await request.body())
+            await run_in_threadpool(self.desk.add_review, values)
+        except (SlivitError, ValueError, TypeError, KeyError) as error:
+            return as_json({"error": str(error) or repr(error)}, WRONG)
+        return as_json(await run_in_threadpool(self.desk.reviews))
+
+    async def drop(self, request: Request) -> Response:
+        """Open what was dropped: one file, or several as the slices of one scan. Nothing of it stays on the disk."""
+        with DropFolder() as folder:
+            async with request.form(max_files=5000, max_fields=10) as form:
+                for file in form.getlist("files"):
+                    if not isinstance(file, str):
+                        data = folder / (Path(file.filename or "scan").name or "scan")
+                        with data.open("wb") as stream:
+                            while part := await file.read(1 << 20):
+                                stream.write(part)
+            if not any(folder.iterdir()):
+                return as_json({"error": "no file was dropped"}, WRONG)
+            try:
+                return as_json({"key": await run_in_threadpool(self.desk.main.drop, folder)})
+            except SlivitError as error:
+                return as_json({"error": str(error).replace(f"{folder}/", "")}, WRONG)

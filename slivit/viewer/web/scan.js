@@ -1,0 +1,218 @@
+// The opened scan: its two views, the window, explanations and masks over it, the strip of its slices.
+import { ask, h, number, put, set, state, trouble } from "./state.js";
+import { Planes } from "./planes.js";
+import { Slices } from "./slices.js";
+import { Strip } from "./strip.js";
+
+const DEEP = 12;
+const HU = { lung: [-1350, 150], bone: [-160, 1640], brain: [0, 80], "soft tissue": [-160, 240] };
+export const LABELS = [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233], [122, 81, 149], [240, 228, 66]];
+
+export class Scan {
+  constructor(place, about, drawn) {
+    Object.assign(this, { place, about, drawn, facts: null, found: null, turn: 0 });
+    this.title = h("div", { class: "scan-title" });
+    this.tools = h("div", { class: "tools" });
+    this.stage = h("div", { class: "stage" });
+    this.flat = h("div", { class: "flat" });
+    this.deep = h("div", { class: "deep" });
+    this.busy = h("div", { class: "busy", role: "status" });
+    this.stage.append(this.flat, this.deep, this.busy);
+    this.stripe = h("div", { class: "strip" });
+    this.said = h("p", { class: "said quiet" });
+    put(place, this.title, this.tools, this.stage, this.stripe, this.said);
+    this.strip = new Strip(this.stripe, (n) => this.view?.go(n));
+    this.slices = new Slices(this.flat, (n) => this.moved(n));
+    this.planes = new Planes(this.deep, { moved: (n, cross, value) => this.moved(n, cross, value),
+      windowed: (low, high) => this.showWindow(low, high), zoomed: (zoom) => set({ zoom: zoom.toFixed(2) }, true) });
+    this.stage.addEventListener("wheel", (e) => { if (this.view === this.slices && !e.ctrlKey) { e.preventDefault(); this.step(Math.sign(e.deltaY)); } }, { passive: false });
+    this.build();
+  }
+
+  build() {
+    const button = (words, title, onclick, given = {}) => h("button", { title, onclick, ...given }, words);
+    this.views = h("div", { class: "group", role: "group", "aria-label": "View" },
+      button("Planes", "Three planes of the whole scan ( v )", () => set({ view: "planes" }), { "data-view": "planes" }),
+      button("Slices", "The slices as the model saw them ( v )", () => set({ view: "slices" }), { "data-view": "slices" }));
+    this.methods = h("div", { class: "group", role: "group", "aria-label": "Explanation" },
+      button("None", "No explanation ( 0 )", () => set({ method: "none" }), { "data-method": "none" }),
+      ...this.about.methods.map((m, i) => button(m.title, `${m.says} ( ${i + 1} )`, () => set({ method: m.name }), { "data-method": m.name })));
+    this.targets = h("select", { title: "Which output is explained", "aria-label": "Output", onchange: (e) => set({ target: e.target.value }) });
+    this.runs = h("select", { title: "Which run is explained", "aria-label": "Run", onchange: (e) => set({ run: e.target.value }) },
+      ...this.about.runs.map((name, i) => h("option", { value: i }, name)));
+    this.runs.hidden = this.about.runs.length < 2;
+    this.windows = h("select", { title: "Window: brightness and contrast. Or drag with the right button.", "aria-label": "Window", onchange: (e) => this.preset(e.target.value) });
+    this.numbers = h("span", { class: "quiet numbers" });
+    const range = (name, words, key) => h("label", { class: "range", title: words }, h("span", {}, name),
+      h("input", { type: "range", class: `${key}-slider`, min: 0, max: 100, step: 5, "aria-label": words, value: state[key], oninput: (e) => { set({ [key]: e.target.value }, true); this.fade(); } }));
+    this.opacity = range("Colours", "How strongly the explanation shows", "opacity");
+    this.fill = range("Masks", "How strongly masks show", "fill");
+    this.masks = h("span", { class: "masks" });
+    this.zooms = h("div", { class: "group" }, button("\u2212", "Smaller ( - )", () => this.enlarge(1 / 1.25), { "aria-label": "Smaller" }), button("+", "Larger ( + )", () => this.enlarge(1.25), { "aria-label": "Larger" }));
+    put(this.tools, this.views, this.zooms, this.windows, this.numbers, this.methods, this.targets, this.runs, this.opacity, this.masks, this.fill);
+  }
+
+  key() { return state.scan; }
+  query(more = {}) { return { run: state.run, target: this.facts?.target || "", ...more }; }
+  address(part, more = {}) { return `/api/scan/${encodeURIComponent(this.key())}/${part}?${new URLSearchParams({ ...this.query(more), t: this.shownKey })}`; }
+
+  // Open what the state says; `moved` ones of its values alone change what is drawn.
+  async open() {
+    const turn = (this.turn += 1);
+    this.shownKey = `${state.run}|${state.scan}`;
+    this.place.classList.remove("empty");
+    this.wait("reading ...");
+    let facts;
+    try { facts = await ask(`/api/scan/${encodeURIComponent(state.scan)}`, { run: state.run, target: state.target }); } catch (error) {
+      if (turn === this.turn) { this.facts = null; this.wait(""); this.place.classList.add("empty"); this.drawn(null); put(this.title, h("h2", {}, "This scan cannot be shown")); trouble(error.message); }
+      return;
+    }
+    if (turn !== this.turn) return;
+    trouble("");
+    Object.assign(this, { facts, found: null, placeOf: null, fresh: state.slice === "" });
+    put(this.targets, ...facts.outputs.map(([name]) => h("option", { value: name, selected: name === facts.target }, name)));
+    this.targets.hidden = facts.outputs.length < 2;
+    put(this.title, h("h2", {}, facts.name), h("span", { class: "quiet" }, [facts.patient !== facts.path && facts.patient, facts.split].filter(Boolean).join(" \u00b7 ")),
+      h("span", { class: "grow" }), h("span", { class: "quiet" }, `${facts.shape.join(" \u00d7 ")}${facts.spacing ? `, ${facts.spacing.map((s) => number(s, 2)).join(" \u00d7 ")} mm` : ""}`));
+    this.strip.number = Number(state.slice) || facts.sampled[Math.floor(facts.sampled.length / 2)];
+    this.strip.show(facts.shape[0], facts.sampled, null);
+    this.slices.show(facts, (n) => this.address(`slice/${n}`));
+    this.drawn(facts);
+    await this.look();
+    await this.explain();
+  }
+
+  wait(words) { this.busy.textContent = words; this.busy.hidden = !words; }
+
+  // Show the scan in the view of the state, or in the one that fits it.
+  async look() {
+    const turn = this.turn, facts = this.facts;
+    if (!facts) return;
+    const possible = this.about.planes;
+    const wanted = state.view || (facts.placed && facts.shape[0] >= DEEP ? "planes" : "slices");
+    const planes = possible && wanted === "planes";
+    for (const b of this.views.children) { b.setAttribute("aria-pressed", b.dataset.view === (planes ? "planes" : "slices")); b.disabled = b.dataset.view === "planes" && !possible; }
+    this.flat.hidden = planes;
+    this.deep.hidden = !planes;
+    this.view = planes ? null : this.slices;
+    this.windows.hidden = this.numbers.hidden = !planes;
+    if (!planes) { this.wait(""); this.slices.go(this.strip.number); return; }
+    this.wait("reading the whole scan ...");
+    try {
+      if (!this.placeOf) {
+        const place = await ask(this.address("place"));
+        if (turn !== this.turn) return;
+        await this.planes.show(this.address("volume.nii"), place);
+        if (turn !== this.turn) return;
+        this.placeOf = place;
+        this.presets(place);
+      }
+    } catch (error) { if (turn === this.turn) { this.wait(""); trouble(error.message); set({ view: "slices" }); } return; }
+    this.view = this.planes;
+    this.wait("");
+    if (state.window) { const [low, high] = state.window.split(",").map(Number); this.planes.setWindow(low, high); this.showWindow(low, high); }
+    if (Number(state.zoom) !== 1) this.planes.enlarge(Number(state.zoom));
+    if (state.cross && !this.fresh) this.planes.goto(state.cross.split(",").map(Number));
+    else this.planes.go(this.strip.number);
+    await this.lay();
+  }
+
+  presets(place) {
+    put(this.windows, h("option", { value: "" }, "window: automatic"), h("option", { value: "full" }, "full range"), ...(place.hu ? Object.keys(HU).map((name) => h("option", { value: name }, name)) : []));
+    this.showWindow(place.low, place.high, true);
+  }
+
+  preset(name) {
+    const place = this.placeOf;
+    const [low, high] = HU[name] || (name === "full" ? [place.least, place.most] : [place.low, place.high]);
+    this.planes.setWindow(low, high);
+    this.showWindow(low, high, true);
+    set({ window: name ? `${low},${high}` : "" }, true);
+  }
+
+  showWindow(low, high, chosen = false) {
+    const close = high - low < 10 ? 2 : 0;
+    this.numbers.textContent = `W ${(high - low).toFixed(close)} L ${((high + low) / 2).toFixed(close)}`;
+    if (!chosen) {
+      const named = Object.entries(HU).find(([, w]) => w[0] === low && w[1] === high);
+      this.windows.value = named && this.placeOf?.hu ? named[0] : "";
+      set({ window: `${low.toPrecision(5)},${high.toPrecision(5)}` }, true);
+    }
+  }
+
+  // Ask for the explanation until it is there.
+  async explain() {
+    const turn = this.turn, facts = this.facts, method = state.method;
+    for (const b of this.methods.children) b.setAttribute("aria-pressed", b.dataset.method === method);
+    if (!facts) return;
+    this.found = null;
+    if (method === "none") { this.said.textContent = ""; this.strip.show(facts.shape[0], facts.sampled, null); this.slices.overlay(null); await this.lay(); return; }
+    this.said.textContent = "computing ...";
+    const current = () => turn === this.turn && method === state.method && facts === this.facts;
+    for (;;) {
+      let found;
+      try { found = await ask(`/api/scan/${encodeURIComponent(this.key())}/explain`, this.query({ method })); } catch (error) { found = { state: "failed", error: error.message }; }
+      if (!current()) return;
+      if (found.state === "running") { this.said.textContent = found.total ? `computing ${found.done} of ${found.total} ...` : "computing ..."; continue; }
+      if (found.state === "failed") { this.said.textContent = found.error; this.strip.show(facts.shape[0], facts.sampled, null); this.slices.overlay(null); await this.lay(); return; }
+      if (found.scores) { this.found = { ...found, method, target: facts.target }; break; }
+    }
+    this.said.textContent = this.about.methods.find((m) => m.name === method).says;
+    this.strip.show(facts.shape[0], this.found.slices, this.found.scores);
+    this.slices.overlay(this.found.map ? (n) => this.address(`heat/${n}`, { method }) : null, state.opacity / 100);
+    if (this.fresh && this.view) this.view.go(this.found.best);
+    this.fresh = false;
+    await this.lay();
+  }
+
+  // Put the explanation's map and the chosen masks over the planes.
+  async lay() {
+    const facts = this.facts;
+    if (!facts) return;
+    this.opacity.hidden = !this.found?.map;
+    this.drawMasks();
+    if (this.view !== this.planes) return;
+    const map = this.found?.map ? this.address("map.nii", { method: this.found.method }) : null;
+    await this.planes.overlay("map", map, { colormap: "inferno", opacity: state.opacity / 100, cal_min: 140, cal_max: 255, colormap_type: 2 });
+    const chosen = state.masks.split(",").filter(Boolean);
+    for (const mask of facts.masks) {
+      const url = chosen.includes(mask.name) ? this.address(`mask/${mask.number}.nii`) : null;
+      await this.planes.overlay(`mask ${mask.name}`, url, { opacity: state.fill / 100, colormap_label: table(mask.number) });
+    }
+  }
+
+  drawMasks() {
+    const chosen = state.masks.split(",").filter(Boolean), planes = this.view === this.planes;
+    put(this.masks, ...(planes ? this.facts.masks : []).map((mask) => h("label", { class: "mask" }, h("input", { type: "checkbox", checked: chosen.includes(mask.name),
+      onchange: (e) => { set({ masks: (e.target.checked ? [...chosen, mask.name] : chosen.filter((m) => m !== mask.name)).join() }); } }), mask.name)));
+    this.fill.hidden = !planes || !chosen.length;
+  }
+
+  fade() {
+    this.slices.fade(state.opacity / 100);
+    this.planes.fade("map", state.opacity / 100);
+    for (const mask of this.facts?.masks || []) this.planes.fade(`mask ${mask.name}`, state.fill / 100);
+  }
+
+  moved(slice, cross, value) {
+    this.strip.at(slice);
+    if (value !== null && value !== undefined) this.strip.label.textContent += `, value ${number(value, 1)}`;
+    set({ slice, cross: cross ? cross.map((c) => c.toFixed(4)).join() : state.cross }, true);
+  }
+
+  step(by) { if (this.view) this.view.step(by); }
+  end(last) { if (this.view) this.view.go(last ? this.facts.shape[0] - 1 : 0); }
+  enlarge(by) {
+    const zoom = Math.min(Math.max(Number(state.zoom) * by, 0.5), 12);
+    set({ zoom: zoom.toFixed(2) }, true);
+    if (this.view === this.planes) this.planes.enlarge(zoom);
+    else this.slices.enlarge(zoom);
+  }
+}
+
+// The colours of a mask's labels; each mask begins with another one.
+function table(first) {
+  const lut = [0, 0, 0, 0];
+  for (let i = 0; i < 32; i += 1) lut.push(...LABELS[(first * 2 + i) % LABELS.length], 255);
+  return { lut, min: 0, max: 32, labels: [] };
+}

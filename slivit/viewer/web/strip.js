@@ -1,0 +1,41 @@
+// The slices of a scan from end to end: which ones the model took, how much each counts, and where the view is.
+import { h, put } from "./state.js";
+
+export class Strip {
+  constructor(place, go) {
+    this.go = go;
+    this.bars = h("div", { class: "bars" });
+    this.slider = h("input", { type: "range", class: "slice-slider", "aria-label": "Slice", min: 0, oninput: (e) => go(Number(e.target.value)) });
+    this.label = h("output", { class: "slice-label quiet" });
+    put(place, this.label, this.slider, this.bars);
+    this.bars.addEventListener("click", (e) => {
+      const box = this.bars.getBoundingClientRect();
+      go(Math.floor(((e.clientX - box.left) / box.width) * this.depth));
+    });
+  }
+
+  // `taken`: the numbers of the slices that the model saw; `scores`: one each, or null.
+  show(depth, taken, scores) {
+    Object.assign(this, { depth, taken: new Set(taken) });
+    this.slider.max = depth - 1;
+    const top = Math.max(0, ...(scores || [])), bottom = Math.min(0, ...(scores || []));
+    const span = top - bottom || 1, base = (-100 * bottom) / span;
+    const width = Math.max(100 / depth, 0.35);
+    put(this.bars, ...taken.map((number, i) => {
+      const score = scores ? scores[i] : null;
+      const height = score === null ? 0 : (100 * Math.abs(score)) / span;
+      const words = score === null ? `slice ${number}, seen by the model` : `slice ${number}: ${score.toPrecision(3)}`;
+      return h("span", { class: "bar", title: words, "data-slice": number, style: `left:${((number + 0.5) / depth) * 100 - width / 2}%;width:${width}%` },
+        h("i", { class: score < 0 ? "against" : "", style: `bottom:${score < 0 ? base - height : base}%;height:${height}%` }));
+    }), (this.now = h("span", { class: "now" })));
+    this.bars.classList.toggle("scored", Boolean(scores));
+    this.at(this.number ?? 0);
+  }
+
+  at(number) {
+    this.number = number;
+    this.slider.value = number;
+    this.now.style.left = `${((number + 0.5) / this.depth) * 100}%`;
+    this.label.textContent = `slice ${number} of 0 to ${this.depth - 1}${this.taken.has(number) ? ", seen by the model" : ", not seen by the model"}`;
+  }
+}
