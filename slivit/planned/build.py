@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from slivit.planned.baselines import TableModel, fit_table, kinds_of
 from slivit.planned.jobs import job_of
-from slivit.planned.plan import Candidate, Plan
+from slivit.planned.networks import Candidate
+from slivit.planned.plan import Plan
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:

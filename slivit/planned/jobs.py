@@ -20,7 +20,8 @@ from slivit.experiments.study_pool import work
 from slivit.experiments.study_worker import request
 from slivit.files import whole_file
 from slivit.folder import PREDICTIONS
-from slivit.planned.plan import Candidate, Plan
+from slivit.planned.networks import Candidate
+from slivit.planned.plan import Plan
 from slivit.recipe import check_recipe, recipe_class, resolved_toml
 from slivit.targets.task import Task
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from pydantic import Field
 from slivit.data.augmentation import Augmentation
 from slivit.data.preprocessing import Preprocessing
 from slivit.planned.look import Facts, summary
+from slivit.planned.networks import Candidate, keep_of, plan_networks
 from slivit.settings import Section
 from slivit.targets.task import Task
 
 PLAN = "plan.toml"
-MOST_SLICES, MOST_PIXELS, FRAMES = 48, 96, 16
+MOST_SLICES, MOST_PIXELS, MOST_OF_AN_IMAGE, FRAMES = 48, 96, 224, 16
 STEP = 16
 """Sides are multiples of it, so that every network's feature map has whole cells."""
 
@@ -30,28 +31,6 @@ BASELINES: dict[str, dict[str, Any]] = {
     "voxels_12": {"features": ["voxels12"]},
     "everything": {"features": ["extent", "histogram", "voxels8"]},
 }
-
-
-class Candidate(Section):
-    """A network that is tried.
-
-    Args:
-        name: of its folder and its row in the leaderboard.
-        model: a registered model.
-        args: of the model, beside its size.
-        lr: the peak learning rate.
-        epochs: passes over the training scans.
-        batch_size: scans a step.
-        why: the reason that it is here, and how long it was thought to take.
-    """
-
-    name: str
-    model: str
-    args: dict[str, Any] = Field(default_factory=dict)
-    lr: float = Field(gt=0)
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    why: str = ""
 
 
 class Baseline(Section):
@@ -122,10 +101,14 @@ def make_plan(
     cores = os.cpu_count() or 1
     machine = {"cores": cores, "memory_gb": _memory_gb()}
     preprocessing, reasons = plan_preprocessing(known)
-    augmentation, why = plan_augmentation(known)
-    folds, why_folds = plan_folds(frame, task)
-    workers = max(1, min(4, cores))
-    candidates = plan_candidates(preprocessing, task, len(known), folds, minutes, workers)
+    augmentation, why = plan_augmentation(known, task)
+    most_folds, why_folds = plan_folds(frame, task)
+    workers = workers_of(cores)
+    candidates, folds, left_out = plan_networks(
+        preprocessing, task.out_dim or 2, len(known), most_folds, 60 * minutes * workers
+    )
+    if folds < most_folds:
+        left_out.insert(0, f"{folds} folds in place of {most_folds}, so that networks have the time for enough epochs")
     return Plan(
         out=str(out),
         source=source,
@@ -133,7 +116,7 @@ def make_plan(
         minutes=minutes,
         task=task,
         folds=folds,
-        keep=max(1, len(candidates) - 1) if candidates else 0,
+        keep=keep_of(candidates),
         workers=workers,
         preprocessing=preprocessing,
         augmentation=augmentation,
@@ -141,8 +124,15 @@ def make_plan(
         candidates=tuple(candidates),
         scans=summary(facts),
         machine=machine,
-        reasons=(*reasons, why, why_folds),
+        reasons=(*reasons, why, why_folds, *left_out),
     )
+
+
+def workers_of(cores: int) -> int:
+    """Networks that are trained at a time: one a GPU, or one a core, four at most."""
+    import torch
+
+    return torch.cuda.device_count() or max(1, min(4, cores))
 
 
 def _memory_gb() -> float:
@@ -189,7 +179,8 @@ def _by_number(shapes: Any) -> tuple[dict[str, Any], str]:
     depth, height, width = np.median(shapes, axis=0)
     clips = depth > MOST_SLICES and shapes[:, 0].std() > 0
     slices = FRAMES if clips else int(min(depth, MOST_SLICES))
-    side = int(np.clip(np.ceil(max(height, width) / STEP) * STEP, STEP, MOST_PIXELS))
+    most = MOST_PIXELS if slices > 1 else MOST_OF_AN_IMAGE
+    side = int(np.clip(np.ceil(max(height, width) / STEP) * STEP, STEP, most))
     aspects = shapes[:, 2] / shapes[:, 1]
     pads = bool(aspects.max() / aspects.min() > 1.05)
     grid = {"size": (slices, side, side), "fit": "pad" if pads else "stretch"}
@@ -212,19 +203,21 @@ def _intensities(facts: Sequence[Facts]) -> tuple[dict[str, Any], str]:
     return {"stretch": (1.0, 99.0)}, "intensities have no common scale: each scan is stretched from percentile 1 to 99"
 
 
-def plan_augmentation(facts: Sequence[Facts]) -> tuple[Augmentation, str]:
-    """Small moves always; mirrors only where no scan says where its left is."""
-    moves: dict[str, Any] = {"rotate": 10, "zoom": (0.9, 1.1), "translate": 0.05}
+def plan_augmentation(facts: Sequence[Facts], task: Task) -> tuple[Augmentation, str]:
+    """Small moves always; mirrors only where no scan says where its left is, a change of size only of images."""
+    moves: dict[str, Any] = {"rotate": 10, "translate": 0.05}
+    if all(f.shape[0] == 1 for f in facts) and task.makes_calls:
+        moves["zoom"] = (0.9, 1.1)
+    else:
+        moves["shift_slices"] = 1
     if any(f.oriented for f in facts):
         return Augmentation(**moves), "scans have an orientation: turned and moved a little, never mirrored"
     if all(f.mask for f in facts):
         mirrors: dict[str, Any] = {"flip_horizontal": True, "flip_vertical": True, "flip_slices": True}
-        return Augmentation(
-            **moves, **mirrors
-        ), "shapes without orientation: mirrored too, set augmentation where side matters"
-    return Augmentation(
-        **moves, flip_horizontal=True
-    ), "no orientation: mirrored from left to right; set augmentation where side matters"
+        why = "shapes without orientation: turned, moved and mirrored; set augmentation where side matters"
+        return Augmentation(**moves, **mirrors), why
+    why = "no orientation: turned, moved, mirrored from left to right; set augmentation where side matters"
+    return Augmentation(**moves, flip_horizontal=True), why
 
 
 def plan_folds(frame: pd.DataFrame, task: Task) -> tuple[int, str]:
@@ -235,66 +228,6 @@ def plan_folds(frame: pd.DataFrame, task: Task) -> tuple[int, str]:
         fewest = min(fewest, *(len(rows) for value, rows in frame.groupby(target) if value != 0 or task.two_classes))
     folds = 5 if fewest >= 10 else 3 if fewest >= 3 else 2
     return folds, f"{folds} folds of patients: the rarest class (or the whole table) has {fewest}"
-
-
-def plan_candidates(
-    preprocessing: Preprocessing, task: Task, scans: int, folds: int, minutes: float, workers: int
-) -> list[Candidate]:
-    """The networks that fit, with as many epochs as their share of the time allows."""
-    slices, side, _ = preprocessing.size or (1, STEP, STEP)
-    options = list(_networks(slices, side))
-    share = 0.8 * minutes * 60 * workers / max(len(options), 1)  # the rest is for reading, baselines and the report
-    batch = 16 if scans >= 64 else 8
-    planned = []
-    for name, model, args, lr, most, why in options:
-        cost = seconds_a_scan(model, args, task.out_dim or 2, preprocessing)
-        epochs = int(np.clip(share / (folds * scans * (1 - 1 / folds) * cost), 0, most))
-        if epochs >= 5:
-            text = f"{why}; {cost:.3f} s a scan and step on one core"
-            planned.append(
-                Candidate(name=name, model=model, args=args, lr=lr, epochs=epochs, batch_size=batch, why=text)
-            )
-    return planned
-
-
-Network = tuple[str, str, dict[str, Any], float, int, str]
-
-
-def _networks(slices: int, side: int) -> Iterator[Network]:
-    """(name, model, args, rate, most epochs, why) of what suits a size."""
-    if slices == 1:
-        for name, width in (("resnet10t", "small"), ("convnext_atto", "modern")):
-            args: dict[str, Any] = {"backbone": name, "image_size": side, "stride": min(32, side)}
-            yield f"image_{name}", "image_classifier", args, 1e-3, 40, f"a {width} 2D network"
-        return
-    size = {"slices": slices, "image_size": side}
-    yield "resnet3d", "resnet3d_18", {**size, "width": 16}, 2e-3, 60, "a narrow 3D network learns shape from few scans"
-    vit = {"vit_dim": 128, "vit_depth": 3, "vit_heads": 4, "dim_head": 32, "mlp_dim": 256, "dropout": 0.1}
-    args = {**size, "backbone": "resnet10t", "stride": 16, **vit}
-    yield "slivit_small", "slivit", args, 1e-3, 40, "SLIViT with a small backbone: slices first, then their order"
-
-
-def seconds_a_scan(model: str, args: dict[str, Any], out_dim: int, preprocessing: Preprocessing) -> float:
-    """How long one scan takes in a step of training, on one core: the faster of two small steps."""
-    import time
-
-    import torch
-
-    from slivit.models.registry import create_model, spec_of
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        network = create_model(model, out_dim, **args).train()
-        x = torch.rand(spec_of(network).batch_shape(4))
-        taken = []
-        for _ in range(2):
-            start = time.thread_time()
-            network(x).square().sum().backward()
-            taken.append(time.thread_time() - start)
-        return max(min(taken), 1e-4) / len(x)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def minutes_of(text: str) -> float:

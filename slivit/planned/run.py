@@ -24,7 +24,8 @@ from slivit.planned.baselines import features_of, fit_table, kinds_of, mean_of
 from slivit.planned.build import build_ensemble
 from slivit.planned.finish import ENSEMBLE, MEAN, finish, records
 from slivit.planned.look import Facts, look_at_all
-from slivit.planned.plan import PLAN, Candidate, Plan, make_plan, minutes_of
+from slivit.planned.networks import Candidate
+from slivit.planned.plan import PLAN, Plan, make_plan, minutes_of
 from slivit.planned.select import calibrated, greedy, loss, temperature
 from slivit.planned.table import ScanTable, scan_table
 from slivit.recipe import check_recipe, read_values, resolved_toml

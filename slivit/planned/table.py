@@ -207,7 +207,13 @@ def _with_task(frame: pd.DataFrame, targets: Sequence[str], kind: str, source: s
                     f"{source}: {name} is {frame[name][bad].iloc[0]!r}, which is no number; try --kind multiclass"
                 )
         frame = frame.assign(**{name: values for name, (values, _) in numbers.items()})
-    return frame.reset_index(drop=True), Task(kind=kind, targets=tuple(targets))  # type: ignore[arg-type]
+    return frame.reset_index(drop=True), _task(kind, tuple(targets))
+
+
+def _task(kind: str, targets: tuple[str, ...]) -> Task:
+    """The task; of numbers with the squared error, by which models are chosen too."""
+    loss: dict[str, Any] = {"loss": "mse"} if kind == "regression" else {}
+    return Task(kind=kind, targets=targets, **loss)  # type: ignore[arg-type]
 
 
 def _guessed_kind(frame: pd.DataFrame, targets: Sequence[str]) -> str:

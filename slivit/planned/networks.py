@@ -1,0 +1,186 @@
+"""The networks that a plan tries, and what they cost: which ones, how many epochs, on how many folds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from slivit.data.preprocessing import Preprocessing
+from slivit.settings import Section
+
+LEAST_EPOCHS, ENOUGH_EPOCHS = 8, 25
+STEPS = 3000
+"""Steps of a training that is long enough from random weights: as many epochs as they take, from 40 to 120."""
+FOR_NETWORKS = 0.8
+"""Of the time; the rest is for reading, baselines and the report."""
+OVERHEAD, EACH_EPOCH = 1.35, 0.3
+"""What batches, moves and the optimiser cost beside the two passes (a factor), and an epoch by itself (seconds)."""
+
+
+class Candidate(Section):
+    """A network that is tried.
+
+    Args:
+        name: of its folder and its row in the leaderboard.
+        model: a registered model.
+        args: of the model, beside its size.
+        lr: the peak learning rate.
+        epochs: passes over the training scans.
+        batch_size: scans a step.
+        why: the reason that it is here, and how long it was thought to take.
+    """
+
+    name: str
+    model: str
+    args: dict[str, Any] = Field(default_factory=dict)
+    lr: float = Field(gt=0)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A network that suits the scans.
+
+    Args:
+        name: of the candidate.
+        model: a registered model.
+        args: of the model.
+        lr: the peak learning rate.
+        share: of the time that is left when its turn comes.
+        why: the reason that it is here.
+    """
+
+    name: str
+    model: str
+    args: dict[str, Any]
+    lr: float
+    share: float
+    why: str
+
+
+def options_of(size: tuple[int, int, int]) -> Iterator[Option]:
+    """The networks that suit a size, the one that is most likely to do well first."""
+    slices, side, _ = size
+    if slices == 1:
+        stride = 8 if side <= 64 else 16 if side <= 128 else 32  # the last map has 4 x 4 cells at least
+        args: dict[str, Any] = {"image_size": side, "stride": stride}
+        yield Option(
+            "resnet18", "image_classifier", {**args, "backbone": "resnet18"}, 1e-3, 0.6, "a 2D residual network"
+        )
+        yield Option(
+            "convnext_atto", "image_classifier", {**args, "backbone": "convnext_atto"}, 1e-3, 0.8, "a modern 2D network"
+        )
+        return
+    volume = {"slices": slices, "image_size": side}
+    why = "a narrow 3D network learns shape from few scans"
+    yield Option("resnet3d", "resnet3d_18", {**volume, "width": 16}, 2e-3, 0.75, why)
+    vit = {"vit_dim": 128, "vit_depth": 3, "vit_heads": 4, "dim_head": 32, "mlp_dim": 256, "dropout": 0.1}
+    why = "SLIViT with a small backbone: slices first, then their order"
+    yield Option("slivit_small", "slivit", {**volume, "backbone": "resnet10t", "stride": 16, **vit}, 1e-3, 0.6, why)
+    yield Option(
+        "resnet3d_wide", "resnet3d_18", {**volume, "width": 32}, 2e-3, 1.0, "the 3D network with more channels"
+    )
+
+
+def plan_networks(
+    preprocessing: Preprocessing, out_dim: int, scans: int, folds: int, seconds: float
+) -> tuple[list[Candidate], int, list[str]]:
+    """Choose networks, epochs and folds by the time that there is.
+
+    Args:
+        preprocessing: of the scans, with its size.
+        out_dim: of the task.
+        scans: that train and choose.
+        folds: at most.
+        seconds: of all workers together.
+
+    Returns:
+        The candidates, the folds that they leave time for, and sentences that say why.
+    """
+    left, batch = FOR_NETWORKS * seconds, 16 if scans >= 64 else 8
+    most = int(np.clip(STEPS * batch / scans, 40, 120))
+    options = list(options_of(preprocessing.size or (1, 32, 32)))
+    costs = {o.name: OVERHEAD * seconds_a_scan(o.model, o.args, out_dim, batch) for o in options}
+    first = options[0]
+    folds = fewer_folds(folds, first.share * left / (scans * costs[first.name]), min(most, ENOUGH_EPOCHS))
+    candidates, reasons = [], []
+    for option in options:
+        an_epoch = scans * (folds - 1) * costs[option.name] + EACH_EPOCH * folds  # of all folds together
+        epochs = int(min(most, option.share * left / an_epoch))
+        if epochs < LEAST_EPOCHS:
+            reasons.append(
+                f"{option.name} is left out: it takes {an_epoch / 60:.1f} core minutes an epoch of all folds"
+            )
+            continue
+        left -= epochs * an_epoch
+        why = f"{option.why}; about {epochs * an_epoch / 60:.0f} core minutes for all folds"
+        candidates.append(
+            Candidate(
+                name=option.name,
+                model=option.model,
+                args=option.args,
+                lr=option.lr,
+                epochs=epochs,
+                batch_size=batch,
+                why=why,
+            )
+        )
+    return candidates, folds, reasons
+
+
+def fewer_folds(folds: int, passes: float, enough: int) -> int:
+    """As many folds as leave a network enough epochs, three at least (or as few as there are).
+
+    Args:
+        folds: at most.
+        passes: how often a network can see all scans in its share of the time.
+        enough: epochs.
+    """
+    fitting = [k for k in range(folds, 2, -1) if passes / (k - 1) >= enough]
+    return fitting[0] if fitting else min(folds, 3)
+
+
+def keep_of(candidates: Sequence[Candidate]) -> int:
+    """How many candidates go on to all folds: all but the worst of three or more."""
+    return len(candidates) - 1 if len(candidates) > 2 else len(candidates)
+
+
+def seconds_a_scan(model: str, args: dict[str, Any], out_dim: int, batch: int) -> float:
+    """How long one scan takes in a step of training, on one core or on the GPU: the fastest of three steps."""
+    import torch
+
+    from slivit.device import autocast, choose_device, choose_precision
+    from slivit.models.registry import create_model, spec_of
+
+    device, threads = choose_device("auto"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        network = create_model(model, out_dim, **args).train().to(device)
+        x = torch.rand(spec_of(network).batch_shape(batch), device=device)
+        taken = []
+        for _ in range(3):
+            start = _now(device)
+            with autocast(choose_precision("auto", device), device):
+                loss = network(x).float().square().sum()
+            loss.backward()
+            taken.append(_now(device) - start)
+        return max(min(taken), 1e-4) / len(x)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _now(device: Any) -> float:
+    """Seconds: of this thread on a CPU, which others may use too; by the clock on a GPU, after all that was asked."""
+    if device.type == "cpu":
+        return time.thread_time()
+    import torch
+
+    torch.cuda.synchronize(device)
+    return time.monotonic()
