@@ -1,0 +1,58 @@
+"""The plan: enough epochs before many folds, sizes left alone where size may be the question, time spent once."""
+
+import pytest
+
+from slivit.data.preprocessing import Preprocessing
+from slivit.planned import networks
+from slivit.planned.look import Facts
+from slivit.planned.networks import fewer_folds, keep_of, plan_networks
+from slivit.planned.plan import plan_augmentation, plan_preprocessing
+from slivit.targets.task import Task
+
+BINARY = Task(kind="binary", targets=("a",))
+SIZE = Task(kind="regression", targets=("mm3",))
+
+
+@pytest.fixture
+def a_second_a_scan(monkeypatch):
+    monkeypatch.setattr(networks, "seconds_a_scan", lambda model, args, out_dim, batch: 0.01)
+
+
+def test_folds_go_before_epochs_do():
+    assert fewer_folds(5, passes=100, enough=25) == 5
+    assert fewer_folds(5, passes=75, enough=25) == 4
+    assert fewer_folds(5, passes=10, enough=25) == 3
+    assert fewer_folds(2, passes=10, enough=25) == 2
+
+
+@pytest.mark.usefixtures("a_second_a_scan")
+@pytest.mark.parametrize("size", [(28, 32, 32), (1, 32, 32)])
+def test_networks_fit_the_time_and_the_first_gets_most(size):
+    grid, spent = Preprocessing(size=size), {}
+    for seconds in (60, 1500, 6000, 60_000):
+        candidates, folds, reasons = plan_networks(grid, 1, 1000, 5, seconds)
+        costs = [c.epochs * 1000 * (folds - 1) * 0.01 for c in candidates]
+        assert sum(costs) <= seconds
+        assert len(candidates) + len(reasons) == len(list(networks.options_of(size)))
+        spent[seconds] = [c.epochs for c in candidates]
+        assert spent[seconds] == sorted(spent[seconds], reverse=True)
+    assert spent[60] == []
+    assert spent[60_000][0] == 48  # 3000 steps of 16 scans
+    assert keep_of(candidates) <= len(candidates)
+
+
+def test_a_size_is_not_changed_where_it_may_be_the_question():
+    oriented = [Facts(shape=(30, 40, 40), spacing=(1, 1, 1), oriented=True)]
+    for facts in (oriented, [Facts(shape=(28, 28, 28), mask=True)]):
+        augmentation, _ = plan_augmentation(facts, SIZE)
+        assert augmentation.zoom == (1, 1)
+        assert augmentation.flip_horizontal is not facts[0].oriented
+    image, _ = plan_augmentation([Facts(shape=(1, 28, 28))], BINARY)
+    assert image.zoom != (1, 1)
+
+
+def test_images_may_be_larger_than_slices():
+    images, _ = plan_preprocessing([Facts(shape=(1, 500, 400), bytes=True)])
+    volumes, _ = plan_preprocessing([Facts(shape=(20, 500, 400), bytes=True)])
+    assert images.size == (1, 224, 224)
+    assert volumes.size == (20, 96, 96)
