@@ -33,6 +33,9 @@ class Data(Section):
         split_seed: the seed of every split that is made here.
         val_from_train: where the manifest has train rows but no val rows, move this fraction of the training patients
             to val; 0 makes that an error for a CSV and takes a tenth for an importer.
+        folds: train as often, so that every scan is tested once by a model that never saw its patient, and pool the
+            predictions; the table's own column `fold` where it has one. The rest is split by `val_from_train`, a tenth
+            where that is 0. 0 trains once, by the table's splits.
         train_fraction: keep this fraction of the training patients (label efficiency); nested for one seed.
         workers: processes that read scans, at most as many as there are cores; 0 reads in the training process.
         cache: folder of preprocessed slices; read anew each epoch where empty.
@@ -53,6 +56,7 @@ class Data(Section):
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
     split_seed: int = 0
     val_from_train: float = Field(default=0.0, ge=0, lt=1)
+    folds: int = Field(default=0, ge=0)
     train_fraction: float = Field(default=1.0, gt=0, le=1)
     workers: int = Field(default=2, ge=0)
     cache: str = ""
@@ -76,6 +80,8 @@ class Data(Section):
         Raises:
             RecipeError: keys that would do nothing.
         """
+        if self.folds == 1:
+            raise RecipeError("data.folds is 1; cross-validation needs 2 at least, and 0 trains once")
         names = [name for name in (self.manifest, self.test_manifest) if name]
         tables = [name for name in names if _is_table(name)]
         named = [name for name in names if name.startswith(MEDMNIST)]
@@ -87,6 +93,7 @@ class Data(Section):
             "it is for tables and for medmnist:NAME": () if tables or named else ("root",),
             "it is for medmnist:NAME": () if named else ("download",),
             "there is no data.cache": () if self.cache else ("cache_gb",),
+            "data.folds tests every scan once": ("test_manifest", "fractions") if self.folds else (),
         }
         for why, keys in idle.items():
             if keys and (found := changed(self, *keys)):

@@ -81,6 +81,45 @@ def fold_splits(folds: pd.Series, fold: int) -> pd.Series:
     return folds.map(lambda f: names.get(int(f), "train")).rename("split")
 
 
+def given_folds(frame: pd.DataFrame, task: Task, k: int, seed: int = 0) -> pd.Series:
+    """The folds of a table: its own column `fold` where it has one, such as a data set's official folds, or new ones.
+
+    Returns:
+        The fold of each row, 0 to k - 1, by the index of `frame`.
+
+    Raises:
+        ManifestError: a column `fold` with another number of folds, or with a patient in several of them.
+    """
+    if "fold" not in frame:
+        return k_folds(frame, task, k=k, seed=seed)
+    named = frame["fold"].astype(str)
+    names = sorted(named.unique(), key=lambda name: (len(name), name))
+    if len(names) != k or "" in names:
+        raise ManifestError(
+            f"the table has a column fold with {len(names)} folds ({', '.join(map(repr, names[:6]))}), and {k} were "
+            f"asked for: set data.folds = {len(names)}, or call that column something else"
+        )
+    several = named.groupby(frame["patient"].to_numpy()).nunique()
+    if (several > 1).any():
+        raise ManifestError(f"patient {several.idxmax()!r} is in {several.max()} folds of the table; one is allowed")
+    return named.map({name: number for number, name in enumerate(names)}).astype("int64").rename("fold")
+
+
+def fold_tested(frame: pd.DataFrame, task: Task, fold: int, *, val: float = 0.1, seed: int = 0) -> pd.Series:
+    """The splits in which one fold is tested: a fraction of the other patients is `val`, the rest trains.
+
+    Args:
+        frame: with the columns `patient` and `fold`, and the task's targets.
+        task: what is predicted.
+        fold: that is `test`.
+        val: the fraction of the other rows that chooses the best epoch; a tenth, as VISION-MAE has it.
+        seed: of the draw.
+    """
+    rest = frame[frame["fold"] != fold]
+    parts = split_patients(rest, task, fractions=(1 - val, val, 0.0), seed=seed)
+    return parts.reindex(frame.index).fillna("test")
+
+
 def nested_subsets(
     frame: pd.DataFrame, task: Task, fractions: Sequence[float] = (0.1, 0.25, 0.5, 1.0), *, seed: int = 0
 ) -> dict[float, pd.Index]:

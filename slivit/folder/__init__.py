@@ -155,6 +155,7 @@ class RunFolder:
     def _forget(self) -> None:
         """Remove a new run in which nothing was trained."""
         trained = any((self.path / name).exists() for name in (PROGRESS, RATES, CHECKPOINT))
+        trained = trained or any(self.path.glob(f"*/*/{CHECKPOINT}"))  # one of several trainings that make the run
         if self._log_file and not trained and not self.resume:
             self._end_log()
             clear(self.path)

@@ -41,6 +41,7 @@ def build_ensemble(
     import torch
 
     from slivit.models.registry import create_model
+    from slivit.train.copies import activation_of
 
     tables = {
         name: fit_table(kind, chosen, np.concatenate([features[f] for f in chosen], 1), y, task, plan.seed)
@@ -56,7 +57,7 @@ def build_ensemble(
         slices=slices,
         image_size=side,
         members=[{**d, "title": name} for d, name in zip(described, weights, strict=True)],
-        activation="softmax" if task.exclusive else "sigmoid" if task.makes_calls else "identity",
+        activation=activation_of(task),
     )
     with torch.no_grad():
         model.head.weights.copy_(torch.tensor(list(weights.values())))
@@ -74,14 +75,9 @@ def _fill(member: Any, table: TableModel | None, candidate: Candidate | None, pl
     """Give a member its weights: those of its table, or of the networks of all folds."""
     import torch
 
-    from slivit.checkpoint import load_checkpoint
+    from slivit.train.copies import fill_copies
 
     if table is not None:
         member.load_state_dict({name: torch.as_tensor(value) for name, value in table.tensors.items()})
-    for fold, network in enumerate(member.networks if candidate else ()):
-        loaded = load_checkpoint(job_of(plan, candidate, fold).folder)  # type: ignore[arg-type]
-        network.load_state_dict(loaded.model.state_dict())
-        if not task.makes_calls:
-            center, spread = torch.tensor(task.center), torch.tensor(task.spread)
-            member.scale[fold] = torch.tensor(loaded.task.spread) / spread
-            member.shift[fold] = (torch.tensor(loaded.task.center) - center) / spread
+    if candidate is not None:
+        fill_copies(member, [job_of(plan, candidate, fold).folder for fold in range(plan.folds)], task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from slivit.data.splits import split_patients
+from slivit.data.splits import fold_tested
 from slivit.data.table import as_shown, read_shown
 from slivit.experiments.run_state import run_state
 from slivit.experiments.study_pool import work
@@ -26,8 +26,6 @@ from slivit.recipe import check_recipe, recipe_class, resolved_toml
 from slivit.targets.task import Task
 
 log = logging.getLogger(__name__)
-VALIDATION = 0.1
-"""Of the scans that a fold trains on, for the best epoch; a tenth, as VISION-MAE has it."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,7 @@ class Job:
 def write_folds(frame: pd.DataFrame, plan: Plan) -> None:
     """Write a manifest for each fold: its scans are `test`, a tenth of the others `val`, the rest `train`."""
     for fold in range(plan.folds):
-        rest = frame[frame["fold"] != fold]
-        parts = split_patients(rest, plan.task, fractions=(1 - VALIDATION, VALIDATION, 0.0), seed=plan.seed)
-        split = parts.reindex(frame.index).fillna("test")
+        split = fold_tested(frame, plan.task, fold, seed=plan.seed)
         with whole_file(fold_csv(plan, fold)) as partial:
             as_shown(frame.assign(split=split)).to_csv(partial, index=False)
 
@@ -80,19 +76,6 @@ def recipe_of_job(plan: Plan, job: Job) -> Any:
         "testing": {"draws": 1},
     }
     return check_recipe(recipe_class("finetune"), values, f"{chosen.name}, fold {job.fold}")
-
-
-@dataclass(eq=False)
-class Outcome:
-    """What came of networks: out-of-fold predictions of those that are whole, and why others are not.
-
-    Args:
-        predictions: (n, out_dim) by candidate, NaN where a fold was not trained.
-        failed: the error of a candidate that failed.
-    """
-
-    predictions: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
 
 
 def train_jobs(plan: Plan, jobs: Sequence[Job], tell: Callable[[str], None]) -> dict[Path, str]:

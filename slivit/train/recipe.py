@@ -56,6 +56,7 @@ class Fit(Section):
         lora: rank, scale and layers of those matrices.
         label_smoothing: of classification targets.
         average_weights: decay of an exponential moving average of the weights that is validated and kept; 0 for none.
+        seeds: train as often, from `seed`, `seed` + 1 and so on, and keep the average of these models as one.
         precision: "float32", "bfloat16", "float16" (GPU only), or "auto": the fastest that the device has, which is
             bfloat16 on newer GPUs and processors, float16 on older GPUs, and float32 elsewhere.
         device: "auto", "cpu", "cuda", "mps".
@@ -85,6 +86,7 @@ class Fit(Section):
     lora: Lora = Lora()
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     average_weights: float = Field(default=0.0, ge=0, lt=1)
+    seeds: int = Field(default=1, ge=1)
     precision: Precision = "auto"
     device: str = "auto"
 
@@ -342,10 +344,12 @@ class MixedRecipe(Labelled):
 
     @model_validator(mode="after")
     def _of_one_set(self) -> Self:
-        if self.fit.oversample or self.preprocessing.windows:
-            raise ValueError("fit.oversample and preprocessing.windows are for one labelled set, not for several")
+        if self.fit.oversample or self.preprocessing.windows or self.fit.seeds > 1:
+            names = "fit.oversample, fit.seeds and preprocessing.windows"
+            raise ValueError(f"{names} are for one labelled set, not for several")
         if self.testing.readers:
             raise ValueError("testing.readers names the scans of one labelled set, not those of several")
         for part in self.sets.values():
             refuse_unused(part.data, "windows of slices are for one labelled set", "slice_labels")
+            refuse_unused(part.data, "folds are for one labelled set", "folds")
         return self

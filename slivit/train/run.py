@@ -29,7 +29,7 @@ from slivit.targets.decision import Decision
 from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
 from slivit.train.rates import best_trial
-from slivit.train.recipe import Labelled
+from slivit.train.recipe import Labelled, TrainingRecipe
 from slivit.train.scans import LabelledScans, Part, labelled_scans, write_windows
 from slivit.train.tracking import tracked
 
@@ -62,6 +62,10 @@ def run(recipe: Labelled, *, resume: bool = False, overwrite: bool = False) -> P
     """
     recipe.check()
     only_one_process("training on labels")
+    if isinstance(recipe, TrainingRecipe) and (recipe.data.folds or recipe.fit.seeds > 1):
+        from slivit.train.copies import run_copies
+
+        return run_copies(recipe, resume=resume, overwrite=overwrite)
     with (
         RunFolder.opened(recipe, resume=resume, overwrite=overwrite) as folder,
         gathered_notes(folder.path, folder.file) as tell_notes,

@@ -51,7 +51,7 @@ def plan(table, tmp_path_factory):
         "workers": 1,
         "preprocessing": {"size": (4, 32, 32), "fit": "pad"},
         "augmentation": {"flip_horizontal": True},
-        "baselines": [{"name": "histogram", "features": ["histogram"]}, {"name": "size", "features": ["extent"]}],
+        "baselines": [{"name": "histogram", "features": ["histogram"]}, {"name": "voxels_2", "features": ["voxels2"]}],
         "candidates": networks,
     }
     file = tmp_path_factory.mktemp("plan") / "small.toml"
@@ -74,7 +74,7 @@ def test_a_table_becomes_a_tested_model(table, run, tmp_path):
     board = facts["leaderboard"]
     kept = json.loads((run / "halving.json").read_text())["kept"]
     assert len(kept) == 1
-    assert set(board) == {"mean", "ensemble", *kept, *(f"{f}_{k}" for f in ("histogram", "size") for k in KINDS)}
+    assert set(board) == {"mean", "ensemble", *kept, *(f"{f}_{k}" for f in ("histogram", "voxels_2") for k in KINDS)}
     members = {name: e["roc_auc"]["value"] for name, e in board.items() if name not in ("ensemble", "mean")}
     assert board["ensemble"]["roc_auc"]["value"] > max(members.values()) - 0.15  # 32 scans
     assert (run / "report" / "auto.html").is_file()
@@ -86,7 +86,7 @@ def test_a_table_becomes_a_tested_model(table, run, tmp_path):
     first = result.predictions.set_index("path")["prob_bright"]
     new = pd.read_csv(tmp_path / "p.csv")
     for path, p in zip(new["path"], new["prob_bright"], strict=True):
-        assert first[path] == pytest.approx(p, abs=1e-5)
+        assert first[path] == pytest.approx(p, abs=1e-3)  # batches of other sizes
     exported = command("export", run, tmp_path / "shared")
     assert exported.returncode == 0, exported.stderr
 

@@ -1,0 +1,223 @@
+"""A recipe trained several times, on every fold of its scans or from several seeds: tested as one, kept as one model.
+
+Each training is an ordinary run in a folder of its own. The checkpoint is the average of all of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from slivit.checkpoint import load_checkpoint, save_checkpoint, store_operating_point
+from slivit.data.manifest import Manifest
+from slivit.data.sources import load_manifest
+from slivit.data.splits import fold_tested, given_folds
+from slivit.errors import RecipeError
+from slivit.evaluate.described import describe_rows
+from slivit.evaluate.details import check_subgroups
+from slivit.evaluate.measure import measure, write_results
+from slivit.evaluate.tables import read_predictions
+from slivit.folder import CHECKPOINT, PREDICTIONS, PROGRESS, RECIPE, SPLIT, RunFolder, is_finished
+from slivit.models.registry import create_model, spec_of
+from slivit.recipe import check_recipe
+from slivit.targets.task import Task
+from slivit.train.recipe import TrainingRecipe
+
+if TYPE_CHECKING:
+    from slivit.models.ensemble import NetworkMember
+
+log = logging.getLogger(__name__)
+COPIES = "copies"
+"""The folder of the trainings in that of the run."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One of the trainings.
+
+    Args:
+        name: of its folder.
+        recipe: its own.
+    """
+
+    name: str
+    recipe: TrainingRecipe
+
+
+def run_copies(recipe: TrainingRecipe, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Train a recipe on every fold and from every seed, pool what the folds predicted, and keep the average.
+
+    Args:
+        recipe: whose `data.folds` or `fit.seeds` ask for it.
+        resume: go on with a run that died: trainings that are finished stay.
+        overwrite: replace a run in the same folder.
+
+    Returns:
+        The run's folder, as one training leaves it; the trainings are in `copies/`.
+    """
+    from slivit.train.run import fitted_preprocessing, measure_again
+
+    with RunFolder.opened(recipe, resume=resume, overwrite=overwrite) as folder:
+        if resume and folder.finished:
+            return measure_again(recipe, folder)
+        manifest = _manifest(recipe)
+        _square(fitted_preprocessing(recipe).size)
+        folder.begin()
+        # the model that is kept has seen the scans of all folds
+        kept = Manifest(manifest.frame.assign(split="train"), manifest.task, manifest.source)
+        (kept if recipe.data.folds else manifest).to_csv(folder.file(SPLIT))
+        copies = list(_copies(recipe, manifest, folder))
+        for number, copy in enumerate(copies, 1):
+            log.info("training %d of %d: %s", number, len(copies), copy.name)
+            _train(copy)
+        _keep(recipe, folder, manifest, [Path(copy.recipe.out) for copy in copies])
+        folder.finish()
+    return folder.path
+
+
+def _keep(recipe: TrainingRecipe, folder: RunFolder, manifest: Manifest, places: Sequence[Path]) -> None:
+    """Save the average of the trained models, and measure what they predicted."""
+    from slivit.train.run import fitted_preprocessing
+
+    task = manifest.task.fitted(manifest.rows())
+    record: dict[str, Any] = {"stage": recipe.stage, "recipe": recipe.model_dump(mode="json")}
+    record |= {"source": manifest.source, "scans": {"train": len(manifest)}, "copies": [place.name for place in places]}
+    model, settings = average_of(places, task), fitted_preprocessing(recipe)
+    save_checkpoint(folder.file(CHECKPOINT), model, task, settings, record)
+    _measure(recipe, folder, manifest, pooled(places, task), task)
+
+
+def _manifest(recipe: TrainingRecipe) -> Manifest:
+    """The scans; under `data.folds` with the column `fold`, whatever splits they came in."""
+    data, task = recipe.data, recipe.task
+    plain = data.model_copy(update={"folds": 0})
+    if not data.folds:
+        manifest = load_manifest(plain, task)
+    else:
+        unsplit = plain.model_copy(update={"val_from_train": 0.0, "train_fraction": 1.0})
+        manifest = load_manifest(unsplit, task, (), split=False)
+        frame = manifest.frame
+        if manifest.has_split:
+            log.info("%s: its splits are left aside, as every scan is tested by one of the folds", manifest.source)
+        folds = given_folds(frame, task, data.folds, data.split_seed)
+        manifest = Manifest(frame.assign(split="", fold=folds), task, manifest.source, manifest.warnings)
+    check_subgroups(manifest.frame, recipe.testing)
+    if task.exclusive:  # each fold has the outputs of all
+        task = task.model_copy(update={"classes": task.fitted(manifest.rows()).classes})
+    return manifest.with_task(task)
+
+
+def _square(size: tuple[int, int, int] | None) -> None:
+    if size and size[1] != size[2]:
+        raise RecipeError(f"data.folds and fit.seeds average models of square slices, and these are {size[1:]}")
+
+
+def _copies(recipe: TrainingRecipe, manifest: Manifest, folder: RunFolder) -> Iterator[Copy]:
+    """The trainings, each with its recipe; writes the table of each fold."""
+    place = folder.file(COPIES)
+    place.mkdir(exist_ok=True)
+    for fold in range(recipe.data.folds) if recipe.data.folds else (None,):
+        csv = place / (f"fold_{fold}.csv" if fold is not None else "scans.csv")
+        rows = manifest if fold is None else manifest.with_split(_splits(recipe, manifest, fold))
+        rows.to_csv(csv)
+        for seed in range(recipe.fit.seeds):
+            parts = [f"fold_{fold}"] * (fold is not None) + [f"seed_{seed}"] * (recipe.fit.seeds > 1)
+            name = "_".join(parts)
+            yield Copy(name, _recipe_of(recipe, manifest.task, csv, place / name, recipe.seed + seed))
+
+
+def _splits(recipe: TrainingRecipe, manifest: Manifest, fold: int) -> pd.Series:
+    data, frame = recipe.data, manifest.frame
+    return fold_tested(frame, manifest.task, fold, val=data.val_from_train or 0.1, seed=data.split_seed)
+
+
+def _recipe_of(recipe: TrainingRecipe, task: Task, csv: Path, out: Path, seed: int) -> TrainingRecipe:
+    data: dict[str, Any] = recipe.data.model_dump(
+        include={"workers", "cache", "cache_gb", "root", "slice_labels", "train_fraction", "split_seed"}
+    )
+    if not recipe.data.folds:  # its table is one in which that was done already
+        data["train_fraction"] = 1.0
+    testing = recipe.testing.model_dump()
+    values: dict[str, Any] = recipe.model_dump() | {
+        "out": str(out),
+        "seed": seed,
+        "task": task.model_dump(),
+        "testing": testing,
+    }
+    values |= {"data": data | {"manifest": str(csv)}, "fit": values["fit"] | {"seeds": 1}}
+    copied: TrainingRecipe = check_recipe(type(recipe), values, str(out))
+    return copied
+
+
+def _train(copy: Copy) -> None:
+    from slivit.train.run import run
+
+    folder = Path(copy.recipe.out)
+    if is_finished(copy.recipe):
+        return
+    begun = (folder / RECIPE).is_file() and (folder / PROGRESS).is_file()
+    run(copy.recipe, resume=begun, overwrite=not begun)
+
+
+def pooled(places: Sequence[Path], task: Task) -> pd.DataFrame:
+    """The predictions of several runs as one table; a scan that several predicted in one split is averaged."""
+    table = pd.concat([read_predictions(place / PREDICTIONS, task)[0] for place in places], ignore_index=True)
+    outputs = list(task.prediction_columns)
+    how = {column: "mean" if column in outputs else "first" for column in table if column not in ("split", "path")}
+    return table.groupby(["split", "path"], sort=False, as_index=False).agg(how)[list(table.columns)]
+
+
+def average_of(places: Sequence[Path], task: Task) -> Any:
+    """The average of the models of several runs, as one model.
+
+    Args:
+        places: the runs' folders.
+        task: in whose units the outputs of a regression are.
+    """
+    first = spec_of(load_checkpoint(places[0]).model)
+    slices, side, _ = first.size
+    member: dict[str, Any] = {"kind": "network", "name": first.name, "args": dict(first.args), "copies": len(places)}
+    model: Any = create_model(
+        "ensemble", task.out_dim, slices=slices, image_size=side, members=[member], activation=activation_of(task)
+    )
+    fill_copies(model.backbone[0], places, task)
+    return model.eval()
+
+
+def activation_of(task: Task) -> str:
+    """What the ensemble of a task makes probabilities with."""
+    return "softmax" if task.exclusive else "sigmoid" if task.makes_calls else "identity"
+
+
+def fill_copies(member: NetworkMember, places: Sequence[Path], task: Task) -> None:
+    """Give the networks of a member the weights of runs, and bring a regression's outputs to common units."""
+    import torch
+
+    for number, (network, place) in enumerate(zip(member.networks, places, strict=True)):
+        loaded = load_checkpoint(place)
+        network.load_state_dict(loaded.model.state_dict())
+        if not task.makes_calls:
+            center, spread = torch.tensor(task.center), torch.tensor(task.spread)
+            member.scale[number] = torch.tensor(loaded.task.spread) / spread
+            member.shift[number] = (torch.tensor(loaded.task.center) - center) / spread
+
+
+def _measure(recipe: TrainingRecipe, folder: RunFolder, manifest: Manifest, table: pd.DataFrame, task: Task) -> None:
+    """Measure the pooled predictions as those of one run."""
+    from slivit.train.run import decided
+
+    decision = decided(recipe, table, task)
+    if decision:
+        store_operating_point(folder.path, decision)
+    rows = {split: describe_rows(part, task) for split, part in manifest.frame.groupby("split", sort=False) if split}
+    rows = rows or {"test": describe_rows(manifest.frame, task)}
+    data = {"source": manifest.source, "external": False, "run": rows}
+    metrics = measure(table, task, recipe.testing, decision=decision, data=data)
+    for name in recipe.results:
+        folder.file(name)
+    write_results(folder.path, table, task, metrics)
