@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from slivit.errors import RecipeError, gather, nearest, one_of
 from slivit.settings import Section
 
-Stage = Literal["pretrain", "finetune", "evaluate", "sweep", "study"]
+Stage = Literal["pretrain", "finetune", "evaluate", "probe", "sweep", "study"]
 
 
 RECIPES: dict[str, str] = {
@@ -22,6 +22,7 @@ RECIPES: dict[str, str] = {
     "selfsupervised": "slivit.ssl.recipe:SelfSupervisedRecipe",
     "finetune": "slivit.train.recipe:FinetuneRecipe",
     "evaluate": "slivit.evaluate.recipe:EvaluateRecipe",
+    "probe": "slivit.probing.recipe:ProbeRecipe",
     "sweep": "slivit.experiments.recipe_sweep:SweepRecipe",
     "study": "slivit.experiments.recipe_study:StudyRecipe",
 }

@@ -37,6 +37,7 @@ class Data(Section):
             predictions; the table's own column `fold` where it has one. The rest is split by `val_from_train`, a tenth
             where that is 0. 0 trains once, by the table's splits.
         train_fraction: keep this fraction of the training patients (label efficiency); nested for one seed.
+        fraction_seed: the seed by which `train_fraction` draws patients; `split_seed` where it is negative.
         workers: processes that read scans, at most as many as there are cores; 0 reads in the training process.
         cache: folder of preprocessed slices; read anew each epoch where empty.
         cache_gb: the largest size of that folder, in GB; what was used longest ago makes room. 0 sets no limit.
@@ -58,6 +59,7 @@ class Data(Section):
     val_from_train: float = Field(default=0.0, ge=0, lt=1)
     folds: int = Field(default=0, ge=0)
     train_fraction: float = Field(default=1.0, gt=0, le=1)
+    fraction_seed: int = -1
     workers: int = Field(default=2, ge=0)
     cache: str = ""
     cache_gb: float = Field(default=0.0, ge=0)
@@ -92,6 +94,7 @@ class Data(Section):
             "an importer knows its columns": () if tables else ("columns",),
             "it is for tables and for medmnist:NAME": () if tables or named else ("root",),
             "it is for medmnist:NAME": () if named else ("download",),
+            "all training patients are kept": () if self.train_fraction < 1 else ("fraction_seed",),
             "there is no data.cache": () if self.cache else ("cache_gb",),
             "data.folds tests every scan once": ("test_manifest", "fractions") if self.folds else (),
         }

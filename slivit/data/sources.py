@@ -44,7 +44,8 @@ def load_manifest(
     if data.test_manifest:
         manifest = with_external_test(manifest, _read(data.test_manifest, data, task, ()))
     if data.train_fraction < 1:
-        manifest = manifest.with_train_fraction(data.train_fraction, seed=data.split_seed)
+        seed = data.fraction_seed if data.fraction_seed >= 0 else data.split_seed
+        manifest = manifest.with_train_fraction(data.train_fraction, seed=seed)
     for warning in manifest.warnings:
         log.warning("%s: %s", manifest.source, warning)
     return manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,7 @@ def testing_for(overrides: Sequence[str], where: str) -> Testing:
     return check_recipe(Testing, values.get("testing", {}), f"evaluation of {where}")
 
 
-def run(recipe: EvaluateRecipe, *, overwrite: bool = False) -> Path:
+def run(recipe: EvaluateRecipe, *, overwrite: bool = False, resume: bool = False) -> Path:
     """Evaluate a checkpoint; how its model is built and its scans prepared stands in its `config.json`.
 
     Where the recipe chooses an operating point or a temperature, it is fixed on the validation rows of the
@@ -99,6 +100,7 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False) -> Path:
     Args:
         recipe: from `load_recipe("evaluate", ...)`.
         overwrite: replace an evaluation in the same folder.
+        resume: the same: an evaluation is made anew.
 
     Returns:
         The folder with `predictions.csv`, `metrics.json` and `report/index.html`.
@@ -108,7 +110,7 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False) -> Path:
     decision = decision_for(recipe.testing, checkpoint)
     everything, manifest = evaluation_rows(recipe, checkpoint)
     check_subgroups(manifest.frame, recipe.testing)
-    folder = open_results(Path(recipe.out), overwrite=overwrite)
+    folder = open_results(Path(recipe.out), overwrite=overwrite or resume)
     if checkpoint.task.dense:
         return _run_masks(recipe, checkpoint, manifest, everything, folder)
     with logged(folder):
@@ -120,7 +122,8 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False) -> Path:
         write_text(folder / RECIPE, resolved_toml(recipe))
         if decision and chooses(recipe.testing):
             store_operating_point(checkpoint.path, decision)
-        _write_page(folder, metrics, table, checkpoint.path)
+        if recipe.page:
+            _write_page(folder, metrics, table, checkpoint.path)
     return folder
 
 
@@ -155,7 +158,7 @@ def _predicted(
 
     table = predict_table(
         checkpoint.model,
-        manifest.rows(),
+        [{**dict.fromkeys(checkpoint.task.targets, math.nan), **row} for row in manifest.rows()],
         checkpoint.task,
         checkpoint.preprocessing,
         device=recipe.device,
@@ -219,7 +222,7 @@ def evaluation_rows(recipe: EvaluateRecipe, checkpoint: Checkpoint) -> tuple[Man
     Raises:
         ManifestError: a manifest that does not fit the checkpoint's task, or without rows of that split.
     """
-    task = checkpoint.task
+    task = checkpoint.task.only(recipe.testing.targets)
     manifest = load_manifest(recipe.data, task, need_splits=(), split=False)
     if not manifest.has_split:
         frame = manifest.frame.assign(split="test")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from slivit.data.splits import split_place
 from slivit.data.table import as_shown
-from slivit.errors import RecipeError
+from slivit.errors import RecipeError, nearest, one_of
 from slivit.evaluate.details import details_of
 from slivit.evaluate.recipe import Testing
 from slivit.files import whole_file, write_json
@@ -50,6 +50,7 @@ def measure(
         What `docs/metrics-schema.md` describes. The validation rows, on which decisions were made, have metrics only.
         The order of the rows changes nothing.
     """
+    task = task.only(testing.targets)
     if task.makes_calls:
         decision = decision or Decision()
         table = decision.apply(table, task)
@@ -115,6 +116,11 @@ def check_testing(testing: Testing, task: Task) -> None:
     Raises:
         RecipeError: an option that belongs to another kind of task, or a table of readers that is not there.
     """
+    if unknown := [name for name in testing.targets if name not in task.targets]:
+        hint = nearest(unknown[0], task.targets)
+        raise RecipeError(f'testing.targets: no target is "{unknown[0]}".{hint} There are {one_of(task.targets)}')
+    if testing.targets and len(task.targets) == 1:
+        raise RecipeError(f"testing.targets chooses among several targets; the {task.kind} task has one")
     if testing.operating_point and not task.thresholded:
         how = "calls its most probable class" if task.exclusive else "makes no calls"
         raise RecipeError(f"testing.operating_point is for binary and multilabel tasks; a {task.kind} one {how}")

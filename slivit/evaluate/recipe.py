@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
 from slivit.data.recipe import Data
 from slivit.errors import SlivitError
+from slivit.folder import METRICS, PREDICTIONS
 from slivit.plugins import Plugged
+from slivit.recipe import Stage
 from slivit.settings import Precision, Section
 
 
@@ -45,6 +47,7 @@ class Testing(Section):
         tolerance_mm: segmentation only: of the surface Dice.
         penalty_mm: segmentation only: what the infinite HD95 of a missed structure counts as; left out of the mean, and
             counted, where absent.
+        targets: measure these targets of a task with several alone, such as those that an external data set has.
         pictures: how many of the most confident errors the page shows with pictures of their slices.
     """
 
@@ -63,11 +66,26 @@ class Testing(Section):
     readers: str = ""
     tolerance_mm: float = Field(default=1.0, ge=0)
     penalty_mm: float | None = Field(default=None, ge=0)
+    targets: tuple[str, ...] = ()
     pictures: int = Field(default=10, ge=0)
 
 
 class EvaluateRecipe(Plugged):
-    """Evaluation of a checkpoint on a manifest."""
+    """Evaluation of a checkpoint on a manifest.
+
+    Args:
+        checkpoint: a run or checkpoint folder.
+        out: the folder of results.
+        data: the labelled scans.
+        split: the rows that are measured, where the table has a split.
+        device: "auto", "cpu", "cuda", "mps".
+        testing: how predictions are made and measured.
+        page: draw the page of results, `report/index.html`.
+    """
+
+    stage: ClassVar[Stage] = "evaluate"
+    runner: ClassVar[str] = "slivit.evaluate.command:run"
+    results: ClassVar[tuple[str, ...]] = (PREDICTIONS, METRICS)
 
     checkpoint: str = Field(min_length=1)
     out: str = Field(min_length=1)
@@ -75,3 +93,4 @@ class EvaluateRecipe(Plugged):
     split: Literal["train", "val", "test", "all"] = "test"
     device: str = "auto"
     testing: Testing = Testing()
+    page: bool = True

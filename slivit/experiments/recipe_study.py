@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from slivit.data.recipe import Data
 from slivit.errors import nearest, one_of
 from slivit.plugins import Plugged
 from slivit.settings import Section
@@ -106,15 +107,44 @@ class Exclusion(Section):
 
 
 class Reference(Section):
-    """What others are tested against, at the same share of the labels.
+    """What others are tested against.
 
     Args:
         model: a model; the same model as the one tested where empty.
         start: an initialisation; the same one where empty.
+        fraction: a share of the labels; the same one where 0. So a model with a quarter of the labels can stand
+            against others with all.
     """
 
     model: str = ""
     start: str = ""
+    fraction: float = Field(default=0.0, ge=0, le=1)
+
+
+class Group(Section):
+    """Models that are taken together: their mean, and the best of them.
+
+    Args:
+        title: what it is called in tables; its key where empty.
+        models: by name.
+    """
+
+    title: str = ""
+    models: tuple[str, ...] = Field(min_length=1)
+
+
+class Test(Data):
+    """Another labelled set on which every run is tested, beside its own test rows; the rest as in `data` of a recipe.
+
+    Args:
+        title: what it is called in tables; its key where empty.
+        targets: those of the task that this set has; all of them where empty.
+        split: the rows that are used, where its table has a split.
+    """
+
+    title: str = ""
+    targets: tuple[str, ...] = ()
+    split: Literal["train", "val", "test", "all"] = "all"
 
 
 class StudyRecipe(Plugged):
@@ -123,29 +153,41 @@ class StudyRecipe(Plugged):
     Args:
         out: the folder; a study that was stopped there goes on.
         title: of the page; made of the targets where empty.
+        stage: "finetune", or "probe": runs are probes of frozen networks (see `slivit probe`), and `set` says
+            everything, as there are no recipes of probes.
         recipe: the fine-tuning recipe: a TOML file, or the name of a shipped one.
         set: changes to it for all runs, by its sections.
         models: by name.
         starts: the initialisations, by name. Where there are some, they alone say what a model starts from; without
             any, each model starts as the fine-tuning recipe says.
         fractions: of the training patients; the subsets are nested, and the same for all models and seeds.
+        redraw: draw the subsets anew for each seed, alike for all models.
         seeds: of the training.
+        rates_from: the share of the labels at which learning rates are tried; the rate that is kept there is used at
+            the other shares. Each share tries its own where 0.
         exclude: what is left out of the grid.
-        reference: what others are tested against; nothing is tested without one.
+        reference: what others are tested against, one or several; nothing is tested without one.
+        groups: models that are taken together.
+        tests: further labelled sets on which every run is tested. They are no part of a run: others may be added later.
         metrics: those that are tested; ROC AUC and average precision, or R2 and MAE, where empty.
         phantoms: made-up scans that are made first.
     """
 
     out: str = Field(min_length=1)
     title: str = ""
-    recipe: str = Field(min_length=1)
+    stage: Literal["finetune", "probe"] = "finetune"
+    recipe: str = ""
     set: dict[str, Any] = Field(default_factory=dict)
     models: dict[str, StudyModel] = Field(min_length=1)
     starts: dict[str, Start] = Field(default_factory=dict)
     fractions: tuple[float, ...] = Field(default=(1.0,), min_length=1)
+    redraw: bool = False
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    rates_from: float = Field(default=0.0, ge=0, le=1)
     exclude: tuple[Exclusion, ...] = ()
-    reference: Reference | None = None
+    reference: Reference | tuple[Reference, ...] | None = None
+    groups: dict[str, Group] = Field(default_factory=dict)
+    tests: dict[str, Test] = Field(default_factory=dict)
     metrics: tuple[str, ...] = ()
     phantoms: tuple[Phantoms, ...] = ()
 
@@ -156,7 +198,18 @@ class StudyRecipe(Plugged):
             raise ValueError("; ".join(problems))
         return self
 
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """What others are tested against."""
+        return (self.reference,) if isinstance(self.reference, Reference) else self.reference or ()
+
     def _values(self) -> Iterator[str]:
+        if bool(self.recipe) == (self.stage == "probe"):
+            yield "recipe names a fine-tuning recipe; a study of probes has none, and says everything in set"
+        if self.stage == "probe" and (self.tests or self.rates_from):
+            yield "tests and rates_from are for fine-tuning, not for probes"
+        if self.redraw and min(self.fractions) == 1:
+            yield "redraw draws subsets of the labels, and all labels are used; give fractions below 1"
         for axis, values in (("fractions", self.fractions), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 yield f"{axis} are repeated: {list(values)}"
@@ -165,7 +218,7 @@ class StudyRecipe(Plugged):
                 yield f"fractions lie above 0 and are 1 at most; got {fraction:g}"
 
     def _names(self) -> Iterator[str]:
-        for name in (*self.models, *self.starts):
+        for name in (*self.models, *self.starts, *self.tests):
             if not NAME.fullmatch(name):
                 yield f'"{name}" becomes the name of a folder: letters, digits, "_", ".", "+" and "-" alone'
 
@@ -178,10 +231,13 @@ class StudyRecipe(Plugged):
             yield from _unknown(f"starts.{name}.models", start.models, self.models)
             if start.before and start.before.start:
                 yield from _unknown(f"starts.{name}.before.start", [start.before.start], self.starts)
-        if self.reference:
-            yield from _unknown("reference.model", [self.reference.model or next(iter(self.models))], self.models)
-            if self.reference.start:
-                yield from _unknown("reference.start", [self.reference.start], self.starts)
+        for reference in self.references:
+            yield from _unknown("reference.model", [reference.model or next(iter(self.models))], self.models)
+            yield from _unknown("reference.start", [reference.start] if reference.start else [], self.starts)
+            yield from _unknown("reference.fraction", [f for f in [reference.fraction] if f], self.fractions)
+        for name, group in self.groups.items():
+            yield from _unknown(f"groups.{name}.models", group.models, self.models)
+        yield from _unknown("rates_from", [f for f in [self.rates_from] if f], self.fractions)
 
     def _circles(self) -> Iterator[str]:
         for name in self.starts:

@@ -73,7 +73,7 @@ def run(
         RecipeError: a recipe that does not fit, or a folder with runs of other recipes.
     """
     grid = Grid(recipe)
-    states = states_of([*grid.before.values(), *grid.jobs], overwrite=overwrite)
+    states = states_of([*grid.before.values(), *grid.jobs, *grid.tests], overwrite=overwrite)
     jobs = wanted(grid, states, only)
     open_study(recipe)
     for scans in recipe.phantoms:
@@ -84,17 +84,21 @@ def run(
     log.info("%d runs, %d of them finished", len(jobs), len(jobs) - schedule.total)
     work(schedule.take, schedule.make, min(count, schedule.total), Path(recipe.out))
     page = finish(grid, states, so_far=so_far)
-    return Outcome(Path(recipe.out), {job.folder: states[job.folder] for job in (*jobs, *grid.jobs)}, page)
+    return Outcome(Path(recipe.out), {j.folder: states[j.folder] for j in (*jobs, *grid.jobs, *grid.tests)}, page)
 
 
 def wanted(grid: Grid, states: Mapping[Path, Found], only: Sequence[str] = ()) -> list[Job]:
     """The runs asked for, and before them those that unfinished ones start from."""
     picked = chosen(grid.jobs, only)
+    unfinished = [job for job in picked if states[job.folder] != "done"]
+    rates = {job.rate_of for job in unfinished} - {job.folder for job in picked}
+    picked = [*(job for job in grid.jobs if job.folder in rates), *picked]
     needed = {job.needs for job in picked if states[job.folder] != "done"}
     before = list(grid.before.values())
     for job in reversed(before):
         needed |= {job.needs} if job.folder in needed and states[job.folder] != "done" else set()
-    return [*(job for job in before if job.folder in needed), *picked]
+    folders = {job.folder for job in picked}
+    return [*(job for job in before if job.folder in needed), *picked, *(t for t in grid.tests if t.needs in folders)]
 
 
 def open_study(recipe: StudyRecipe) -> None:
@@ -134,7 +138,7 @@ def check_networks(jobs: Sequence[Job]) -> None:
 
 def networks(jobs: Sequence[Job]) -> list[tuple[str, dict[str, Any]]]:
     """The different networks of some runs: a registered name and its arguments, without what they start from."""
-    sections = [job.recipe.model for job in jobs if hasattr(job.recipe, "model")]
+    sections = [model for job in jobs if (model := getattr(job.recipe, "model", None))]
     plain = [(m.name, {key: value for key, value in m.args.items() if key not in ORIGIN}) for m in sections]
     return list({str(network): network for network in plain}.values())
 
@@ -142,7 +146,7 @@ def networks(jobs: Sequence[Job]) -> list[tuple[str, dict[str, Any]]]:
 def finish(grid: Grid, states: Mapping[Path, Found], *, so_far: bool = False) -> Path | None:
     """Compare the runs and draw the page; None where runs are missing, or none is finished."""
     tell_failed(states)
-    missing = sum(states[job.folder] in ("new", "died") for job in grid.jobs)
+    missing = sum(states[job.folder] in ("new", "died") for job in (*grid.jobs, *grid.tests))
     if missing and not so_far:
         log.info("%d runs are still to be made; they are compared when none is missing, or with --so-far", missing)
         return None
@@ -188,7 +192,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 def listing(recipe: StudyRecipe, only: Sequence[str] = ()) -> Iterator[str]:
     """The runs of a study with their states, and what is left out, one line each."""
     grid = Grid(recipe)
-    states = states_of([*grid.before.values(), *grid.jobs])
+    states = states_of([*grid.before.values(), *grid.jobs, *grid.tests])
     jobs = wanted(grid, states, only)
     for job in jobs:
         seconds = outcome(job.folder).get("seconds") if states[job.folder] == "done" else None

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from slivit.checkpoint import CONFIG
 from slivit.errors import RecipeError, gather, nearest, one_of
+from slivit.evaluate.measure import check_testing
+from slivit.evaluate.recipe import EvaluateRecipe
 from slivit.experiments.recipe_study import Before, StudyRecipe
+from slivit.folder import CHECKPOINT
 from slivit.recipe import Stage, check_recipe, find_recipe, read_values, recipe_kind
 from slivit.train.recipe import TrainingRecipe
 
-RUNS, STARTS = "runs", "starts"
+RUNS, STARTS, FEATURES = "runs", "starts", "features"
 AS_GIVEN = "as_given"
 """The name of the only initialisation of a study without any: what the fine-tuning recipe says."""
 ORIGIN = ("weights", "pretrained")
@@ -31,7 +36,9 @@ class Job:
         start: the initialisation, or the one that the run makes the weights of.
         fraction: of the training patients; None for a run that others start from.
         seed: of the training; None for a run that others start from.
-        needs: the folder of the run that it starts from.
+        needs: the folder of the run that it starts from, or that it tests.
+        rate_of: the folder of the run whose learning rate it takes.
+        test: the name of the labelled set on which the run in `needs` is tested; empty for a run itself.
     """
 
     stage: Stage
@@ -41,6 +48,8 @@ class Job:
     fraction: float | None = None
     seed: int | None = None
     needs: Path | None = None
+    rate_of: Path | None = None
+    test: str = ""
 
     @property
     def folder(self) -> Path:
@@ -48,11 +57,26 @@ class Job:
         return Path(self.recipe.out)
 
     @property
+    def after(self) -> list[Path]:
+        """The folders of the runs that come first."""
+        return [folder for folder in (self.needs, self.rate_of) if folder]
+
+    @property
+    def ready(self) -> Any:
+        """The recipe as it is run: with the learning rate of another run, once that is known."""
+        file = (self.rate_of or Path()) / CHECKPOINT / CONFIG
+        if self.rate_of is None or not file.is_file():
+            return self.recipe
+        rate = json.loads(file.read_text("utf-8"))["training"]["lr"]
+        return self.recipe.model_copy(update={"fit": self.recipe.fit.model_copy(update={"lr": rate})})
+
+    @property
     def name(self) -> str:
         """The run in words."""
         if self.fraction is None:
             return f"{self.stage} for the start {self.start}" + (f" of {self.model}" if self.model else "")
-        return f"{self.model}, start {self.start}, {self.fraction:.4g} of the labels, seed {self.seed}"
+        what = f"{self.model}, start {self.start}, {self.fraction:.4g} of the labels, seed {self.seed}"
+        return f"test {self.test} of {what}" if self.test else what
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +96,8 @@ class Grid:
 
     @cached_property
     def base(self) -> Values:
-        """The fine-tuning recipe as plain values."""
-        return read_values(find_recipe("finetune", self.recipe.recipe))
+        """The fine-tuning recipe as plain values; none for probes."""
+        return read_values(find_recipe("finetune", self.recipe.recipe)) if self.recipe.recipe else {}
 
     @cached_property
     def jobs(self) -> list[Job]:
@@ -88,6 +112,39 @@ class Grid:
         if not found:
             raise RecipeError("the study has no runs: everything is excluded")
         return found
+
+    @cached_property
+    def tests(self) -> list[Job]:
+        """The tests of the runs on further sets.
+
+        Raises:
+            RecipeError: every problem of every test at once.
+        """
+        problems: list[str] = []
+        found = [self._test(job, name) for name in self.recipe.tests for job in self.jobs]
+        for job in found[:: len(self.jobs)]:
+            try:
+                job.recipe.data.check()
+                check_testing(job.recipe.testing, self.jobs[0].recipe.task)
+            except RecipeError as error:
+                problems.append(f"tests.{job.test}: {error}")
+        gather(problems, "the tests of the study", RecipeError)
+        return found
+
+    def _test(self, job: Job, name: str) -> Job:
+        test = self.recipe.tests[name]
+        own = {"title", "targets", "split"}
+        values = {
+            "checkpoint": str(job.folder),
+            "out": str(job.folder / f"test_{name}"),
+            "data": test.model_dump(exclude=own, exclude_unset=True),
+            "split": test.split,
+            "device": job.recipe.fit.device,
+            "testing": job.recipe.testing.model_dump(exclude={"pictures"}) | {"targets": test.targets},
+            "page": False,
+        }
+        recipe = check_recipe(EvaluateRecipe, values, f"tests.{name}")
+        return Job("evaluate", recipe, job.model, job.start, job.fraction, job.seed, job.folder, test=name)
 
     @cached_property
     def before(self) -> dict[Path, Job]:
@@ -137,11 +194,23 @@ class Grid:
             return []
 
     def _job(self, model: str, start: str, fraction: float, seed: int) -> Job:
-        needs = self._needs(model, start)
-        folder = Path(self.recipe.out) / RUNS / model / start / f"fraction_{fraction:.4g}" / f"seed_{seed}"
-        own = {"out": str(folder), "seed": seed, "data": {"train_fraction": fraction}}
+        needs, stage = self._needs(model, start), self.recipe.stage
+        own = {"out": str(self._folder(model, start, fraction, seed)), "seed": seed}
+        drawn = {"fraction_seed": seed} if self.recipe.redraw and fraction < 1 else {}
+        own["data"] = {"train_fraction": fraction, **drawn}
         values = layered(self.base_for(model), self.recipe.set, self.changes(model, start), _origin(needs), own)
-        return Job("finetune", _checked("finetune", values, f"{model}, {start}"), model, start, fraction, seed, needs)
+        if stage == "probe":
+            values = _probing(values, str(Path(self.recipe.out) / FEATURES))
+        recipe = _checked(stage, values, f"{model}, {start}")
+        rate_of = None
+        if self.recipe.rates_from not in (0, fraction):
+            rate_of = self._folder(model, start, self.recipe.rates_from, seed)
+            if isinstance(recipe.fit.lr, float):
+                raise RecipeError('rates_from would do nothing: fit.lr is one rate; give several, or "find"')
+        return Job(stage, recipe, model, start, fraction, seed, needs, rate_of)
+
+    def _folder(self, model: str, start: str, fraction: float, seed: int) -> Path:
+        return Path(self.recipe.out) / RUNS / model / start / f"fraction_{fraction:.4g}" / f"seed_{seed}"
 
     def base_for(self, model: str) -> Values:
         """The fine-tuning recipe for a model, without what it says of another model or of weights to start from."""
@@ -205,6 +274,14 @@ def layered(*tables: Mapping[str, Any]) -> Values:
             merged = isinstance(value, Mapping) and isinstance(old, Mapping)
             found[key] = {**old, **value} if merged else value  # type: ignore[dict-item]
     return found
+
+
+def _probing(values: Values, features: str) -> Values:
+    """The values of a probe: a network without weights is one at random; features are kept for the whole study."""
+    network = values["model"]
+    if not any(network.get(key) for key in ORIGIN):
+        values = {**values, "random_init": True}
+    return layered({"features": {"folder": features}, "page": False}, values)
 
 
 def _origin(needs: Path | None) -> Values:

@@ -43,7 +43,8 @@ def states_of(jobs: Sequence[Job], *, overwrite: bool = False) -> dict[Path, Fou
     problems = []
     for job in jobs:
         try:
-            found[job.folder] = _state(job, overwrite=overwrite)
+            fresh = job.test and found.get(job.needs or job.folder, "done") != "done"
+            found[job.folder] = "new" if fresh else _state(job, overwrite=overwrite)
         except RecipeError as error:
             problems.append(str(error))
     gather(problems, "the study's folder", RecipeError)
@@ -51,8 +52,8 @@ def states_of(jobs: Sequence[Job], *, overwrite: bool = False) -> dict[Path, Fou
 
 
 def _state(job: Job, *, overwrite: bool) -> Found:
-    state = run_state(job.recipe, overwrite=overwrite)
-    if state != "new" and job.needs and not _same_start(job):
+    state = run_state(job.ready, overwrite=overwrite)
+    if state != "new" and job.needs and not job.test and not _same_start(job):
         if not overwrite:
             raise RecipeError(f"{job.folder}: started from other weights than {job.needs} has now; use --overwrite")
         return "new"
@@ -98,7 +99,7 @@ class Schedule:
             while self.waiting:
                 self._give_up()
                 for job in self.waiting:
-                    if job.needs is None or self.states[job.needs] == "done":
+                    if all(self.states[folder] == "done" for folder in job.after):
                         self.waiting.remove(job)
                         self.running.add(job.folder)
                         return job
@@ -109,9 +110,10 @@ class Schedule:
     def _give_up(self) -> None:
         """Record the runs whose start cannot be had."""
         for job in list(self.waiting):
-            if job.needs in self.tried and self.states[job.needs] == "failed":
+            failed = [f for f in job.after if f in self.tried and self.states[f] == "failed"]
+            if failed:
                 self.waiting.remove(job)
-                self._record(job, {"state": "failed", "reason": f"what it starts from failed: {job.needs}"})
+                self._record(job, {"state": "failed", "reason": f"what it starts from failed: {failed[0]}"})
 
     def make(self, job: Job, by: Make) -> None:
         """Make a run, and keep what came of it."""
@@ -120,7 +122,7 @@ class Schedule:
         found: dict[str, Any] = {"state": "failed", "reason": "stopped"}
         try:
             log.info("%s: %s", "going on" if state == "died" else "begun", job.name)
-            answered = by(request(job.stage, resolved_toml(job.recipe), "died" if state == "died" else "new"))
+            answered = by(request(job.stage, resolved_toml(job.ready), "died" if state == "died" else "new"))
             found = _judged(answered, round(time.monotonic() - begun, 1))
         finally:
             with self.turn:
@@ -161,9 +163,10 @@ def _judged(answered: dict[str, str], seconds: float) -> dict[str, Any]:
 
 def _expected(job: Job, known: dict[Job, float]) -> float:
     """The seconds of a run: the mean of those that are most like it."""
+    own = job.stage, job.test, job.model, job.fraction
     alike = (
-        [s for j, s in known.items() if (j.stage, j.model, j.fraction) == (job.stage, job.model, job.fraction)],
-        [s for j, s in known.items() if j.fraction == job.fraction],
+        [s for j, s in known.items() if (j.stage, j.test, j.model, j.fraction) == own],
+        [s for j, s in known.items() if (j.stage, j.fraction) == (job.stage, job.fraction)],
         list(known.values()),
     )
     return fmean(next(seconds for seconds in alike if seconds))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,25 +22,55 @@ if TYPE_CHECKING:
     from slivit.statistics import Comparison
 
 SCHEMA = {"schema": "slivit.study", "version": 1}
+CELL = ("model", "start", "fraction")
 Cell = tuple[str, str, float]
 """A model, an initialisation and a share of the labels."""
 
 
 @dataclass(frozen=True, eq=False)
-class Share:
-    """The methods at one share of the labels.
+class Compared:
+    """The methods of a study: every model under every initialisation and share of the labels.
 
     Args:
-        fraction: of the training patients.
-        cells: a model and an initialisation each.
+        cells: a model, an initialisation and a share each.
         jobs: the finished runs of each.
-        matched: their predictions.
+        matched: their predictions for the same scans.
     """
 
-    fraction: float
     cells: Sequence[Cell]
     jobs: Sequence[Sequence[Job]]
     matched: Matched
+
+    @classmethod
+    def of(cls, grid: Grid, jobs: Sequence[Job], options: Mapping[str, Any], *, tested: bool = True) -> Compared:
+        """Read the predictions of finished runs, or of their tests, and match them."""
+        members: dict[Cell, list[Job]] = {}
+        for job in jobs:
+            members.setdefault((job.model, job.start, job.fraction or 1.0), []).append(job)
+        cells = sorted(members, key=lambda cell: -cell[2])
+        pairs = list(_pairs(grid, cells)) if tested else []
+        methods = [_method(cell, members[cell]) for cell in cells]
+        check_scans(methods)
+        return cls(cells, [members[cell] for cell in cells], Matched.of(methods, tested=pairs, **options))
+
+    @cached_property
+    def runs(self) -> list[list[dict[str, float | None]]]:
+        """Every metric of every run, by the cell."""
+        return [comparing.per_run(self.matched, i) for i in range(len(self.cells))]
+
+    def metrics(self, i: int) -> dict[str, Any]:
+        """Every metric of a cell, the mean over its runs, with its interval over test scans."""
+        return {n: e.to_dict() for n, e in self.matched.metrics(self.matched.methods[i].name).items()}
+
+    def spread(self, i: int) -> dict[str, Any]:
+        """Every metric of a cell over its runs: mean, standard deviation, and an interval from draws of the runs."""
+        from slivit.statistics import mean_over_runs, over_runs
+
+        plan = self.matched.first.plan
+        found = {name: spread.to_dict() for name, spread in over_runs(self.runs[i]).items()}
+        for spread in found.values():
+            spread["low"], spread["high"] = mean_over_runs(spread["values"], level=plan.level, draws=plan.draws)
+        return found
 
 
 def measure_study(grid: Grid, states: Mapping[Path, Found]) -> dict[str, Any]:
@@ -53,15 +84,16 @@ def measure_study(grid: Grid, states: Mapping[Path, Found]) -> dict[str, Any]:
         ManifestError: runs that were tested on different scans.
         SlivitError: a metric that the task has not.
     """
+    from slivit.experiments.study_groups import measure_groups
+    from slivit.experiments.study_sites import measure_sites
+
     done = [job for job in grid.jobs if states[job.folder] == "done"]
     testing = done[0].recipe.testing
     options = testing.model_dump(include={"level", "draws", "by_patient", "stratified"})
-    shares = [_share(grid, fraction, done, options) for fraction in dict.fromkeys(job.fraction for job in done)]
-    check_scans([method for share in shares for method in share.matched.methods])
-    first = shares[0].matched.first
+    compared = Compared.of(grid, done, options)
+    first = compared.matched.first
     wanted = list(grid.recipe.metrics or first.task.measures.main)
-    check_metrics(wanted, shares[0].matched)
-    runs = [[comparing.per_run(share.matched, i) for i in range(len(share.cells))] for share in shares]
+    check_metrics(wanted, compared.matched)
     return {
         **SCHEMA,
         "title": grid.recipe.title,
@@ -69,15 +101,17 @@ def measure_study(grid: Grid, states: Mapping[Path, Found]) -> dict[str, Any]:
         "settings": {**options, "metrics": wanted, **_axes(grid)},
         "scans": len(first.table),
         "patients": int(first.table["patient"].nunique()),
-        "cells": [cell for share, values in zip(shares, runs, strict=True) for cell in _cells(grid, share, values)],
-        "tests": list(_tests(shares, runs, wanted)),
-        "runs": [_told(job, states[job.folder]) for job in (*grid.before.values(), *grid.jobs)],
+        "cells": [_cell(grid, compared, i) for i in range(len(compared.cells))],
+        "tests": list(_tests(compared, wanted)),
+        "groups": list(measure_groups(grid, compared, wanted)),
+        "sites": measure_sites(grid, states, compared, wanted, options),
+        "runs": [_told(job, states[job.folder]) for job in (*grid.before.values(), *grid.jobs, *grid.tests)],
         "excluded": grid.excluded,
     }
 
 
 def _axes(grid: Grid) -> dict[str, Any]:
-    """The axes of the study: names with their titles, shares and seeds, and the reference."""
+    """The axes of the study: names with their titles, shares and seeds, and the references."""
     recipe = grid.recipe
     starts = {name: (recipe.starts[name].title if name in recipe.starts else "") or name for name in grid.starts}
     return {
@@ -85,55 +119,46 @@ def _axes(grid: Grid) -> dict[str, Any]:
         "starts": starts,
         "fractions": sorted(recipe.fractions, reverse=True),
         "seeds": list(recipe.seeds),
-        "reference": recipe.reference.model_dump() if recipe.reference else None,
+        "references": [reference.model_dump() for reference in recipe.references],
+        "groups": {name: group.title or name for name, group in recipe.groups.items()},
+        "sites": {name: test.title or name for name, test in recipe.tests.items()},
     }
 
 
-def _share(grid: Grid, fraction: float | None, done: Sequence[Job], options: dict[str, Any]) -> Share:
-    """The finished runs at one share of the labels, with the pairs that are tested."""
-    members: dict[Cell, list[Job]] = {}
-    for job in (job for job in done if job.fraction == fraction):
-        members.setdefault((job.model, job.start, job.fraction or 1.0), []).append(job)
-    methods = [_method(cell, jobs) for cell, jobs in members.items()]
-    cells = list(members)
-    matched = Matched.of(methods, tested=list(_pairs(grid, cells)), **options)
-    return Share(fraction or 1.0, cells, list(members.values()), matched)
-
-
 def _method(cell: Cell, jobs: Sequence[Job]) -> Method:
-    runs = tuple(read_run(str(job.folder)) for job in jobs)
-    return Method(f"{cell[0]}, {cell[1]}", runs, "single" if len(runs) == 1 else "seeds")
+    seeded = [replace(read_run(str(job.folder)), recipe={"seed": job.seed}) for job in jobs]
+    name = f"{cell[0]}, {cell[1]}, {cell[2]:.4g} of the labels"
+    return Method(name, tuple(seeded), "single" if len(seeded) == 1 else "seeds")
 
 
 def _pairs(grid: Grid, cells: Sequence[Cell]) -> Iterator[tuple[int, int]]:
-    """Each method beside its reference, where that is another one and was made."""
-    reference = grid.recipe.reference
-    if reference is None:
-        return
-    for i, (model, start, fraction) in enumerate(cells):
-        other = (reference.model or model, reference.start or start, fraction)
-        if other in cells and other != cells[i]:
-            yield i, cells.index(other)
+    """Each method beside each of its references, where that is another one and was made; each pair once."""
+    seen: set[tuple[int, int]] = set()
+    for reference in grid.recipe.references:
+        for i, (model, start, fraction) in enumerate(cells):
+            other = (reference.model or model, reference.start or start, reference.fraction or fraction)
+            pair = (i, cells.index(other)) if other in cells else (i, i)
+            if pair[0] != pair[1] and pair not in seen:
+                seen.add(pair)
+                yield pair
 
 
-def _cells(grid: Grid, share: Share, runs: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
-    from slivit.statistics import over_runs
-
-    for i, ((model, start, fraction), jobs) in enumerate(zip(share.cells, share.jobs, strict=True)):
-        scans, patients = training_size(jobs[0].folder)
-        yield {
-            "model": model,
-            "start": start,
-            "fraction": fraction,
-            "train_scans": scans,
-            "train_patients": patients,
-            "metrics": {n: e.to_dict() for n, e in share.matched.metrics(share.matched.methods[i].name).items()},
-            "spread": {name: s.to_dict() for name, s in over_runs(runs[i]).items()},
-            "runs": [
-                {"seed": job.seed, "folder": _within(grid, job), "metrics": found}
-                for job, found in zip(jobs, runs[i], strict=True)
-            ],
-        }
+def _cell(grid: Grid, compared: Compared, i: int) -> dict[str, Any]:
+    (model, start, fraction), jobs = compared.cells[i], compared.jobs[i]
+    scans, patients = training_size(jobs[0].folder)
+    return {
+        "model": model,
+        "start": start,
+        "fraction": fraction,
+        "train_scans": scans,
+        "train_patients": patients,
+        "metrics": compared.metrics(i),
+        "spread": compared.spread(i),
+        "runs": [
+            {"seed": job.seed, "folder": _within(grid, job), "metrics": found}
+            for job, found in zip(jobs, compared.runs[i], strict=True)
+        ],
+    }
 
 
 def _within(grid: Grid, job: Job) -> str:
@@ -141,28 +166,18 @@ def _within(grid: Grid, job: Job) -> str:
     return job.folder.relative_to(grid.recipe.out).as_posix()
 
 
-def _tests(shares: Sequence[Share], runs: Sequence[Any], wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Every test against the reference; the p-values of one kind of test are corrected over the whole study."""
-    found: list[tuple[Share, Comparison]] = []
-    for share, values in zip(shares, runs, strict=True):
-        tests = (
-            *comparing.differences(share.matched, wanted),
-            *comparing.delong_tests(share.matched),
-            *comparing.run_tests(share.matched, values, wanted),
-        )
-        found += [(share, test) for test in tests]
-    for name in dict.fromkeys(test.method for _, test in found):
-        same = [(share, test) for share, test in found if test.method == name]
-        corrected = comparing.adjusted([test for _, test in same])
-        for (share, _), told in zip(same, corrected, strict=True):
-            yield {**told, **_sides(share, told["names"]), "fraction": share.fraction}
-
-
-def _sides(share: Share, names: Sequence[str]) -> dict[str, Any]:
-    """The two methods of a test by their model and initialisation."""
-    place = {method.name: cell for method, cell in zip(share.matched.methods, share.cells, strict=True)}
-    first, second = (place[name] for name in names)
-    return {"model": first[0], "start": first[1], "reference": {"model": second[0], "start": second[1]}}
+def _tests(compared: Compared, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Every test against the references; the p-values of one kind of test are corrected over the whole study."""
+    tests: list[Comparison] = [
+        *comparing.differences(compared.matched, wanted),
+        *comparing.delong_tests(compared.matched),
+        *comparing.run_tests(compared.matched, compared.runs, wanted),
+    ]
+    place = {method.name: cell for method, cell in zip(compared.matched.methods, compared.cells, strict=True)}
+    for name in dict.fromkeys(test.method for test in tests):
+        for told in comparing.adjusted([test for test in tests if test.method == name]):
+            first, second = (dict(zip(CELL, place[side], strict=True)) for side in told["names"])
+            yield {**told, **first, "reference": second}
 
 
 def _told(job: Job, state: Found) -> dict[str, Any]:
@@ -171,25 +186,51 @@ def _told(job: Job, state: Found) -> dict[str, Any]:
     seconds = known.get("seconds") if state == "done" else None
     axes = {"model": job.model, "start": job.start, "fraction": job.fraction, "seed": job.seed}
     reason = known.get("reason", "") if state == "failed" else ""
-    return {"stage": job.stage, **axes, "folder": str(job.folder), "state": state, "seconds": seconds, "reason": reason}
+    return {
+        "stage": job.stage,
+        "test": job.test,
+        **axes,
+        "folder": str(job.folder),
+        "state": state,
+        "seconds": seconds,
+        "reason": reason,
+    }
 
 
 def write_tables(out: Path, found: Mapping[str, Any]) -> None:
-    """Write `study.csv`, a row for each model, initialisation and share, and `runs.csv`, a row for each run."""
+    """Write the tables of a study.
+
+    `study.csv` has a row for each model, initialisation and share, `runs.csv` for each run, `sites.csv` for each set on
+    which they were tested, metric and label, `groups.csv` for each group and contrast of groups.
+    """
     import pandas as pd
 
-    for name, rows in (("study.csv", map(_row(found), found["cells"])), ("runs.csv", _run_rows(found))):
+    tables = {"study.csv": map(_row(found), found["cells"]), "runs.csv": _run_rows(found)}
+    tables |= {"sites.csv": site_rows(found)} if found["sites"] else {}
+    tables |= {"groups.csv": found["groups"]} if found["groups"] else {}
+    for name, rows in tables.items():
         with whole_file(out / name) as partial:
             as_shown(pd.DataFrame(list(rows))).to_csv(partial, index=False)
 
 
+def site_rows(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The results on the study's own test rows and on every further set, one a metric and label."""
+    own = {"name": "own", "cells": found["cells"], "gaps": []}
+    for site in (own, *found["sites"]):
+        for cell in site["cells"]:
+            for name, estimate in cell["metrics"].items():
+                metric, _, label = name.partition("/")
+                shown = {key: estimate[key] for key in ("value", "low", "high")}
+                sd = cell["spread"].get(name, {}).get("sd")
+                axes = {key: cell[key] for key in CELL}
+                yield {**axes, "test": site["name"], "metric": metric, "label": label, **shown, "sd": sd}
+
+
 def _row(found: Mapping[str, Any]) -> Any:
     metrics = found["settings"]["metrics"]
-    tests = {
-        (t["model"], t["start"], t["fraction"], t["metric"]): t
-        for t in found["tests"]
-        if t["method"] == "paired bootstrap"
-    }
+    tests: dict[tuple[Any, ...], Any] = {}
+    for t in (t for t in found["tests"] if t["method"] == "paired bootstrap"):
+        tests.setdefault((t["model"], t["start"], t["fraction"], t["metric"]), t)
 
     def row(cell: Mapping[str, Any]) -> dict[str, Any]:
         own = {key: cell[key] for key in ("model", "start", "fraction", "train_scans", "train_patients")}
@@ -217,9 +258,9 @@ def _run_rows(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for cell in found["cells"]
         for run in cell["runs"]
     }
-    for run in found["runs"]:
+    for run in (run for run in found["runs"] if not run["test"]):
         own = values.get((run["model"], run["start"], run["fraction"], run["seed"]), {})
         yield {**run, **{metric: own.get(metric) for metric in found["settings"]["metrics"]}}
 
 
-__all__ = ["RUNS", "measure_study", "write_tables"]
+__all__ = ["RUNS", "Compared", "measure_study", "site_rows", "write_tables"]

@@ -36,12 +36,13 @@ log = logging.getLogger(__name__)
 GRID, PROBE, HEAD, KNN, CHECKPOINT = "grid.csv", "probe.json", "head.safetensors", "knn", "checkpoint"
 
 
-def run(recipe: ProbeRecipe, *, overwrite: bool = False) -> Path:
+def run(recipe: ProbeRecipe, *, overwrite: bool = False, resume: bool = False) -> Path:
     """Probe a network: its features once for every scan, all heads at once, the best by validation, measured on test.
 
     Args:
         recipe: see `ProbeRecipe`.
         overwrite: replace a probe in the same folder.
+        resume: the same: the heads are trained anew, on the features that are there.
 
     Returns:
         The folder with `predictions.csv`, `metrics.json`, `report/index.html`, `grid.csv` (every head's metric on the
@@ -55,7 +56,7 @@ def run(recipe: ProbeRecipe, *, overwrite: bool = False) -> Path:
     check_testing(recipe.testing, manifest.task)
     check_subgroups(manifest.frame, recipe.testing)
     metric = chosen_metric(manifest.task, recipe.choose_by)
-    folder = open_results(Path(recipe.out), overwrite=overwrite)
+    folder = open_results(Path(recipe.out), overwrite=overwrite or resume)
     with logged(folder):
         log.info("%r", manifest)
         write_text(folder / RECIPE, resolved_toml(recipe))

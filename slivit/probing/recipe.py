@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import Data
 from slivit.evaluate.recipe import Testing
+from slivit.folder import METRICS, PREDICTIONS, SPLIT
 from slivit.models.recipe import Model
 from slivit.plugins import Plugged
+from slivit.recipe import Stage
 from slivit.settings import Precision, Section
 from slivit.targets.task import Task
 
@@ -117,6 +119,10 @@ class ProbeRecipe(NetworkRecipe):
         testing: how predictions are measured.
         page: draw the page of results, `report/index.html`.
     """
+
+    stage: ClassVar[Stage] = "probe"
+    runner: ClassVar[str] = "slivit.probing.command:run"
+    results: ClassVar[tuple[str, ...]] = (SPLIT, PREDICTIONS, METRICS)
 
     out: str = Field(min_length=1)
     data: Data

@@ -38,6 +38,8 @@ def write_study(out: Path | str, study: Values, recipe: str = "") -> Path:
         "cautions": list(cautions(study)),
         "tables": list(metric_grids(study, task)),
         "tests": list(test_grids(study, task)),
+        "groups": list(group_grids(study, task)),
+        "sites": list(site_grids(study, task)),
         "failed": [run for run in study["runs"] if run["state"] == "failed"],
         "excluded": exclusions(study),
         "times": time_grid(study),
@@ -58,7 +60,7 @@ def sentences(study: Values, task: Task) -> Iterator[str]:
     metric = settings["metrics"][0]
     axes = [count(len(settings["models"]), "model"), count(len(settings["starts"]), "initialisation")]
     axes += [count(len(settings["fractions"]), "share of the labels", "shares of the labels")]
-    done = sum(run["state"] == "done" and run["seed"] is not None for run in study["runs"])
+    done = sum(run["state"] == "done" for run in _own_runs(study))
     scans = f"{count(study['scans'], 'test scan')} of {count(study['patients'], 'patient')}"
     seeds = count(len(settings["seeds"]), "seed")
     yield f"{', '.join(axes)} and {seeds}: {count(done, 'finished run')}, tested on the same {scans}."
@@ -97,7 +99,7 @@ def _main_tests(study: Values, metric: str) -> list[Values]:
 
 def cautions(study: Values) -> Iterator[str]:
     """What could make the study misleading."""
-    states = [run["state"] for run in study["runs"] if run["seed"] is not None]
+    states = [run["state"] for run in _own_runs(study)]
     if failed := states.count("failed"):
         yield f"{count(failed, 'run')} failed; the figures are those of the others."
     if missing := sum(state in ("new", "died") for state in states):
@@ -114,6 +116,11 @@ def cautions(study: Values) -> Iterator[str]:
         )
     if study["scans"] < 100:
         yield f"With {count(study['scans'], 'test scan')}, only large differences can be found: none found is not none."
+
+
+def _own_runs(study: Values) -> list[Values]:
+    """The runs that are compared: not those that come first, nor their tests on further sets."""
+    return [run for run in study["runs"] if run["seed"] is not None and not run.get("test")]
 
 
 def metric_grids(study: Values, task: Task) -> Iterator[Grid]:
@@ -165,6 +172,8 @@ def test_grids(study: Values, task: Task) -> Iterator[Grid]:
 def _pair(study: Values, test: Values) -> str:
     reference = test["reference"]
     names = [method_title(study, side["model"], side["start"]) for side in (test, reference)]
+    if reference.get("fraction", test["fraction"]) != test["fraction"]:
+        names[1] += f" with {_share(reference['fraction'])}"
     return f"{names[0]} − {names[1]}"
 
 
@@ -173,6 +182,78 @@ def _test_cells(test: Values) -> tuple[Cell, ...]:
     difference = (number(test["difference"]), interval(test["low"], test["high"]))
     p_values = ((p_text(test[key]), "") for key in ("p_value", "holm"))
     return ((f"{100 * test['fraction']:.3g}%", ""), *values, difference, *p_values)
+
+
+def group_grids(study: Values, task: Task) -> Iterator[Grid]:
+    """A table for each metric of what is told of groups of models."""
+    entries = study.get("groups", [])
+    for metric in dict.fromkeys(entry["metric"] for entry in entries):
+        digits = 2 if falls(metric) else 3
+        rows = tuple(
+            (
+                _contrast(study, entry),
+                (
+                    (f"{100 * entry['fraction']:.3g}%", ""),
+                    (str(entry["models"]), ""),
+                    (number(entry["value"], digits), interval(entry["low"], entry["high"], digits)),
+                ),
+            )
+            for entry in entries
+            if entry["metric"] == metric
+        )
+        heads = tuple((text, "") for text in ("labels", "models", "value"))
+        note = entries[0]["drawn"]
+        yield Grid(f"Groups: {with_unit(metric, task.unit)}", heads, rows, f"{note[0].upper()}{note[1:]}.")
+
+
+def _contrast(study: Values, entry: Values) -> str:
+    """What an entry about groups says, in words."""
+    groups, start = study["settings"]["groups"], title(study, "start", entry["start"])
+    group, other = groups.get(entry["group"], ""), groups.get(entry["other_group"], "")
+    if entry["statistic"] == "mean":
+        return f"{group}: mean, {start}"
+    if entry["statistic"] == "start":
+        return f"{group}: mean of {start} − {title(study, 'start', entry['other_start'])}"
+    if entry["statistic"] == "groups":
+        return f"Mean of {group} − mean of {other}, {start}"
+    best = [method_title(study, entry[key + "best"], entry[key + "start"]) for key in ("", "other_")]
+    return f"Best of {group} ({best[0]}) − best of {other} ({best[1]})"
+
+
+def site_grids(study: Values, task: Task) -> Iterator[Grid]:
+    """A table for each metric and share: a row a method, a column a set on which it was tested; and the gaps."""
+    sites, settings = study.get("sites", []), study["settings"]
+    named = [("own test rows", study["cells"])] + [(settings["sites"][s["name"]], s["cells"]) for s in sites]
+    for metric in settings["metrics"] if sites else ():
+        for fraction in settings["fractions"]:
+            rows = []
+            for cell in (c for c in study["cells"] if c["fraction"] == fraction):
+                found = [_same(cell, cells) for _, cells in named]
+                rows.append(
+                    (method_title(study, cell["model"], cell["start"]), tuple(_value(c, metric) for c in found))
+                )
+            heads = tuple((text, "") for text, _ in named)
+            note = "Each set by itself: mean over the seeds, its interval over test scans, SD over the seeds."
+            yield Grid(f"By set: {with_unit(metric, task.unit)} ({_share(fraction)})", heads, tuple(rows), note)
+        gaps = [(settings["sites"][s["name"]], gap) for s in sites for gap in s["gaps"] if gap["metric"] == metric]
+        yield Grid(
+            f"Own test rows less set: {with_unit(metric, task.unit)}",
+            tuple((text, "") for text in ("set", "labels", "own", "set", "gap")),
+            tuple((method_title(study, g["model"], g["start"]), _gap_cells(text, g, metric)) for text, g in gaps),
+            "Over the labels that both sets have; interval over test scans of both, drawn apart.",
+        )
+
+
+def _same(cell: Values, cells: list[Values]) -> Values | None:
+    axes = ("model", "start", "fraction")
+    return next((c for c in cells if all(c[a] == cell[a] for a in axes)), None)
+
+
+def _gap_cells(text: str, gap: Values, metric: str) -> tuple[Cell, ...]:
+    digits = 2 if falls(metric) else 3
+    labels = (f"{100 * gap['fraction']:.3g}%", ", ".join(gap["labels"]))
+    values = [(number(gap[key], digits), "") for key in ("own", "site")]
+    return ((text, ""), labels, *values, (number(gap["value"], digits), interval(gap["low"], gap["high"], digits)))
 
 
 def exclusions(study: Values) -> list[tuple[str, str]]:
@@ -189,7 +270,7 @@ def time_grid(study: Values) -> Grid | None:
     fractions = study["settings"]["fractions"]
     rows = []
     for model, text in study["settings"]["models"].items():
-        runs = [r for r in study["runs"] if r["model"] == model and r["seconds"] is not None]
+        runs = [r for r in _own_runs(study) if r["model"] == model and r["seconds"] is not None]
         per_share = [[r["seconds"] for r in runs if r["fraction"] == fraction] for fraction in fractions]
         if any(per_share):
             rows.append((text, tuple((_minutes(seconds), "") for seconds in per_share)))

@@ -20,7 +20,16 @@ from slivit.statistics.reliability import (
     fit_temperature,
     reliability_curve,
 )
-from slivit.statistics.repeats import Folds, Spread, over_folds, over_runs, spread, welch_test, wilcoxon_test
+from slivit.statistics.repeats import (
+    Folds,
+    Spread,
+    mean_over_runs,
+    over_folds,
+    over_runs,
+    spread,
+    welch_test,
+    wilcoxon_test,
+)
 from slivit.statistics.segmentation import MaskScores, score_mask, summarise_masks
 from slivit.statistics.subgroups import Gap, Subgroup, Subgroups, by_subgroup
 from slivit.statistics.summary import METRICS, higher_is_better, point_metrics, summarise
@@ -74,6 +83,7 @@ __all__ = [
     "fit_temperature",
     "higher_is_better",
     "mcnemar_test",
+    "mean_over_runs",
     "over_folds",
     "over_runs",
     "parse_rule",

@@ -61,6 +61,30 @@ def _plain(value: float | Estimate | None) -> float | None:
     return float(number) if number is not None and np.isfinite(number) else None
 
 
+def mean_over_runs(
+    values: Sequence[float | None], *, level: float = 0.95, draws: int = 1000, seed: int = 0
+) -> tuple[float | None, float | None]:
+    """Return the percentile interval of the mean over runs, of which each draw takes as many with replacement.
+
+    Args:
+        values: the metric in each run; None where it is not defined.
+        level: share of the interval.
+        draws: number of draws.
+        seed: of the draws.
+
+    Returns:
+        The two ends; None with fewer than two runs. With five runs there are 126 different draws at most.
+
+    Source: Efron and Tibshirani (1993), section 13.3.
+    """
+    known = np.array([v for v in map(_plain, values) if v is not None])
+    if len(known) < 2:
+        return None, None
+    means = np.random.default_rng(seed).choice(known, (draws, len(known))).mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def over_runs(runs: Sequence[Mapping[str, Estimate | float | None]]) -> dict[str, Spread]:
     """Return each metric's mean and standard deviation over runs with several seeds.
 

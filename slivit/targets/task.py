@@ -232,6 +232,13 @@ class Task(BaseModel):
             return task.model_copy(update={"class_weights": task.balanced_weights(rows)})
         return task
 
+    def only(self, targets: Sequence[str]) -> Task:
+        """The task of some of the targets, in their order here; all of them where none is named."""
+        kept = [i for i, name in enumerate(self.targets) if not targets or name in targets]
+        fields = ("targets", "center", "spread", *(("class_weights",) if self.class_weights != "balanced" else ()))
+        cut = {name: tuple(value[i] for i in kept) for name in fields if (value := getattr(self, name))}
+        return self.model_copy(update=cut) if len(kept) < len(self.targets) else self
+
     def completed(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The fields that the training rows fill in where the user left them empty."""
         return {}

@@ -58,7 +58,7 @@ def trained(monkeypatch, made_up_predictions):
         rows = [{"patient": f"T{i}", "split": "train"} for i in range(round(40 * recipe.data.train_fraction))]
         pd.DataFrame(rows).to_csv(folder / "split.csv", index=False)
         write_text(folder / "metrics.json", "{}")
-        write_json(folder / "checkpoint" / "config.json", {"sha256": "first", "training": {}})
+        write_json(folder / "checkpoint" / "config.json", {"sha256": "first", "training": {"lr": 0.001}})
         (folder / "progress.pt").unlink(missing_ok=True)
 
     monkeypatch.setattr("slivit.train.run.run", write)

@@ -63,7 +63,7 @@ def test_everything_is_tested_against_the_reference_alone(make_study, trained):
     assert {(t["model"], t["start"], t["fraction"]) for t in tests} == {
         (m, s, f) for m, s in (("slivit", "video"), ("resnet3d_18", "random")) for f in (1.0, 0.25)
     }
-    assert all(t["reference"] == {"model": "slivit", "start": "random"} for t in tests)
+    assert all(t["reference"] == {"model": "slivit", "start": "random", "fraction": t["fraction"]} for t in tests)
     cells = {(c["model"], c["start"], c["fraction"]): c["metrics"]["roc_auc"]["value"] for c in told["cells"]}
     for t in tests:
         assert t["difference"] == pytest.approx(
@@ -106,10 +106,145 @@ def test_the_command_lists_runs_and_its_status_tells_of_failures(make_study, tra
 
 
 @pytest.mark.slow
-def test_a_study_of_real_runs_in_processes_of_its_own(make_study, tmp_path):
-    recipe = make_study(fractions=[1.0], seeds=[0], starts={"random": {}}, exclude=[])
+def test_a_study_of_real_runs_in_processes_of_its_own(make_study, blob_scans, tmp_path):
+    again = {"manifest": str(blob_scans), "split": "test"}
+    recipe = make_study(fractions=[1.0], seeds=[0], starts={"random": {}}, exclude=[], tests={"again": again})
     found = study.run(recipe, processes=1)
     assert not found.failed
     told = json.loads((found.folder / "study.json").read_text())
     assert [c["metrics"]["roc_auc"]["n"] for c in told["cells"]] == [8, 8]
     assert all(r["seconds"] > 0 for r in told["runs"])
+    assert [g["value"] for g in told["sites"][0]["gaps"]] == pytest.approx([0.0] * 4)
+
+
+def test_a_reference_may_have_another_share_and_there_may_be_several(make_study, trained):
+    references = [{"model": "slivit", "start": "random", "fraction": 0.25}, {"start": "random"}]
+    told = measured(make_study(reference=references))
+    tests = [t for t in told["tests"] if (t["method"], t["metric"]) == ("paired bootstrap", "roc_auc")]
+    against = {(t["model"], t["start"], t["fraction"]): [] for t in tests}
+    for t in tests:
+        against[t["model"], t["start"], t["fraction"]].append(tuple(t["reference"].values()))
+    assert against["resnet3d_18", "random", 1.0] == [("slivit", "random", 0.25)]
+    assert against["slivit", "video", 1.0] == [("slivit", "random", 0.25), ("slivit", "random", 1.0)]
+    every = [t for t in told["tests"] if t["method"] == "paired bootstrap"]
+    assert all(t["bonferroni"] == pytest.approx(min(1, t["p_value"] * len(every))) for t in every)
+
+
+def test_groups_have_means_paired_differences_and_a_best(make_study, compared, tmp_path):
+    groups = {"ours": {"models": ["slivit"]}, "others": {"title": "3D networks", "models": ["resnet3d_18"]}}
+    found = run(make_study(groups=groups, seeds=[0, 1, 2]))
+    told = json.loads((found.folder / "study.json").read_text())
+    value = {(c["model"], c["start"], c["fraction"]): c["metrics"]["roc_auc"]["value"] for c in told["cells"]}
+    entries = {
+        (g["statistic"], g["group"], g["start"], g["fraction"]): g for g in told["groups"] if g["metric"] == "roc_auc"
+    }
+    assert entries["mean", "others", "random", 1.0]["value"] == pytest.approx(value["resnet3d_18", "random", 1.0])
+    gain = entries["start", "ours", "video", 0.25]
+    assert gain["value"] == pytest.approx(value["slivit", "video", 0.25] - value["slivit", "random", 0.25])
+    assert gain["low"] <= gain["value"] <= gain["high"]
+    best = next(g for g in told["groups"] if (g["statistic"], g["metric"], g["fraction"]) == ("best", "roc_auc", 1.0))
+    top = max(("random", "video"), key=lambda start: value["slivit", start, 1.0])
+    assert (best["best"], best["start"], best["other_best"]) == ("slivit", top, "resnet3d_18")
+    assert best["value"] == pytest.approx(value["slivit", top, 1.0] - value["resnet3d_18", "random", 1.0])
+    assert "3D networks" in found.page.read_text()
+    spread = told["cells"][0]["spread"]["roc_auc"]
+    assert min(spread["values"]) <= spread["low"] <= spread["mean"] <= spread["high"] <= max(spread["values"])
+    assert len(pd.read_csv(found.folder / "groups.csv")) == len(told["groups"])
+
+
+def test_the_rate_of_one_share_is_used_at_the_others(make_study, trained):
+    recipe = make_study(set={"fit": {"lr": [1e-2, 1e-3]}}, rates_from=0.25, seeds=[0])
+    grid = Grid(recipe)
+    whole = [job for job in grid.jobs if job.fraction == 1]
+    assert all(job.rate_of and "fraction_0.25" in str(job.rate_of) for job in whole)
+    assert whole[0].ready.fit.lr == (1e-2, 1e-3)
+    found = run(recipe)
+    assert not found.failed
+    order = [folder for folder, _ in trained.made]
+    assert order.index("slivit/random/fraction_0.25/seed_0") < order.index("slivit/random/fraction_1/seed_0")
+    stored = (whole[0].folder / "recipe.toml").read_text()
+    assert "lr = 0.001" in stored
+    before = len(trained.made)
+    run(recipe)
+    assert len(trained.made) == before
+    with pytest.raises(SlivitError, match="rates_from would do nothing"):
+        run(make_study(set={"fit": {"lr": 1e-3}}, rates_from=0.25))
+
+
+@pytest.fixture
+def evaluated(monkeypatch, made_up_predictions):
+    """Tests on further sets are written without a network: the run's own predictions, a little worse."""
+    made = []
+
+    def write(recipe, *, overwrite=False, resume=False):
+        folder = Path(recipe.out)
+        made.append(recipe)
+        folder.mkdir(exist_ok=True)
+        table = pd.read_csv(Path(recipe.checkpoint) / "predictions.csv")
+        noise = np.random.default_rng(1).normal(size=len(table)) * 0.3
+        worse = table.assign(prob_drusen=np.clip(table["prob_drusen"] + noise, 0, 1)).iloc[:-5]
+        worse.to_csv(folder / "predictions.csv", index=False)
+        write_text(folder / "recipe.toml", resolved_toml(recipe))
+        write_text(folder / "metrics.json", "{}")
+
+    monkeypatch.setattr("slivit.evaluate.command.run", write)
+    write.made = made
+    return write
+
+
+def test_runs_are_tested_on_further_sets_each_by_itself(make_study, compared, evaluated, tmp_path):
+    recipe = make_study(
+        tests={"london": {"title": "London", "manifest": str(tmp_path / "london.csv")}}, fractions=[1.0]
+    )
+    found = run(recipe)
+    assert len(compared.made) == len(evaluated.made) == 6
+    told = json.loads((found.folder / "study.json").read_text())
+    (site,) = told["sites"]
+    assert site["scans"] == told["scans"] - 5
+    own = {(c["model"], c["start"]): c["metrics"]["roc_auc"]["value"] for c in told["cells"]}
+    there = {(c["model"], c["start"]): c["metrics"]["roc_auc"]["value"] for c in site["cells"]}
+    for gap in (g for g in site["gaps"] if g["metric"] == "roc_auc"):
+        pair = gap["model"], gap["start"]
+        assert gap["value"] == pytest.approx(own[pair] - there[pair])
+        assert gap["low"] < gap["value"] < gap["high"]
+    table = pd.read_csv(found.folder / "sites.csv")
+    assert set(table["test"]) == {"own", "london"}
+    assert "London" in found.page.read_text()
+    run(recipe)
+    assert len(compared.made) == len(evaluated.made) == 6
+    wider = make_study(
+        tests={**recipe.model_dump(mode="json")["tests"], "paris": {"manifest": "p.csv"}}, fractions=[1.0]
+    )
+    run(wider)
+    assert (len(compared.made), len(evaluated.made)) == (6, 12)
+
+
+def test_a_study_of_probes(blob_scans, tmp_path):
+    from slivit.experiments.recipe_study import StudyRecipe
+
+    size = {"backbone": "resnet10t", "backbone_args": {}, "image_size": 32, "stride": 16, "slices": 4}
+    recipe = StudyRecipe.model_validate(
+        {
+            "out": str(tmp_path / "study"),
+            "stage": "probe",
+            "models": {"a": {"set": {"model": {"name": "slivit", **size}}}},
+            "starts": {"random": {}},
+            "fractions": [1.0, 0.5],
+            "redraw": True,
+            "seeds": [0, 1],
+            "set": {
+                "data": {"manifest": str(blob_scans), "workers": 0},
+                "task": {"kind": "binary", "targets": ["bright"]},
+                "linear": {"iterations": 20, "rates": [0.1]},
+                "testing": {"draws": 50},
+            },
+        }
+    )
+    found = run(recipe)
+    assert not found.failed, [json.loads((f / "outcome.json").read_text()) for f in found.failed]
+    told = json.loads((found.folder / "study.json").read_text())
+    assert [(c["fraction"], len(c["runs"])) for c in told["cells"]] == [(1.0, 2), (0.5, 2)]
+    half = [pd.read_csv(found.folder / f"runs/a/random/fraction_0.5/seed_{s}/split.csv") for s in (0, 1)]
+    drawn = [set(t["path"][t["split"] == "train"]) for t in half]
+    assert drawn[0] != drawn[1]
+    assert all((found.folder / run_["folder"]).is_dir() for c in told["cells"] for run_ in c["runs"])
