@@ -41,7 +41,10 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def blob_scans(tmp_path_factory) -> Path:
-    """A manifest of 40 small NIfTI volumes; `bright` = 1 has a bright blob in one slice, `size` is its radius."""
+    """A manifest of 40 small NIfTI volumes; `bright` = 1 has a bright blob in one slice, `size` is its radius.
+
+    `masks.csv` has the scans with a blob, with masks of it.
+    """
     import nibabel
     import pandas as pd
 
@@ -54,7 +57,10 @@ def blob_scans(tmp_path_factory) -> Path:
         array = generator.normal(100, 20, (24, 24, 6))
         centre = generator.integers(8, 16, 2)
         if bright:
-            array[(rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= size**2, 1 + i % 4] += 150
+            mask = np.zeros(array.shape, np.uint8)
+            mask[(rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= size**2, 1 + i % 4] = 1
+            array += 150 * mask
+            nibabel.save(nibabel.Nifti1Image(mask, np.diag([1, 1, 3, 1.0])), folder / f"mask{i}.nii")
         nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), np.diag([1, 1, 3, 1.0])), folder / f"scan{i}.nii")
         split = "train" if i < 24 else "val" if i < 32 else "test"
         table.append({"path": f"scan{i}.nii", "patient": f"P{i}", "split": split, "bright": bright, "size": size})
@@ -62,6 +68,8 @@ def blob_scans(tmp_path_factory) -> Path:
     frame["grade"] = frame["size"].map(lambda s: "low" if s < 4 else "high")
     frame["both"] = (frame["size"] > 3).astype(int)
     frame.to_csv(folder / "scans.csv", index=False)
+    masks = frame.loc[frame["bright"] == 1, ["path", "patient", "split"]]
+    masks.assign(mask=masks["path"].str.replace("scan", "mask")).to_csv(folder / "masks.csv", index=False)
     return folder / "scans.csv"
 
 

@@ -134,6 +134,12 @@ def PatchBlock(
         mean: per channel of the model.
         std: per channel.
         patches: which patches, and how they are changed; those of `MaskBlock` are the same.
+
+    Example:
+        >>> from slivit.data.case_cache import CaseReader
+        >>> task = slivit.Task(kind="segmentation", labels={"blob": 1})
+        >>> reader = CaseReader(task, slivit.Preprocessing())
+        >>> block = slivit.PatchBlock(reader, (4, 16, 16), mean=(0.0,), std=(1.0,))
     """
     patches = patches or Patches()
     unit = sliding_of(reader.settings).values == "range"
@@ -145,7 +151,13 @@ def PatchBlock(
 
 
 def MaskBlock(reader: CaseReader) -> TransformBlock:
-    """A fastai block of the masks of cases; see `PatchBlock`."""
+    """A fastai block of the masks of cases; see `PatchBlock`.
+
+    Example:
+        >>> from slivit.data.case_cache import CaseReader
+        >>> reader = CaseReader(slivit.Task(kind="segmentation", labels={"blob": 1}), slivit.Preprocessing())
+        >>> block = slivit.MaskBlock(reader)
+    """
     return TransformBlock(type_tfms=[LoadCase(reader, "labels")])
 
 
@@ -217,6 +229,14 @@ def patch_dataloaders(
 
     Raises:
         SlivitError: no size is set, or the task is none of masks.
+
+    Example:
+        >>> task = slivit.Task(kind="segmentation", labels={"blob": 1})
+        >>> manifest = slivit.read_manifest("masks.csv", task)
+        >>> spec, settings = slivit.model_spec("unet"), slivit.Preprocessing(size=(4, 16, 16))
+        >>> x, y = slivit.patch_dataloaders(manifest, spec, settings, batch_size=2).one_batch()
+        >>> x.shape, y.shape
+        (torch.Size([2, 1, 4, 16, 16]), torch.Size([2, 4, 16, 16]))
     """
     task = task or manifest.task  # type: ignore[assignment]
     if not isinstance(task, Segmentation) or settings.size is None:

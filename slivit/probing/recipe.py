@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import Data
@@ -126,7 +126,7 @@ class ProbeRecipe(NetworkRecipe):
 
     out: str = Field(min_length=1)
     data: Data
-    task: Task | None = None
+    task: SerializeAsAny[Task] | None = None
     features: Features = Features()
     linear: Linear = Linear()
     knn: Knn = Knn()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import Data, refuse_unused
@@ -119,7 +119,7 @@ class Probe(Section):
     """
 
     data: Data
-    task: Task
+    task: SerializeAsAny[Task]
     every: int = Field(default=5, ge=1)
     kind: Literal["knn", "linear"] = "knn"
     neighbours: int = Field(default=20, ge=1)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from slivit.data.augmentation import Augmentation
 from slivit.data.patches import Patches
@@ -182,7 +182,7 @@ class LabelledSet(Section):
     """
 
     data: Data
-    task: Task
+    task: SerializeAsAny[Task]
 
 
 class Labelled(Plugged):
@@ -302,7 +302,7 @@ class TrainingRecipe(Labelled):
     """What pre-training and fine-tuning on one labelled set share."""
 
     data: Data
-    task: Task
+    task: SerializeAsAny[Task]
 
     @property
     def parts(self) -> dict[str, LabelledSet]:

@@ -1,0 +1,152 @@
+"""Segmentation from scans and masks to measured masks: trained, resumed, evaluated, predicted, refused."""
+
+import json
+import subprocess
+import sys
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+
+from slivit.errors import RecipeError, SlivitError
+from slivit.evaluate import command as evaluating
+from slivit.folder import RunFolder
+from slivit.models.recipe import Model
+from slivit.predict import command as predicting
+from slivit.recipe import check_recipe, finetune, load_recipe
+from slivit.train import callbacks
+from slivit.train.recipe import FinetuneRecipe
+from slivit.train.run import Trial, fitted_preprocessing, labelled_scans
+
+TASK = {"kind": "segmentation", "labels": {"blob": 1}}
+
+
+def recipe(blob_scans, out, **changes):
+    values = {
+        "out": str(out),
+        "data": {"manifest": str(blob_scans.with_name("masks.csv")), "workers": 0},
+        "task": TASK,
+        "model": {"name": "unet", "slices": 4, "image_size": 16, "filters": [4, 8], "units": 1},
+        "preprocessing": {"stretch": False, "window": [0, 350]},
+        "patches": {"steps": 4, "mirror": 0.5, "scale": 0.1},
+        "fit": {"epochs": 2, "lr": 1e-2, "schedule": "cosine", "batch_size": 2, "monitor": "dice", "patience": 0,
+                "device": "cpu", "precision": "float32"},
+        "testing": {"draws": 20, "precision": "float32"},
+    }  # fmt: skip
+    for key, value in changes.items():
+        values[key] = values.get(key, {}) | value
+    return check_recipe(FinetuneRecipe, values, "the tests")
+
+
+@pytest.fixture(scope="module")
+def run(blob_scans, tmp_path_factory):
+    pytest.importorskip("monai")
+    return finetune(recipe(blob_scans, tmp_path_factory.mktemp("masks") / "run"))
+
+
+def test_a_run_ends_in_cases_masks_and_metrics(run, blob_scans):
+    assert {"cases.csv", "metrics.json", "masks", "checkpoint", "history.csv"} <= {p.name for p in run.iterdir()}
+    assert list(pd.read_csv(run / "history.csv")) == ["epoch", "train_loss", "valid_loss", "dice"]
+    cases = pd.read_csv(run / "cases.csv")
+    assert cases["split"].value_counts().to_dict() == {"val": 4, "test": 4}
+    for row in cases.to_dict("records"):
+        found = np.asarray(nibabel.load(run / "masks" / f"{row['case']}.nii.gz").dataobj) == 1
+        true = np.asarray(nibabel.load(row["path"].replace("scan", "mask")).dataobj) == 1
+        assert row["dice"] == pytest.approx(2 * (found & true).sum() / (found.sum() + true.sum()))
+        assert row["true_ml"] == pytest.approx(true.sum() * 3 / 1000)
+    metrics = json.loads((run / "metrics.json").read_text())
+    test = metrics["splits"]["test"]
+    assert test["metrics"]["dice"]["value"] == pytest.approx(cases.loc[cases["split"] == "test", "dice"].mean())
+    assert test["structures"]["blob"]["dice"]["value"] == test["metrics"]["dice"]["value"]
+
+
+class Dies(callbacks.Callback):
+    order = callbacks.SaveProgress.order + 1
+
+    def after_epoch(self):
+        raise KeyboardInterrupt
+
+
+def dies_after_an_epoch(chosen):
+    scans = labelled_scans(chosen)
+    with RunFolder.opened(chosen) as folder:
+        folder.begin()
+        Trial(scans, fitted_preprocessing(chosen), cbs=[Dies()])(chosen, folder.path)
+
+
+def test_a_run_that_died_goes_on_as_if_it_had_not(run, blob_scans, tmp_path):
+    """The recipe's own file is all that is needed."""
+    again = recipe(blob_scans, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        dies_after_an_epoch(again)
+    resumed = finetune(load_recipe("finetune", tmp_path / "run" / "recipe.toml"), resume=True)
+    own, other = (pd.read_csv(r / "history.csv").to_numpy() for r in (run, resumed))
+    np.testing.assert_allclose(own, other, rtol=1e-4)
+
+
+def test_evaluation_writes_a_page_with_overlays(run, tmp_path):
+    chosen = evaluating.recipe_for(str(run), ["testing.draws=20", "device=cpu"], None, tmp_path / "evaluation")
+    folder = evaluating.run(chosen)
+    page = (folder / "report" / "index.html").read_text()
+    for part in ("figure-case-best", "figure-case-worst", "figure-box-dice", "figure-volume-1", "HD95"):
+        assert part in page
+    assert len(pd.read_csv(folder / "cases.csv")) == 4
+
+
+def test_one_bad_scan_and_one_bad_mask_stop_nothing(run, blob_scans, tmp_path):
+    (tmp_path / "bad.nii").write_bytes(b"no scan at all")
+    good = [blob_scans.with_name(f"scan{i}.nii") for i in (33, 35)]
+    out = tmp_path / "volumes.csv"
+    command = [sys.executable, "-m", "slivit", "predict", str(run), *map(str, good), str(tmp_path / "bad.nii")]
+    done = subprocess.run([*command, "--out", str(out), "--device", "cpu"], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    table = pd.read_csv(out)
+    assert list(table["error"].notna()) == [False, False, True]
+    assert table["ml_blob"].notna().tolist() == [True, True, False]
+    found = np.asarray(nibabel.load(tmp_path / "masks" / "scan33.nii.gz").dataobj)
+    assert table["ml_blob"][0] == pytest.approx((found == 1).sum() * 3 / 1000)
+
+    rows = pd.read_csv(blob_scans.with_name("masks.csv")).query("split == 'test'").drop(columns="split")
+    rows["path"] = [str(blob_scans.with_name(p)) for p in rows["path"]]
+    rows["mask"] = [str(blob_scans.with_name(p)) for p in rows["mask"]]
+    nibabel.save(
+        nibabel.Nifti1Image(np.full((24, 24, 6), 7, np.uint8), np.diag([1, 1, 3, 1.0])), bad := tmp_path / "m.nii"
+    )
+    rows.iloc[1, rows.columns.get_loc("mask")] = str(bad)
+    rows.to_csv(tmp_path / "other.csv", index=False)
+    chosen = evaluating.recipe_for(str(run), ["testing.draws=20"], str(tmp_path / "other.csv"), tmp_path / "e")
+    folder = evaluating.run(chosen)
+    cases = pd.read_csv(folder / "cases.csv")
+    assert cases["error"].notna().tolist() == [False, True, False, False]
+    assert json.loads((folder / "metrics.json").read_text())["splits"]["test"]["counts"]["mask"] == {
+        "n": 3,
+        "failed": 1,
+    }
+
+
+def test_without_a_place_for_masks_nothing_is_predicted(run, blob_scans):
+    with pytest.raises(SlivitError, match="--out"):
+        predicting.run(run, [str(blob_scans.with_name("scan33.nii"))])
+
+
+def test_settings_that_would_do_nothing_are_refused(blob_scans, tmp_path):
+    for changes, words in (
+        ({"augmentation": {"flip_horizontal": True}}, r"augmentation.flip_horizontal.*\[patches\]"),
+        ({"preprocessing": {"sampling": "middle"}}, "preprocessing.sampling"),
+        ({"fit": {"monitor": "roc_auc"}}, "fit.monitor"),
+        ({"fit": {"oversample": True}}, "oversample"),
+        ({"testing": {"temperature": True}}, "temperature"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            finetune(recipe(blob_scans, tmp_path / "run", **changes))
+    plain = recipe(blob_scans, tmp_path / "run").model_dump() | {"task": {"kind": "binary", "targets": ["bright"]}}
+    plain["fit"]["monitor"] = "valid_loss"
+    with pytest.raises(RecipeError, match="patches is for a segmentation"):
+        finetune(check_recipe(FinetuneRecipe, plain, "the tests"))
+
+
+def test_a_network_of_vectors_is_refused(blob_scans, tmp_path):
+    vectors = Model(name="resnet3d_18", slices=4, image_size=32)
+    with pytest.raises(SlivitError, match="masks are needed here"):
+        finetune(recipe(blob_scans, tmp_path / "run").model_copy(update={"model": vectors}))
