@@ -26,11 +26,11 @@ from slivit.ssl._accumulation import Accumulate
 from slivit.ssl._lars import lars
 from slivit.ssl.pretext import MakeViews, Pretext
 from slivit.ssl.recipe import PretextFit
-from slivit.ssl.spread import checkpoint_activations as keep_less
 from slivit.ssl.spread import spread
 from slivit.train.callbacks import seed_everything
 from slivit.train.learner import VolumeLearner, precision_callbacks
 from slivit.train.schedules import layered_groups, scheduler
+from slivit.train.steps import checkpoint_activations
 
 Optimiser = Literal["adamw", "sgd", "lars"]
 SGD_MOMENTUM = 0.9
@@ -39,6 +39,7 @@ SGD_MOMENTUM = 0.9
 class PretextLearner(VolumeLearner):
     """A fastai Learner of a `Pretext`; `rates` are its groups' rates as fractions of the peak."""
 
+    divides = False  # the views of a batch belong together, and many losses compare its images
     pretext: Pretext
     rates: np.ndarray
     settings: PretextFit
@@ -141,7 +142,7 @@ def pretext_learner(
     if torch.device(dls.device or "cpu").type == "cpu":
         quicken(pretext.model)
     if fit.checkpoint_activations:
-        keep_less(pretext.model)
+        checkpoint_activations(pretext.model)
     if fit.shards and fit.optimiser == "lars":
         raise ModelError('fit.shards: "lars" needs whole weights; take "adamw" or "sgd", or shards = false')
     model = spread(pretext.model, torch.device(dls.device or "cpu"), fit.shards)
@@ -160,6 +161,7 @@ def pretext_learner(
         cbs=[MakeViews(pretext.views), *precision_callbacks(fit.precision, dls), *limits, *pretext.callbacks, *cbs],
     )
     learn.pretext, learn.rates, learn.settings = pretext, rates, fit
+    learn.keeps_less = fit.checkpoint_activations
     return learn
 
 

@@ -7,7 +7,6 @@ Origin: written for this project; torch does the work. Licence: Apache-2.0.
 from __future__ import annotations
 
 import warnings
-from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,7 +14,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from slivit.errors import ModelError
 from slivit.parallel import rank_and_size
 from slivit.ssl._shared_norm import share_batch_norms
 
@@ -58,22 +56,3 @@ def _with_shared_norms(model: nn.Module, device: torch.device) -> nn.Module:
 
         return convert_sync_batchnorm(model)
     return share_batch_norms(model)
-
-
-def checkpoint_activations(model: nn.Module) -> None:
-    """Keep only what enters each block, and compute the rest again for the gradients: less memory, a third more work.
-
-    Args:
-        model: with networks that have timm's `set_grad_checkpointing`.
-
-    Raises:
-        ModelError: none of its networks has it.
-    """
-    able = [m for m in model.modules() if hasattr(m, "set_grad_checkpointing")]
-    if not able:
-        raise ModelError(
-            "fit.checkpoint_activations: the network cannot compute its blocks anew; timm's transformers and ConvNeXts "
-            "and the 3DINO-ViT can"
-        )
-    for module in able:
-        cast(Any, module).set_grad_checkpointing(True)

@@ -324,6 +324,12 @@ class Autocast(MixedPrecision):
         super().after_loss()
         self.entered = False
 
+    def enter(self) -> None:
+        """Begin half precision for a part of a batch."""
+        if not self.entered:
+            self.autocast.__enter__()
+            self.entered = True
+
     def leave(self) -> None:
         """End half precision where an error ended a batch: what this process does next would be computed in it."""
         if self.entered:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from slivit.train.callbacks import Autocast, FrozenBackbone, seed_everything
 from slivit.train.metrics import WholeLoss, task_metrics
 from slivit.train.recipe import Fit
 from slivit.train.schedules import backbone_depth, layered_groups, scheduler
+from slivit.train.steps import checkpoint_activations, one_batch, step_callbacks
 
 log = logging.getLogger(__name__)
 MOMENTUM = 0.9
@@ -41,10 +42,13 @@ MOMENTUM = 0.9
 class VolumeLearner(Learner):
     """A fastai Learner whose fit can start at a later epoch of the same schedule.
 
-    `rates` are those of its parameter groups, as fractions of the peak.
+    `rates` are those of its parameter groups, as fractions of the peak. What it does where memory does not do is in
+    `slivit.train.steps`: `at_once` scans of a batch at a time (0 for all), `keeps_less` for the gradients.
     """
 
-    first_epoch = 0
+    first_epoch, at_once, divides = 0, 0, True
+    keeps_less: bool | Literal["auto"] = "auto"
+    rows = slice(None)
     rates: npt.NDArray[np.float64] = np.ones(1)
 
     def peak(self, lr: float) -> Any:
@@ -58,6 +62,21 @@ class VolumeLearner(Learner):
         for epoch in range(self.first_epoch, self.n_epoch):
             self.epoch = epoch
             self._with_events(self._do_epoch, "epoch", CancelEpochException)
+
+    def _do_one_batch(self) -> None:
+        one_batch(self, super()._do_one_batch)
+
+    def enter_precision(self) -> None:
+        """Compute in the precision of the fit, for a part of a batch."""
+        for callback in self.cbs:
+            if isinstance(callback, Autocast):
+                callback.enter()
+
+    def leave_precision(self) -> None:
+        """End half precision where an error ended a batch: what this process does next would be computed in it."""
+        for callback in self.cbs:
+            if isinstance(callback, Autocast):
+                callback.leave()
 
     def export(self, *args: Any, **kwargs: Any) -> None:
         """Refuse to pickle the learner: opening such a file runs whatever code is in it.
@@ -84,9 +103,7 @@ class VolumeLearner(Learner):
                 super().fit(n_epoch, *args, **kwargs)
         finally:
             self.first_epoch = 0
-            for callback in self.cbs:
-                if isinstance(callback, Autocast):
-                    callback.leave()
+            self.leave_precision()
 
 
 class MixUp(Callback):
@@ -107,11 +124,12 @@ class MixUp(Callback):
         """Mix the batch with itself in another order."""
         self.share = float(torch.distributions.Beta(self.alpha, self.alpha).sample())
         self.pairs = torch.randperm(len(self.xb[0])).to(self.xb[0].device)
+        self.others = tuple(y[self.pairs] for y in self.yb)
         self.learn.xb = tuple(self.share * x + (1 - self.share) * x[self.pairs] for x in self.xb)
 
     def after_loss(self) -> None:
         """Mix the losses of both targets."""
-        other = self.learn.loss_func(self.pred, *(y[self.pairs] for y in self.yb))
+        other = self.learn.loss_func(self.pred, *(y[self.learn.rows] for y in self.others))
         self.learn.loss_grad = self.share * self.learn.loss_grad + (1 - self.share) * other
         self.learn.loss = self.learn.loss_grad.clone()
 
@@ -154,8 +172,8 @@ def volume_learner(
         dls: from `slivit.volume_dataloaders`, or any that give a model's input and encoded targets.
         model: from `slivit.create_model`, with `.backbone` and `.head`.
         task: the task, fitted on the training rows.
-        fit: its optimiser, weight decay, rates by layer, label smoothing, mixup, frozen backbone and precision count
-            here, not its schedule.
+        fit: its optimiser, weight decay, rates by layer, label smoothing, mixup, frozen backbone, precision,
+            compiling and what is kept for the gradients count here, not its schedule.
         loss_func: in place of the task's own loss; with an `activation`, as `TaskLoss` has.
         metrics: in place of the task's own.
         opt_func: a fastai optimiser in place of that of `fit`.
@@ -188,6 +206,8 @@ def volume_learner(
         quicken(model)
     if channels_last is None:
         channels_last = getattr(getattr(model, "spec", None), "input", "") == "tiled"
+    if fit.checkpoint_activations is True:
+        checkpoint_activations(model)
     splitter, rates = groups(model, fit)
     learn = _kind_of_learner(task)(
         dls,
@@ -204,10 +224,11 @@ def volume_learner(
             *([ChannelsLast()] if channels_last else []),
             FrozenBackbone(),
             *([MixUp(fit.mixup)] if fit.mixup else []),
+            *step_callbacks(fit.compile),
             *cbs,
         ],
     )
-    learn.rates = rates
+    learn.rates, learn.keeps_less = rates, fit.checkpoint_activations
     learn.recorder.loss = WholeLoss()
     if fit.freeze_backbone:
         learn.freeze_to(1)

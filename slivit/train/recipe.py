@@ -59,6 +59,11 @@ class Fit(Section):
         seeds: train as often, from `seed`, `seed` + 1 and so on, and keep the average of these models as one.
         precision: "float32", "bfloat16", "float16" (GPU only), or "auto": the fastest that the device has, which is
             bfloat16 on newer GPUs and processors, float16 on older GPUs, and float32 elsewhere.
+        checkpoint_activations: keep less for the backward pass and compute it again: less memory, about a third more
+            work; "auto" does where memory does not do for a single scan. (Where it does not do for a batch, a step adds
+            up the gradients of its parts.)
+        compile: have torch compile the network first; "auto" does on a GPU for 1,000 steps or more. Where that fails,
+            the network goes on as it is.
         device: "auto", "cpu", "cuda", "mps".
 
     Example:
@@ -88,6 +93,8 @@ class Fit(Section):
     average_weights: float = Field(default=0.0, ge=0, lt=1)
     seeds: int = Field(default=1, ge=1)
     precision: Precision = "auto"
+    checkpoint_activations: bool | Literal["auto"] = "auto"
+    compile: bool | Literal["auto"] = "auto"
     device: str = "auto"
 
     @model_validator(mode="after")

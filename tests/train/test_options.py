@@ -60,6 +60,8 @@ FIT = {
     "label_smoothing": (0.1, LABELLED, {}),
     "average_weights": (0.9, LABELLED, {}),
     "precision": ("bfloat16", LABELLED, {}),
+    "checkpoint_activations": (True, LABELLED, {}),
+    "compile": (True, LABELLED, {}),
     "device": ("cpu", LABELLED, {}),
 }
 PRETEXT_FIT = {
