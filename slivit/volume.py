@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,12 @@ from slivit.errors import ReadError
 class Volume:
     """A stack of grey slices with its geometry. A 2D image is a volume with D = 1.
 
+    The one rule of shapes: the last three axes are slices, rows and columns; before them stands an axis of channels
+    where a scan has several (the sequences of an MRI, say), and nowhere else.
+
     Args:
-        array: (D, H, W), in the precision in which the values are stored (HU for CT after rescaling).
+        array: (D, H, W), or (C, D, H, W) of several channels, in the precision in which the values are stored (HU for
+            CT after rescaling).
         spacing: distance in mm between slices, rows and columns, in the order (D, H, W); None where the format does
             not say (video, frames, MedMNIST).
         source: the file or folder that it was read from.
@@ -39,19 +43,30 @@ class Volume:
     notes: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        if self.array.ndim != 3 or 0 in self.array.shape:
+        if self.array.ndim not in (3, 4) or 0 in self.array.shape:
             raise ReadError(
-                f"{self.source}: expected a non-empty (D, H, W) array, got shape {self.array.shape}. "
+                f"{self.source}: expected a non-empty (D, H, W) or (C, D, H, W) array, got shape {self.array.shape}. "
                 "Choose one frame or channel when reading."
             )
         if self.depth == 0:
-            object.__setattr__(self, "depth", self.array.shape[0])
+            object.__setattr__(self, "depth", self.shape[0])
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(D, H, W) of the array."""
-        depth, height, width = self.array.shape
+        """(D, H, W) of the array, whatever channels it has."""
+        depth, height, width = self.array.shape[-3:]
         return depth, height, width
+
+    @property
+    def channels(self) -> int:
+        """The number of channels: 1 of an array without an axis of them."""
+        return self.array.shape[0] if self.array.ndim == 4 else 1
+
+    def by_channel(self) -> list[Volume]:
+        """Each channel as a volume of its own, with the same geometry."""
+        if self.array.ndim == 3:
+            return [self]
+        return [replace(self, array=array) for array in self.array]
 
     def _repr_html_(self) -> str:
         """Three planes, or a contact sheet, and the geometry: what Jupyter shows."""
@@ -59,17 +74,18 @@ class Volume:
 
         rows = {
             "shape (D, H, W)": " x ".join(map(str, self.shape)) + ("" if self.indices is None else f" of {self.depth}"),
+            "channels": self.channels if self.array.ndim == 4 else "",
             "spacing": "unknown" if self.spacing is None else " x ".join(f"{s:.3g}" for s in self.spacing) + " mm",
             "view": "the patient's right on the left, head or front up" if patient_axes(self.affine) else "",
             "values": f"{self.array.dtype}, {self.array.min():.4g} to {self.array.max():.4g}",
             "notes": "; ".join(self.notes),
         }
         name = self.source.replace("\\", "/").rstrip("/").rpartition("/")[2]
-        image = volume_image(self.array, self.spacing, self.affine)
-        return facts(f"Volume {name}", rows, picture(image, f"slices of {name}"))
+        shown = [volume_image(part.array, self.spacing, self.affine) for part in self.by_channel()]
+        return facts(f"Volume {name}", rows, "".join(picture(image, f"slices of {name}") for image in shown))
 
     def __repr__(self) -> str:
         spacing = "unknown" if self.spacing is None else " x ".join(f"{s:.3g}" for s in self.spacing) + " mm"
-        shape = " x ".join(str(n) for n in self.shape)
+        shape = " x ".join(str(n) for n in self.array.shape)
         part = "" if self.indices is None else f" of {self.depth} slices"
         return f"Volume({shape}{part}, {self.array.dtype}, spacing {spacing}, {self.source})"

@@ -61,6 +61,9 @@ def check(
     where: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Rows to keep, such as modality=CT.")
     ] = None,
+    channels: Annotated[
+        str | None, typer.Option(metavar="COLUMN,COLUMN", help="Columns of paths that are the channels of one scan.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read scans.")] = 2,
     time_limit: Annotated[float, typer.Option(min=0, help="Seconds that a scan may take; 0 for no limit.")] = 300.0,
 ) -> None:
@@ -80,6 +83,7 @@ def check(
 
         options: dict[str, Any] = {"root": root, "reader": _pairs(reader or []), "workers": workers}
         options |= {"time_limit": time_limit, "where": _pairs(where or [])}
+        options |= {"channels": tuple(name.strip() for name in channels.split(",")) if channels else ()}
         result = run_check(csv, out, _task(kind, target), progress=progress, **options)
     for sentence in result.summary:
         typer.echo(sentence)

@@ -169,15 +169,18 @@ def apply_augmentation(volumes: Tensor, draw: Draw) -> Tensor:
     """Apply a draw to a batch of volumes.
 
     Args:
-        volumes: (B, S, H, W), uint8 or float.
+        volumes: (B, S, H, W) or (B, C, S, H, W), uint8 or float; all channels of a volume are changed alike.
         draw: from `draw_augmentation`, for this B and S.
 
     Returns:
-        (B, S, H, W) float32 in the range of the input; what comes from outside the image is 0.
+        float32 of the same shape, in the range of the input; what comes from outside the image is 0.
     """
     import torch
     from torch.nn.functional import affine_grid, grid_sample
 
+    if volumes.ndim == 5:
+        one = [apply_augmentation(channel, draw) for channel in volumes.unbind(1)]
+        return torch.stack(one, 1)
     if draw.policies:
         grey = volumes if volumes.dtype == torch.uint8 else volumes.round().clamp(0, 255).to(torch.uint8)
         volumes = torch.stack([apply_policy(v, p) for v, p in zip(grey, draw.policies, strict=True)])

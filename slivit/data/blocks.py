@@ -16,11 +16,12 @@ from plum import dispatch
 from torch import Tensor
 
 from slivit.data.augmentation import Augmentation, apply_augmentation, draw_augmentation
-from slivit.data.layout import check_channels
+from slivit.data.channels import check_channels
 from slivit.data.layout import from_input as from_input
 from slivit.data.layout import to_input as to_input
 from slivit.data.oversampling import OversampledDL, item_classes
 from slivit.data.preprocessing import Preprocessing, crop_slices, load_slices
+from slivit.data.readers.channels import ALL
 from slivit.data.window_plan import ScanWindows, plan_windows
 from slivit.errors import SlivitError
 from slivit.targets.task import Task
@@ -41,7 +42,7 @@ class InputSpec(Protocol):
 
 
 class TensorSlices(TensorBase):
-    """A stack of grey slices: (S, H, W), or (B, S, H, W) in a batch; 0 is black and 255 is white."""
+    """A stack of slices: (S, H, W), or (C, S, H, W) of several channels, with B before that in a batch; 0 is black."""
 
     def show(self, ctx: Any = None, max_slices: int = 12, **kwargs: Any) -> Any:
         """Draw up to `max_slices` evenly chosen slices as a contact sheet on the axes `ctx`."""
@@ -60,13 +61,14 @@ def contact_sheet(stack: Tensor, max_slices: int = 12, gap: int = 2) -> Tensor:
     """Lay slices out in a near-square grid, from left to right and top to bottom.
 
     Args:
-        stack: (S, H, W).
+        stack: (S, H, W), or (C, S, H, W), whose channels follow each other.
         max_slices: at most this many, evenly chosen.
         gap: white pixels between slices.
 
     Returns:
         (rows, columns) image.
     """
+    stack = stack.flatten(0, -3)
     chosen = stack[torch.linspace(0, len(stack) - 1, min(max_slices, len(stack))).round().long()]
     columns = int(len(chosen) ** 0.5 + 0.999)
     rows = -(-len(chosen) // columns)
@@ -114,8 +116,8 @@ class AugmentSlices(RandTransform):
         self.settings = settings
 
     def encodes(self, x: TensorSlices) -> TensorSlices:
-        height, width = x.shape[2:]
-        draw = draw_augmentation(self.settings, len(x), x.shape[1], size=(height, width))
+        slices, height, width = x.shape[-3:]
+        draw = draw_augmentation(self.settings, len(x), slices, size=(height, width))
         return TensorSlices(apply_augmentation(x.as_subclass(Tensor), draw))
 
 
@@ -143,12 +145,12 @@ class CropSlices(RandTransform):
         height, width = self.size
         tops = torch.randint(0, stacks.shape[-2] - height + 1, (len(stacks),)).tolist()
         lefts = torch.randint(0, stacks.shape[-1] - width + 1, (len(stacks),)).tolist()
-        parts = [s[:, t : t + height, q : q + width] for s, t, q in zip(stacks, tops, lefts, strict=True)]
+        parts = [s[..., t : t + height, q : q + width] for s, t, q in zip(stacks, tops, lefts, strict=True)]
         return TensorSlices(torch.stack(parts))
 
 
 class ToInput(DisplayedTransform):
-    """Grey slices to the layout and normalisation of a model, on the device."""
+    """Slices to the layout and normalisation of a model, on the device."""
 
     order = 99
 
@@ -187,7 +189,8 @@ def batch_transforms(
     """What happens to a batch of slices before it enters a model: crop, random changes, layout and normalisation."""
     if settings.size is None:
         raise SlivitError("preprocessing.size is not set; give (slices, height, width)")
-    check_channels(len(mean))
+    if settings.reader.get("channel") != ALL:  # how many these are, the scans tell
+        check_channels(len(mean), len(settings.channels))
     crop = [CropSlices(settings.size[1:])] if settings.resize else []
     changes = [AugmentSlices(augmentation)] if augmentation and augmentation.active else []
     return [*crop, *changes, ToInput(input, mean, std, settings.size[0])]

@@ -143,7 +143,7 @@ class SliceCache:
             settings: the preprocessing, with its size set.
 
         Returns:
-            (S, H, W) uint8; as `load_slices` returns it.
+            uint8; as `load_slices` returns it.
 
         Raises:
             ReadError: the scan cannot be read.
@@ -355,5 +355,7 @@ def code_version() -> str:
 def code_files() -> list[Path]:
     """The source files between a scan's file and its slices."""
     here = Path(__file__).parent
-    own = [here / f"{name}.py" for name in ("preprocessing", "physical", "slices", "percentiles", "windows")]
+    own = [
+        here / f"{name}.py" for name in ("preprocessing", "physical", "slices", "percentiles", "windows", "channels")
+    ]
     return [*sorted((here / "readers").glob("*.py")), here.parent / "volume.py", *own]

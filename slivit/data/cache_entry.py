@@ -35,7 +35,7 @@ class Stack:
     """A preprocessed scan.
 
     Args:
-        slices: (S, H, W) uint8. Mapped copy-on-write: changing it does not change the file.
+        slices: (S, H, W) or (C, S, H, W) uint8. Mapped copy-on-write: changing it does not change the file.
         notes: what was noticed when it was prepared.
         seen: what the reader noticed.
         used: when it was last used, in seconds since 1970.

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from slivit.data.channels import check_volume
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.readers import describe, read_volume
-from slivit.data.readers.address import options_of, split_address
+from slivit.data.readers.address import options_of, parts_of, split_address
 from slivit.data.readers.base import ScanInfo
 from slivit.data.slices import intensity_range
 from slivit.data.sliding import Sliding
@@ -165,7 +166,9 @@ def network_image(volume: Volume, settings: Preprocessing) -> Image:
     """(C, D, H, W) float32: a scan's values and grid as a network sees them."""
     try:
         shape = grid_shape(volume.shape, volume.spacing, settings)
-        return np.ascontiguousarray(resampled(scaled(volume.array, settings), shape)[None])
+        check_volume(volume, settings)
+        channels = [resampled(scaled(part.array, settings), shape) for part in volume.by_channel()]
+        return np.stack(channels)
     except ReadError as error:
         raise ReadError(f"{volume.source}: {error}") from error
 
@@ -176,7 +179,7 @@ def network_image(volume: Volume, settings: Preprocessing) -> Image:
 def mask_options(image: ScanInfo | Volume, row: Mapping[str, Any], settings: Preprocessing) -> dict[str, Any]:
     """The reader options of a mask: those of its scan, and slices across the same axis."""
     if image.affine is None:
-        options = {**settings.reader, **options_of(split_address(str(row["path"]))[1])}
+        options = {**settings.reader, **options_of(split_address(parts_of(str(row["path"]))[0])[1])}
         return {name: options[name] for name in ("axis",) if name in options}
     return {"axis": ("sagittal", "coronal", "axial")[int(np.abs(image.affine[:3, 0]).argmax())]}
 

@@ -6,12 +6,12 @@ import json
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from slivit.data.readers import itk
-from slivit.data.readers.address import split_address
+from slivit.data.readers.address import parts_of, split_address
 from slivit.data.readers.entries import walk
 from slivit.files import whole_file
 
@@ -51,6 +51,8 @@ def files_of(path: str) -> Files:
     """
     import xxhash
 
+    if len(parts := parts_of(path)) > 1:
+        return _together([files_of(part) for part in parts])
     file, item = split_address(path)
     found = _folder(file) if os.path.isdir(file) else list(_alone(Path(file)))  # noqa: PTH112
     # The time of the last change of status cannot be set back by hand, so an edit that keeps size and date shows too.
@@ -59,6 +61,13 @@ def files_of(path: str) -> Files:
     state.update("\0".join([name for name, _, _ in found]).encode("utf-8", "surrogateescape"))
     changed = max((max(s.st_mtime_ns, s.st_ctime_ns) for _, _, s in found), default=0)
     return Files(tuple((name, where) for name, where, _ in found), item, state.hexdigest(), changed)
+
+
+def _together(parts: Sequence[Files]) -> Files:
+    """The files of a scan of several channels, as their order tells them."""
+    paths = tuple((f"{place}/{name}", path) for place, part in enumerate(parts) for name, path in part.paths)
+    items, states = ("\0".join(getattr(part, name) for part in parts) for name in ("item", "state"))
+    return Files(paths, items, states, max(part.changed for part in parts))
 
 
 def _folder(folder: str) -> list[_Found]:

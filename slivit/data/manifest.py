@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,8 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from slivit.data import manifest_checks as checks
+from slivit.data import manifest_paths as paths
+from slivit.data.readers.address import short_name
 from slivit.data.table import as_shown, as_text, missing_columns, read_table, with_numbers, without_missing
 from slivit.errors import ManifestError, gather, one_of
 from slivit.files import whole_file
@@ -48,6 +49,7 @@ class _Rules:
     patient_from_path: bool = False
     need_splits: Sequence[str] | None = None
     where: Mapping[str, Any] = field(default_factory=dict)
+    channels: Sequence[str] = ()
 
     @property
     def need(self) -> tuple[str, ...]:
@@ -61,10 +63,10 @@ class Manifest:
     """A table of scans that has passed every check; it does not change.
 
     Its frame has the columns `path` (absolute; with what the columns `series`, `frame`, `axis` and `channel` say of it
-    behind a #, see `slivit.data.readers.address`), `patient`, `split` ("" where the table had none), the task's targets
-    (int64 or float64, NaN for a missing label; class names for multiclass) and every other column of the table. The
-    index `row` is the line of the file, or the index of the frame that it was made from. `read_manifest` and
-    `Manifest.from_frame` make one.
+    behind a #; of several channels with all of their paths; see `slivit.data.readers.address`), `patient`, `split` (""
+    where the table had none), the task's targets (int64 or float64, NaN for a missing label; class names for
+    multiclass) and every other column of the table. The index `row` is the line of the file, or the index of the frame
+    that it was made from. `read_manifest` and `Manifest.from_frame` make one.
 
     Example:
         >>> manifest = slivit.read_manifest("scans.csv", slivit.Task(kind="binary", targets=("bright",)))
@@ -92,6 +94,7 @@ class Manifest:
         patient_from_path: bool = False,
         need_splits: Sequence[str] | None = None,
         where: Mapping[str, Any] | None = None,
+        channels: Sequence[str] = (),
         source: str = "the table",
     ) -> Manifest:
         """Make a manifest from a data frame, with the checks and options of `read_manifest`.
@@ -106,6 +109,7 @@ class Manifest:
             patient_from_path=patient_from_path,
             need_splits=need_splits,
             where=where or {},
+            channels=tuple(channels),
         )
         index = frame.index if frame.index.is_unique else pd.RangeIndex(len(frame))
         return _checked(frame.set_axis(index.rename("row")), task, source, Path(root or "."), rules)
@@ -142,7 +146,7 @@ class Manifest:
         parts = [(s or "no split", part) for s, part in self._frame.groupby("split", sort=False)]
         counts = [[s, len(p), p["patient"].nunique(), *(_in_words(p[t], self.task) for t in targets)] for s, p in parts]
         told = facts(f"Manifest {self.source}", {"scans": len(self), "warnings": "; ".join(self.warnings)})
-        head = self._frame.head(3).assign(path=[os.path.basename(p) for p in self._frame["path"].head(3)])  # noqa: PTH119
+        head = self._frame.head(3).assign(path=[short_name(p) for p in self._frame["path"].head(3)])
         first = grid([str(column) for column in head], head.to_numpy().tolist())
         return told + grid(["split", "scans", "patients", *targets], counts) + first
 
@@ -247,6 +251,7 @@ def read_manifest(
     patient_from_path: bool = False,
     need_splits: Sequence[str] | None = None,
     where: Mapping[str, Any] | None = None,
+    channels: Sequence[str] = (),
 ) -> Manifest:
     """Read a CSV of scans and check it; everything that is wrong is told in one error, by line of the file.
 
@@ -263,6 +268,8 @@ def read_manifest(
         need_splits: splits that must have rows where the table has a split column; train, val and test by default
             (none without `require_targets`). Pass () for an external test table.
         where: keep the rows whose columns have these values: {"modality": ["CT", "MR"]}; others are not looked at.
+        channels: columns of paths, one for each channel of a scan, in place of `columns.path`; `path` becomes the
+            address of them all (see `slivit.data.readers.address`).
 
     Raises:
         ManifestError: all that was found wrong.
@@ -281,6 +288,7 @@ def read_manifest(
         patient_from_path=patient_from_path,
         need_splits=need_splits,
         where=where or {},
+        channels=tuple(channels),
     )
     path = Path(csv)
     return _checked(read_table(path), task, str(csv), Path(root) if root else path.parent, rules)
@@ -310,6 +318,7 @@ def inspect_manifest(
     patient_from_path: bool = False,
     need_splits: Sequence[str] = (),
     where: Mapping[str, Any] | None = None,
+    channels: Sequence[str] = (),
 ) -> Inspection:
     """Read a CSV of scans as `read_manifest` does, but tell what is wrong instead of raising; scans are not looked for.
 
@@ -326,9 +335,10 @@ def inspect_manifest(
         patient_from_path=patient_from_path,
         need_splits=need_splits,
         where=where or {},
+        channels=tuple(channels),
     )
     raw = read_table(csv)
-    gather(missing_columns(raw, [rules.columns.path]), str(csv), ManifestError)
+    gather(missing_columns(raw, rules.channels or [rules.columns.path]), str(csv), ManifestError)
     return _inspect(raw, task, Path(root) if root else Path(csv).parent, rules)
 
 
@@ -345,11 +355,13 @@ def _inspect(raw: pd.DataFrame, task: Task | None, base: Path, rules: _Rules) ->
     problems = [*_column_problems(raw, targets_wanted, rules), *unknown]
     base = Path(base).expanduser().absolute()
     core, found, warnings = _core(raw, base, rules)
-    core["path"], wrong = checks.addresses(core["path"], raw, [*targets_wanted, *rules.columns.model_dump().values()])
+    taken = [*targets_wanted, *rules.columns.model_dump().values(), *rules.channels]
+    core["path"], wrong = paths.addresses(core["path"], raw, taken)
     found += wrong
     targets, wrong = _targets(raw, task, base, rules)
     frame = pd.concat([core, targets, _others(raw, targets_wanted, rules)], axis=1)
-    problems += [*found, *wrong, *checks.scan_problems(core["path"], base, rules.check_files)]
+    frame = frame.assign(**{name: paths.absolute(raw[name], base) for name in rules.channels if name in raw})
+    problems += [*found, *wrong, *paths.scan_problems(core["path"], base, rules.check_files)]
     problems += [*checks.shared_patients(frame), *checks.empty_splits(frame, rules.need)]
     if task is not None and not problems:
         problems, told = _target_problems(frame, task, rules.need)
@@ -360,7 +372,7 @@ def _inspect(raw: pd.DataFrame, task: Task | None, base: Path, rules: _Rules) ->
 def _column_problems(raw: pd.DataFrame, targets: Sequence[str], rules: _Rules) -> list[str]:
     names = rules.columns
     clash = [f'target "{t}" is also a column of paths, patients or splits' for t in targets if t in _CORE]
-    wanted = [names.path] + ([] if rules.patient_from_path else [names.patient])
+    wanted = [*(rules.channels or [names.path])] + ([] if rules.patient_from_path else [names.patient])
     if names.split != Columns().split:
         wanted.append(names.split)
     if rules.require_targets:
@@ -377,10 +389,10 @@ def _column_problems(raw: pd.DataFrame, targets: Sequence[str], rules: _Rules) -
 def _core(raw: pd.DataFrame, base: Path, rules: _Rules) -> tuple[pd.DataFrame, list[str], list[str]]:
     """The columns path, patient and split, with their problems and warnings."""
     names, problems, warnings = rules.columns, [], []
-    split = blank = pd.Series("", index=raw.index, dtype=object)
-    path = without_missing(as_text(raw[names.path])) if names.path in raw else blank
+    split = pd.Series("", index=raw.index, dtype=object)
+    path, wrong = paths.scan_paths(raw, rules.channels or [names.path], base)
+    problems += wrong
     patient = without_missing(as_text(raw[names.patient])) if names.patient in raw else path
-    problems += checks.empty_cells(path.rename(names.path)) if names.path in raw else []
     if names.patient in raw:
         problems += [*checks.empty_cells(patient.rename(names.patient)), *checks.rounded_patients(patient)]
         warnings += checks.similar_patients(patient)
@@ -391,7 +403,6 @@ def _core(raw: pd.DataFrame, base: Path, rules: _Rules) -> tuple[pd.DataFrame, l
         if (split != "").any():
             split, found = checks.split_names(split)
             problems += found
-    path = path.map(lambda p: os.path.normpath(os.path.join(base, os.path.expanduser(p))) if p else "")  # noqa: PTH111, PTH118
     return pd.DataFrame({"path": path, "patient": patient, "split": split}, index=raw.index), problems, warnings
 
 
@@ -400,7 +411,7 @@ def _targets(raw: pd.DataFrame, task: Task | None, base: Path, rules: _Rules) ->
         return pd.DataFrame(index=raw.index), []
     if isinstance(task, Segmentation):
         column = raw.get(task.targets[0], pd.Series(dtype=object))
-        masks, problems = checks.read_masks(column, base, task, required=rules.require_targets, look=rules.check_files)
+        masks, problems = paths.read_masks(column, base, task, required=rules.require_targets, look=rules.check_files)
         return pd.DataFrame({t: masks for t in task.targets if t in raw}, index=raw.index), problems
     found = {t: checks.read_targets(raw[t], task, rules.require_targets) for t in task.targets if t in raw}
     problems = [p for _, told in found.values() for p in told]

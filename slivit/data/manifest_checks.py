@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from slivit.data.readers.address import ROW_OPTIONS, split_address, with_options
-from slivit.data.readers.geometry import TOWARDS
 from slivit.data.table import as_classes, as_labels, as_numbers, as_text, capped, missing_columns, without_missing
 from slivit.errors import ManifestError, nearest, one_of
-from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task, class_name
 
 SPLITS = ("train", "val", "test")
@@ -80,32 +75,6 @@ def read_targets(column: pd.Series, task: Task, required: bool) -> tuple[pd.Seri
     problems = _kind_problems(text, numbers, bad, task) or _number_problems(text, numbers, bad, task, required)
     whole = task.two_classes and not numbers.isna().any() and not problems
     return (numbers.astype("int64") if whole else numbers), problems
-
-
-def read_masks(
-    column: pd.Series, base: Path, task: Segmentation, *, required: bool, look: bool
-) -> tuple[pd.Series, list[str]]:
-    """Bring a column of masks to absolute paths, or patterns of paths ("" where empty).
-
-    Args:
-        column: the cells.
-        base: where relative paths start.
-        task: whose labels a pattern is filled with.
-        required: whether an empty cell is a problem.
-        look: whether the files must exist.
-
-    Returns:
-        The column, and its problems.
-    """
-    cells = without_missing(as_text(column))
-    masks = cells.map(lambda m: os.path.normpath(os.path.join(base, os.path.expanduser(m))) if m else "")  # noqa: PTH111, PTH118
-    problems = empty_cells(cells) if required else []
-    if look:
-        files = ((row, file) for row, mask in masks.items() if mask for file in task.files(mask).values())
-        absent = [(row, file) for row, file in files if not Path(split_address(file)[0]).exists()]
-        told = (f'row {row}: mask "{file}" does not exist.{_neighbour(file)}' for row, file in absent)
-        problems += capped(told, len(absent), "masks that do not exist")
-    return masks, problems
 
 
 def _kind_problems(text: pd.Series, numbers: pd.Series, bad: pd.Series, task: Task) -> list[str]:
@@ -179,108 +148,6 @@ def _spellings(names: pd.Series) -> list[str]:
 def _some(text: pd.Series, limit: int = 4) -> str:
     values = list(text.unique())
     return ", ".join(f'"{v}"' for v in values[:limit]) + (", ..." if len(values) > limit else "")
-
-
-# -- scans ------------------------------------------------------------------------------------------------------------
-
-
-def scan_problems(paths: pd.Series, base: Path, check_files: bool) -> list[str]:
-    """Scans that do not exist, and scans that are listed twice (also by another spelling, a link or a hard link).
-
-    Args:
-        paths: absolute paths, which may end in a fragment (`scans.npz#train/17`).
-        base: the folder that relative paths were taken from, for the message.
-        check_files: whether to look at the disk; otherwise only the names are compared.
-    """
-    parts = {p: split_address(p) if check_files else (p, "") for p in paths.unique() if p}
-    files = {file for file, _ in parts.values()}
-    identity: Mapping[str, object] = {f: _identity(f) if check_files else os.path.normcase(f) for f in files}
-    problems = _absent(paths, {p for p, (f, _) in parts.items() if identity[f] is None}, base)
-    keys = {p: (identity[f], item) for p, (f, item) in parts.items() if identity[f] is not None}
-    return problems + _repeated(paths[paths.isin(keys)], keys)
-
-
-def _identity(file: str) -> object | None:
-    """What tells one file from another whatever it is called; None where there is no such file."""
-    try:
-        found = Path(file).stat()
-    except OSError:
-        return None
-    return (found.st_dev, found.st_ino) if found.st_ino else os.path.normcase(os.path.realpath(file))
-
-
-def _absent(paths: pd.Series, absent: set[str], base: Path) -> list[str]:
-    rows = paths[paths.isin(absent)]
-    told = (f'row {row}: scan "{p}" does not exist.{_neighbour(p)}' for row, p in rows.items())
-    problems = capped(told, len(rows), "scans that do not exist")
-    if len(rows) and len(rows) == len(paths):
-        problems.append(f'no scan exists: relative paths start at "{base}"; give `root` for another folder')
-    return problems
-
-
-def _neighbour(path: str) -> str:
-    file = Path(split_address(path)[0])
-    try:
-        names = [p.name for p in file.parent.iterdir()]
-    except OSError:
-        return _slashes(path) or f' Nor does its folder "{file.parent}".'
-    return _slashes(path) or (nearest(file.name, names) if len(names) <= 2000 else "")
-
-
-def _slashes(path: str) -> str:
-    """What to change in a path that was written on Windows."""
-    if "\\" not in path or os.sep == "\\":
-        return ""
-    name = os.path.basename(path).replace("\\", "/")  # noqa: PTH119
-    return f" Its name has backslashes, which part folders on Windows alone: write {name}."
-
-
-def _repeated(paths: pd.Series, keys: Mapping[str, object]) -> list[str]:
-    first: dict[object, tuple[object, str]] = {}
-    problems = []
-    for row, path in paths.items():
-        seen = first.setdefault(keys[path], (row, path))
-        if seen[0] != row:
-            spelled = "" if seen[1] == path else f' (there as "{seen[1]}")'
-            problems.append(f'row {row}: scan "{path}" is already in row {seen[0]}{spelled}; list every scan once')
-    return capped(problems, len(problems), "repeated scans")
-
-
-_READ_BY = "the columns series, frame, axis and channel say how a scan is read; rename one that means something else"
-
-
-def addresses(paths: pd.Series, raw: pd.DataFrame, skip: Sequence[str]) -> tuple[pd.Series, list[str]]:
-    """Put what the columns `series`, `frame`, `axis` and `channel` say of a scan into its address.
-
-    Args:
-        paths: absolute paths.
-        raw: the table.
-        skip: columns that mean something else, such as targets.
-
-    Returns:
-        The addresses, by which every stage reads the scans, and what is wrong in these columns.
-    """
-    names = [name for name in ROW_OPTIONS if name in raw and name not in skip]
-    if not names:
-        return paths, []
-    cells = {name: as_classes(without_missing(as_text(raw[name]))) for name in names}
-    problems = _option_problems(cells)
-    rows = zip(paths, *cells.values(), strict=True)
-    told = [with_options(path, dict(zip(names, values, strict=True))) if path else "" for path, *values in rows]
-    return pd.Series(told, index=paths.index, name=paths.name, dtype=object), problems
-
-
-def _option_problems(cells: Mapping[str, pd.Series]) -> list[str]:
-    problems = []
-    for name, allowed, pattern in (
-        ("frame", "a whole number from 0", r"\d+"),
-        ("axis", one_of(TOWARDS), "|".join(TOWARDS)),
-    ):
-        column = cells.get(name, pd.Series(dtype=object))
-        wrong = column[(column != "") & ~column.astype(str).str.fullmatch(pattern)]
-        told = [f"row {row}: {name} is {cell!r}; it must be {allowed} ({_READ_BY})" for row, cell in wrong.items()]
-        problems += capped(told, len(told), f"wrong values of {name}")
-    return problems
 
 
 # -- splits -----------------------------------------------------------------------------------------------------------

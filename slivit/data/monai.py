@@ -38,8 +38,8 @@ def to_monai(volume: Volume) -> Any:
         volume: from `slivit.read_volume`.
 
     Returns:
-        (1, D, H, W) float32, with the affine from (d, h, w) to RAS millimetres; where the scan does not say how it lies
-        in the patient, its spacing alone, and 1 mm where it does not say that either.
+        (1, D, H, W) float32, or (C, D, H, W) of several channels, with the affine from (d, h, w) to RAS millimetres;
+        where the scan does not say how it lies in the patient, its spacing alone, and 1 mm where it does not say that.
 
     Example:
         >>> from slivit.data.monai import to_monai
@@ -48,7 +48,8 @@ def to_monai(volume: Volume) -> Any:
         (torch.Size([1, 6, 24, 24]), [3.0, 1.0, 1.0])
     """
     affine = volume.affine if volume.affine is not None else np.diag([*(volume.spacing or (1.0, 1.0, 1.0)), 1.0])
-    array = torch.from_numpy(np.ascontiguousarray(volume.array, np.float32))[None]
+    channels = np.stack([part.array for part in volume.by_channel()])
+    array = torch.from_numpy(np.ascontiguousarray(channels, np.float32))
     meta = {"filename_or_obj": volume.source}
     return need_monai().data.MetaTensor(array, affine=torch.from_numpy(np.asarray(affine, np.float64)), meta=meta)
 
@@ -57,7 +58,7 @@ def from_monai(tensor: Any, *, axis: int = -1, source: str = "") -> Volume:
     """A volume of MONAI's as a scan of this package, for `slivit.preprocess` and all that follows.
 
     Args:
-        tensor: (1, X, Y, Z) `MetaTensor`, as `monai.transforms.LoadImage` and what follows give it.
+        tensor: (C, X, Y, Z) `MetaTensor`, as `monai.transforms.LoadImage` and what follows give it.
         axis: which of X, Y, Z counts slices: -1 for scans as MONAI loads them, 0 for what `to_monai` gave.
         source: a name; the file's where empty.
 
@@ -65,17 +66,17 @@ def from_monai(tensor: Any, *, axis: int = -1, source: str = "") -> Volume:
         A volume whose slices run along that axis, with the geometry kept.
 
     Raises:
-        SlivitError: more than one channel, or not three dimensions.
+        SlivitError: not three dimensions behind one of channels.
     """
-    if tensor.ndim != 4 or tensor.shape[0] != 1:
-        raise SlivitError(f"from_monai needs (1, X, Y, Z), one channel, got shape {tuple(tensor.shape)}")
+    if tensor.ndim != 4:
+        raise SlivitError(f"from_monai needs (C, X, Y, Z), channels first, got shape {tuple(tensor.shape)}")
     first = axis % 3
     order = [first, *(a for a in range(3) if a != first)]
     affine = np.asarray(tensor.affine, np.float64)[:, [*order, 3]]
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
     name = source or str(tensor.meta.get("filename_or_obj", "MONAI"))
-    array = tensor.as_tensor()[0].permute(order).cpu().numpy()
-    return Volume(array, spacing, name, affine=affine)  # type: ignore[arg-type]
+    array = tensor.as_tensor().permute(0, *(a + 1 for a in order)).cpu().numpy()
+    return Volume(array[0] if len(array) == 1 else array, spacing, name, affine=affine)  # type: ignore[arg-type]
 
 
 def monai_items(manifest: Manifest, split: str | None = None) -> list[dict[str, Any]]:

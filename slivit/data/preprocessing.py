@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
+from slivit.data.channels import check_volume
 from slivit.data.physical import PLANES, Plane, at_spacing, fitted, in_plane, place_stack, resample_depth
 from slivit.data.slices import (
     BLANK,
@@ -38,7 +39,7 @@ _OPTIONAL = ("window", "stretch", "resize", "windows", "spacing", "shuffle_slice
 
 
 class Preprocessing(BaseModel):
-    """How a scan becomes a (S, H, W) stack of 8-bit slices. Saved with every checkpoint.
+    """How a scan becomes a (S, H, W) stack of 8-bit slices; with channels, (C, S, H, W). Saved with every checkpoint.
 
     Args:
         size: (S, H, W): slices, rows and columns that the model takes; a stage fills it in from the model.
@@ -73,6 +74,8 @@ class Preprocessing(BaseModel):
         planes: take slices in several of the planes "axial", "coronal" and "sagittal", as many in each, one plane
             behind the other in the stack; None takes the one plane of the reader. Of a scan without an orientation they
             run across slices, rows and columns.
+        channels: the names of the channels that every scan has, in their order; none of grey scans. A stage fills them
+            in from the recipe's data. The contrast of each channel is stretched by itself.
 
     Source: the 2nd and 98th percentile are those of the released pre-training code of Avram et al. 2024, which takes
     them of each image; here they are those of a scan. Its loaders of volumes stretch nothing.
@@ -99,6 +102,7 @@ class Preprocessing(BaseModel):
     shuffle_slices: int | None = None
     sliding: Sliding | None = None
     planes: tuple[Plane, ...] | None = None
+    channels: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -225,7 +229,7 @@ def load_slices(path: str, settings: Preprocessing) -> npt.NDArray[np.uint8]:
         settings: the preprocessing, with its size set.
 
     Returns:
-        (S, H, W) uint8; with `windows`, all slices of the scan, and at least S.
+        (S, H, W) uint8, or (C, S, H, W) of several channels; with `windows`, all slices of the scan, and at least S.
 
     Raises:
         ReadError: the scan cannot be read or sampled.
@@ -250,7 +254,7 @@ def load_window(path: str, settings: Preprocessing, start: int, depth: int) -> n
         depth: the number of slices of the scan.
 
     Returns:
-        (S, H, W) uint8, the same as `load_slices(path, settings)[start : start + S]`.
+        (S, H, W) uint8, or (C, S, H, W): slices `start` to `start + S` of what `load_slices(path, settings)` gives.
 
     Raises:
         ReadError: the scan cannot be read.
@@ -259,9 +263,11 @@ def load_window(path: str, settings: Preprocessing, start: int, depth: int) -> n
 
     slices = settings._size()[0]
     if depth <= slices or not settings.fixed_range:
-        return load_slices(path, settings)[start : start + slices]
+        return load_slices(path, settings)[..., start : start + slices, :, :]
     volume = read_volume(path, select=lambda _: range(start, start + slices), **settings.reader)
-    return crop_slices(_resized(volume, volume.array, settings, slices), settings._size()[1:])
+    check_volume(volume, settings)
+    stacks = [_resized(part, part.array, settings, slices) for part in volume.by_channel()]
+    return crop_slices(np.stack(stacks) if volume.array.ndim == 4 else stacks[0], settings._size()[1:])
 
 
 def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -272,10 +278,11 @@ def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
         settings: the preprocessing, with its size set.
 
     Returns:
-        (S, H, W) uint8; a blank slice is 0 throughout. With `windows`, all slices of the scan, and at least S.
+        (S, H, W) uint8, or (C, S, H, W) of several channels, each by itself; a blank slice is 0 throughout. With
+        `windows`, all slices of the scan, and at least S.
 
     Raises:
-        ReadError: no finite value, or too few slices where `short` is "error".
+        ReadError: no finite value, too few slices where `short` is "error", or other channels than the settings'.
 
     Example:
         >>> volume = slivit.read_volume("scan0.nii")
@@ -283,6 +290,13 @@ def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
         >>> stack.shape, stack.dtype
         ((4, 32, 32), dtype('uint8'))
     """
+    check_volume(volume, settings)
+    stacks = [_one_channel(part, settings) for part in volume.by_channel()]
+    return np.stack(stacks) if volume.array.ndim == 4 else stacks[0]
+
+
+def _one_channel(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]:
+    """The (S, H, W) stack of a grey volume."""
     if settings.planes:
         return _by_planes(volume, settings)
     indices = settings._indices(volume.depth)
@@ -317,7 +331,7 @@ def _by_planes(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
     for plane in planes:
         turned, order = in_plane(volume, plane)
         spacing = settings.spacing and tuple(settings.spacing[axis] for axis in order)
-        stacks.append(preprocess(turned, settings.model_copy(update=one | {"spacing": spacing})))
+        stacks.append(_one_channel(turned, settings.model_copy(update=one | {"spacing": spacing})))
     return np.concatenate(stacks)
 
 
@@ -344,7 +358,7 @@ def grid_of(volume: Volume, settings: Preprocessing) -> tuple[int, int] | None:
 
 def _shape_of_slices(volume: Volume, settings: Preprocessing, size: tuple[int, int]) -> tuple[int, int]:
     """The rows and columns to which slices are resized before they are cropped or padded to `size`."""
-    height, width = volume.array.shape[1:]
+    height, width = volume.shape[1:]
     if settings.spacing and settings.spacing[1]:
         y, x = _spacing(volume)[1:]
         return at_spacing(height, y, settings.spacing[1]), at_spacing(width, x, settings.spacing[2])

@@ -28,6 +28,9 @@ class Data(Section):
         root: the folder that relative scan paths start from (the CSV's by default), or that holds MedMNIST files.
         download: download a MedMNIST file that is not in `root`.
         columns: the names of the manifest's columns.
+        channels: the columns of paths whose scans are the channels of one, in place of `columns.path`: ["t1", "flair"].
+            They lie on one grid (preprocessing.reader.align = "resample" brings them to the first's). All channels of
+            one file are read with preprocessing.reader.channel = "all" instead.
         where: keep the rows whose columns have these values: {"modality": ["CT"]}.
         fractions: train, val and test fractions of patients, where the manifest has no split column.
         split_seed: the seed of every split that is made here.
@@ -53,6 +56,7 @@ class Data(Section):
     root: str = ""
     download: bool = False
     columns: Columns = Columns()
+    channels: tuple[str, ...] = ()
     where: dict[str, str | int | float | list[str | int | float]] = Field(default_factory=dict)
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
     split_seed: int = 0
@@ -84,6 +88,11 @@ class Data(Section):
         """
         if self.folds == 1:
             raise RecipeError("data.folds is 1; cross-validation needs 2 at least, and 0 trains once")
+        if len(set(self.channels)) < max(len(self.channels), 2) and self.channels:
+            raise RecipeError(
+                f"data.channels is {list(self.channels)}; it names two columns of paths or more, each once. One column "
+                "is named in data.columns.path."
+            )
         names = [name for name in (self.manifest, self.test_manifest) if name]
         tables = [name for name in names if _is_table(name)]
         named = [name for name in names if name.startswith(MEDMNIST)]

@@ -32,10 +32,12 @@ class Finder:
     Args:
         slices: how many the model takes; with one slice every image is a scan, else a folder of images is one.
         scratch: gives a new, empty folder for each archive that is unpacked.
+        channels: those that the model takes: columns of paths in a manifest, in place of `path` where it has them.
     """
 
     slices: int
     scratch: Callable[[], Path]
+    channels: tuple[str, ...] = ()
 
     def find(self, given: Sequence[str]) -> list[ScanRef]:
         """The scans of all that was given, each once, in order; rows of a manifest stay as they are.
@@ -51,7 +53,7 @@ class Finder:
         rows = []
         for path in given:
             if Path(path).suffix.casefold() in TABLES:
-                rows += _rows(Path(path))
+                rows += _rows(Path(path), self.channels)
             else:
                 found |= {ref.key: ref for ref in self._in(path) if ref.key not in found}
         return [_with_state(ref) for ref in (*found.values(), *rows)]
@@ -160,13 +162,16 @@ def _renamed(ref: ScanRef, folder: Path, name: str) -> ScanRef:
     return replace(ref, name=name if inside == "." else f"{name}/{inside}")
 
 
-def _rows(csv: Path) -> list[ScanRef]:
+def _rows(csv: Path, channels: tuple[str, ...]) -> list[ScanRef]:
     """The rows of a manifest: the addresses of its scans, and columns to be carried over."""
     from slivit.data.manifest import inspect_manifest
+    from slivit.data.sources import columns_of
     from slivit.data.table import read_table
 
-    added = {"patient", "split"} - set(read_table(csv).columns)
-    frame = inspect_manifest(csv, patient_from_path=True).frame.drop(columns=list(added))
+    table = read_table(csv)
+    added = {"patient", "split"} - set(table.columns)
+    found = inspect_manifest(csv, patient_from_path=True, channels=columns_of(table, channels))
+    frame = found.frame.drop(columns=list(added))
     empty = [f"row {row}: path is empty" for row, path in frame["path"].items() if not path]
     gather(empty, str(csv), ManifestError)
     return [_row(row) for row in frame.to_dict("records")]

@@ -47,7 +47,7 @@ class ReadScan:
     """A scan as it comes out of a reading process.
 
     Args:
-        stack: (S, H, W) uint8, None where it could not be read.
+        stack: (S, H, W) or (C, S, H, W) uint8, None where it could not be read.
         look: what the scan is like.
         notes: what the reader noticed.
         error: why it could not be read.

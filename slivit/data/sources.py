@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from slivit.data.importers import make_manifest
 from slivit.data.manifest import Manifest, read_manifest
-from slivit.data.manifest_checks import addresses, kept_rows
+from slivit.data.manifest_checks import kept_rows
+from slivit.data.manifest_paths import addresses
 from slivit.data.medmnist_files import fetch_medmnist
 from slivit.data.recipe import MEDMNIST, Data
+from slivit.data.table import read_table
 from slivit.errors import ManifestError, gather
 from slivit.targets.task import Task
 
@@ -21,7 +23,12 @@ log = logging.getLogger(__name__)
 
 
 def load_manifest(
-    data: Data, task: Task, need_splits: tuple[str, ...] = ("train", "val"), *, split: bool = True
+    data: Data,
+    task: Task,
+    need_splits: tuple[str, ...] = ("train", "val"),
+    *,
+    split: bool = True,
+    channels: tuple[str, ...] = (),
 ) -> Manifest:
     """Read the manifest of a recipe, split it where it is not, and put an external test set beside it.
 
@@ -30,13 +37,14 @@ def load_manifest(
         task: the recipe's task, not yet fitted.
         need_splits: the splits that must have rows.
         split: split a manifest that has no split column.
+        channels: those of a checkpoint, which count where the table has columns of these names and `data` names none.
 
     Raises:
         ManifestError: all that was found wrong.
     """
     if data.val_from_train:
         need_splits = tuple(s for s in need_splits if s != "val")
-    manifest = _read(data.manifest, data, task, need_splits)
+    manifest = _read(data.manifest, data, task, need_splits, channels)
     if split and not manifest.has_split:
         manifest = manifest.with_split(fractions=_fractions(data), seed=data.split_seed)
     if data.val_from_train and "val" not in manifest.splits:
@@ -97,17 +105,29 @@ def imported_frame(importer: str, path: Path, data: Data) -> pd.DataFrame:
         log.info("%s: %s", path, note)
     frame, problems = kept_rows(imported.frame, data.where)
     gather(problems, str(path), ManifestError)
-    return frame.assign(path=addresses(frame["path"], frame, ())[0])
+    return frame if data.channels else frame.assign(path=addresses(frame["path"], frame, ())[0])
 
 
-def _read(name: str, data: Data, task: Task, need_splits: tuple[str, ...]) -> Manifest:
+def _read(name: str, data: Data, task: Task, need_splits: tuple[str, ...], channels: tuple[str, ...] = ()) -> Manifest:
     path, importer = named_source(data, name)
     if importer:
         frame = imported_frame(importer, path, data)
-        return Manifest.from_frame(frame, task, source=str(path), need_splits=need_splits)
+        channels = data.channels or columns_of(frame, channels)
+        return Manifest.from_frame(frame, task, source=str(path), need_splits=need_splits, channels=channels)
     return read_manifest(
-        path, task, columns=data.columns, root=data.root or None, need_splits=need_splits, where=data.where
+        path,
+        task,
+        columns=data.columns,
+        root=data.root or None,
+        need_splits=need_splits,
+        where=data.where,
+        channels=data.channels or (columns_of(read_table(path), channels) if channels else ()),
     )
+
+
+def columns_of(frame: pd.DataFrame, channels: tuple[str, ...]) -> tuple[str, ...]:
+    """The channels of a checkpoint where a table has a column for each; else none, and `path` tells the scan."""
+    return channels if channels and set(channels) <= set(frame.columns) else ()
 
 
 def _importer_of(path: Path) -> str:

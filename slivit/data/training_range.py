@@ -85,7 +85,7 @@ def look_at(volume: Volume) -> Look:
     values = array.reshape(-1)[::step].astype(np.float64)
     values = values[np.isfinite(values)]
     low, middle, high = np.percentile(values, (1, 50, 99)) if values.size else (np.nan,) * 3
-    shape = (volume.depth, array.shape[1], array.shape[2])
+    shape = (volume.depth, *volume.shape[1:])
     constant = bool(low == high and array.min() == array.max())
     return Look(shape, volume.spacing, float(low), float(middle), float(high), constant)
 

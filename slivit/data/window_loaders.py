@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class TensorScan(TensorBase):
-    """All slices of a scan, (D, H, W) from 0 to 255, before it is cut into windows."""
+    """All slices of a scan, (D, H, W) or (C, D, H, W) from 0 to 255, before it is cut into windows."""
 
 
 class LoadWindow(Transform):
@@ -40,7 +40,7 @@ class LoadWindow(Transform):
     def encodes(self, window: dict) -> TensorSlices:
         start, path = window["start"], window["path"]
         if self.cache:
-            stack = self.cache.load(path, self.settings)[start : start + self.settings._size()[0]]
+            stack = self.cache.load(path, self.settings)[..., start : start + self.settings._size()[0], :, :]
         else:
             stack = load_window(path, self.settings, start, window["depth"])
         return TensorSlices(torch.from_numpy(stack))

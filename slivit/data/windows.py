@@ -62,18 +62,18 @@ class Windows(BaseModel):
         """Cut a scan into batches of windows.
 
         Args:
-            stack: (D, H, W), D at least `length`.
+            stack: (D, H, W), or (C, D, H, W) of several channels, D at least `length`.
             length: the number of slices S of a window.
             at_once: the most windows of a batch.
 
         Yields:
-            (n, S, H, W) with n of 1 to `at_once`, in the order of the slices.
+            (n, S, H, W) or (n, C, S, H, W) with n of 1 to `at_once`, in the order of the slices.
         """
         import torch
 
-        starts = self.starts(len(stack), length)
+        starts = self.starts(stack.shape[-3], length)
         for first in range(0, len(starts), at_once):
-            yield torch.stack([stack[s : s + length] for s in starts[first : first + at_once]])
+            yield torch.stack([stack[..., s : s + length, :, :] for s in starts[first : first + at_once]])
 
     def aggregate(self, scores: Tensor) -> Tensor:
         """The predictions of a scan from those of its windows.

@@ -222,8 +222,8 @@ def evaluation_rows(recipe: EvaluateRecipe, checkpoint: Checkpoint) -> tuple[Man
     Raises:
         ManifestError: a manifest that does not fit the checkpoint's task, or without rows of that split.
     """
-    task = checkpoint.task.only(recipe.testing.targets)
-    manifest = load_manifest(recipe.data, task, need_splits=(), split=False)
+    task, channels = checkpoint.task.only(recipe.testing.targets), checkpoint.preprocessing.channels
+    manifest = load_manifest(recipe.data, task, need_splits=(), split=False, channels=channels)
     if not manifest.has_split:
         frame = manifest.frame.assign(split="test")
         manifest = Manifest.from_frame(frame, task, source=manifest.source, need_splits=())

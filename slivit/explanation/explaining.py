@@ -120,8 +120,7 @@ def _mapped(engine: Engine, scan: SeenScan, target: str, method: str) -> Attribu
     stack = torch.from_numpy(scan.stack)
     views = []
     for axes in engine.views:
-        turned = tuple(axis - 1 for axis in axes)  # of (S, H, W)
-        views.append(_cells(engine, stack.flip(turned), target, method).flip(turned))
+        views.append(_cells(engine, stack.flip(axes), target, method).flip(axes))
     cells = torch.stack(views).mean(0)
     by_slice = cells.sum((1, 2)) if method == "rollout" else cells.mean((1, 2))
     maps = cells.numpy() if cells.shape[1:].numel() > 1 else None
@@ -133,8 +132,8 @@ def _cells(engine: Engine, stack: Tensor, target: str, method: str) -> Tensor:
     if method == "gradcam":
         return grad_cam(engine, stack, target)
     cells = attention_cells(engine.model, engine.input_of(stack[None])).float().cpu()
-    along = len(stack) / len(cells)  # a token's part is shared by the slices that it spans
-    return resize_cells(cells, (len(stack), *cells.shape[1:])) / along
+    along = stack.shape[-3] / len(cells)  # a token's part is shared by the slices that it spans
+    return resize_cells(cells, (stack.shape[-3], *cells.shape[1:])) / along
 
 
 def _by_number(scan: SeenScan, scores: npt.NDArray[np.float64], method: str) -> npt.NDArray[np.float64]:

@@ -28,7 +28,7 @@ def grad_cam(engine: Engine, stack: Tensor, target: str) -> Tensor:
 
     Args:
         engine: of the model.
-        stack: (S, H, W), 0 to 255.
+        stack: (S, H, W) or (C, S, H, W), 0 to 255.
         target: the output to explain.
 
     Returns:
@@ -49,7 +49,7 @@ def grad_cam(engine: Engine, stack: Tensor, target: str) -> Tensor:
         _weighed(layer.cells(kept.detach(), x), layer.cells(gradient, x), signed)
         for layer, kept, gradient in zip(layers, seen, gradients, strict=True)
     ]
-    return _summed(maps, len(stack)).float().cpu()
+    return _summed(maps, stack.shape[-3]).float().cpu()
 
 
 def _weighed(features: Tensor, gradients: Tensor, signed: bool) -> Tensor:

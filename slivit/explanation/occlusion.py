@@ -80,19 +80,18 @@ def occlude(
 
 
 def occluded_stacks(scan: SeenScan, fill: Fill) -> Iterator[torch.Tensor]:
-    """The whole stack first, then one (S, H, W) stack for each of the scan's slices, which is replaced in it."""
+    """The whole stack first, then one stack of that shape for each of the scan's slices, which is replaced in it."""
     yield torch.from_numpy(scan.stack)
     for number in scan.sampled:
         yield torch.from_numpy(without_slice(scan, int(number), fill))
 
 
 def without_slice(scan: SeenScan, number: int, fill: Fill) -> npt.NDArray[np.uint8]:
-    """What the model sees where one slice of the scan is replaced: (S, H, W) uint8."""
+    """What the model sees where one slice of the scan is replaced, in every channel: of the shape of its stack."""
     hidden = scan.slices == number
-    rest = scan.stack[~hidden & (scan.slices != BLANK)]
+    rest = scan.stack[..., ~hidden & (scan.slices != BLANK), :, :]
     changed = scan.stack.copy()
-    if fill == "mean":
-        changed[hidden] = np.rint(rest.mean(axis=0)).astype(np.uint8)
-    else:
-        changed[hidden] = 0 if fill == "black" else round(float(rest.mean()))
+    axes: tuple[int, ...] = (-3,) if fill == "mean" else (-3, -2, -1)
+    mean = np.rint(rest.mean(axis=axes, keepdims=True)).astype(np.uint8)
+    changed[..., hidden, :, :] = 0 if fill == "black" else mean
     return changed

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from slivit import __version__
 from slivit.data.physical import taken_back
+from slivit.data.readers.address import files_in
 from slivit.data.slices import BLANK
 from slivit.explanation.predicting import ExplainError
 from slivit.files import whole_folder, write_json
@@ -113,7 +114,7 @@ def _on_the_scan(scan: SeenScan, maps: npt.NDArray[np.float32], number: int) -> 
 
     if scan.grid is None:
         return slice_map(scan, maps, number, scan.shape[1:])
-    height, width = scan.stack.shape[1:]
+    height, width = scan.stack.shape[-2:]
     seen = taken_back(slice_map(scan, maps, number, (height, width)), scan.grid)
     return np.asarray(cv2.resize(seen, scan.shape[:0:-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
@@ -169,9 +170,10 @@ def _file_affine(source: str) -> npt.NDArray[np.float64] | None:
     import nibabel
     from nibabel.filebasedimages import ImageFileError
 
-    if not source.lower().endswith((".nii", ".nii.gz")):
+    first = files_in(source)[0]  # the other channels lie on its grid
+    if not first.lower().endswith((".nii", ".nii.gz")):
         return None
     try:
-        return np.asarray(nibabel.load(source).affine, np.float64)  # type: ignore[attr-defined]
+        return np.asarray(nibabel.load(first).affine, np.float64)  # type: ignore[attr-defined]
     except (ImageFileError, OSError):
         return None

@@ -23,7 +23,7 @@ class SeenScan:
 
     Args:
         source: the file or folder.
-        stack: (S, H, W) uint8, the model's slices.
+        stack: (S, H, W) uint8, the model's slices; (C, S, H, W) of a scan of several channels.
         slices: (S,) the number of the scan's slice that each shows, from 0; the nearest one where slices were
             interpolated, -1 for a blank that only pads a short scan.
         shape: (D, H, W) of the scan itself.
@@ -31,6 +31,7 @@ class SeenScan:
         affine: (4, 4) from the voxel index (d, h, w, 1) to RAS coordinates in mm; None where unknown.
         notes: what the reader noticed.
         grid: (rows, columns) of a slice before it was cropped or padded to the stack's; None where it fills them.
+        channel: which of several is shown.
     """
 
     source: str
@@ -41,6 +42,12 @@ class SeenScan:
     affine: npt.NDArray[np.float64] | None
     notes: tuple[str, ...]
     grid: tuple[int, int] | None = None
+    channel: int = 0
+
+    @property
+    def shown(self) -> npt.NDArray[np.uint8]:
+        """(S, H, W): what pictures show of the stack, which is one channel."""
+        return self.stack[self.channel] if self.stack.ndim == 4 else self.stack
 
     @property
     def sampled(self) -> npt.NDArray[np.intp]:
@@ -52,7 +59,7 @@ class SeenScan:
         """Width of a slice over its height, in mm where the spacing is known, else in pixels."""
         _, height, width = self.shape
         if self.grid:
-            return self.stack.shape[2] / self.stack.shape[1]
+            return self.stack.shape[-1] / self.stack.shape[-2]
         rows, columns = self.spacing[1:] if self.spacing else (1.0, 1.0)
         return width * columns / (height * rows)
 

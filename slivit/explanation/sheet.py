@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from slivit.data.readers.address import short_name
 from slivit.explanation.outputs import slice_map
 from slivit.explanation.result import Explanation
 from slivit.report.draw import styled
@@ -80,7 +80,7 @@ def png_bytes(figure: Figure) -> bytes:
 
 
 def _write_title(panel: Any, found: Explanation) -> None:
-    name = short(Path(found.scan.source).name, 60)
+    name = short(short_name(found.scan.source), 60)
     panel.text(0.012, 0.70, prediction_text(found), fontsize=12, fontweight="bold", color=INK, va="center")
     seen = f"{len(found.scan.sampled)} of its {found.scan.shape[0]} slices seen, counted from 0."
     frames = "Framed: the slice that a method puts first." if found.attributions else ""
@@ -111,7 +111,7 @@ def _draw_slices(panel: Any, found: Explanation, shown: npt.NDArray[np.intp], gr
     for ax in axes[len(shown) :]:
         ax.set_axis_off()
     for ax, slice_ in zip(axes, shown, strict=False):
-        picture = found.scan.stack[found.scan.slices == slice_][0]
+        picture = found.scan.shown[found.scan.slices == slice_][0]
         _draw_slice(ax, picture, found.scan.aspect)
         if maps is not None and peak > 0:
             cells = slice_map(found.scan, maps, int(slice_), picture.shape) / peak

@@ -32,7 +32,7 @@ def seen_by(engine: Engine, scan: str | Path | Volume, target: str | None = None
     if windows is None or engine.settings.size is None:
         return seen
     length = engine.settings.size[0]
-    starts = windows.starts(len(seen.stack), length)
+    starts = windows.starts(seen.stack.shape[-3], length)
     cut = windows.cut(torch.from_numpy(seen.stack), length, engine.at_once)
     predictions, found = zip(*(predict_with_evidence(engine, batch) for batch in cut), strict=True)
     score = windows.aggregate(torch.cat(predictions))
@@ -43,4 +43,4 @@ def seen_by(engine: Engine, scan: str | Path | Volume, target: str | None = None
     note = (
         f"the window of slices {numbers[0]} to {numbers[-1]} is explained: of {len(starts)} it speaks most for {name}"
     )
-    return replace(seen, stack=seen.stack[best : best + length], slices=numbers, notes=(*seen.notes, note))
+    return replace(seen, stack=seen.stack[..., best : best + length, :, :], slices=numbers, notes=(*seen.notes, note))

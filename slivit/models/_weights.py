@@ -232,9 +232,12 @@ def is_hugging_face_convnext(state: Collection[str]) -> bool:
 
 
 def _between_colours(weight: Tensor, channels: int, how: ChannelWeights) -> Tensor:
-    """Weights (K, C, ...) of a first convolution for another number of channels, 3 to 1 or 1 to 3."""
+    """Weights (K, C, ...) of a first convolution for another number of channels: 3 to 1, or 1 to several.
+
+    Grey in three channels gives what it gave in one, and so do several equal channels.
+    """
     given = weight.shape[1]
-    if (given, channels) not in ((3, 1), (1, 3)):
+    if given == channels or ((given, channels) != (3, 1) and given != 1):
         return weight
     summed = weight.sum(1, keepdim=True) / (given if how == "copy" else channels)
     return summed.expand(-1, channels, *weight.shape[2:]).clone()

@@ -24,6 +24,7 @@ from slivit.models.registry import register_model
 from slivit.settings import Count, Share
 
 POSITIONS = "patch_embedding.position_embeddings"
+PATCHES = "patch_embedding.patch_embeddings.weight"
 # UNETR keeps the network as "vit", the pre-training of its authors as "transformer".
 PREFIXES = ("vit.", "transformer.")
 PUBLISHED_NAMES = ((r"^patch_embedding\.(\w+)_3d\b", r"patch_embedding.\1"),)
@@ -36,7 +37,7 @@ DROPPED = (
 
 
 class PlainViT(nn.Module):
-    """The parts of MONAI's ViT under their own names; (B, 1, S, H, W) -> (B, dim), the mean of its tokens.
+    """The parts of MONAI's ViT under their own names; (B, C, S, H, W) -> (B, dim), the mean of its tokens.
 
     Published weights were trained on volumes whose axes run columns, rows, slices, so volumes are turned round.
 
@@ -58,11 +59,11 @@ class PlainViT(nn.Module):
     prefix = 0  # tokens that stand before those of the patches
 
     def embed_patches(self, x: Tensor) -> Tensor:
-        """(B, 1, S, H, W) -> (B, P, dim): the tokens as they enter the first block, the slice varying fastest."""
+        """(B, C, S, H, W) -> (B, P, dim): the tokens as they enter the first block, the slice varying fastest."""
         return self.patch_embedding(x.transpose(2, 4))
 
     def forward_map(self, x: Tensor) -> Tensor:
-        """(B, 1, S, H, W) -> the tokens (B, dim, S / patch, H / patch, W / patch) after the last norm."""
+        """(B, C, S, H, W) -> the tokens (B, dim, S / patch, H / patch, W / patch) after the last norm."""
         tokens = self.embed_patches(x)
         for block in self.blocks:
             tokens = block(tokens)
@@ -77,7 +78,7 @@ class MonaiViT(VolumeModel):
     """The network and a linear head."""
 
     def patch_map(self, x: Tensor) -> Tensor:
-        """(B, 1, S, H, W) -> the tokens (B, dim, S / patch, H / patch, W / patch)."""
+        """(B, C, S, H, W) -> the tokens (B, dim, S / patch, H / patch, W / patch)."""
         self.check(x)
         return self.backbone.forward_map(x)  # type: ignore[operator]
 
@@ -98,6 +99,7 @@ def monai_vit(
     *,
     slices: Count = 96,
     image_size: Count = 96,
+    in_chans: Count = 1,
     patch_size: Count = 16,
     dim: Count = 768,
     depth: Count = 12,
@@ -108,12 +110,13 @@ def monai_vit(
     dropout: Share = 0.0,
     pretrained: bool | Weights = False,
 ) -> MonaiViT:
-    """MONAI's ViT over volumes: (B, 1, S, P, P) float32 volumes from 0 to 1 -> (B, out_dim) logits.
+    """MONAI's ViT over volumes: (B, C, S, P, P) float32 volumes from 0 to 1 -> (B, out_dim) logits.
 
     Args:
         out_dim: the number of outputs.
         slices: S, a multiple of `patch_size`.
         image_size: P, a multiple of `patch_size`.
+        in_chans: C. Weights of one channel are divided among several, so that equal channels give what one gave.
         patch_size: side in voxels of a token.
         dim: width of a token, a multiple of `heads`.
         depth: number of blocks.
@@ -137,6 +140,7 @@ def monai_vit(
             f"got {slices} and {image_size} of {patch_size}, {dim} of {heads}"
         )
     network = _network(
+        in_channels=in_chans,
         img_size=(image_size, image_size, slices),
         patch_size=(patch_size,) * 3,
         hidden_size=dim,
@@ -152,6 +156,7 @@ def monai_vit(
         prefixes=PREFIXES,
         rename=PUBLISHED_NAMES,
         drop=DROPPED,
+        first=(PATCHES,) if embedding == "conv" else (),
         adapt=partial(resize_positions, grid),
     )
     return MonaiViT(
@@ -160,7 +165,7 @@ def monai_vit(
         out_dim,
         features=dim,
         size=(slices, image_size, image_size),
-        in_chans=1,
+        in_chans=in_chans,
         dropout=dropout,
         pretrained=pretrained,
     )
@@ -172,7 +177,7 @@ def _network(**args: Any) -> nn.Module:
         from monai.networks.nets.vit import ViT
     except ImportError as error:
         raise ModelError('monai_vit needs the packages monai and einops: pip install "slivit[baselines]"') from error
-    return ViT(in_channels=1, **args)
+    return ViT(**args)
 
 
 def resize_positions(grid: Grid, state: State, wanted: State) -> State:

@@ -1,4 +1,4 @@
-"""3D ResNet-18 over grey volumes, to be trained from scratch.
+"""3D ResNet-18 over volumes of one channel or several, to be trained from scratch.
 
 Paper: Hara et al. 2018 (arXiv:1711.09577), after He et al. 2016. Origin: written for this project; the parameters have
 the names that torchvision gave those of the 2D ResNet, as the authors' have. Licence: Apache-2.0.
@@ -39,11 +39,11 @@ class BasicBlock(nn.Module):
 
 
 class ResNet3d(nn.Module):
-    """(B, 1, S, H, W) -> (B, features): a 7 x 7 x 7 stem, four stages, global average pooling."""
+    """(B, C, S, H, W) -> (B, features): a 7 x 7 x 7 stem, four stages, global average pooling."""
 
-    def __init__(self, depths: Sequence[int], width: int) -> None:
+    def __init__(self, depths: Sequence[int], width: int, in_chans: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv3d(1, width, 7, (1, 2, 2), 3, bias=False)
+        self.conv1 = nn.Conv3d(in_chans, width, 7, (1, 2, 2), 3, bias=False)
         self.bn1 = nn.BatchNorm3d(width)
         self.maxpool = nn.MaxPool3d(3, 2, 1)
         self.features = width
@@ -59,7 +59,7 @@ class ResNet3d(nn.Module):
         return nn.Sequential(first, *(BasicBlock(out, out, 1) for _ in range(depth - 1)))
 
     def forward_map(self, x: Tensor) -> Tensor:
-        """(B, 1, S, H, W) -> the last stage's map (B, features, S / 16, H / 32, W / 32), rounded up."""
+        """(B, C, S, H, W) -> the last stage's map (B, features, S / 16, H / 32, W / 32), rounded up."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
         for stage in range(1, 5):
             x = self.get_submodule(f"layer{stage}")(x)
@@ -84,17 +84,19 @@ def resnet3d_18(
     *,
     slices: Count = 28,
     image_size: Count = 256,
+    in_chans: Count = 1,
     depths: Sequence[Count] = (2, 2, 2, 2),
     width: Count = 64,
     dropout: Share = 0.0,
     pretrained: bool | Weights = False,
 ) -> VolumeModel:
-    """3D ResNet-18: (B, 1, S, P, P) float32 volumes -> (B, out_dim) logits.
+    """3D ResNet-18: (B, C, S, P, P) float32 volumes -> (B, out_dim) logits.
 
     Args:
         out_dim: the number of outputs.
         slices: S.
         image_size: P, rows and columns in pixels.
+        in_chans: C. Weights of one channel are divided among several, so that equal channels give what one gave.
         depths: residual blocks of the four stages.
         width: channels of the stem and of the first stage; each further stage has twice as many.
         dropout: of the pooled features.
@@ -108,14 +110,14 @@ def resnet3d_18(
     """
     if len(depths) != 4:
         raise ModelError(f"resnet3d_18: depths has one number for each of the four stages, got {tuple(depths)}")
-    network = ResNet3d(depths, width)
+    network = ResNet3d(depths, width, in_chans)
     return VolumeModel(
         network,
         WeightRules(architecture="resnet3d_18", first=("conv1.weight",)),
         out_dim,
         features=network.features,
         size=(slices, image_size, image_size),
-        in_chans=1,
+        in_chans=in_chans,
         dropout=dropout,
         pretrained=pretrained,
     )

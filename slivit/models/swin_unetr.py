@@ -20,7 +20,7 @@ from slivit.errors import ModelError
 from slivit.models._hub import fetch_url
 from slivit.models._masks import MaskModel, decode, encode
 from slivit.models._volume import VolumeModel
-from slivit.models._weights import State, WeightRules, Weights, start_from
+from slivit.models._weights import WeightRules, Weights, start_from
 from slivit.models.registry import register_model
 from slivit.settings import Count, Share
 
@@ -124,6 +124,7 @@ def swin_encoder(
     *,
     slices: Count = 96,
     image_size: Count = 96,
+    in_chans: Count = 1,
     width: Count = 48,
     depths: Sequence[Count] = (2, 2, 2, 2),
     heads: Sequence[Count] = (3, 6, 12, 24),
@@ -132,7 +133,7 @@ def swin_encoder(
     dropout: Share = 0.0,
     pretrained: bool | Weights = False,
 ) -> SwinModel:
-    """The encoder of Swin UNETR: (B, 1, S, P, P) float32 volumes from 0 to 1 -> (B, out_dim) logits.
+    """The encoder of Swin UNETR: (B, C, S, P, P) float32 volumes from 0 to 1 -> (B, out_dim) logits.
 
     The published weights saw CT from -1000 to 1000 HU: set `preprocessing.window` to these for CT.
 
@@ -141,6 +142,7 @@ def swin_encoder(
         out_dim: the number of outputs.
         slices: S, a multiple of 32.
         image_size: P, a multiple of 32.
+        in_chans: C. Weights of one channel are divided among several, so that equal channels give what one gave.
         width: of a token in the first stage, 48 in the published weights; each of the four stages doubles it.
         depths: blocks of the four stages.
         heads: attention heads of the four stages, which divide their widths.
@@ -163,16 +165,17 @@ def swin_encoder(
         architecture=name,
         rename=PUBLISHED_NAMES,
         drop=DROPPED,
+        first=(PATCHES,),
         hub=partial(fetch_url, name, {IDENTIFIER: URL}),
         default="" if name == "swin_random" else IDENTIFIER,
     )
     return SwinModel(
-        SwinEncoder(_network(name, width, depths, heads, window_size, drop_path)),
+        SwinEncoder(_network(name, width, depths, heads, window_size, drop_path, in_chans)),
         rules,
         out_dim,
         features=16 * width,
         size=(slices, image_size, image_size),
-        in_chans=1,
+        in_chans=in_chans,
         dropout=dropout,
         pretrained=pretrained,
     )
@@ -237,7 +240,7 @@ def swin_unetr(
             architecture=name,
             rename=PUBLISHED_NAMES,
             drop=DROPPED,
-            adapt=_shared_among_channels,
+            first=(PATCHES,),
             hub=partial(fetch_url, name, {IDENTIFIER: URL}),
             default=IDENTIFIER,
         ),
@@ -248,14 +251,6 @@ def swin_unetr(
     )
     start_from(model, pretrained)
     return model
-
-
-def _shared_among_channels(state: State, wanted: State) -> State:
-    """Weights of the patch embedding of one channel, divided among those of the network."""
-    given, own = state.get(PATCHES), wanted[PATCHES]
-    if given is None or given.shape[1] != 1 or own.shape[1] == 1:
-        return state
-    return state | {PATCHES: (given / own.shape[1]).expand(-1, own.shape[1], -1, -1, -1).clone()}
 
 
 def _check(name: str, slices: int, image_size: int, width: int, depths: Sequence[int], heads: Sequence[int]) -> None:

@@ -76,7 +76,7 @@ def run(
     if not masks and range_of(loaded.training) is None:
         log.warning("the checkpoint does not say what its training scans were like: only the slices are checked")
     with scratch_folders() as scratch:
-        refs = Finder(loaded.slices, scratch).find(scans)
+        refs = Finder(loaded.slices, scratch, loaded.preprocessing.channels).find(scans)
         with _journal(loaded, out, resume) as journal:
             todo = [ref for ref in {ref.key: ref for ref in refs}.values() if not journal.done(ref)]
             _announce(len(refs), len(todo))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 Numbered = tuple[int, ReadScan]
-FLIP_AXES = {"slices": 1, "vertical": 2, "horizontal": 3}
+FLIP_AXES = {"slices": -3, "vertical": -2, "horizontal": -1}
 _AT_ONCE = 8  # windows, where the batch size is to be found out
 
 
@@ -92,11 +92,11 @@ class Engine:
 
     @cached_property
     def views(self) -> list[tuple[int, ...]]:
-        """The axes of (B, S, H, W) to flip for each view that a prediction averages, none of them first."""
+        """The axes of (..., S, H, W) to flip for each view that a prediction averages, none of them first."""
         return mirror_axes(self.settings.flips)
 
     def input_of(self, stacks: Tensor) -> Tensor:
-        """(B, S, H, W) grey slices, 0 to 255 -> the model's input, on its device."""
+        """(B, S, H, W) grey slices, or (B, C, S, H, W), 0 to 255 -> the model's input, on its device."""
         return to_input(stacks.to(self.device), self.spec.input, self.spec.mean, self.spec.std)
 
     def call(self, function: Callable[[Tensor], Result], stacks: Tensor) -> Result:
@@ -104,7 +104,7 @@ class Engine:
 
         Args:
             function: of the model's input.
-            stacks: (B, S, H, W), 0 to 255.
+            stacks: (B, S, H, W) or (B, C, S, H, W), 0 to 255.
         """
         return self.compute(function, self.input_of(stacks))
 
@@ -122,7 +122,7 @@ class Engine:
         """What the model says of stacks of slices.
 
         Args:
-            stacks: (B, S, H, W), 0 to 255.
+            stacks: (B, S, H, W) or (B, C, S, H, W), 0 to 255.
 
         Returns:
             (B, outputs) float32 on the CPU: probabilities or values in the target's unit, the mean of all views.
@@ -240,7 +240,7 @@ def error_of(name: str, scan: ReadScan) -> str:
 
 
 def mirror_axes(flips: Sequence[str]) -> list[tuple[int, ...]]:
-    """The axes of (B, S, H, W) to flip for each view: every combination of `flips`, none of them first."""
+    """The axes of (..., S, H, W) to flip for each view: every combination of `flips`, none of them first."""
     axes = [FLIP_AXES[f] for f in flips]
     return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from slivit.data.case import network_image, read_scan, sliding_of
-from slivit.data.readers.address import split_address
+from slivit.data.readers.address import files_in, parts_of
 from slivit.data.sliding import Sliding
 from slivit.device import out_of_memory
 from slivit.errors import CheckpointError, ReadError, SlivitError
@@ -194,7 +194,7 @@ def case_names(paths: Sequence[str]) -> list[str]:
 
 
 def _parts(path: str) -> list[str]:
-    plain = path.replace("\\", "/").replace("#", "/")
+    plain = parts_of(path)[0].replace("\\", "/").replace("#", "/")
     *folders, last = [p for p in plain.split("/") if p]
     for suffix in (".gz", ".nii", ".nrrd", ".mha", ".zip"):
         last = last.removesuffix(suffix)
@@ -256,7 +256,7 @@ def stored_image(values: npt.NDArray[np.int32], volume: Volume, path: str) -> An
     import nibabel
 
     kind = np.uint8 if values.max(initial=0) < 256 and values.min(initial=0) >= 0 else np.int32
-    file = split_address(path)[0]
+    file = files_in(path)[0]  # the other channels lie on its grid
     affine = volume.affine if volume.affine is not None else np.diag([*(volume.spacing or (1.0, 1.0, 1.0)), 1.0])
     if file.casefold().endswith(_NIFTI) and volume.affine is not None:
         scan: Any = nibabel.load(file)

@@ -51,7 +51,7 @@ def run(recipe: ProbeRecipe, *, overwrite: bool = False, resume: bool = False) -
     """
     from slivit.probing.heads import chosen_metric
 
-    network = load_network(recipe)
+    network = load_network(recipe, recipe.data.channels)
     manifest = fitted_manifest(recipe, network)
     check_testing(recipe.testing, manifest.task)
     check_subgroups(manifest.frame, recipe.testing)
@@ -110,7 +110,7 @@ def fitted_manifest(recipe: ProbeRecipe, network: Checkpoint) -> Manifest:
             "what to predict is not said: give --kind and --target, such as --kind binary --target drusen (task.kind "
             "and task.targets)"
         )
-    manifest = load_manifest(recipe.data, task)
+    manifest = load_manifest(recipe.data, task, channels=network.preprocessing.channels)
     return manifest.with_task(task.fitted(manifest.rows("train")))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import Checkpoint, checkpoint_folder, load_encoder, read_config
 from slivit.checkpoint.lineage import describe_start
+from slivit.data.channels import settings_for
 from slivit.data.preprocessing import Preprocessing
 from slivit.models.recipe import Model
 from slivit.models.registry import spec_of
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def load_network(recipe: NetworkRecipe) -> Checkpoint:
+def load_network(recipe: NetworkRecipe, channels: tuple[str, ...] = ()) -> Checkpoint:
     """Load a network, given by a checkpoint or by its name.
 
     Args:
         recipe: of a checkpoint that is to be at random, only the architecture is taken; what the recipe says of the
             preprocessing goes before what the checkpoint says.
+        channels: of the scans that it will see; those of the checkpoint where empty.
 
     Returns:
         The network, with its size in its preprocessing, and in `origin` where its weights come from.
@@ -34,9 +36,8 @@ def load_network(recipe: NetworkRecipe) -> Checkpoint:
     given, seed = recipe.preprocessing, recipe.seed
     if recipe.model:
         origin = {"random_init": True, "seed": seed} if recipe.random_init else _start(recipe.model)
-        return _network(
-            _created(recipe.model.name, recipe.model.args_for(given.planes), seed, recipe.model.weights), given, origin
-        )
+        created = _created(recipe.model.name, recipe.model.args_for(given.planes), seed, recipe.model.weights)
+        return _network(created, given, channels, origin)
     folder = checkpoint_folder(recipe.checkpoint)
     config = read_config(folder)
     settings = Preprocessing(**config["preprocessing"])
@@ -45,8 +46,8 @@ def load_network(recipe: NetworkRecipe) -> Checkpoint:
     if recipe.random_init:
         args = {key: value for key, value in config["model"]["args"].items() if key != "pretrained"}
         created = _created(config["model"]["name"], args, seed)
-        return _network(created, settings, {"random_init": True, "seed": seed}, task)
-    return _network(load_encoder(folder).model, settings, describe_start(str(folder)), task)
+        return _network(created, settings, channels, {"random_init": True, "seed": seed}, task)
+    return _network(load_encoder(folder).model, settings, channels, describe_start(str(folder)), task)
 
 
 def _start(model: Model) -> dict[str, Any]:
@@ -69,8 +70,12 @@ def _created(name: str, args: Mapping[str, Any], seed: int, weights: str = "") -
 
 
 def _network(
-    model: nn.Module, settings: Preprocessing, origin: Mapping[str, Any], task: Task | None = None
+    model: nn.Module,
+    settings: Preprocessing,
+    channels: tuple[str, ...],
+    origin: Mapping[str, Any],
+    task: Task | None = None,
 ) -> Checkpoint:
     spec = spec_of(model)
     described = {"model": spec.name, "args": {k: v for k, v in spec.args.items() if k != "pretrained"}, **origin}
-    return Checkpoint(model, task, settings.model_copy(update={"size": spec.size}), origin=described)
+    return Checkpoint(model, task, settings_for(settings, spec, channels or settings.channels), origin=described)

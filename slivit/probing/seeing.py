@@ -78,7 +78,8 @@ def see(
     tokens = engine.call(places, stack)[0].float().cpu()
     attention = engine.call(lambda x: _attention(model, x, head), stack)
     grid = (tokens.shape[1], tokens.shape[2], tokens.shape[3])
-    brightness = F.adaptive_avg_pool3d(stack.float(), grid).flatten()
+    grey = stack.float() if stack.ndim == 4 else stack.float().mean(1)
+    brightness = F.adaptive_avg_pool3d(grey, grid).flatten()
     flat = tokens.flatten(1).T
     kept = foreground(flat, brightness) if mask else torch.ones(len(flat), dtype=torch.bool)
     colours = pca_colours(flat, kept)

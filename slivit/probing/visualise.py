@@ -93,8 +93,9 @@ def picture(volume: Volume, colours: Array, attention: Array | None, title: str)
     from slivit.report.planes import planes_figure
 
     affine = affine_of(volume)
-    turned = [None if part is None else turned_to_ras(part, affine)[0] for part in (volume.array, colours, attention)]
-    space = turned_to_ras(volume.array, affine)[1]
+    shown = volume.by_channel()[0].array
+    turned = [None if part is None else turned_to_ras(part, affine)[0] for part in (shown, colours, attention)]
+    space = turned_to_ras(shown, affine)[1]
     kept = turned[1].any(axis=-1)  # type: ignore[union-attr]
     at = [round(float(places.mean())) for places in np.nonzero(kept)] if kept.any() else [n // 2 for n in kept.shape]
     spacing = np.linalg.norm(space[:3, :3], axis=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ def run_check(
     patient_from_path: bool = False,
     reader: Mapping[str, Any] | None = None,
     where: Mapping[str, Any] | None = None,
+    channels: Sequence[str] = (),
     workers: int = 2,
     time_limit: float = TIME_LIMIT,
     pictures: int = 1000,
@@ -37,7 +38,8 @@ def run_check(
         csv: the manifest.
         out: the folder; made where it is not there.
         task: what is predicted; without it, targets are not checked.
-        columns, root, patient_from_path, reader, where, workers, time_limit, progress: as `check_manifest` takes them.
+        columns, root, patient_from_path, reader, where, channels, workers, time_limit, progress: as `check_manifest`
+            takes them.
         pictures: how many middle slices the page shows.
 
     Returns:
@@ -55,6 +57,7 @@ def run_check(
         patient_from_path=patient_from_path,
         reader=reader,
         where=where,
+        channels=channels,
         workers=workers,
         time_limit=time_limit,
         progress=progress,

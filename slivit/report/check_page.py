@@ -13,6 +13,7 @@ import pandas as pd
 
 from slivit.data.checking.check import CheckResult
 from slivit.data.manifest import SPLITS
+from slivit.data.readers.address import parts_of, short_name
 from slivit.files import whole_file
 
 _BINS = 24
@@ -219,7 +220,7 @@ def _figure(result: CheckResult, row: Any) -> dict[str, Any]:
         "file": _file_name(str(scan["path"])),
         "picture": f"data:image/jpeg;base64,{b64encode(picture).decode()}" if picture else "",
         "told": " · ".join(filter(None, [str(scan["split"]), *labels])),
-        "shape": f"{scan['depth']} × {scan['height']} × {scan['width']}" if not scan["problem"] else "",
+        "shape": _shape(scan) if not scan["problem"] else "",
         "odd": list(_oddities(scan)),
     }
 
@@ -239,9 +240,14 @@ def _oddities(scan: pd.Series) -> Iterator[str]:
         yield str(scan["notes"])
 
 
+def _shape(scan: pd.Series) -> str:
+    grid = f"{scan['depth']} × {scan['height']} × {scan['width']}"
+    return f"{scan['channels']} channels of {grid}" if scan["channels"] > 1 else grid
+
+
 def _file_name(path: str) -> str:
     file, _, item = path.rpartition("#")
-    return item if file else Path(path).name
+    return item if file and len(parts_of(path)) == 1 else short_name(path)
 
 
 def _short(value: Any) -> str:

@@ -125,13 +125,16 @@ def contact_sheet(stack: npt.NDArray[np.uint8], slices: int = SLICES, side: int 
     """Evenly chosen slices of a scan side by side.
 
     Args:
-        stack: (S, H, W).
+        stack: (S, H, W), or (C, S, H, W), of which each channel is shown below the one before.
         slices: at most this many are shown, four in a row.
         side: height and width of a slice in pixels; a single slice is shown at twice that.
 
     Returns:
         (rows, columns) of pixels.
     """
+    if stack.ndim == 4:
+        each = [contact_sheet(channel, slices, side) for channel in stack]
+        return np.concatenate([np.pad(sheet, ((0, GAP), (0, 0)), constant_values=255) for sheet in each])
     chosen = stack[((np.arange(min(slices, len(stack))) + 0.5) * len(stack) / min(slices, len(stack))).astype(int)]
     if len(chosen) == 1:
         return resize_slices(chosen, (2 * side, 2 * side))[0]

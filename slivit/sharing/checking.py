@@ -50,17 +50,22 @@ class Difference:
         return f"largest difference from the original on {self.scans} {what}: {self.largest:.2g}{unit}{pixels}"
 
 
-def example_volume(size: tuple[int, int, int]) -> Array:
-    """A small made-up scan, the same each time: a bright ball in noise, of another shape than the model takes."""
+def example_volume(slices: int, *channels: int) -> Array:
+    """A small made-up scan, the same each time: a bright ball in noise, of another shape than the model takes.
+
+    Args:
+        slices: that the model takes.
+        channels: how many, where there are several: an axis before the others.
+    """
     rng = np.random.default_rng(20240601)
-    shape = (size[0] + 3, 40, 48)
+    shape = (slices + 3, 40, 48)
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"))
     ball = np.sqrt((grid**2).sum(0)) < 0.7
-    return (rng.normal(100, 25, shape) + 300 * ball).round().astype(np.int16)
+    return (rng.normal(100, 25, (*channels, *shape)) + 300 * ball).round().astype(np.int16)
 
 
 def readable(refs: Sequence[ScanRef], checkpoint: Checkpoint, most: int) -> list[tuple[ScanRef, Array]]:
-    """Up to `most` scans that can be read, with their slices (N, H, W)."""
+    """Up to `most` scans that can be read, with their slices (..., N, H, W)."""
     found: list[tuple[ScanRef, Array]] = []
     for ref in refs:
         scan = read_scan(ref, checkpoint.preprocessing)
@@ -72,12 +77,12 @@ def readable(refs: Sequence[ScanRef], checkpoint: Checkpoint, most: int) -> list
 
 
 def predicted(predict: Predict, stack: Array, checkpoint: Checkpoint) -> Array:
-    """(N, H, W) slices of a scan -> (outputs,), from all of its windows where it is cut."""
+    """(..., N, H, W) slices of a scan -> (outputs,), from all of its windows where it is cut."""
     settings = checkpoint.preprocessing
     windows = settings.windows.model_dump() if settings.windows else None
-    length = settings.size[0] if settings.size else len(stack)
-    starts = settings.windows.starts(len(stack), length) if settings.windows else [0]
-    parts = [np.ascontiguousarray(stack[None, s : s + length] if windows else stack[None]) for s in starts]
+    length = settings.size[0] if settings.size else stack.shape[-3]
+    starts = settings.windows.starts(stack.shape[-3], length) if settings.windows else [0]
+    parts = [np.ascontiguousarray(stack[None, ..., s : s + length, :, :] if windows else stack[None]) for s in starts]
     return standalone.combined(np.concatenate([predict(part) for part in parts]).astype(np.float64), windows)
 
 

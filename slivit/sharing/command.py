@@ -81,7 +81,7 @@ def _check_out(out: Path, target: Path, overwrite: bool) -> None:
 def _scans(checkpoint: Checkpoint, given: Sequence[str], scratch: Any) -> list[ScanRef]:
     """The scans to compare on: those that were given, else the run's test scans, else its validation scans."""
     size = checkpoint.preprocessing.size
-    finder = Finder(size[0] if size else 1, scratch)
+    finder = Finder(size[0] if size else 1, scratch, checkpoint.preprocessing.channels)
     if given:
         return finder.find(given)
     try:

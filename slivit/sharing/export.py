@@ -126,7 +126,7 @@ def _write_model(checkpoint: Checkpoint, folder: Path, options: Options) -> serv
         for package in ("onnx", "onnxscript", "onnxruntime"):
             serving.needed(package)
     served = serving.Served(checkpoint).eval()
-    program = serving.program_of(served, checkpoint.preprocessing.size or (1, 1, 1), bf16=options.bf16)
+    program = serving.program_of(served, _shape(checkpoint), bf16=options.bf16)
     if options.format == "onnx":
         serving.write_onnx(program, folder / serving.ONNX)
         return serving.run_onnx(folder / serving.ONNX)
@@ -165,8 +165,8 @@ def _compared(
 
 def _example(checkpoint: Checkpoint) -> tuple[Any, Any]:
     """A made-up scan, and its slices."""
-    size = checkpoint.preprocessing.size or (1, 1, 1)
-    volume = checking.example_volume(size)
+    *channels, slices, _, _ = _shape(checkpoint)
+    volume = checking.example_volume(slices, *channels)
     return volume, preprocess(Volume(volume, standalone.EXAMPLE_SPACING, "the example"), checkpoint.preprocessing)
 
 
@@ -207,13 +207,19 @@ def _write_program(
     np.savez_compressed(folder / EXAMPLE, volume=volume, slices=slices, prediction=predicted)
 
 
+def _shape(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """(S, H, W) of the slices that go into a graph, or (C, S, H, W)."""
+    settings = checkpoint.preprocessing
+    channels = (len(settings.channels),) if settings.channels else ()
+    return *channels, *(settings.size or (1, 1, 1))
+
+
 def _described(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
     """What `preprocess.py` reads."""
-    size = list(checkpoint.preprocessing.size or ())
     outputs = list(checkpoint.task.prediction_columns)
     return {
         "model": config["export"]["file"],
-        "input": {"name": serving.INPUT, "shape": ["batch", *size], "dtype": "uint8"},
+        "input": {"name": serving.INPUT, "shape": ["batch", *_shape(checkpoint)], "dtype": "uint8"},
         "output": {"name": serving.OUTPUT, "shape": ["batch", len(outputs)], "dtype": "float32"},
         "outputs": outputs,
         "preprocessing": config["preprocessing"],

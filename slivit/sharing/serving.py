@@ -21,7 +21,7 @@ from slivit.predict.engine import Engine, mirror_axes
 
 Array = npt.NDArray[Any]
 Predict = Callable[[Array], Array]
-"""(B, S, H, W) uint8 -> (B, outputs) float32."""
+"""(B, S, H, W) uint8, or (B, C, S, H, W) of several channels -> (B, outputs) float32."""
 
 INPUT, OUTPUT = "slices", "prediction"
 ONNX, PT2 = "model.onnx", "model.pt2"
@@ -54,12 +54,13 @@ class Served(nn.Module):
         self.register_buffer("spread", torch.tensor(task.spread or (1.0,)))
 
     def forward(self, slices: Tensor) -> Tensor:
-        """(B, S, H, W) uint8 -> (B, outputs): probabilities, or values in the target's unit."""
+        """(B, S, H, W) or (B, C, S, H, W) uint8 -> (B, outputs): probabilities, or values in the target's unit."""
         views = [self._view(slices.flip(axes) if axes else slices) for axes in self.axes]
         return torch.stack(views).mean(0)
 
     def _view(self, slices: Tensor) -> Tensor:
-        x = slices.float().unsqueeze(1) * self.scale + self.shift
+        slices = slices if slices.ndim == 5 else slices.unsqueeze(1)
+        x = slices.float() * self.scale + self.shift
         outputs = self.network(x.flatten(2, 3) if self.tiled else x).float()
         return self.task.activation(outputs, self.center, self.spread)
 
@@ -87,12 +88,12 @@ class Widened(nn.Module):
         return torch.func.functional_call(self._inner[0], wide, (slices,))
 
 
-def program_of(served: Served, size: tuple[int, int, int], *, bf16: bool = False) -> torch.export.ExportedProgram:
+def program_of(served: Served, size: tuple[int, ...], *, bf16: bool = False) -> torch.export.ExportedProgram:
     """Trace a network into a graph with an open batch size.
 
     Args:
         served: on the CPU, in evaluation mode.
-        size: (S, H, W).
+        size: (S, H, W), or (C, S, H, W).
         bf16: keep large weights in bfloat16.
 
     Raises:

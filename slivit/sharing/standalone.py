@@ -55,7 +55,10 @@ def check_no_pickles(path: Path) -> None:
 
 
 def read_scan(path: str, reader: Settings) -> tuple[Array, Spacing]:
-    """A (D, H, W) array from a .npy file, without spacing; other formats are read by slivit, where it is installed."""
+    """A (D, H, W) or (C, D, H, W) array from a .npy file, without spacing; slivit reads other formats, if it is there.
+
+    "t1.nii.gz | t2.nii.gz" names the files of the channels.
+    """
     if path.endswith(".npy"):
         return np.load(path, allow_pickle=False), None
     from slivit.data.readers import read_volume
@@ -131,7 +134,15 @@ def resize(image: Array, height: int, width: int, how: str = "area") -> Array:
 
 
 def preprocess(volume: Array, p: Settings, spacing: Spacing = None) -> Array:
-    """(D, H, W) of any number type -> (S, H, W) uint8; all slices of the scan where it is cut into windows."""
+    """(D, H, W) of any number type -> (S, H, W) uint8; all slices of the scan where it is cut into windows.
+
+    With channels, each by itself: (C, D, H, W) -> (C, S, H, W).
+    """
+    channels = p.get("channels") or []
+    if volume.ndim != (4 if channels else 3) or (channels and len(volume) != len(channels)):
+        raise ValueError(f"the model takes {len(channels) or 'no'} channels {channels}; the scan is {volume.shape}")
+    if channels:
+        return np.stack([preprocess(channel, {**p, "channels": []}, spacing) for channel in volume])
     wanted, height, width = p["size"]
     size = tuple(p.get("resize") or (height, width))
     numbers = slice_numbers(len(volume), p)
@@ -202,12 +213,12 @@ def interpolated(stack: Array, numbers: list[int], depth: int, wanted: int) -> A
 
 
 def batches(volume: Array, p: Settings, spacing: Spacing = None) -> Iterator[Array]:
-    """What the model takes of a scan: (1, S, H, W) uint8, once, or once a window."""
+    """What the model takes of a scan: (1, S, H, W) or (1, C, S, H, W) uint8, once, or once a window."""
     stack, length = preprocess(volume, p, spacing), p["size"][0]
-    last = max(len(stack) - length, 0)
+    last = max(stack.shape[-3] - length, 0)
     starts = [*range(0, last, p["windows"]["stride"] or length), last] if p.get("windows") else [0]
     for start in starts:
-        yield np.ascontiguousarray(stack[None, start : start + length] if p.get("windows") else stack[None])
+        yield np.ascontiguousarray(stack[None, ..., start : start + length, :, :] if p.get("windows") else stack[None])
 
 
 def finish(outputs: Array, settings: Settings) -> dict[str, Any]:

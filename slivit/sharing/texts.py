@@ -106,6 +106,11 @@ def _steps(p: Mapping[str, Any]) -> Iterator[str]:
         "from the patient's right to the left; coronal and sagittal rows run from superior to inferior."
         + (f" Reading options: {p['reader']}." if p.get("reader") else "")
     )
+    if p.get("channels"):
+        yield (
+            f"A scan has {len(p['channels'])} channels on one grid, in this order: {', '.join(p['channels'])}. Each "
+            "goes through the steps below by itself, and they are stacked: (C, D, H, W)."
+        )
     yield _which(p, slices)
     yield _intensities(p)
     rows, columns = p.get("resize") or (height, width)

@@ -9,6 +9,7 @@ from typing import Any
 
 from slivit.data.cache_build import Prepared, prepare
 from slivit.data.caching import cache_of, size_text
+from slivit.data.channels import settings_for
 from slivit.data.manifest import inspect_manifest
 from slivit.data.notes import gathered_notes
 from slivit.data.preprocessing import Preprocessing
@@ -69,7 +70,7 @@ def run(recipe: TrainingRecipe | PrepareRecipe, *, progress: bool = True) -> Pre
     cache = cache_of(recipe.data)
     if cache is None:
         raise RecipeError("data.cache is empty, so there is nowhere to keep slices; set it with data.cache=FOLDER")
-    settings = recipe.preprocessing.model_copy(update={"size": _size(recipe.model)})
+    settings = settings_for(recipe.preprocessing, _spec(recipe.model), recipe.data.channels)
     rows = _rows(recipe)
     with gathered_notes(cache.folder):
         told = prepare(rows, settings, cache, workers=recipe.data.processes, progress=progress)
@@ -89,15 +90,19 @@ def _rows(recipe: TrainingRecipe | PrepareRecipe) -> Sequence[Mapping[str, Any]]
         return load_manifest(data, recipe.task).rows()
     # Of a table alone only the paths matter: what is wrong with its patients and splits is told by training.
     found = inspect_manifest(
-        data.manifest, columns=data.columns, root=data.root or None, patient_from_path=True, where=data.where
+        data.manifest,
+        columns=data.columns,
+        root=data.root or None,
+        patient_from_path=True,
+        where=data.where,
+        channels=data.channels,
     )
     return [{"path": path} for path in found.frame["path"] if path]
 
 
-def _size(model: Model) -> tuple[int, int, int]:
-    """The (slices, rows, columns) that a model takes."""
+def _spec(model: Model) -> Any:
+    """What a model takes."""
     from slivit.models.registry import create_model
 
     untrained = {"pretrained": False} if "pretrained" in model.args else {}
-    spec: Any = create_model(model.name, 1, **model.args | untrained).spec
-    return spec.size
+    return create_model(model.name, 1, **model.args | untrained).spec

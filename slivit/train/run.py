@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import save_backbone, save_checkpoint, store_operating_point
 from slivit.checkpoint.lineage import started_from
+from slivit.data.channels import settings_for
 from slivit.data.notes import gathered_notes
 from slivit.data.preprocessing import SHORT_SCAN, Preprocessing
 from slivit.errors import RecipeError
@@ -114,7 +115,11 @@ def build_model(recipe: Labelled, out_dim: int) -> nn.Module:
 def fitted_preprocessing(recipe: Labelled) -> Preprocessing:
     """The recipe's preprocessing with the size that its model takes; a model that cannot be made is told here."""
     model = build_model(recipe, 1)
-    return recipe.preprocessing.model_copy(update={"size": spec_of(model).size})
+    sets = {name: part.data.channels for name, part in recipe.parts.items()}
+    if len(set(sets.values())) > 1:
+        told = "; ".join(f"{name}: {list(columns)}" for name, columns in sets.items())
+        raise RecipeError(f"sets that are trained together have the same data.channels, and these have {told}")
+    return settings_for(recipe.preprocessing, spec_of(model), next(iter(sets.values())))
 
 
 @dataclass(frozen=True)

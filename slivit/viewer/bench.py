@@ -18,7 +18,10 @@ from slivit.checkpoint import Checkpoint, load_checkpoint
 from slivit.data.manifest import read_manifest
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.readers import read_volume
+from slivit.data.readers.address import short_name
 from slivit.data.reviews import scan_key
+from slivit.data.sources import columns_of
+from slivit.data.table import read_table
 from slivit.errors import SlivitError
 from slivit.explanation import Explanation, SeenScan, explain_seen, seen_by
 from slivit.folder import SPLIT
@@ -113,6 +116,7 @@ class Bench:
 
     def _read(self, csv: str | Path) -> list[Row]:
         options: dict[str, Any] = {"require_targets": False, "check_files": False, "patient_from_path": True}
+        options["channels"] = columns_of(read_table(csv), self.settings.channels)
         return list(read_manifest(csv, self.checkpoint.task, need_splits=(), **options).rows())
 
     @property
@@ -158,7 +162,7 @@ class Bench:
             ReadError: the scan cannot be read.
         """
         row = self.rows[row] if isinstance(row, int) else row
-        opened = self._open(str(row["path"]), Path(str(row["path"])).name, row)
+        opened = self._open(str(row["path"]), short_name(str(row["path"])), row)
         self.known.setdefault(scan_key(row), opened.predictions)
         return opened
 

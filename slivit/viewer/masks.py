@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from slivit.data.readers.address import parts_of
 from slivit.targets.task import is_missing
 from slivit.viewer.bench import Row
 
@@ -28,8 +29,11 @@ def masks_of(run: Path, row: Row) -> dict[str, Path]:
         there = next((file for file in files if file.is_file()), None)
         if there:
             found["predicted"] = there
+    channels = parts_of(str(row["path"]))
     for column, cell in row.items():
-        if column != "path" and not is_missing(cell) and str(cell).lower().endswith(SUFFIXES):
+        if str(cell) in channels or column == "path" or is_missing(cell):
+            continue
+        if str(cell).lower().endswith(SUFFIXES):
             file = Path(str(cell))
             file = file if file.is_absolute() else Path(str(row["path"])).parent / file
             if file.is_file():
@@ -39,6 +43,6 @@ def masks_of(run: Path, row: Row) -> dict[str, Path]:
 
 def stem_of(path: str) -> str:
     """The name of a scan's file or folder without `.nii.gz` and the like."""
-    name = Path(path).name
+    name = Path(parts_of(path)[0]).name
     suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), Path(name).suffix)
     return name[: len(name) - len(suffix)] if suffix else name

@@ -148,6 +148,7 @@ def cosines(table: Features, one: Features) -> Features:
 
 def thumbnail(stack: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The middle one of (S, H, W) slices, small."""
+    stack = stack[0] if stack.ndim == 4 else stack
     return resize_slices(stack[len(stack) // 2][None], (SIDE, SIDE))[0]
 
 

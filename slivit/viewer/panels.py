@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from slivit.data.readers.address import short_name
 from slivit.explanation import METHODS, TITLES, number_of
 from slivit.models.registry import spec_of
 from slivit.report.style import amount, number
@@ -119,7 +119,7 @@ def neighbours_facts(bench: Bench, opened: Opened) -> dict[str, Any]:
         "unreadable": neighbours.unreadable,
         "nearest": [
             {
-                "name": Path(str(near.row["path"])).name,
+                "name": short_name(str(near.row["path"])),
                 "answers": _answers(bench.checkpoint.task, near.row),
                 "similarity": number(near.similarity, 2),
                 "row": row_of(bench, near.row),

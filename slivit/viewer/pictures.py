@@ -20,7 +20,7 @@ LONG = 512
 
 def slice_png(scan: SeenScan, number: int) -> bytes | None:
     """One of the scan's slices as the model saw it; None where it did not see it."""
-    seen = scan.stack[scan.slices == number]
+    seen = scan.shown[scan.slices == number]
     return png_bytes(seen[0]) if len(seen) else None
 
 
@@ -33,7 +33,7 @@ def heat_png(found: Explanation, method: str, number: int) -> bytes | None:
     peak = float(maps.max()) if maps is not None else 0.0
     if maps is None or peak <= 0 or number not in found.scan.sampled:
         return None
-    height, width = found.scan.stack.shape[1:]
+    height, width = found.scan.stack.shape[-2:]
     return png_bytes(coloured(slice_map(found.scan, maps, number, (height, width)) / peak))
 
 

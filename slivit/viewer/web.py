@@ -174,12 +174,12 @@ class Web:
     def place(self, request: Request) -> Any:
         """Where the slices of the scan itself run, and how bright they are."""
         bench, opened = self.desk.opened(request)
-        return place_of(bench.volume(opened))
+        return place_of(bench.volume(opened).by_channel()[0])
 
     def volume(self, request: Request) -> bytes:
-        """The scan itself, at stored resolution."""
+        """The scan itself, at stored resolution; the first of several channels."""
         bench, opened = self.desk.opened(request)
-        volume = bench.volume(opened)
+        volume = bench.volume(opened).by_channel()[0]
         return nifti_bytes(volume.array, volume.affine, volume.spacing)
 
     def map(self, request: Request) -> bytes:

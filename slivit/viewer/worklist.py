@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from slivit.data.readers.address import short_name
 from slivit.data.reviews import scan_key
 from slivit.targets.decision import Decision
 from slivit.targets.task import Task, class_name, is_missing
@@ -114,7 +114,7 @@ def _row(bench: Bench, target: str, number: int, others: Sequence[Other], groups
     return {
         "n": number,
         "key": key,
-        "name": Path(str(row["path"])).name,
+        "name": short_name(str(row["path"])),
         "patient": "" if row["patient"] == row["path"] else str(row["patient"]),
         "split": row["split"],
         "value": _rounded(own.value),

@@ -64,6 +64,11 @@ CHANGES = [
     {"windows": Windows()},
     {"spacing": (0.0, 1.0, 1.0)},
     {"fit": "pad"},
+    {"channels": ("one",)},
+    {"interpolation": "bilinear"},
+    {"wrap": True},
+    {"shuffle_slices": 1},
+    {"planes": ("coronal",)},
 ]
 
 
@@ -118,8 +123,8 @@ def test_all_code_that_makes_slices_is_part_of_the_key():
     counted = set(cache_module.code_files())
     assert all(file.is_file() for file in counted)
     root = Path(cache_module.__file__).parents[2]
-    # Words and pictures of what was read, whether a file is the official one, and who reads.
-    names = ("errors", "display", "settings", "plugins", "data.medmnist_files", "data.watching")
+    # Words and pictures of what was read, whether a file is the official one, who reads, and what comes later.
+    names = ("errors", "display", "settings", "plugins", "data.medmnist_files", "data.watching", "data.sliding")
     harmless = {f"slivit.{name}" for name in names}
     for file in counted:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):

@@ -61,9 +61,13 @@ def test_a_scan_without_geometry_has_millimetres():
     np.testing.assert_array_equal(to_monai(volume).affine, np.eye(4))
 
 
-def test_channels_are_refused():
-    with pytest.raises(SlivitError, match="one channel"):
-        from_monai(torch.zeros(2, 3, 3, 3))
+def test_channels_go_to_monai_and_back(rng):
+    volume = slivit.Volume(rng.normal(size=(2, 5, 4, 3)).astype(np.float32), (3.0, 2.0, 1.0), "made up")
+    again = from_monai(to_monai(volume), axis=0)
+    np.testing.assert_array_equal(again.array, volume.array)
+    assert again.spacing == volume.spacing
+    with pytest.raises(SlivitError, match="channels first"):
+        from_monai(torch.zeros(3, 3, 3))
 
 
 def test_items_of_a_manifest(blob_scans):

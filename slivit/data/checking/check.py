@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,20 @@ from slivit.data.pool import spread
 from slivit.targets.task import Task
 
 Progress = Callable[[int, int], None]
-_FACTS = ("problem", "dtype", "orientation", "low", "p1", "median", "p99", "high", "invalid", "empty", "content")
+_FACTS = (
+    "problem",
+    "dtype",
+    "channels",
+    "orientation",
+    "low",
+    "p1",
+    "median",
+    "p99",
+    "high",
+    "invalid",
+    "empty",
+    "content",
+)
 _DIED = "the program that read it was killed: a broken file crashed its decoder, or memory ran out"
 TIME_LIMIT = 300.0
 """Seconds; far more than a sound scan takes, also from a slow disk."""
@@ -54,9 +67,9 @@ class CheckResult:
     Args:
         source: the manifest.
         table: one row a scan (the index is the line of the manifest): path, patient, split, the other columns of the
-            manifest, then problem ("" where the scan could be read), depth, height, width, dtype, spacing_d, spacing_h,
-            spacing_w (mm), orientation, low, p1, median, p99, high, invalid, empty (slices), content (a hash), group,
-            same_as (rows with the same pixels), outlier, notes.
+            manifest, then problem ("" where the scan could be read), depth, height, width, dtype, channels, spacing_d,
+            spacing_h, spacing_w (mm), orientation, low, p1, median, p99, high, invalid, empty (slices), content (a
+            hash), group, same_as (rows with the same pixels), outlier, notes.
         task: what is predicted, where it was given.
         findings: the most important first.
         pictures: the middle slices.
@@ -95,6 +108,7 @@ def check_manifest(
     patient_from_path: bool = False,
     reader: Mapping[str, Any] | None = None,
     where: Mapping[str, Any] | None = None,
+    channels: Sequence[str] = (),
     workers: int = 2,
     time_limit: float = TIME_LIMIT,
     progress: Progress | None = None,
@@ -109,6 +123,7 @@ def check_manifest(
         patient_from_path: see `read_manifest`.
         reader: options for `read_volume`, such as {"axis": "coronal"}.
         where: as `read_manifest` takes it.
+        channels: as `read_manifest` takes them.
         workers: how many processes read; 0 reads here.
         time_limit: seconds after which a scan counts as one that cannot be read; 0 sets none, and neither do 0 workers.
         progress: called with the number of scans done and of all scans.
@@ -116,7 +131,15 @@ def check_manifest(
     Raises:
         ManifestError: the file is no table at all, or has no column of paths.
     """
-    found = inspect_manifest(csv, task, columns=columns, root=root, patient_from_path=patient_from_path, where=where)
+    found = inspect_manifest(
+        csv,
+        task,
+        columns=columns,
+        root=root,
+        patient_from_path=patient_from_path,
+        where=where,
+        channels=channels,
+    )
     problems = list(found.problems)
     if "train" in set(found.frame["split"]):
         problems += empty_splits(found.frame, SPLITS)
@@ -150,22 +173,7 @@ def _died(time_limit: float, path: str) -> ScanFacts:
 
 def _table(frame: pd.DataFrame, facts: list[ScanFacts]) -> pd.DataFrame:
     """The manifest's columns beside what was found in each scan."""
-    columns: dict[str, Any] = {
-        name: [getattr(f, name) for f in facts]
-        for name in (
-            "problem",
-            "dtype",
-            "orientation",
-            "low",
-            "p1",
-            "median",
-            "p99",
-            "high",
-            "invalid",
-            "empty",
-            "content",
-        )
-    }
+    columns: dict[str, Any] = {name: [getattr(f, name) for f in facts] for name in _FACTS}
     for place, name in enumerate(("depth", "height", "width")):
         columns[name] = [f.shape[place] for f in facts]
     for place, name in enumerate(("spacing_d", "spacing_h", "spacing_w")):

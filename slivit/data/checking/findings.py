@@ -115,7 +115,7 @@ def _invalid(table: pd.DataFrame) -> Iterator[Finding]:
         yield Finding("wrong", "slices without numbers", text, tuple(empty.index))
     bad = table[(table["invalid"] > 0) & (table["empty"] == 0)]
     if len(bad):
-        share = (bad["invalid"] / (bad["depth"] * bad["height"] * bad["width"])).max()
+        share = (bad["invalid"] / (bad["channels"] * bad["depth"] * bad["height"] * bad["width"])).max()
         text = (
             f"{_scans(len(bad))} with values that are NaN or infinite, up to {share:.2%} of a scan ({_rows(bad)}): "
             "they are taken for black. Export the scans again, or write a number there."
@@ -193,6 +193,12 @@ def _rare_class(table: pd.DataFrame, task: Task | None) -> Iterator[Finding]:
 
 def _mixed(table: pd.DataFrame) -> Iterator[Finding]:
     good = table[table["problem"] == ""]
+    counts = good["channels"].value_counts()
+    if len(counts) > 1:
+        told = ", ".join(f"{n} with {count}" for count, n in counts.items())
+        text = f"The scans have different numbers of channels ({told}); a model takes one number."
+        rows = tuple(good.index[good["channels"] == counts.index[-1]])
+        yield Finding("wrong", "different numbers of channels", text, rows)
     planes = good.loc[good["orientation"] != "", "orientation"].str.removesuffix(", oblique").value_counts()
     if len(planes) > 1:
         told = ", ".join(f"{n} {name}" for name, n in planes.items())

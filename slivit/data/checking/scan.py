@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -29,6 +29,7 @@ class ScanFacts:
         shape: (D, H, W).
         dtype: of the values, as numpy writes it.
         spacing: (D, H, W) in mm, None where unknown.
+        channels: how many it has.
         orientation: "axial", "coronal" or "sagittal" (the slices), with "oblique" where they lie askew; "" if unknown.
         low, p1, median, p99, high: intensities, in the scan's own unit.
         invalid: how many values are NaN or infinite.
@@ -36,7 +37,7 @@ class ScanFacts:
         content: a hash of shape and values, the same in every format and precision that holds them exactly.
         signature: mean intensities of blocks, for scans that are the same but for rounding.
         notes: what the reader noticed.
-        picture: the middle slice as a small JPEG; empty where there is none.
+        picture: the middle slice of each channel as a small JPEG; empty where there is none.
     """
 
     path: str
@@ -44,6 +45,7 @@ class ScanFacts:
     shape: tuple[int, int, int] = (0, 0, 0)
     dtype: str = ""
     spacing: tuple[float, float, float] | None = None
+    channels: int = 1
     orientation: str = ""
     low: float = np.nan
     p1: float = np.nan
@@ -84,7 +86,8 @@ def examine(path: str, reader: Mapping[str, Any] | None = None) -> ScanFacts:
 
 
 def _facts(path: str, volume: Volume) -> ScanFacts:
-    array = volume.array
+    channels = volume.by_channel()
+    array = volume.array.reshape(-1, *volume.shape[1:])  # the slices of all channels, one after the other
     sample = _sample(array)
     finite = sample[np.isfinite(sample)]
     p1, median, p99 = np.percentile(finite, (1, 50, 99)) if finite.size else (np.nan,) * 3
@@ -102,11 +105,24 @@ def _facts(path: str, volume: Volume) -> ScanFacts:
         high=high,
         invalid=invalid,
         empty=empty,
+        channels=volume.channels,
         content=content_hash(array),
         signature=_signature(array),
-        notes=volume.notes,
-        picture=picture(array, volume.spacing),
+        notes=(*volume.notes, *(_odd_channels(channels) if len(channels) > 1 else ())),
+        picture=picture([part.array for part in channels], volume.spacing),
     )
+
+
+def _odd_channels(channels: Sequence[Volume]) -> Iterator[str]:
+    """Channels that hold nothing, or what another one holds: files that were exported or named wrongly."""
+    seen: dict[str, int] = {}
+    for number, channel in enumerate(channels):
+        if channel.array.min() == channel.array.max():
+            yield f"channel {number} holds one value alone"
+            continue
+        first = seen.setdefault(content_hash(channel.array), number)
+        if first != number:
+            yield f"channels {first} and {number} hold the same values"
 
 
 def _sample(array: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
@@ -175,8 +191,28 @@ def orientation(affine: npt.NDArray[np.float64] | None) -> str:
     return plane if abs(across[axis]) > 0.99 else f"{plane}, oblique"
 
 
-def picture(array: npt.NDArray[np.generic], spacing: tuple[float, float, float] | None) -> bytes:
-    """The middle slice as a JPEG of at most 160 pixels a side, stretched from its 1st to its 99th percentile."""
+def picture(channels: Sequence[npt.NDArray[np.generic]], spacing: tuple[float, float, float] | None) -> bytes:
+    """The middle slices as a JPEG of at most 160 pixels a side, each stretched from its 1st to its 99th percentile.
+
+    Args:
+        channels: (D, H, W) each; four stand in two rows.
+        spacing: in mm.
+    """
+    from PIL import Image
+
+    tiles = [_middle(array, spacing) for array in channels]
+    columns = int(np.ceil(np.sqrt(len(tiles))))
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    rows = [np.concatenate(tiles[at : at + columns], axis=1) for at in range(0, len(tiles), columns)]
+    image = Image.fromarray(np.concatenate(rows))
+    image.thumbnail((_PICTURE, _PICTURE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def _middle(array: npt.NDArray[np.generic], spacing: tuple[float, float, float] | None) -> npt.NDArray[np.uint8]:
+    """The middle slice in its true proportions, stretched."""
     from PIL import Image
 
     middle = np.nan_to_num(array[array.shape[0] // 2].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
@@ -187,7 +223,4 @@ def picture(array: npt.NDArray[np.generic], spacing: tuple[float, float, float] 
     height, width = (n * (s if s > 0 else 1) for n, s in zip(middle.shape, (spacing or (1, 1, 1))[1:], strict=True))
     scale = _PICTURE / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    image = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
+    return np.asarray(Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR))

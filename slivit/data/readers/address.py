@@ -5,11 +5,13 @@ One string names a scan wherever one is needed: in manifests, caches, tables of 
     knee.nii.gz                     the whole file
     scans.npz#train/17              an item of it
     study/#series=4&axis=coronal    the DICOM series number 4, as coronal slices
+    t1.nii.gz | study/#series=4     a scan of two channels, each with an address of its own
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote
@@ -20,6 +22,33 @@ ROW_OPTIONS = ("series", "frame", "axis", "channel")
 """Options of `read_volume` that an address can hold, and the columns of a manifest that are put into it."""
 
 _ITEM = "item"
+_BESIDE = " | "
+
+
+def parts_of(address: str) -> list[str]:
+    """Return the addresses of a scan's channels, or the address alone where it names one file or folder.
+
+    Example:
+        >>> parts_of("t1.nii.gz | t2.nii.gz"), parts_of("t1.nii.gz")
+        (['t1.nii.gz', 't2.nii.gz'], ['t1.nii.gz'])
+    """
+    # (os.path: a long address is no name that a file can have, which Path raises for)
+    return [address] if _BESIDE not in address or os.path.exists(address) else address.split(_BESIDE)  # noqa: PTH110
+
+
+def of_parts(addresses: Sequence[str]) -> str:
+    """Return the address of a scan whose channels have these addresses; the inverse of `parts_of`."""
+    return _BESIDE.join(addresses)
+
+
+def files_in(address: str) -> list[str]:
+    """Return the files and folders that an address names: one for each channel."""
+    return [split_address(part)[0] for part in parts_of(address)]
+
+
+def short_name(address: str) -> str:
+    """Return how lists and pictures call a scan: the name of its file, or those of its channels."""
+    return ", ".join(part.replace("\\", "/").rstrip("/").rpartition("/")[2] for part in parts_of(address))
 
 
 def split_address(address: str) -> tuple[str, str]:
@@ -61,6 +90,8 @@ def with_options(address: str, options: Mapping[str, str]) -> str:
     given = {name: value for name, value in options.items() if value}
     if not given:
         return address
+    if len(parts := parts_of(address)) > 1:
+        return of_parts([with_options(part, given) for part in parts])
     file, fragment = split_address(address)
     merged = {**options_of(fragment), **given}
     order = (_ITEM, *ROW_OPTIONS)

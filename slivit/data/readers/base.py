@@ -43,6 +43,7 @@ class ScanInfo:
         source: the file, folder or item as it was asked for.
         affine: (4, 4) from the voxel index (d, h, w, 1) to RAS coordinates in mm; None where unknown.
         notes: what the reader noticed and the user should know.
+        channels: how many are read, where several are asked for.
     """
 
     format: str
@@ -52,6 +53,7 @@ class ScanInfo:
     source: str
     affine: Affine | None = None
     notes: tuple[str, ...] = field(default=())
+    channels: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class Scan:
 
     Args:
         info: the header.
-        load: takes ascending slice indices without repeats and returns (len(indices), H, W).
+        load: takes ascending slice indices without repeats and returns (len(indices), H, W), with an axis of channels
+            before them where several are read.
         names: what names each slice, in order: the SOP Instance UIDs of a DICOM series; empty where there is nothing.
     """
 

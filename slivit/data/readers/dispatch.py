@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from slivit.data.readers import dicom, frames, heidelberg, itk, nifti, npz, sniff, video
-from slivit.data.readers.address import options_of, split_address, typed_options
+from slivit.data.readers.address import options_of, parts_of, split_address, typed_options
 from slivit.data.readers.base import Array, Recounted, Scan, ScanInfo, all_finite, counted
+from slivit.data.readers.channels import beside
 from slivit.data.readers.noticed import record
 from slivit.data.readers.sniff import Found
 from slivit.data.watching import noted
@@ -56,13 +57,14 @@ class Reader:
 
 def _readers() -> Iterator[Reader]:
     grid, planes = ("axis", "frame"), ("channel", "frame")
+    grids = (*grid, "channel")
     yield Reader("dicom", "DICOM file, series folder or zip", dicom.SUFFIXES, ("series", *grid), _open_dicom)
-    yield Reader("nifti", "NIfTI or Analyze file", nifti.SUFFIXES, ("affine", *grid), _open_nifti)
+    yield Reader("nifti", "NIfTI or Analyze file", nifti.SUFFIXES, ("affine", *grids), _open_nifti)
     yield Reader("image", "image or multi-page TIFF", frames.SUFFIXES, planes, _open_image)
     yield Reader("frames", "folder or zip of image frames", (), (), _open_frames)
     yield Reader("video", "video clip", video.SUFFIXES, (), _open_video)
     yield Reader("npz", "item of a MedMNIST archive (FILE.npz#train/0)", (".npz",), ("item", "check_md5"), _open_npz)
-    yield Reader("itk", "MetaImage or NRRD file", itk.SUFFIXES, grid, _open_itk)
+    yield Reader("itk", "MetaImage or NRRD file", itk.SUFFIXES, grids, _open_itk)
     yield Reader("heidelberg", "Heidelberg OCT volume", heidelberg.SUFFIXES, ("series",), _open_heidelberg)
 
 
@@ -156,13 +158,16 @@ def read_volume(path: str | os.PathLike[str], *, select: Select | None = None, *
 
     Args:
         path: a file, a folder, `FILE.npz#SPLIT/INDEX`, or another address such as `STUDY#series=4`, whose options
-            count more than those beside it; see `slivit.data.readers.address`.
+            count more than those beside it; `T1.nii.gz | T2.nii.gz` is a scan of two channels; see
+            `slivit.data.readers.address`.
         select: gets the number of slices in the scan and returns the indices wanted, in any order and perhaps
             repeated; only these are decoded where the format allows it. None for all slices.
         **options: `axis` ("axial", "coronal" or "sagittal": the axis across slices; by default the plane of
             acquisition, which DICOM tells, and in other formats the largest spacing where it is clearly larger than the
             others, else axial; "time" for the several images of one place of a DICOM series), `frame` (which volume of
-            a 4D series, from 0), `channel` (number or name of one of several channels of a TIFF), `series` (UID, number
+            a 4D series, from 0), `channel` (number or name of one of several channels of a TIFF, a NIfTI, MHA or NRRD
+            file, or "all" of them), `align` ("resample": channels on other grids than the first's are brought to it
+            instead of refused), `series` (UID, number
             or part of the description of one of several series, or {"modality": "MR", "description": "T1"}), `affine`
             ("sform" or "qform": which orientation of a NIfTI file counts where the two disagree), `item`
             ("SPLIT/INDEX" of a MedMNIST file, where the path does not say it), `check_md5` (False accepts a changed
@@ -201,6 +206,9 @@ def open_scan(path: str | os.PathLike[str], **options: Any) -> Scan:
     """Return the opened scan: its header, and a function that decodes chosen slices."""
     source = os.fspath(path)
     given = {name: value for name, value in options.items() if value is not None}
+    if len(parts := parts_of(source)) > 1:
+        align = given.pop("align", "")
+        return beside([open_scan(part, **given) for part in parts], source, align)
     name, fragment = split_address(source)
     given |= typed_options(options_of(fragment), source)
     file = Path(name)
@@ -221,6 +229,8 @@ def _check_options(given: dict[str, Any], reader: Reader, source: str) -> None:
             continue
         if name in reader.options:
             raise ReadError(f"{source}: {name} must be {' or '.join(k.__name__ for k in kinds)}. Got {value!r}.")
+        if name == "align":
+            raise ReadError(f"{source}: align is for scans of several channels, and this is one file or folder.")
         takers = [r.name for r in READERS.values() if name in r.options]
         if takers:
             raise ReadError(f"{source}: is read as {reader.what}, which has no option {name!r}; {one_of(takers)} have.")
@@ -235,7 +245,7 @@ def _volume(scan: Scan, select: Select | None, caught: Sequence[warnings.Warning
     unique = sorted(set(wanted)) if wanted is not None else range(depth)
     array = scan.load(unique)
     if wanted is not None and list(unique) != wanted:
-        array = array[np.searchsorted(unique, wanted)]
+        array = array.take(np.searchsorted(unique, wanted), axis=-3)
     indices = None if wanted is None else tuple(wanted)
     notes = (*info.notes, *_sentences(caught), *_without_numbers(array))
     return Volume(array, info.spacing, info.source, info.affine, indices, depth, notes)
@@ -247,9 +257,10 @@ def _without_numbers(array: Array) -> tuple[str, ...]:
         return ()
     finite = np.isfinite(array)
     share = 1 - np.count_nonzero(finite) / array.size
-    empty = int((~finite.any(axis=(1, 2))).sum())
+    empty = int((~finite.any(axis=(-2, -1))).sum())
     told = f"{share:.2%} of the voxels are NaN or infinite"
-    return (f"{told}, and {counted(empty, 'slice')} of {len(array)} without a single number" if empty else told,)
+    slices = array.size // (array.shape[-2] * array.shape[-1])
+    return (f"{told}, and {counted(empty, 'slice')} of {slices} without a single number" if empty else told,)
 
 
 def _checked(indices: Sequence[int], depth: int, source: str) -> list[int]:

@@ -18,6 +18,7 @@ from slivit.data.readers.base import (
     counted,
     decoding,
 )
+from slivit.data.readers.channels import ALL
 from slivit.data.readers.entries import Entry
 from slivit.data.readers.images import ImageHeader, read_header, read_pages
 from slivit.errors import ReadError
@@ -39,18 +40,24 @@ def open_image(entry: Entry, source: str, *, channel: int | str | None = None, f
     Args:
         entry: the file.
         source: its name for messages.
-        channel: which channel of a stack of several, by its number from 0 or its name.
+        channel: which channel of a stack of several, by its number from 0 or its name, or "all" of them.
         frame: which time point of a stack of several.
     """
     header = _header(entry, source)
-    pages, notes = _pages(header, channel, frame, source)
+    count = header.planes.pages.shape[2] if header.planes is not None else 1
+    chosen_ones = range(count) if channel == ALL else [channel]
+    pages, notes = zip(*(_pages(header, one, frame, source) for one in chosen_ones), strict=True)
 
-    def load(indices: Sequence[int]) -> Array:
-        chosen = [pages[i] for i in indices]
+    def read(indices: Sequence[int], of: Sequence[int]) -> Array:
+        chosen = [of[i] for i in indices]
         with decoding(source, "image"), entry.open() as stream:
             return _stack(read_pages(stream, chosen), [f"page {i + 1}" for i in chosen], header, source)
 
-    return _scan("image", len(pages), header, source, notes, load)
+    def load(indices: Sequence[int]) -> Array:
+        return np.stack([read(indices, of) for of in pages]) if channel == ALL else read(indices, pages[0])
+
+    scan = _scan("image", len(pages[0]), header, source, notes[0], load)
+    return replace(scan, info=replace(scan.info, channels=len(pages)))
 
 
 def _pages(

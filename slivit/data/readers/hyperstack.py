@@ -58,7 +58,7 @@ class Planes:
         named = f" ({', '.join(self.names)})" if self.names else ""
         told = f"{source}: holds {channels} channels{named} of {slices * times} images"
         if channel is None and channels > 1:
-            raise ReadError(f"{told}. Choose one with channel=0 to {channels - 1}, or by its name.")
+            raise ReadError(f'{told}. Choose one with channel=0 to {channels - 1}, by its name, or channel="all".')
         if isinstance(channel, str) and channel in self.names:
             return self.names.index(channel)
         if isinstance(channel, str):

@@ -24,7 +24,8 @@ from slivit.data.readers.base import (
     needed,
     to_grey,
 )
-from slivit.data.readers.nifti import frame_index
+from slivit.data.readers.channels import ALL, chosen_channel
+from slivit.data.readers.nifti import channel_indices, frame_index
 from slivit.errors import ReadError
 
 SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
@@ -36,7 +37,9 @@ _MOST_FILES = 100_000  # that a pattern may name
 _PATTERN = re.compile(r"%\d*d")
 
 
-def open_itk(path: Path, source: str, *, axis: str | None = None, frame: int | None = None) -> Scan:
+def open_itk(
+    path: Path, source: str, *, axis: str | None = None, frame: int | None = None, channel: int | str | None = None
+) -> Scan:
     """Open a MetaImage or NRRD file, turned to the view described in `geometry`.
 
     Only the slab that spans the chosen slices is read, where the file is uncompressed.
@@ -46,24 +49,42 @@ def open_itk(path: Path, source: str, *, axis: str | None = None, frame: int | N
         source: its name for messages.
         axis: "axial", "coronal" or "sagittal": the axis across slices; by default that of the acquired planes.
         frame: which volume of a 4D series, from 0.
+        channel: which component of each voxel, or volume of a 4D file, or "all" of them; colour is read as grey
+            without it.
     """
     check_data_files(path, source)
     with decoding(source, "MetaImage or NRRD"):
         header = _header(path, source)
         shape = tuple(header.GetSize())
-        channels = header.GetNumberOfComponents()
-        kind = _value_type(header, source)
+        components = header.GetNumberOfComponents()
+        kind = _value_type(header, source, channel is not None)
         stored = sum(part.stat().st_size for part in (path, *(path.parent / name for name in data_files(path))))
-        check_size(source, (*shape, channels), kind.itemsize, stored)
-        pick = frame_index(shape, frame, source)
+        check_size(source, (*shape, components), kind.itemsize, stored)
+        picks, part = _picks(shape, components, frame, channel, source)
         affine = _affine(header)
     grid = tuple(shape[:3]) + (1,) * (3 - len(shape))
     chosen, why = geometry.slicing_axis(grid, affine) if axis is None else (axis, "")
     seen = geometry.view(grid, affine, source, chosen)
-    load = partial(_load, path, source, seen, shape, grid, pick)
-    dtype = str(kind if channels == 1 else grey_type(kind))
-    notes = (*((COLOUR_NOTE,) if channels > 1 else ()), *((why,) if why else ()))
-    return Scan(ScanInfo("itk", seen.shape, dtype, seen.spacing, source, seen.affine, notes), load)
+    is_grey = components > 1 and channel is None
+    loads = [partial(_load, path, source, seen, shape, grid, pick, p) for pick, p in zip(picks, part, strict=True)]
+    dtype = str(grey_type(kind) if is_grey else kind)
+    notes = (*((COLOUR_NOTE,) if is_grey else ()), *((why,) if why else ()))
+    info = ScanInfo("itk", seen.shape, dtype, seen.spacing, source, seen.affine, notes, len(loads))
+    if channel != ALL:
+        return Scan(info, loads[0])
+    return Scan(info, lambda indices: np.stack([load(indices) for load in loads]))
+
+
+def _picks(
+    shape: tuple[int, ...], components: int, frame: int | None, channel: int | str | None, source: str
+) -> tuple[list[tuple[Any, ...]], list[int | None]]:
+    """Return the index of the grid, and the component of its voxels, of each channel that is read."""
+    if channel is None or components == 1:
+        picks = channel_indices(shape, frame, channel, source)
+        return picks, [None] * len(picks)
+    chosen = chosen_channel(channel, components, source)
+    parts = range(components) if chosen is None else [chosen]
+    return [frame_index(shape, frame, source)] * len(parts), list(parts)
 
 
 def data_files(path: Path) -> list[str]:
@@ -118,6 +139,7 @@ def _load(
     shape: tuple[int, ...],
     grid: tuple[int, ...],
     pick: tuple[Any, ...],
+    component: int | None,
     indices: Sequence[int],
 ) -> Array:
     """Read the slab of the stored grid that spans the chosen slices, and turn it."""
@@ -127,7 +149,8 @@ def _load(
     start, stop = min(stored), max(stored) + 1
     with decoding(source, "MetaImage or NRRD"):
         slab = _read_slab(path, shape, pick, across, start, stop)
-        grey = to_grey(slab) if slab.ndim > min(3, len(shape)) else slab
+        is_vector = slab.ndim > min(3, len(shape))
+        grey = slab if not is_vector else to_grey(slab) if component is None else slab[..., component]
         values = grey.reshape([stop - start if axis == across else size for axis, size in enumerate(grid)])
     offset = grid[across] - stop if backwards else start
     return np.ascontiguousarray(seen.turn(values)[[i - offset for i in indices]])
@@ -143,14 +166,15 @@ def _header(path: Path, source: str) -> Any:
     return reader
 
 
-def _value_type(header: Any, source: str) -> np.dtype[Any]:
+def _value_type(header: Any, source: str, any_number: bool) -> np.dtype[Any]:
     import SimpleITK
 
     name = SimpleITK.GetPixelIDValueAsString(header.GetPixelID())
     channels = header.GetNumberOfComponents()
-    if "complex" in name or channels not in (1, 3, 4):
+    if "complex" in name or (channels not in (1, 3, 4) and not any_number):
+        way_out = "" if "complex" in name else ' Choose one with channel=0, or read all with channel="all".'
         raise ReadError(
-            f"{source}: the values are {name} with {channels} components; only grey and colour can be read."
+            f"{source}: the values are {name} with {channels} components; only grey and colour can be read.{way_out}"
         )
     words = name.removeprefix("vector of ").split()
     if words[0] in ("32-bit", "64-bit") and words[1] == "float":

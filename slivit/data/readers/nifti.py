@@ -23,6 +23,7 @@ from slivit.data.readers.base import (
     size_limit,
     to_grey,
 )
+from slivit.data.readers.channels import ALL, chosen_channel
 from slivit.data.readers.entries import Entry
 from slivit.errors import ReadError, nearest, one_of
 
@@ -34,7 +35,13 @@ SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
 
 
 def open_nifti(
-    entry: Entry, source: str, *, axis: str | None = None, frame: int | None = None, affine: str | None = None
+    entry: Entry,
+    source: str,
+    *,
+    axis: str | None = None,
+    frame: int | None = None,
+    channel: int | str | None = None,
+    affine: str | None = None,
 ) -> Scan:
     """Open a NIfTI file, turned to the view described in `geometry`.
 
@@ -46,6 +53,7 @@ def open_nifti(
         source: its name for messages.
         axis: "axial", "coronal" or "sagittal": the axis across slices; by default that of the acquired planes.
         frame: which volume of a 4D series, from 0.
+        channel: the same for a file whose volumes are channels, or "all" of them.
         affine: "sform" or "qform": the one that counts; by default the sform where the header has one.
     """
     with decoding(source, "NIfTI"):
@@ -53,7 +61,7 @@ def open_nifti(
         shape = image.shape
         kind = image.get_data_dtype()
         check_size(source, shape, kind.itemsize, entry.size)
-        pick = frame_index(shape, frame, source)
+        picks = channel_indices(shape, frame, channel, source)
         if kind.kind == "c":
             raise ReadError(
                 f"{source}: the values are complex numbers. Save the magnitude or the phase as its own file."
@@ -71,10 +79,11 @@ def open_nifti(
         with decoding(source, "NIfTI"):
             raw = _values(image, entry)
             # The turned grid is a view: on a memory-mapped file only the chosen slices are read from disk.
-            picked = np.array(seen.turn(raw[pick].reshape(grid))[list(indices)], order="C")
-            return _scaled(picked, image)
+            picked = [np.array(seen.turn(raw[pick].reshape(grid))[list(indices)], order="C") for pick in picks]
+            return _scaled(np.stack(picked) if channel == ALL else picked[0], image)
 
-    return Scan(ScanInfo("nifti", seen.shape, dtype, seen.spacing, source, seen.affine, notes), load)
+    info = ScanInfo("nifti", seen.shape, dtype, seen.spacing, source, seen.affine, notes, len(picks))
+    return Scan(info, load)
 
 
 def _image(entry: Entry) -> Any:
@@ -129,6 +138,20 @@ def _unpacked(raw: bytes, entry: Entry) -> bytes:
     return bytes(content)
 
 
+def channel_indices(
+    shape: tuple[int, ...], frame: int | None, channel: int | str | None, source: str
+) -> list[tuple[Any, ...]]:
+    """Return the index of each 3D grid that is read: one, or all channels of a 4D file."""
+    if channel is None:
+        return [frame_index(shape, frame, source)]
+    if frame is not None:
+        raise ReadError(f"{source}: frame and channel both choose a volume of a 4D file; give one of them.")
+    extra = [size for size in shape[3:] if size != 1]
+    count = extra[0] if len(extra) == 1 else 1
+    chosen = chosen_channel(channel, count, source)
+    return [frame_index(shape, place, source) for place in (range(count) if chosen is None else [chosen])]
+
+
 def frame_index(shape: tuple[int, ...], frame: int | None, source: str) -> tuple[Any, ...]:
     """Return the index that picks one 3D grid."""
     extra = [size for size in shape[3:] if size != 1]
@@ -141,7 +164,7 @@ def frame_index(shape: tuple[int, ...], frame: int | None, source: str) -> tuple
     if frame is None:
         raise ReadError(
             f"{source}: the data are 4D {shape}, a series of {extra[0]} volumes. "
-            f"Choose one with frame=0 to {extra[0] - 1}."
+            f'Choose one with frame=0 to {extra[0] - 1}, or read them as channels with channel="all".'
         )
     if not 0 <= frame < extra[0]:
         raise ReadError(f"{source}: frame={frame} is outside the series; allowed are 0 to {extra[0] - 1}.")
