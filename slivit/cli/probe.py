@@ -18,9 +18,55 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier re
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Put `probe` and `visualise` beside the other commands."""
+    """Put `embed`, `probe` and `visualise` beside the other commands."""
+    app.command()(embed)
     app.command()(probe)
     app.command()(visualise)
+
+
+def embed(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[CHECKPOINT] MANIFEST OUT.parquet [KEY=VALUE]...",
+            help="A run or checkpoint folder (or --model), the scans, the table to write, and options such as "
+            "model.slices=48, preprocessing.sampling=even, by_slice=true or device=cpu.",
+            show_default=False,
+        ),
+    ],
+    model: ModelName = None,
+    weights: Weights = None,
+    random_init: RandomInit = False,
+    planes: Annotated[
+        int, typer.Option(min=1, max=3, help="1, or 3: axial, coronal and sagittal slices, as many of each.")
+    ] = 1,
+    raptor: Annotated[
+        int | None, typer.Option(min=0, help="Random projections of each patch (Raptor: 100); 0 for none.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the projections, and of a network at random.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write what a frozen network makes of every scan into one table, for heads here (slivit probe) or anywhere.
+
+    Statistics of the slices' vectors, and Raptor's random projections. Given again, it goes on where it was stopped.
+    """
+    options: dict[str, Any] = {"model.name": model, "model.weights": weights, "random_init": random_init or None}
+    options |= {"seed": seed, "raptor": raptor}
+    with told_errors("the same command, given again, goes on"):
+        from slivit.probing.embedding import EmbedRecipe
+        from slivit.probing.embedding import embed as run
+        from slivit.recipe import check_recipe
+
+        if planes == 2:
+            raise SlivitError("--planes is 1 or 3; name two of them with preprocessing.planes=[axial,coronal]")
+        options["preprocessing.planes"] = ["axial", "coronal", "sagittal"] if planes == 3 else None
+        tables = [t for t in targets if t.endswith(".parquet") and "=" not in t]
+        if len(tables) != 1:
+            raise SlivitError("name the table to write: slivit embed MANIFEST OUT.parquet --model NAME")
+        rest = [t for t in targets if t not in tables]
+        checkpoint, manifest, values = _values(rest, "MANIFEST", options)
+        plain = {"out": tables[0], **values, "data": {"manifest": manifest, **values.get("data", {})}}
+        typer.echo(run(check_recipe(EmbedRecipe, plain, f"embedding by {checkpoint or model}"), overwrite=overwrite))
 
 
 def probe(
@@ -46,6 +92,7 @@ def probe(
 
     The features of every scan are computed once and kept. All heads (13 learning rates by the network's sets of
     features) are trained at once; the best on the validation rows is measured on the test rows, with intervals.
+    Instead of a network and a manifest, give the table of slivit embed: slivit probe OUT.parquet --kind K --target T.
     """
     options: dict[str, Any] = {
         "model.name": model,
@@ -61,11 +108,31 @@ def probe(
         from slivit.probing.recipe import ProbeRecipe
         from slivit.recipe import check_recipe
 
+        if table := next((t for t in targets if t.endswith(".parquet") and "=" not in t), None):
+            typer.echo(_probe_table(table, [t for t in targets if t != table], options, overwrite))
+            return
         checkpoint, manifest, values = _values(targets, "MANIFEST", options)
         plain = {"out": str(Path(checkpoint or ".") / "probe"), **values}
         plain["data"] = {"manifest": manifest, **values.get("data", {})}
         recipe = check_recipe(ProbeRecipe, plain, f"probe of {checkpoint or model}")
         typer.echo(run(recipe, overwrite=overwrite))
+
+
+def _probe_table(table: str, rest: list[str], options: dict[str, Any], overwrite: bool) -> Path:
+    """Heads on a table of embeddings; the network's options have no meaning there."""
+    from slivit.probing.table import TableRecipe, run
+    from slivit.recipe import apply_override, check_recipe
+
+    networks = {"model.name": "--model", "model.weights": "--weights", "random_init": "--random-init"}
+    if idle := [flag for key, flag in networks.items() if options.pop(key)]:
+        raise SlivitError(f"{', '.join(idle)}: the embeddings of {table} are computed already; leave it out")
+    if unknown := [t for t in rest if "=" not in t]:
+        raise SlivitError(f'{unknown[0]}: give the table {table} alone, and options such as heads=["linear"]')
+    values: dict[str, Any] = {"embeddings": table, "out": str(Path(table).with_suffix("")) + "_probe"}
+    overrides = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+    for override in [*rest, *overrides]:
+        apply_override(values, override)
+    return run(check_recipe(TableRecipe, values, f"probe of {table}"), overwrite=overwrite)
 
 
 def visualise(

@@ -60,12 +60,16 @@ class SliceModel(nn.Module):
         if pretrained is not True:
             start_from(self, pretrained)
 
-    def forward_slices(self, x: Tensor) -> Tensor:
-        """(B, C, S, H, W) -> (B, S, features): the pooled feature map of each slice."""
+    def slice_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, S, H, W) -> the mean of each slice's feature map (B, S, n), and its cells (B, S, N, n)."""
         check_volume(x, self.name, self.in_chans, self.input_size)
         images = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        features = feature_map(self.backbone, self.backbone_info.stage, images).mean((2, 3))
-        return features.unflatten(0, (x.shape[0], -1))
+        cells = feature_map(self.backbone, self.backbone_info.stage, images)
+        return cells.mean((2, 3)).unflatten(0, (len(x), -1)), cells.flatten(2).mT.unflatten(0, (len(x), -1))
+
+    def forward_slices(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) -> (B, S, features): the pooled feature map of each slice."""
+        return self.slice_tokens(x)[0]
 
     def pooled_features(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) -> (B, features): the backbone's features of each slice, averaged over slices."""

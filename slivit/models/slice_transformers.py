@@ -81,11 +81,16 @@ class SliceTransformer(nn.Module):
         if pretrained is not True:
             start_from(self, pretrained)
 
-    def forward_slices(self, x: Tensor) -> Tensor:
-        """(B, C, S, P, P) -> (B, S, D): the backbone's vector of each slice."""
+    def slice_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, S, P, P) -> the backbone's vector of each slice (B, S, D), and of each of its patches (B, S, N, D)."""
         images = x.transpose(1, 2).flatten(0, 1)
         token, patches = patch_tokens(self.backbone, self.backbone_info.family, images)
-        return (token if self.pool == "token" else patches.mean(1)).unflatten(0, (x.shape[0], -1))
+        pooled = token if self.pool == "token" else patches.mean(1)
+        return pooled.unflatten(0, (x.shape[0], -1)), patches.unflatten(0, (x.shape[0], -1))
+
+    def forward_slices(self, x: Tensor) -> Tensor:
+        """(B, C, S, P, P) -> (B, S, D): the backbone's vector of each slice."""
+        return self.slice_tokens(x)[0]
 
     def pooled_features(self, x: Tensor) -> Tensor:
         """(B, C, S, P, P) -> (B, D): the backbone's vectors alone, on average over slices."""

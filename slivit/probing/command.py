@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from slivit.probing.extract import Extracted
     from slivit.probing.heads import Choice, Probed
+    from slivit.probing.table import TableRecipe
 
 log = logging.getLogger(__name__)
 GRID, PROBE, HEAD, KNN, CHECKPOINT = "grid.csv", "probe.json", "head.safetensors", "knn", "checkpoint"
@@ -185,7 +186,7 @@ def _chosen_sets(recipe: ProbeRecipe, offered: Mapping[str, tuple[str, ...]]) ->
     return {name: parts for name, parts in offered.items() if name in recipe.features.sets or not recipe.features.sets}
 
 
-def report(folder: Path, recipe: ProbeRecipe, manifest: Manifest, choice: Choice) -> None:
+def report(folder: Path, recipe: ProbeRecipe | TableRecipe, manifest: Manifest, choice: Choice) -> None:
     """Measure the predictions of the chosen head, and write them, the grid and a page."""
     from slivit.predict.table import prediction_table
     from slivit.report.page import write_report

@@ -33,12 +33,14 @@ class Extracted:
         computed: how many scans were computed now; the others were there.
         seconds: that reading and computing them took.
         weights: see `read_digest`.
+        precision: in which the network computed.
     """
 
     parts: dict[str, Tensor]
     computed: int
     seconds: float
     weights: str
+    precision: str = "float32"
 
 
 def extract(
@@ -86,7 +88,7 @@ def extract(
     begun = time.perf_counter()
     _keep(store, list(missing), _features(engine, list(missing.values()), progress))
     seconds = time.perf_counter() - begun
-    return Extracted(store.load(digests), len(missing), seconds, weights)
+    return Extracted(store.load(digests), len(missing), seconds, weights, engine.precision)
 
 
 def read_digest(model: nn.Module) -> str:
@@ -97,6 +99,11 @@ def read_digest(model: nn.Module) -> str:
     """
     offers = hasattr(model, "layer_features") or hasattr(model, "pooled_features")
     return weights_digest(model.get_submodule("backbone")) if offers else weights_digest(model, without="head")
+
+
+def about_features(model: nn.Module, found: Extracted, settings: Preprocessing) -> dict[str, Any]:
+    """All that extracted features depend on beside the scans, as plain values."""
+    return _about(model, found.weights, settings, found.precision)
 
 
 def _about(model: nn.Module, weights: str, settings: Preprocessing, precision: str) -> dict[str, Any]:

@@ -123,10 +123,11 @@ def _linear_candidates(probed: Probed, grid: HeadGrid, loss: TaskLoss) -> Iterat
 
 def probe_knn(probed: Probed, settings: Knn, metric: str) -> Choice:
     """Ask the nearest neighbours, by every set of features and every number of neighbours, and choose one."""
-    return choose(list(_knn_candidates(probed, settings)), probed, metric)
+    return choose(list(knn_candidates(probed, settings)), probed, metric)
 
 
-def _knn_candidates(probed: Probed, settings: Knn) -> Iterator[Candidate]:
+def knn_candidates(probed: Probed, settings: Knn) -> Iterator[Candidate]:
+    """The nearest neighbours by every set of features and every number of neighbours."""
     train_y = _answers(probed.task, probed.y["train"])
     ks = sorted({min(k, len(train_y)) for k in settings.neighbours or knn.NEIGHBOURS})
     splits = [split for split in probed.y if split != "train"]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from slivit.errors import ManifestError, one_of
 from slivit.targets.measures import Measures
-from slivit.targets.task import Array, Task, class_name, is_missing
+from slivit.targets.task import Array, Estimators, Task, class_name, is_missing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,9 +74,9 @@ class Labels(Classification):
     def decodes(self, predictions: Tensor) -> Tensor:
         return (predictions >= 0.5).float()
 
-    def readout(self, x: Array, y: npt.NDArray[Any], other: Array) -> Array:
+    def readout(self, x: Array, y: npt.NDArray[Any], other: Array, model: Estimators | None = None) -> Array:
         known = [~np.isnan(labels) for labels in y.T]
-        return np.stack([_logistic(x[k], y[k, i], other)[:, 1] for i, k in enumerate(known)], 1)
+        return np.stack([_classified(x[k], y[k, i], other, model)[:, 1] for i, k in enumerate(known)], 1)
 
     def calls(self, p: pd.DataFrame, decision: Decision) -> dict[str, Any]:
         above = {t: p[f"prob_{t}"] >= decision.threshold(t) for t in self.targets}
@@ -239,8 +239,11 @@ class Multiclass(Classification):
         others = z.unsqueeze(-2).expand(*z.shape, z.shape[-1]).masked_fill(own, -torch.inf)
         return z - others.logsumexp(-1)
 
-    def readout(self, x: Array, y: npt.NDArray[Any], other: Array) -> Array:
-        return _logistic(x, y, other)
+    def readout(self, x: Array, y: npt.NDArray[Any], other: Array, model: Estimators | None = None) -> Array:
+        given = _classified(x, y, other, model)
+        out = np.zeros((len(other), self.out_dim))
+        out[:, np.unique(y)] = given  # a class without a training scan has no probability
+        return out
 
     def arrays(self, table: pd.DataFrame) -> tuple[Array, Array]:
         names = [{self.targets[0]: name} for name in table[self.target_columns[0]]]
@@ -354,13 +357,17 @@ class Regression(Task):
 
         return TaskLoss(self).activation(logits).double()
 
-    def readout(self, x: Array, y: npt.NDArray[Any], other: Array) -> Array:
+    def readout(self, x: Array, y: npt.NDArray[Any], other: Array, model: Estimators | None = None) -> Array:
         from sklearn.linear_model import Ridge
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        fitted = make_pipeline(StandardScaler(), Ridge()).fit(x, y)
-        return np.asarray(fitted.predict(other)).reshape(len(other), -1)
+        columns = []
+        for labels in y.reshape(len(y), -1).T:
+            known = ~np.isnan(labels)
+            fitted = model.regressor() if model else make_pipeline(StandardScaler(), Ridge())
+            columns.append(np.asarray(fitted.fit(x[known], labels[known]).predict(other)))
+        return np.stack(columns, 1)
 
     def counts(self, known: pd.Series) -> dict[str, Any]:
         values = known.astype(float).sort_values()  # of which sums are the same in whatever order they came
@@ -376,14 +383,14 @@ class Regression(Task):
         return {f"{target}, mean (SD)": text for target, text in texts.items()}
 
 
-def _logistic(x: Array, y: npt.NDArray[Any], other: Array) -> Array:
-    """The probabilities of a logistic regression on standardised features, (m, classes)."""
+def _classified(x: Array, y: npt.NDArray[Any], other: Array, model: Estimators | None) -> Array:
+    """The probabilities of a classifier, (m, classes); a logistic regression on standardised features where None."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=0.1))
-    return np.asarray(model.fit(x, y).predict_proba(other))
+    plain = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=0.1))
+    return np.asarray((model.classifier() if model else plain).fit(x, y).predict_proba(other))
 
 
 def _numbers_first(name: str) -> tuple[int, float, str]:

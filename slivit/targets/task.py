@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 Kind = Literal["binary", "multiclass", "multilabel", "regression", "segmentation"]
 MASK_LOSSES = ("dice_ce", "dice", "vis_mae")
 Array = npt.NDArray[np.float64]
+
+
+class Estimators(Protocol):
+    """Makes models as scikit-learn has them, not yet fitted."""
+
+    def classifier(self) -> Any:
+        """One with `predict_proba`."""
+
+    def regressor(self) -> Any:
+        """One with `predict`."""
 
 
 class Task(BaseModel):
@@ -290,13 +300,14 @@ class Task(BaseModel):
         """
         return logits.double()
 
-    def readout(self, x: Array, y: npt.NDArray[Any], other: Array) -> Array:
-        """Predictions of a plain linear model (scikit-learn's, on standardised features).
+    def readout(self, x: Array, y: npt.NDArray[Any], other: Array, model: Estimators | None = None) -> Array:
+        """Predictions of a plain model of scikit-learn.
 
         Args:
             x: (n, D) features to learn from.
             y: their encoded targets.
             other: (m, D) features to predict.
+            model: makes what learns; logistic or ridge regression on standardised features where None.
 
         Returns:
             (m, out_dim) probabilities or values.
