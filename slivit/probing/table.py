@@ -241,5 +241,7 @@ def in_span(x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(x)
     values, vectors = torch.linalg.eigh(train @ train.mT)
     kept = values > values[-1] * 1e-10
+    if not kept.any():  # features that are the same for all scans: one of them says as much
+        return {split: part[:, :1].double() for split, part in x.items()}
     back = vectors[:, kept] / values[kept].sqrt()
     return {split: (part.double() @ train.mT) @ back for split, part in x.items()}
