@@ -66,7 +66,7 @@ def _size(count: float) -> str:
 
 
 @contextmanager
-def _writing(path: Path, needed: int = 0) -> Iterator[None]:
+def writing(path: Path, needed: int = 0) -> Iterator[None]:
     """Say of a full disk or a missing right what could not be written, and how much space it takes."""
     make_folder(path.parent)
     try:
@@ -138,7 +138,7 @@ def whole_file(path: str | Path, needed: int = 0) -> Iterator[Path]:
         WriteError: a full disk or a missing right.
     """
     path = Path(path)
-    with _writing(path, needed):
+    with writing(path, needed):
         partial = _draft(path)
         try:
             partial.touch(exist_ok=False)
@@ -162,7 +162,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     aside = path.with_name(f".{path.name}.old")
-    with _writing(path):
+    with writing(path):
         _bring_back(aside, path)
         partial = _draft(path)
         try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
-STUDY, WORKERS = "sweep", "workers"
+STUDY, WORKERS, JOURNAL = "sweep", "workers", "sweep.journal"
 FOLDER, WORKER, GOES_ON, WHY = "folder", "worker", "goes_on", "why"
 GRACE = timedelta(minutes=1)
 """A trial that has begun without saying who runs it is given this long."""
@@ -70,13 +70,16 @@ def _storage(name: str, folder: Path) -> Any:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
 
-    file = str(folder / "sweep.journal")
+    file = str(folder / JOURNAL)
     kind: Any = JournalFileOpenLock if os.name == "nt" else JournalFileSymlinkLock  # links need rights on Windows
-    return JournalStorage(JournalFileBackend(file, lock_obj=_undisturbed(kind)(file)))
+    return JournalStorage(JournalFileBackend(file, lock_obj=_undisturbed(kind, Path(file))(file)))
 
 
-def _undisturbed(kind: Any) -> Any:
-    """A kind of lock during which signals wait: Optuna's own breaks where one raises in the midst of its release."""
+def _undisturbed(kind: Any, journal: Path) -> Any:
+    """A kind of lock during which signals wait: Optuna's own breaks where one raises in the midst of its release.
+
+    Who holds it cuts off the end of a line that a full disk or a dead process left, as the next one would join it.
+    """
 
     class Undisturbed(kind):
         waiting: dict[int, Any]
@@ -88,7 +91,9 @@ def _undisturbed(kind: Any) -> Any:
                 for number in (signal.SIGINT, signal.SIGTERM):
                     self.waiting[number] = signal.signal(number, lambda came, _: self.came.append(came))
             try:
-                return super().acquire()
+                held = super().acquire()
+                _cut_to_lines(journal)
+                return held
             except BaseException:
                 self._let_come()
                 raise
@@ -106,6 +111,17 @@ def _undisturbed(kind: Any) -> Any:
                 signal.raise_signal(number)
 
     return Undisturbed
+
+
+def _cut_to_lines(file: Path) -> None:
+    """Cut off what follows a file's last line end."""
+    if not file.is_file():
+        return
+    with file.open("rb+") as opened:
+        end = opened.seek(0, os.SEEK_END)
+        if end and opened.seek(end - 1) is not None and opened.read(1) != b"\n":
+            opened.seek(0)
+            opened.truncate(opened.read().rfind(b"\n") + 1)
 
 
 def _sampler(recipe: SweepRecipe) -> Any:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from slivit.data.manifest import Manifest
 from slivit.data.sources import load_manifest
 from slivit.data.table import as_shown
-from slivit.errors import RecipeError, SlivitError
+from slivit.errors import RecipeError, SlivitError, WriteError, message
 from slivit.experiments import searching
 from slivit.experiments.recipe_sweep import LOSSES, Categorical, SweepRecipe
-from slivit.files import whole_file, write_json, write_text
+from slivit.files import whole_file, write_json, write_text, writing
 from slivit.folder import HISTORY, LOG, PROGRESS, RECIPE, logged
 from slivit.folder.lock import make_folder
 from slivit.recipe import apply_override, check_recipe, load_recipe, resolved_toml
@@ -169,8 +169,6 @@ def work(study: Study, sweep: Sweep) -> None:
     Raises:
         SlivitError: the first trials all failed.
     """
-    import torch
-
     recipe, end = sweep.recipe, time.monotonic() + 3600 * sweep.recipe.hours
     if not study.get_trials(deepcopy=False):
         point = searching.point_of(flat(sweep.base.model_dump(mode="json")), recipe)
@@ -179,13 +177,35 @@ def work(study: Study, sweep: Sweep) -> None:
     if dead := searching.revive(study, sweep.folder):
         log.info("going on with trials that were killed: %s", ", ".join(map(str, dead)))
     while searching.begun(study) < recipe.trials and (not recipe.hours or time.monotonic() < end):
-        study.optimize(
-            lambda trial: run_trial(trial, sweep),
-            n_trials=1,
-            catch=(SlivitError, torch.OutOfMemoryError),
-        )
+        try_one(study, sweep)
         log.info("%s", trial_line(study, sweep))
         give_up(study, sweep)
+
+
+def try_one(study: Study, sweep: Sweep) -> None:
+    """Make one trial, and keep how it ended.
+
+    Raises:
+        WriteError: no room is left. The trial goes on when the sweep is called again, like one that was killed.
+    """
+    import torch
+    from optuna import TrialPruned
+    from optuna.trial import TrialState
+
+    with writing(sweep.folder / searching.JOURNAL):
+        trial = study.ask()
+        try:
+            study.tell(trial, run_trial(trial, sweep))
+        except TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        except (SlivitError, torch.OutOfMemoryError) as error:
+            if isinstance(error, WriteError):
+                raise
+            log.warning("trial %d failed: %s", trial.number, error)
+            study.tell(trial, state=TrialState.FAIL)
+        except KeyboardInterrupt:
+            study.tell(trial, state=TrialState.FAIL)
+            raise
 
 
 def run_trial(trial: Trial, sweep: Sweep) -> float:
@@ -203,9 +223,12 @@ def run_trial(trial: Trial, sweep: Sweep) -> float:
     except KeyboardInterrupt:
         searching.queue_again(trial.study, trial)
         raise
+    except WriteError:
+        raise
     except Exception as error:
         if not isinstance(error, TrialPruned):
-            trial.set_user_attr(searching.WHY, f"{type(error).__name__}: {error}"[:500])
+            reason = message(error) if isinstance(error, SlivitError) else str(error)
+            trial.set_user_attr(searching.WHY, f"{type(error).__name__}: {reason}"[:500])
         (Path(recipe.out) / PROGRESS).unlink(missing_ok=True)
         raise
     (Path(recipe.out) / PROGRESS).unlink()
