@@ -108,6 +108,7 @@ def _tested(matched: Matched, runs: Any, wanted: Sequence[str], t_test: bool) ->
         *comparing.differences(matched, wanted),
         *comparing.delong_tests(matched),
         *comparing.mcnemar_tests(matched),
+        *comparing.case_tests(matched, wanted),
         *comparing.run_tests(matched, runs, wanted),
         *(comparing.paper_t_tests(matched, wanted) if t_test else ()),
     ]

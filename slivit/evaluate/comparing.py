@@ -197,6 +197,24 @@ def run_tests(
                 yield replace(wilcoxon_test(one, two, metric=metric), names=names)
 
 
+def case_tests(matched: Matched, metrics: Sequence[str]) -> Iterator[Comparison]:
+    """Tests on what was measured of each scan, by ranks and by means, for each pair; means over a method's runs."""
+    from dataclasses import replace
+
+    from slivit.statistics import paired_t_test, wilcoxon_test
+
+    if not matched.first.task.dense:
+        return
+    values = [np.nanmean([c.p for c in runs], axis=0) for runs in matched.cases]
+    for metric in metrics:
+        place = matched.first.names.index(metric)
+        for a, b in matched.pairs():
+            one, two = values[a][:, place], values[b][:, place]
+            names = (matched.methods[a].name, matched.methods[b].name)
+            yield replace(wilcoxon_test(one, two, metric=metric), names=names, method="Wilcoxon over scans")
+            yield replace(paired_t_test(one, two, level=matched.first.plan.level, metric=metric), names=names)
+
+
 def _paired(first: Method, second: Method) -> bool:
     """Whether the runs of two methods belong together one by one: the same seeds, or the same folds."""
     if first.kind != second.kind or len(first.runs) != len(second.runs):

@@ -9,20 +9,18 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from slivit.data.case import Align, read_mask
 from slivit.data.splits import split_place
 from slivit.data.table import as_shown
 from slivit.errors import RecipeError, SlivitError
-from slivit.evaluate.measure import SCHEMA, log_headlines
+from slivit.evaluate.measure import SCHEMA, drawn_cases, log_headlines, metrics_of
 from slivit.evaluate.recipe import Testing
 from slivit.files import whole_file, write_json
 from slivit.folder import CASES, MASKS, METRICS
 from slivit.predict.engine import Engine
 from slivit.predict.masks import Segmented, case_names, segment, write_masks
-from slivit.statistics import MaskScores, Plan, bootstrap, score_mask, summarise_masks
-from slivit.statistics.means import MeanSample
+from slivit.statistics import MaskScores, Plan, score_mask, summarise_masks
+from slivit.statistics.segmentation import CASE_METRICS
 from slivit.targets.segmentation import IGNORED, Segmentation
 
 if TYPE_CHECKING:
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SCORES = tuple(field.name for field in fields(MaskScores))
-OVER_STRUCTURES = ("dice", "hd95", "surface_dice", "absolute_volume_error_ml")
-"""What is given as a mean over structures too: of each case first, then over cases."""
 
 
 def scored_cases(
@@ -159,7 +155,7 @@ def measure_masks(
             "scans": int(part["case"].nunique()),
             "patients": int(part["patient"].nunique()),
             "counts": {task.targets[0]: counts},
-            "metrics": _plain(_over_structures(whole, testing)),
+            "metrics": metrics_of(drawn_cases(by_case(part, task, testing.penalty_mm), task, testing), testing),
             "structures": structures,
         }
     return {
@@ -185,22 +181,26 @@ def _plain(estimates: Mapping[str, Any]) -> dict[str, Any]:
     return {name: estimate.to_dict() for name, estimate in estimates.items()}
 
 
-def _over_structures(cases: pd.DataFrame, testing: Testing) -> dict[str, Any]:
-    """The mean over the structures of a case, over cases."""
-    by_case = per_case(cases, testing.penalty_mm)
-    columns = {name: by_case[name].to_numpy(float) for name in OVER_STRUCTURES}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return bootstrap(MeanSample(columns), _plan(by_case, testing))
+def by_case(cases: pd.DataFrame, task: Segmentation, penalty_mm: float | None = None) -> pd.DataFrame:
+    """One row a case, as comparisons, curves and studies take it: `path`, `patient`, `split`, `error`, `task.measured`.
 
+    The value of a case is the mean over those structures where it is defined.
 
-def per_case(cases: pd.DataFrame, penalty_mm: float | None = None) -> pd.DataFrame:
-    """One row a case: the mean over its structures of what is defined, with its patient and split."""
-    scored = cases[cases["error"] == ""].copy()
-    scored["absolute_volume_error_ml"] = scored["volume_error_ml"].abs()
+    Args:
+        cases: one row a case and structure.
+        task: its structures.
+        penalty_mm: what the infinite distance of a missed structure counts as; None leaves it out.
+    """
+    scored = cases.assign(absolute_volume_error_ml=cases["volume_error_ml"].abs())
     scored["hd95"] = scored["hd95"].replace(math.inf, math.nan if penalty_mm is None else penalty_mm)
     grouped = scored.groupby("case", sort=False)
-    means = grouped[list(OVER_STRUCTURES)].mean()
-    return means.join(grouped[["path", "patient", "split"]].first()).reset_index()
+    out = grouped[["path", "patient", "split", "error"]].first()
+    for metric in CASE_METRICS:
+        out[metric] = grouped[metric].mean()
+        own = scored.pivot(index="case", columns="structure", values=metric)
+        for structure in task.structures:
+            out[f"{metric}/{structure}"] = own[structure]
+    return out.reset_index()
 
 
 def write_cases(folder: Path, cases: pd.DataFrame, task: Segmentation, metrics: dict[str, Any]) -> None:
@@ -228,4 +228,6 @@ def read_cases(path: Path) -> pd.DataFrame:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
     if missing := [name for name in ("case", "structure", *SCORES) if name not in table]:
         raise RecipeError(f'{path}: is no table of cases: it has no column "{missing[0]}"')
-    return table.assign(**{name: table[name].fillna("") for name in ("notes", "error", "split", "patient")})
+    return table.assign(
+        **{name: table[name].astype(object).fillna("") for name in ("notes", "error", "split", "patient")}
+    )

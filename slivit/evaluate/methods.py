@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from slivit.checkpoint import CONFIG
 from slivit.errors import ManifestError, RecipeError, one_of
 from slivit.evaluate.tables import read_predictions
-from slivit.folder import METRICS, PREDICTIONS, RECIPE
+from slivit.folder import CASES, METRICS, PREDICTIONS, RECIPE
 from slivit.recipe import read_values
 from slivit.targets.decision import Decision
+from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
@@ -128,11 +129,19 @@ def read_run(text: str) -> Run:
     if not equals or Path(text).exists():
         label, path = "", text
     place = Path(path)
-    folder, file = (place, place / PREDICTIONS) if place.is_dir() else (place.parent, place)
-    if not file.is_file():
-        raise ManifestError(f"{path}: there is no {PREDICTIONS} there; give a run, an evaluation, or a table")
+    folder = place if place.is_dir() else place.parent
     known = _json(folder / METRICS)
-    table, task = read_predictions(file, Task(**known["task"]) if known else None)
+    told = Task(**known["task"]) if known else None
+    file = place if place.is_file() else place / (CASES if told and told.dense else PREDICTIONS)
+    if not file.is_file():
+        raise ManifestError(f"{path}: there is no {file.name} there; give a run, an evaluation, or a table")
+    task: Task
+    if isinstance(told, Segmentation):
+        from slivit.evaluate.masks import by_case, read_cases
+
+        table, task = by_case(read_cases(file), told, known["settings"]["penalty_mm"]), told
+    else:
+        table, task = read_predictions(file, told)
     test = table[table["split"] == "test"] if "test" in set(table["split"]) else table
     if twice := list(test["path"][test["path"].duplicated()]):
         raise ManifestError(f'{file}: has the scan "{twice[0]}" twice')
@@ -172,7 +181,8 @@ def _recipe(folder: Path) -> dict[str, Any] | None:
 
 def _check_tasks(runs: Sequence[Run]) -> None:
     def words(task: Task) -> str:
-        return f"{task.kind} of {', '.join(task.targets)}" + (f" ({', '.join(task.classes)})" if task.classes else "")
+        parts = task.measured if task.dense else task.classes
+        return f"{task.kind} of {', '.join(task.targets)}" + (f" ({', '.join(parts)})" if parts else "")
 
     first = runs[0]
     for run in runs[1:]:

@@ -143,7 +143,7 @@ def metrics_grid(comparison: Mapping[str, Any], task: Task) -> Grid:
 
 def output_grid(comparison: Mapping[str, Any], task: Task) -> Grid | None:
     """The main metric of every class, label or quantity, by method; None where there is one only."""
-    names = task.outputs
+    names = task.parts
     if len(names) < 2:
         return None
     metric = task.measures.main[0]

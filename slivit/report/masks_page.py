@@ -17,7 +17,7 @@ from slivit.folder import MASKS
 from slivit.report.draw import Plot, new_figure, nothing, styled
 from slivit.report.page import render, shown_split
 from slivit.report.plots_regression import LIMITS, bland_altman
-from slivit.report.style import INK, PALETTE, QUIET, count, in_words, number
+from slivit.report.style import INK, PALETTE, QUIET, count, in_words, metric_name, number
 from slivit.report.tables import Grid, cell
 from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("dice", "hd95", "surface_dice", "volume_error_ml", "absolute_volume_error_ml")
-HEADS = {
-    "dice": "Dice",
-    "hd95": "HD95 (mm)",
-    "surface_dice": "Surface Dice",
-    "volume_error_ml": "Volume error (mL)",
-    "absolute_volume_error_ml": "Absolute volume error (mL)",
-}
 Numbers = npt.NDArray[np.uint8]
 
 
@@ -102,12 +95,12 @@ def structures_grid(split: Mapping[str, Any], task: Segmentation) -> Grid:
     if len(task.structures) > 1:
         rows.append(("mean of structures", tuple(_cell(split["metrics"], m) for m in COLUMNS)))
     notes = [
-        f"{name}, {HEADS[m]}: {split['structures'][name][m]['why']}."
+        f"{name}, {metric_name(m)}: {split['structures'][name][m]['why']}."
         for name in task.structures
         for m in COLUMNS[:3]
         if split["structures"][name][m]["why"]
     ]
-    return Grid("Structures", tuple((HEADS[m], "") for m in COLUMNS), tuple(rows), " ".join(notes))
+    return Grid("Structures", tuple((metric_name(m), "") for m in COLUMNS), tuple(rows), " ".join(notes))
 
 
 def _cell(estimates: Mapping[str, Any], metric: str) -> tuple[str, str]:
@@ -219,14 +212,16 @@ def box_plot(cases: pd.DataFrame, task: Segmentation, metric: str) -> Plot:
             spots = place + draws.uniform(-0.14, 0.14, len(column))
             ax.scatter(spots, column, s=12, alpha=0.6, linewidths=0, color=PALETTE[(place - 1) % len(PALETTE)])
         ax.set_xticks(range(1, len(values) + 1), list(task.structures), rotation=30 if len(values) > 4 else 0)
-        ax.set_ylabel(HEADS[metric])
+        ax.set_ylabel(metric_name(metric))
         ax.grid(True, axis="y")
     else:
         nothing(ax, "no case has a value")
     caption = "Each point is a case; the box holds the middle half, the line is the median."
     if infinite:
         caption += f" {count(infinite, 'value')} of missed structures are infinite and not drawn."
-    return Plot(f"box-{metric}", f"{HEADS[metric]} of all cases", caption, figure, f"Box plot of {HEADS[metric]}")
+    return Plot(
+        f"box-{metric}", f"{metric_name(metric)} of all cases", caption, figure, f"Box plot of {metric_name(metric)}"
+    )
 
 
 def _finite(column: pd.Series) -> npt.NDArray[np.float64]:

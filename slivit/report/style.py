@@ -84,6 +84,13 @@ WORDS: Mapping[str, Word] = MappingProxyType(
         "bias": Word("Bias", "Mean of predicted less true value.", in_unit=True),
         "limit_low": Word("Lower limit of agreement", "Bias less 1.96 standard deviations.", in_unit=True),
         "limit_high": Word("Upper limit of agreement", "Bias plus 1.96 standard deviations.", in_unit=True),
+        "dice": Word("Dice", "Overlap of predicted and true masks; 1 is perfect."),
+        "hd95": Word("HD95 (mm)", "How far surfaces lie apart at most, but for 5% of them."),
+        "surface_dice": Word("Surface Dice", "Share of both surfaces that lie within the tolerance of each other."),
+        "volume_error_ml": Word("Volume error (mL)", "Predicted less true volume, on average."),
+        "absolute_volume_error_ml": Word("Absolute volume error (mL)", "How far volumes are off, on average."),
+        "false_positive_ml": Word("False positive volume (mL)", "Predicted where there is nothing."),
+        "false_negative_ml": Word("False negative volume (mL)", "There, and not predicted."),
     }
 )
 """Every metric in words."""

@@ -81,7 +81,7 @@ def headline_cells(split: Split, task: Task) -> list[tuple[str, str, str]]:
 
 def outputs(split: Split, task: Task) -> Grid | None:
     """The main metrics of every class, label or quantity; None where there is one only."""
-    names = task.outputs
+    names = task.parts
     if len(names) < 2:
         return None
     metrics = task.measures.by_output

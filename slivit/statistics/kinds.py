@@ -26,8 +26,10 @@ from slivit.statistics.classification import BINARY
 from slivit.statistics.columns import SUBSET, MultilabelSample, regression_columns
 from slivit.statistics.estimate import StatisticsError
 from slivit.statistics.logistic import logit
+from slivit.statistics.means import MeanSample
 from slivit.statistics.multiclass import MULTICLASS, MulticlassSample
 from slivit.statistics.regression import REGRESSION, RegressionSample
+from slivit.statistics.segmentation import CASE_METRICS
 
 FAINTEST = 1e-12
 """Probabilities are kept this far from 0 (and 1) before their logarithm is taken."""
@@ -177,8 +179,34 @@ class _Regression(CaseKind):
         return regression_columns(y, p, names_for(names, y.shape[1]), table)
 
 
+class _Segmentation(CaseKind):
+    """(n, k) 0 for a case that was measured, NaN for another, and (n, k) what was measured of it.
+
+    The columns are named by a metric, or by a metric and a structure ("dice/liver"). What is given is their mean.
+    """
+
+    metrics = CASE_METRICS
+    compared = ("dice",)
+    tempered = False
+
+    def read(self, y: Any, p: Any) -> tuple[Array, Array]:
+        return numbers(y, "y", (2,)), numbers(p, "p", (2,))
+
+    def sample(
+        self, y: Array, p: Array, metrics: Sequence[str], names: Sequence[Any] | None, threshold: Any, bins: int
+    ) -> Sample:
+        columns = dict(zip(names_for(names, p.shape[1]), p.T, strict=True))
+        return MeanSample({name: c for name, c in columns.items() if name.partition("/")[0] in metrics})
+
+
 KINDS: Mapping[str, CaseKind] = MappingProxyType(
-    {"binary": _Binary(), "multiclass": _Multiclass(), "multilabel": _Multilabel(), "regression": _Regression()}
+    {
+        "binary": _Binary(),
+        "multiclass": _Multiclass(),
+        "multilabel": _Multilabel(),
+        "regression": _Regression(),
+        "segmentation": _Segmentation(),
+    }
 )
 """Every kind of prediction by its name."""
 

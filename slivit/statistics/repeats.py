@@ -184,6 +184,42 @@ def wilcoxon_test(first: Any, second: Any, *, metric: str = "metric") -> Compari
     )
 
 
+def paired_t_test(first: Any, second: Any, *, level: float = 0.95, metric: str = "metric") -> Comparison:
+    """Test whether the mean difference of two methods over the same cases is 0, by Student's t.
+
+    Args:
+        first: (n,) a metric of each case under one method, NaN where it is not defined.
+        second: (n,) that under the other.
+        level: share of the interval of the mean difference.
+        metric: the name of the metric.
+
+    Source: Student, Biometrika 6 (1908) 1.
+    """
+    from scipy.stats import ttest_rel
+
+    a, b = numbers(first, "first"), numbers(second, "second")
+    same_length(len(a), b, "second")
+    known = np.isfinite(a) & np.isfinite(b)
+    a, b = a[known], b[known]
+    if len(a) < 2 or np.ptp(a - b) == 0:
+        return Comparison("paired t-test", metric, n=len(a), why="needs two cases at least, whose differences differ")
+    result = ttest_rel(a, b)
+    interval = result.confidence_interval(level)
+    return Comparison(
+        "paired t-test",
+        metric,
+        first=float(a.mean()),
+        second=float(b.mean()),
+        difference=float((a - b).mean()),
+        low=float(interval.low),
+        high=float(interval.high),
+        level=level,
+        statistic=float(result.statistic),
+        p_value=float(result.pvalue),
+        n=len(a),
+    )
+
+
 def welch_test(first: Any, second: Any, *, level: float = 0.95, metric: str = "metric") -> Comparison:
     """Test whether unpaired runs of two methods have different means; their variances may differ.
 

@@ -217,6 +217,9 @@ VALUES = {
 }
 """What is averaged over cases, by name."""
 
+CASE_METRICS = tuple(VALUES)
+"""What is measured of each case, and averaged over cases."""
+
 RATIOS = {
     "lesion_sensitivity": ("lesions_found", "lesions"),
     "lesion_precision": ("true_lesions", "predicted_lesions"),

@@ -18,6 +18,7 @@ from slivit.statistics.kinds import KINDS, kind_of
 from slivit.statistics.multiclass import OVERALL
 from slivit.statistics.regression import REGRESSION
 from slivit.statistics.sample import Flags
+from slivit.statistics.segmentation import HIGHER_IS_BETTER
 
 METRICS: Mapping[str, tuple[str, ...]] = MappingProxyType({name: kind.metrics for name, kind in KINDS.items()})
 """The names of the metrics of each kind of prediction."""
@@ -41,11 +42,12 @@ def summarise(
     """Compute the metrics of predictions, each with a percentile bootstrap interval.
 
     Args:
-        kind: "binary", "multiclass", "multilabel" or "regression".
+        kind: "binary", "multiclass", "multilabel", "regression" or "segmentation".
         y: the truth, NaN where missing: (n,) or (n, 1) 0 or 1; (n,) class numbers; (n, k) 0 or 1; (n,) or (n, k)
-            quantities.
+            quantities; (n, k) 0 for a segmentation.
         p: the predictions: (n,) or (n, 1) probabilities of 1; (n, C) probabilities that sum to 1; (n, k)
-            probabilities; (n,) or (n, k) quantities.
+            probabilities; (n,) or (n, k) quantities; (n, k) what was measured of cases, with the metric of each column
+            among `names`.
         groups: (n,) the patient of each case, to draw all cases of a patient together; None draws cases.
         names: names of the classes, labels or quantities; their numbers by default.
         level: share of the interval: 0.9 in SLIViT, 0.95 elsewhere.
@@ -104,6 +106,8 @@ def higher_is_better(metric: str) -> bool | None:
     tables = {**REGRESSION, **OVERALL, **BINARY}
     if base == SUBSET:
         return True
+    if base in HIGHER_IS_BETTER:
+        return HIGHER_IS_BETTER[base]
     return tables[one_from(base, tables, "a metric")].higher
 
 

@@ -62,7 +62,7 @@ class Cases:
     @property
     def names(self) -> list[str]:
         """The names of classes, labels or quantities."""
-        return list(self.task.outputs)
+        return list(self.task.measured)
 
     @property
     def threshold(self) -> float | list[float]:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from slivit.errors import ManifestError, nearest
+from slivit.statistics.segmentation import CASE_METRICS
 from slivit.targets.measures import Measures
-from slivit.targets.task import Task, is_missing
+from slivit.targets.task import Array, Task, is_missing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,12 +97,27 @@ class Segmentation(Task):
         return tuple(self.regions or self.labels)
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        return self.structures
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         return tuple(self.regions) if self.regions else (BACKGROUND, *self.labels)
 
     @property
     def prediction_columns(self) -> tuple[str, ...]:
         return tuple(f"ml_{name}" for name in self.structures)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The columns of a table of cases: each metric, its mean over structures first, then that of each structure."""
+        return tuple(
+            column for metric in CASE_METRICS for column in (metric, *(f"{metric}/{s}" for s in self.structures))
+        )
+
+    def arrays(self, table: pd.DataFrame) -> tuple[Array, Array]:
+        p = table[list(self.measured)].to_numpy(float)
+        return np.where(np.asarray(table["error"] == "")[:, None], np.zeros_like(p), np.nan), p
 
     @property
     def members(self) -> tuple[tuple[int, ...], ...]:

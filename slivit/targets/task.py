@@ -179,6 +179,16 @@ class Task(BaseModel):
         return self.targets
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """What is measured one by one: the outputs."""
+        return self.outputs
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The names of what `arrays` gives in columns: the outputs."""
+        return self.outputs
+
+    @property
     def out_dim(self) -> int:
         """The number of outputs of a model for this task."""
         return len(self.outputs)

@@ -11,6 +11,8 @@ import pytest
 
 from slivit.errors import RecipeError, SlivitError
 from slivit.evaluate import command as evaluating
+from slivit.evaluate import compare as comparing
+from slivit.experiments import curve
 from slivit.folder import RunFolder
 from slivit.models.recipe import Model
 from slivit.predict import command as predicting
@@ -148,5 +150,25 @@ def test_settings_that_would_do_nothing_are_refused(blob_scans, tmp_path):
 
 def test_a_network_of_vectors_is_refused(blob_scans, tmp_path):
     vectors = Model(name="resnet3d_18", slices=4, image_size=32)
-    with pytest.raises(SlivitError, match="masks are needed here"):
+    with pytest.raises(SlivitError, match=r"masks (is|are) needed here"):
         finetune(recipe(blob_scans, tmp_path / "run").model_copy(update={"model": vectors}))
+
+
+def test_two_runs_are_compared_scan_by_scan(run, blob_scans, tmp_path):
+    other = finetune(recipe(blob_scans, tmp_path / "other", fit={"epochs": 1}))
+    folder = comparing.run([str(run), str(other)], tmp_path / "compare", draws=20)
+    found = json.loads((folder / "comparison.json").read_text())
+    assert {t["method"] for t in found["comparisons"]} == {"paired bootstrap", "Wilcoxon over scans", "paired t-test"}
+    assert {t["metric"] for t in found["comparisons"]} == {"dice"}
+    own = pd.read_csv(run / "cases.csv").query("split == 'test'")["dice"].mean()
+    assert found["methods"]["run"]["metrics"]["dice"]["value"] == pytest.approx(own)
+    assert "dice/blob" in found["methods"]["run"]["metrics"]
+    assert (folder / "index.html").is_file()
+
+
+def test_a_curve_of_labels_is_of_dice(run, blob_scans, tmp_path):
+    chosen = recipe(blob_scans, tmp_path / "unused", fit={"epochs": 1})
+    folder = curve.run(chosen, tmp_path / "curve", [0.5, 1.0], [0])
+    found = json.loads((folder / "curve.json").read_text())
+    assert found["settings"]["metrics"] == ["dice"]
+    assert [p["train_scans"] for p in found["points"]] == [6, 12]
