@@ -47,6 +47,9 @@ def manifest(
             typer.echo("task: none, because there is no column of targets yet")
         else:
             typer.echo(f"task: kind = {made.task.kind}, targets = {', '.join(made.task.targets)}")
+            for name in ("labels", "regions"):
+                if found := getattr(made.task, name, None):
+                    typer.echo(f"      {name} = {{ {', '.join(f'{k} = {_written(v)}' for k, v in found.items())} }}")
 
 
 def check(
@@ -89,6 +92,11 @@ def check(
         typer.echo(sentence)
     typer.echo(out / "check.html")
     raise typer.Exit(result.exit_status)
+
+
+def _written(value: Any) -> str:
+    """As TOML has it."""
+    return str(list(value) if isinstance(value, tuple) else value)
 
 
 def _importer_options(name: str, words: list[str], where: list[str]) -> dict[str, Any]:

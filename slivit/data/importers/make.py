@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import pandas as pd
 
 from slivit.data.importers.registry import importer_spec, run_importer
 from slivit.data.manifest_checks import SPLITS
-from slivit.data.readers.address import split_address
+from slivit.data.readers.address import files_in
 from slivit.data.table import as_shown
 from slivit.errors import ManifestError
 from slivit.files import whole_file
@@ -77,9 +78,9 @@ def make_manifest(
 
 
 def _existing(frame: pd.DataFrame, missing: str, notes: list[str]) -> pd.DataFrame:
-    files = {path: split_address(path)[0] for path in frame["path"]}
-    found = {file: Path(file).exists() for file in set(files.values())}
-    there = frame["path"].map(lambda path: found[files[path]])
+    files = {path: files_in(path) for path in frame["path"]}
+    found = {file: Path(file).exists() for file in set(chain.from_iterable(files.values()))}
+    there = frame["path"].map(lambda path: all(found[file] for file in files[path]))
     absent = list(frame.loc[~there, "path"])
     if not absent:
         return frame

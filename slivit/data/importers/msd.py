@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 from slivit.data.importers.common import Source, finished
 from slivit.data.importers.registry import importer
 from slivit.errors import ManifestError, nearest, one_of
+from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
 
 _SOURCE = Source(
@@ -22,15 +24,16 @@ _SOURCE = Source(
 
 
 @importer("msd", "Medical Segmentation Decathlon: one task's volumes, masks, and the volume of a label in mL")
-def msd(root: Path, *, label: str = "", presence: bool = False, frame: int = 0) -> pd.DataFrame:
+def msd(root: Path, *, label: str = "", presence: bool = False, masks: bool = False, frame: int = 0) -> pd.DataFrame:
     """List the labelled volumes of one task, with their masks and, for each label, its volume in mL (`ml_<label>`).
 
-    The masks are read for that. The unlabelled imagesTs are not listed. File names stand for patients.
+    The masks are read for the volumes. The unlabelled imagesTs are not listed. File names stand for patients.
 
     Args:
         root: the folder of one task.
         label: the label of the suggested task ("cancer"); by default the last one of dataset.json.
         presence: suggest whether the label is there (`has_<label>`, binary) instead of its volume (regression).
+        masks: suggest to segment all labels instead; the masks are not read then, and all channels are kept.
         frame: for tasks with several channels (Task01, Task05): which one the reader should take; written in the
             column `frame`.
 
@@ -43,9 +46,11 @@ def msd(root: Path, *, label: str = "", presence: bool = False, frame: int = 0) 
         raise ManifestError(f'{root}: the task has no label "{chosen}".{nearest(chosen, names.values())}')
     if not 0 <= frame < len(spec["modality"]):
         raise ManifestError(f"{root}: frame is {frame}; the task has the channels {one_of(spec['modality'].values())}")
+    channels = len(spec["modality"])
+    if masks:
+        return _to_segment(root, spec, names)
     rows = [_row(root, item, names) for item in spec["training"]]
     table = pd.DataFrame(rows)
-    channels = len(spec["modality"])
     notes = [f"the volumes have {channels} channels; the column `frame` names the one to read"] if channels > 1 else []
     if channels > 1:
         table["frame"] = frame
@@ -68,11 +73,23 @@ def _spec(path: Path) -> dict[str, Any]:
     return spec
 
 
-def _row(root: Path, item: dict[str, str], names: dict[int, str]) -> dict[str, Any]:
+def _to_segment(root: Path, spec: dict[str, Any], names: dict[int, str]) -> pd.DataFrame:
+    """The volumes and their masks, for the task of segmenting all labels."""
+    labels = {re.sub(r"\W+", "_", name): value for value, name in names.items()}
+    channels = len(spec["modality"])
+    notes = [f'set preprocessing.reader.channel = "all" and model.in_chans = {channels}'] if channels > 1 else []
+    rows = [_case(root, item) for item in spec["training"]]
+    return finished(pd.DataFrame(rows), Segmentation(kind="segmentation", labels=labels), notes, _SOURCE, root)
+
+
+def _case(root: Path, item: dict[str, str]) -> dict[str, str]:
     image, mask = (root / item[key].removeprefix("./") for key in ("image", "label"))
-    volumes = _volumes(mask, names)
-    patient = image.name.removesuffix(".gz").removesuffix(".nii")
-    return {"path": str(image), "patient": patient, "mask": str(mask), **volumes}
+    return {"path": str(image), "patient": image.name.removesuffix(".gz").removesuffix(".nii"), "mask": str(mask)}
+
+
+def _row(root: Path, item: dict[str, str], names: dict[int, str]) -> dict[str, Any]:
+    case = _case(root, item)
+    return {**case, **_volumes(Path(case["mask"]), names)}
 
 
 def _volumes(mask: Path, names: dict[int, str]) -> dict[str, float]:
