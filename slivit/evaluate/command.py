@@ -13,6 +13,7 @@ from slivit.data.caching import cache_of
 from slivit.data.manifest import Manifest
 from slivit.data.sources import load_manifest
 from slivit.errors import ManifestError, RecipeError, nearest
+from slivit.evaluate.baselines import add_baseline
 from slivit.evaluate.deciding import chooses, decide, validation_rows
 from slivit.evaluate.described import describe_data, describe_table
 from slivit.evaluate.details import check_subgroups
@@ -118,6 +119,8 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False, resume: bool = False
         table = _predicted(recipe, checkpoint, manifest, decision)
         data = describe_data(manifest, everything, checkpoint.path, checkpoint.task, recipe.testing)
         metrics = measure(table, checkpoint.task, recipe.testing, decision=decision, data=data)
+        if recipe.testing.baselines and checkpoint.path:
+            add_baseline(metrics, table, checkpoint.task, recipe.testing, checkpoint.path.parent)
         write_results(folder, table, checkpoint.task, metrics)
         write_text(folder / RECIPE, resolved_toml(recipe))
         if decision and chooses(recipe.testing):
@@ -194,6 +197,8 @@ def run_table(csv: Path, testing: Testing, out: Path | None = None, *, overwrite
         table = decision.apply(table, task) if decision else table
         data = describe_table(table, str(csv), checkpoint, task, testing)
         metrics = measure(table, task, testing, decision=decision, data=data)
+        if testing.baselines:
+            add_baseline(metrics, table, task, testing, csv.parent)
         write_results(folder, table, task, metrics)
         _write_page(folder, metrics, table, checkpoint if config else None)
     return folder

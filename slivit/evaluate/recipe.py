@@ -48,6 +48,8 @@ class Testing(Section):
         penalty_mm: segmentation only: what the infinite HD95 of a missed structure counts as; left out of the mean, and
             counted, where absent.
         targets: measure these targets of a task with several alone, such as those that an external data set has.
+        baselines: compare with what size and a histogram of grey levels predict of the same scans; a training fits that
+            to its training rows, and reads the scans once more for it.
         pictures: how many of the most confident errors the page shows with pictures of their slices.
     """
 
@@ -67,6 +69,7 @@ class Testing(Section):
     tolerance_mm: float = Field(default=1.0, ge=0)
     penalty_mm: float | None = Field(default=None, ge=0)
     targets: tuple[str, ...] = ()
+    baselines: bool = True
     pictures: int = Field(default=10, ge=0)
 
 

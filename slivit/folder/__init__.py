@@ -22,6 +22,8 @@ from slivit.recipe import load_recipe, read_values, resolved_toml
 log = logging.getLogger(__name__)
 
 RECIPE, LOG, PROGRESS, SPLIT = "recipe.toml", "log.txt", "progress.pt", "split.csv"
+BASELINE = "baseline.csv"
+"""What size and grey levels alone predict of the scans of `predictions.csv`."""
 HISTORY, PREDICTIONS, METRICS, TRACKING = "history.csv", "predictions.csv", "metrics.json", "tracking.json"
 CASES, MASKS = "cases.csv", "masks"
 WINDOWS, RATES, VERSIONS, CHECKPOINT = "windows.csv", "rates", "versions.json", "checkpoint"

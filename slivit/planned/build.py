@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from slivit.planned.baselines import TableModel, fit_table, kinds_of
 from slivit.planned.jobs import job_of
 from slivit.planned.networks import Candidate
-from slivit.planned.plan import Plan
+from slivit.planned.plan import Plan, kinds_of
 from slivit.targets.task import Task
+from slivit.train.table_models import TableModel, fit_table
 
 if TYPE_CHECKING:
     from slivit.models.ensemble import Ensemble

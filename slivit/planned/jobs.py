@@ -73,7 +73,7 @@ def recipe_of_job(plan: Plan, job: Job) -> Any:
             "patience": 0,
             "average_weights": 0.99,
         },
-        "testing": {"draws": 1},
+        "testing": {"draws": 1, "baselines": False},
     }
     return check_recipe(recipe_class("finetune"), values, f"{chosen.name}, fold {job.fold}")
 

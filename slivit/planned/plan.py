@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,13 @@ def make_plan(
         machine=machine,
         reasons=(*reasons, why, why_folds, *left_out),
     )
+
+
+def kinds_of(plan: Plan) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """(name, "linear" or "forest", features) of every baseline of a plan."""
+    for baseline in plan.baselines:
+        for kind in ("linear", "forest"):
+            yield f"{baseline.name}_{kind}", kind, baseline.features
 
 
 def workers_of(cores: int) -> int:

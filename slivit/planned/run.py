@@ -20,16 +20,16 @@ from slivit.files import whole_file, write_json, write_text
 from slivit.folder import logged
 from slivit.folder.lock import locked, make_folder
 from slivit.planned import jobs
-from slivit.planned.baselines import features_of, fit_table, kinds_of, mean_of
 from slivit.planned.build import build_ensemble
 from slivit.planned.finish import ENSEMBLE, MEAN, finish, records
 from slivit.planned.look import Facts, look_at_all
 from slivit.planned.networks import Candidate
-from slivit.planned.plan import PLAN, Plan, make_plan, minutes_of
+from slivit.planned.plan import PLAN, Plan, kinds_of, make_plan, minutes_of
 from slivit.planned.select import calibrated, greedy, loss, temperature
 from slivit.planned.table import ScanTable, scan_table
 from slivit.recipe import check_recipe, read_values, resolved_toml
 from slivit.targets.task import Task
+from slivit.train.table_models import answers_of, features_of, fit_table, mean_of, outputs_of
 
 if TYPE_CHECKING:
     from slivit.run import Run
@@ -194,12 +194,8 @@ def _with_classes(task: Task, frame: pd.DataFrame) -> Task:
 
 
 def _scans(frame: pd.DataFrame, test: pd.DataFrame, task: Task) -> Scans:
-    rows = records(frame)
-    fitted = task.fitted(rows)
-    y = np.stack([np.asarray(fitted.encode(row)) for row in rows]).astype(np.float64)
-    if not task.makes_calls:
-        y = (y - np.array(fitted.center)) / np.array(fitted.spread)
-    return Scans(frame, test, fitted, y)
+    fitted = task.fitted(records(frame))
+    return Scans(frame, test, fitted, answers_of(fitted, records(frame)))
 
 
 def _run(plan: Plan, work: Scans, folder: Path) -> None:
@@ -249,22 +245,11 @@ def _baselines(plan: Plan, work: Scans, features: Mapping[str, Array]) -> Iterat
 
         def predict(train: Array, rest: Array, x: Array = x, kind: str = kind, chosen: Any = chosen) -> Array:
             model = fit_table(kind, chosen, x[train], work.y[train], work.task, plan.seed)
-            return outputs_of(model.module(work.task.out_dim), x[rest], kind, work.task)
+            return outputs_of(model, x[rest], work.task)
 
         p = each_fold(predict)
         log.info("baseline %s: %s out of fold", name, told_loss(work, p))
         yield name, p
-
-
-def outputs_of(module: Any, x: Array, kind: str, task: Task) -> Array:
-    """(n, out_dim) probabilities, or standardised values, of a model of a table."""
-    import torch
-
-    with torch.inference_mode():
-        outputs = module(torch.as_tensor(x, dtype=torch.float32)).double()
-    if kind == "linear" and task.makes_calls:
-        outputs = outputs.softmax(-1) if task.exclusive else outputs.sigmoid()
-    return np.asarray(outputs.numpy())
 
 
 def told_loss(work: Scans, p: Array) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from slivit.report.style import WORDS, amount, count, in_words, inside, interval, metric_name, number, spoken
+from slivit.report.style import WORDS, amount, count, in_words, inside, interval, metric_name, number, p_text, spoken
 from slivit.report.tables import is_set
 from slivit.targets.task import Task
 
@@ -26,11 +26,38 @@ def sentences(split: Split, task: Task, metrics: Mapping[str, Any], where: str) 
         where: what the scans are called, as "test".
     """
     yield _scans(split, task, where)
+    found = metrics.get("baseline")
+    yield from no_better(found if found and found["split"] == where else None, split, task)
     for name in task.findings:
         yield from FINDINGS[name](split, task, metrics)
     if "subgroups" in split:
         yield from _gap(split, task)
     yield from _readers(split)
+
+
+def no_better(found: Mapping[str, Any] | None, split: Split, task: Task) -> Iterator[str]:
+    """Whether the model is better than the mean, and than size and histogram, in plain words.
+
+    Args:
+        found: the comparison with a baseline of `slivit.evaluate.baselines`, if there was one.
+        split: the metrics of the same scans.
+        task: what is predicted.
+    """
+    metric = task.measures.main[0]
+    nothing, own = {"roc_auc": 0.5, "r2": 0.0}.get(metric), split["metrics"].get(metric)
+    if own and nothing is not None and own["low"] is not None and own["low"] <= nothing:
+        what = "chance" if task.makes_calls else "the mean of the training scans"
+        yield f"It is not shown to be better than {what}: {spoken(metric)} {interval(own['low'], own['high'])}."
+    if not found or found["difference"] is None:
+        return
+    low, high = found["low"], found["high"]
+    clear = low is not None and (low > 0 or high < 0)
+    word = "not shown to be better" if not clear else "better" if found["difference"] > 0 else "worse"
+    yield (
+        f"It is {word} than size and histogram alone, on the same scans: {spoken(metric)} "
+        f"{number(found['first'])} against {number(found['second'])}, difference {number(found['difference'])} "
+        f"({100 * found['level']:.0f}% interval {interval(low, high)}, p = {p_text(found['p_value'])})."
+    )
 
 
 def _scans(split: Split, task: Task, where: str) -> str:

@@ -17,12 +17,15 @@ from slivit.checkpoint import load_checkpoint, save_checkpoint, store_operating_
 from slivit.data.manifest import Manifest
 from slivit.data.sources import load_manifest
 from slivit.data.splits import fold_tested, given_folds
+from slivit.data.table import as_shown, read_shown
 from slivit.errors import RecipeError
+from slivit.evaluate.baselines import add_baseline
 from slivit.evaluate.described import describe_rows
 from slivit.evaluate.details import check_subgroups
 from slivit.evaluate.measure import measure, write_results
 from slivit.evaluate.tables import read_predictions
-from slivit.folder import CHECKPOINT, PREDICTIONS, PROGRESS, RECIPE, SPLIT, RunFolder, is_finished
+from slivit.files import whole_file
+from slivit.folder import BASELINE, CHECKPOINT, PREDICTIONS, PROGRESS, RECIPE, SPLIT, RunFolder, is_finished
 from slivit.models.registry import create_model, spec_of
 from slivit.recipe import check_recipe
 from slivit.targets.task import Task
@@ -89,6 +92,9 @@ def _keep(recipe: TrainingRecipe, folder: RunFolder, manifest: Manifest, places:
     record |= {"source": manifest.source, "scans": {"train": len(manifest)}, "copies": [place.name for place in places]}
     model, settings = average_of(places, task), fitted_preprocessing(recipe)
     save_checkpoint(folder.file(CHECKPOINT), model, task, settings, record)
+    if recipe.testing.baselines and all((place / BASELINE).is_file() for place in places):
+        with whole_file(folder.file(BASELINE)) as partial:
+            as_shown(pooled(places, task, BASELINE)).to_csv(partial, index=False)
     _measure(recipe, folder, manifest, pooled(places, task), task)
 
 
@@ -164,9 +170,10 @@ def _train(copy: Copy) -> None:
     run(copy.recipe, resume=begun, overwrite=not begun)
 
 
-def pooled(places: Sequence[Path], task: Task) -> pd.DataFrame:
+def pooled(places: Sequence[Path], task: Task, name: str = PREDICTIONS) -> pd.DataFrame:
     """The predictions of several runs as one table; a scan that several predicted in one split is averaged."""
-    table = pd.concat([read_predictions(place / PREDICTIONS, task)[0] for place in places], ignore_index=True)
+    read = read_shown if name == BASELINE else lambda file: read_predictions(file, task)[0]
+    table = pd.concat([read(place / name) for place in places], ignore_index=True)
     outputs = list(task.prediction_columns)
     how = {column: "mean" if column in outputs else "first" for column in table if column not in ("split", "path")}
     return table.groupby(["split", "path"], sort=False, as_index=False).agg(how)[list(table.columns)]
@@ -218,6 +225,8 @@ def _measure(recipe: TrainingRecipe, folder: RunFolder, manifest: Manifest, tabl
     rows = rows or {"test": describe_rows(manifest.frame, task)}
     data = {"source": manifest.source, "external": False, "run": rows}
     metrics = measure(table, task, recipe.testing, decision=decision, data=data)
+    if recipe.testing.baselines:
+        add_baseline(metrics, table, task, recipe.testing, folder.path)
     for name in recipe.results:
         folder.file(name)
     write_results(folder.path, table, task, metrics)

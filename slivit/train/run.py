@@ -16,14 +16,16 @@ from slivit.checkpoint.lineage import started_from
 from slivit.data.channels import settings_for
 from slivit.data.notes import gathered_notes
 from slivit.data.preprocessing import SHORT_SCAN, Preprocessing
+from slivit.data.table import as_shown
 from slivit.errors import RecipeError
+from slivit.evaluate.baselines import add_baseline
 from slivit.evaluate.deciding import chooses, decide
 from slivit.evaluate.described import describe_rows
 from slivit.evaluate.details import check_subgroups
 from slivit.evaluate.measure import log_headlines, measure, write_results
 from slivit.evaluate.tables import read_predictions
-from slivit.files import write_json
-from slivit.folder import CASES, CHECKPOINT, HISTORY, MASKS, METRICS, PREDICTIONS, RunFolder
+from slivit.files import whole_file, write_json
+from slivit.folder import BASELINE, CASES, CHECKPOINT, HISTORY, MASKS, METRICS, PREDICTIONS, RunFolder
 from slivit.models.registry import spec_of
 from slivit.parallel import only_one_process
 from slivit.targets.decision import Decision
@@ -290,6 +292,9 @@ def test(folder: RunFolder, recipe: Labelled, part: Part, model: nn.Module, sett
     if decision and not part.name:
         store_operating_point(folder.path, decision)
     metrics = measure(table, part.task, recipe.testing, decision=decision, data=data)
+    if recipe.testing.baselines and not part.name:
+        keep_baseline(folder, part, settings, recipe.seed)
+        add_baseline(metrics, table, part.task, recipe.testing, folder.path)
     for name in (PREDICTIONS, METRICS):
         folder.file(f"{part.name}/{name}" if part.name else name)
     write_results(folder.path / part.name, table, part.task, metrics)
@@ -319,6 +324,16 @@ def test_segmentation(
     write_cases(folder.path, cases, task, measure_masks(cases, task, testing, data))
 
 
+def keep_baseline(folder: RunFolder, part: Part, settings: Preprocessing, seed: int) -> None:
+    """Write what size and grey levels alone predict of the scans that are tested, where that can be learned."""
+    from slivit.train.baselines import baseline_table
+
+    table = baseline_table(part, settings, seed)
+    if table is not None:
+        with whole_file(folder.file(BASELINE)) as partial:
+            as_shown(table).to_csv(partial, index=False)
+
+
 def decided(recipe: Labelled, table: pd.DataFrame, task: Task) -> Decision | None:
     """The operating point that the recipe asks for; a run does not die of one that cannot be."""
     if not task.makes_calls or not chooses(recipe.testing):
@@ -341,6 +356,8 @@ def measure_again(recipe: Labelled, folder: RunFolder) -> Path:
         check_subgroups(table, recipe.testing)
         decision = decided(recipe, table, task)
         metrics = measure(table, task, recipe.testing, decision=decision, data=old["data"])
+        if recipe.testing.baselines:
+            add_baseline(metrics, table, task, recipe.testing, folder.path / name)
         measured[name] = metrics, task, decision
     chose = chooses(folder.stored.testing)
     folder.begin()

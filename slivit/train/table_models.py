@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from slivit.planned.plan import Plan
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
@@ -54,13 +53,6 @@ def features_of(stacks: Sequence[Array], names: Sequence[str]) -> dict[str, Arra
         for name, values in table_features(x, names).items():
             parts[name].append(values[0].numpy())
     return {name: np.stack(values) for name, values in parts.items()}
-
-
-def kinds_of(plan: Plan) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """(name, "linear" or "forest", features) of every baseline of a plan."""
-    for baseline in plan.baselines:
-        for kind in ("linear", "forest"):
-            yield f"{baseline.name}_{kind}", kind, baseline.features
 
 
 def mean_of(task: Task, y: Array) -> Array:
@@ -178,3 +170,20 @@ def _below(threshold: Array) -> Array:
     """Thresholds in float32, never above those in float64, so that float32 features fall on the same side."""
     narrow = threshold.astype(np.float32)
     return np.where(narrow > threshold, np.nextafter(narrow, np.float32(-np.inf)), narrow)
+
+
+def answers_of(task: Task, rows: Sequence[Mapping[str, Any]]) -> Array:
+    """What models of tables are fitted to: (n,) class numbers, (n, t) 0, 1 or NaN, or (n, t) standardised values."""
+    y = np.stack([np.asarray(task.encode(row)) for row in rows]).astype(np.float64)
+    return y if task.makes_calls else (y - np.array(task.center)) / np.array(task.spread)
+
+
+def outputs_of(model: TableModel, x: Array, task: Task) -> Array:
+    """(n, out_dim) probabilities, or standardised values, of a model of a table for (n, k) features."""
+    import torch
+
+    with torch.inference_mode():
+        outputs = model.module(task.out_dim)(torch.as_tensor(x, dtype=torch.float32)).double()
+    if model.described["kind"] == "linear" and task.makes_calls:
+        outputs = outputs.softmax(-1) if task.exclusive else outputs.sigmoid()
+    return np.asarray(outputs.numpy())

@@ -8,9 +8,8 @@ from sklearn.linear_model import RidgeCV
 
 from slivit.models.ensemble import BINS, pooling, table_features
 from slivit.models.registry import create_model
-from slivit.planned.baselines import TREES, fit_table
-from slivit.planned.run import outputs_of
 from slivit.targets.task import Task
+from slivit.train.table_models import TREES, fit_table, outputs_of
 
 TASKS = {
     "binary": Task(kind="binary", targets=("a",)),
@@ -38,7 +37,7 @@ def test_tables_learn_every_kind(kind, model, rng):
     task, x = TASKS[kind], rng.normal(size=(160, 6)).astype(np.float32)
     y = answers(task, x, rng)
     fitted = fit_table(model, ("histogram",), x[:120], y[:120], task, 0)
-    p = outputs_of(fitted.module(task.out_dim), x[120:], model, task)
+    p = outputs_of(fitted, x[120:], task)
     if task.exclusive:
         np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
         assert (p.argmax(1) == y[120:]).mean() > 0.5
@@ -55,9 +54,7 @@ def test_a_forest_is_scikit_learns(rng):
     fitted = fit_table("forest", ("histogram",), x, y, task, 3)
     theirs = RandomForestRegressor(TREES, min_samples_leaf=2, random_state=3, max_features=1 / 3).fit(x, y[:, 0])
     other = np.concatenate([rng.normal(size=(50, 5)).astype(np.float32), x])
-    np.testing.assert_allclose(
-        outputs_of(fitted.module(1), other, "forest", task)[:, 0], theirs.predict(other), atol=1e-5
-    )
+    np.testing.assert_allclose(outputs_of(fitted, other, task)[:, 0], theirs.predict(other), atol=1e-5)
 
 
 def test_a_ridge_is_scikit_learns(rng):
@@ -65,9 +62,7 @@ def test_a_ridge_is_scikit_learns(rng):
     fitted = fit_table("linear", ("histogram",), x, y, TASKS["regression"], 0)
     z = (x - x.mean(0)) / x.std(0)
     expected = RidgeCV(np.logspace(0, 6, 13)).fit(z, y[:, 0]).predict(z)
-    np.testing.assert_allclose(
-        outputs_of(fitted.module(1), x, "linear", TASKS["regression"])[:, 0], expected, atol=1e-4
-    )
+    np.testing.assert_allclose(outputs_of(fitted, x, TASKS["regression"])[:, 0], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("count", "cells"), [(28, 12), (5, 6), (64, 8), (7, 3)])

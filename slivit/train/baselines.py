@@ -1,0 +1,71 @@
+"""What size and grey levels alone predict, beside every training: a network that is no better is not needed."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from slivit.data.preprocessing import Preprocessing, crop_slices, load_slices
+from slivit.errors import SlivitError
+from slivit.train.table_models import Array, answers_of, features_of, fit_table, outputs_of
+
+if TYPE_CHECKING:
+    from slivit.train.scans import Part
+
+log = logging.getLogger(__name__)
+FEATURES = ("extent", "histogram")
+LEAST = 6
+"""Training scans, fewer than which make no baseline."""
+
+
+def baseline_table(part: Part, settings: Preprocessing, seed: int) -> pd.DataFrame | None:
+    """Predict validation and test rows from what of the grid is filled and a histogram of grey levels.
+
+    The model is ridge or logistic regression whose penalty is chosen inside the training rows. Scans are read once.
+
+    Args:
+        part: the scans, under their fitted task.
+        settings: the preprocessing, with its size set.
+        seed: of the training.
+
+    Returns:
+        `path`, `split` and the columns of predictions; None where there is too little to learn from, or a scan is cut
+        into windows.
+    """
+    task, train, rest = part.task, part.rows("train"), part.rows("val", "test")
+    if settings.windows is not None or len(train) < LEAST or not rest:
+        return None
+    log.info("baseline of size and histogram: %d scans are read once (testing.baselines=false leaves it out)",
+             len(train) + len(rest))  # fmt: skip
+    try:
+        x = _features([str(row["path"]) for row in [*train, *rest]], part, settings)
+        model = fit_table("linear", FEATURES, x[: len(train)], answers_of(task, train), task, seed)
+    except (SlivitError, ValueError) as error:
+        log.warning("no baseline of size and histogram: %s", str(error).splitlines()[0])
+        return None
+    p = outputs_of(model, x[len(train) :], task)
+    p = p if task.makes_calls else p * np.array(task.spread) + np.array(task.center)
+    known = pd.DataFrame({"path": [row["path"] for row in rest], "split": [row["split"] for row in rest]})
+    return known.assign(**dict(zip(task.prediction_columns, p.T, strict=True)))
+
+
+def _features(paths: Sequence[str], part: Part, settings: Preprocessing) -> Array:
+    from tqdm import tqdm
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        stacks = _stacks(tqdm(paths, "size and histogram", disable=None, leave=False), part, settings)
+        found = [features_of([stack], FEATURES) for stack in stacks]
+    return np.concatenate([np.concatenate([f[name] for f in found]) for name in FEATURES], 1)
+
+
+def _stacks(paths: Any, part: Part, settings: Preprocessing) -> Iterator[Array]:
+    load = part.cache.load if part.cache else load_slices
+    for path in paths:
+        stack = load(path, settings.stored)
+        yield crop_slices(stack, settings.size[1:]) if settings.resize and settings.size else stack
