@@ -68,4 +68,5 @@ def _stacks(paths: Any, part: Part, settings: Preprocessing) -> Iterator[Array]:
     load = part.cache.load if part.cache else load_slices
     for path in paths:
         stack = load(path, settings.stored)
-        yield crop_slices(stack, settings.size[1:]) if settings.resize and settings.size else stack
+        stack = crop_slices(stack, settings.size[1:]) if settings.resize and settings.size else stack
+        yield stack.mean(0) if stack.ndim == 4 else stack  # of channels their mean
