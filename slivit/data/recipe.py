@@ -22,6 +22,8 @@ class Data(Section):
     Args:
         manifest: a CSV; or a data set that an importer lists: its folder, a MedMNIST `.npz`, or "medmnist:NAME"
             ("medmnist:NAME@64").
+        also: further manifests of the same columns and classes, whose rows are added; patients of different manifests
+            are different ones. The other keys here count for all of them.
         importer: one of `slivit list importers`; for a folder "folders" and for an `.npz` "medmnist" where empty.
         importer_options: what that importer takes.
         test_manifest: a CSV of scans kept for testing, in place of the manifest's own test rows.
@@ -50,6 +52,7 @@ class Data(Section):
     """
 
     manifest: str = Field(min_length=1)
+    also: tuple[str, ...] = ()
     importer: str = ""
     importer_options: dict[str, Any] = Field(default_factory=dict)
     test_manifest: str = ""
@@ -93,7 +96,7 @@ class Data(Section):
                 f"data.channels is {list(self.channels)}; it names two columns of paths or more, each once. One column "
                 "is named in data.columns.path."
             )
-        names = [name for name in (self.manifest, self.test_manifest) if name]
+        names = [name for name in (self.manifest, *self.also, self.test_manifest) if name]
         tables = [name for name in names if _is_table(name)]
         named = [name for name in names if name.startswith(MEDMNIST)]
         idle = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,9 @@ def load_manifest(
     """
     if data.val_from_train:
         need_splits = tuple(s for s in need_splits if s != "val")
-    manifest = _read(data.manifest, data, task, need_splits, channels)
+    manifest = _read(data.manifest, data, task, () if data.also else need_splits, channels)
+    if data.also:
+        manifest = together([manifest, *(_read(name, data, task, (), channels) for name in data.also)], need_splits)
     if split and not manifest.has_split:
         manifest = manifest.with_split(fractions=_fractions(data), seed=data.split_seed)
     if data.val_from_train and "val" not in manifest.splits:
@@ -67,6 +70,22 @@ def with_val_from_train(manifest: Manifest, fraction: float, seed: int) -> Manif
     train = frame[frame["split"] == "train"]
     divided = split_patients(train, manifest.task, fractions=(1 - fraction, fraction, 0.0), seed=seed)
     return manifest.with_split(divided.reindex(frame.index).fillna(frame["split"]))
+
+
+def together(manifests: Sequence[Manifest], need_splits: tuple[str, ...] = ()) -> Manifest:
+    """Several manifests as one; a patient is named by its manifest too, so that none is shared in name alone.
+
+    Raises:
+        ManifestError: the same scan in two of them, or a split without a row.
+    """
+    import pandas as pd
+
+    frames = []
+    for number, manifest in enumerate(manifests, 1):
+        frame = manifest.frame
+        frames.append(frame.assign(patient=f"{number}/" + frame["patient"].astype(str)))
+    frame, source = pd.concat(frames, ignore_index=True), " with ".join(manifest.source for manifest in manifests)
+    return Manifest.from_frame(frame, manifests[0].task, source=source, need_splits=need_splits)
 
 
 def with_external_test(manifest: Manifest, external: Manifest) -> Manifest:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import Checkpoint, load_checkpoint, read_config, store_operating_point
 from slivit.data.caching import cache_of
 from slivit.data.manifest import Manifest
+from slivit.data.preprocessing import Preprocessing
 from slivit.data.sources import load_manifest
 from slivit.errors import ManifestError, RecipeError, nearest
 from slivit.evaluate.baselines import add_baseline
@@ -106,7 +108,7 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False, resume: bool = False
     Returns:
         The folder with `predictions.csv`, `metrics.json` and `report/index.html`.
     """
-    checkpoint = load_checkpoint(recipe.checkpoint)
+    checkpoint = shuffled(load_checkpoint(recipe.checkpoint), recipe.shuffle_slices)
     check_testing(recipe.testing, checkpoint.task)
     decision = decision_for(recipe.testing, checkpoint)
     everything, manifest = evaluation_rows(recipe, checkpoint)
@@ -202,6 +204,14 @@ def run_table(csv: Path, testing: Testing, out: Path | None = None, *, overwrite
         write_results(folder, table, task, metrics)
         _write_page(folder, metrics, table, checkpoint if config else None)
     return folder
+
+
+def shuffled(checkpoint: Checkpoint, seed: int | None) -> Checkpoint:
+    """The checkpoint, whose scans have their slices in another order where there is a seed."""
+    if seed is None:
+        return checkpoint
+    values = checkpoint.preprocessing.model_dump() | {"shuffle_slices": seed}
+    return replace(checkpoint, preprocessing=Preprocessing.model_validate(values))
 
 
 def decision_for(testing: Testing, checkpoint: Checkpoint) -> Decision | None:

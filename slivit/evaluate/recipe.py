@@ -83,6 +83,7 @@ class EvaluateRecipe(Plugged):
         split: the rows that are measured, where the table has a split.
         device: "auto", "cpu", "cuda", "mps".
         testing: how predictions are made and measured.
+        shuffle_slices: a seed: the slices of every scan are brought into another order (see `Preprocessing`).
         page: draw the page of results, `report/index.html`.
     """
 
@@ -96,4 +97,5 @@ class EvaluateRecipe(Plugged):
     split: Literal["train", "val", "test", "all"] = "test"
     device: str = "auto"
     testing: Testing = Testing()
+    shuffle_slices: int | None = None
     page: bool = True

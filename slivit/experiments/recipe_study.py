@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -77,12 +77,18 @@ class Start(Section):
         set: changes to the fine-tuning recipe, such as `model.weights` or `model.pretrained`.
         models: more changes for single models.
         before: the run that gives the weights.
+        before_models: another such run for single models, such as a pre-training of a model's own backbone.
     """
 
     title: str = ""
     set: dict[str, Any] = Field(default_factory=dict)
     models: dict[str, dict[str, Any]] = Field(default_factory=dict)
     before: Before | None = None
+    before_models: dict[str, Before] = Field(default_factory=dict)
+
+    def before_of(self, model: str) -> Before | None:
+        """The run that a model starts from."""
+        return self.before_models.get(model, self.before)
 
 
 class Exclusion(Section):
@@ -133,6 +139,19 @@ class Group(Section):
     models: tuple[str, ...] = Field(min_length=1)
 
 
+class Shuffles(Section):
+    """Copies of every run whose scans have their slices in another order, always the same for a scan.
+
+    Args:
+        copies: how many orders.
+        when: "trained": each copy is trained and tested on its own order; "tested": the runs themselves are tested on
+            each order.
+    """
+
+    copies: int = Field(default=100, ge=1)
+    when: Literal["trained", "tested"] = "trained"
+
+
 class Test(Data):
     """Another labelled set on which every run is tested, beside its own test rows; the rest as in `data` of a recipe.
 
@@ -168,6 +187,7 @@ class StudyRecipe(Plugged):
         exclude: what is left out of the grid.
         reference: what others are tested against, one or several; nothing is tested without one.
         groups: models that are taken together.
+        shuffles: copies of every run with their slices in other orders, beside which the runs are ranked.
         tests: further labelled sets on which every run is tested. They are no part of a run: others may be added later.
         metrics: those that are tested; ROC AUC and average precision, or R2 and MAE, where empty.
         phantoms: made-up scans that are made first.
@@ -188,6 +208,7 @@ class StudyRecipe(Plugged):
     reference: Reference | tuple[Reference, ...] | None = None
     groups: dict[str, Group] = Field(default_factory=dict)
     tests: dict[str, Test] = Field(default_factory=dict)
+    shuffles: Shuffles | None = None
     metrics: tuple[str, ...] = ()
     phantoms: tuple[Phantoms, ...] = ()
 
@@ -206,8 +227,8 @@ class StudyRecipe(Plugged):
     def _values(self) -> Iterator[str]:
         if bool(self.recipe) == (self.stage == "probe"):
             yield "recipe names a fine-tuning recipe; a study of probes has none, and says everything in set"
-        if self.stage == "probe" and (self.tests or self.rates_from):
-            yield "tests and rates_from are for fine-tuning, not for probes"
+        if self.stage == "probe" and (self.tests or self.rates_from or self.shuffles):
+            yield "tests, shuffles and rates_from are for fine-tuning, not for probes"
         if self.redraw and min(self.fractions) == 1:
             yield "redraw draws subsets of the labels, and all labels are used; give fractions below 1"
         for axis, values in (("fractions", self.fractions), ("seeds", self.seeds)):
@@ -229,8 +250,11 @@ class StudyRecipe(Plugged):
                 yield from _unknown(f"exclude {i}: {axis}", getattr(exclusion, axis), getattr(self, axis))
         for name, start in self.starts.items():
             yield from _unknown(f"starts.{name}.models", start.models, self.models)
+            yield from _unknown(f"starts.{name}.before_models", start.before_models, self.models)
             if start.before and start.before.start:
                 yield from _unknown(f"starts.{name}.before.start", [start.before.start], self.starts)
+            if any(before.start for before in start.before_models.values()):
+                yield f"starts.{name}.before_models take no start"
         for reference in self.references:
             yield from _unknown("reference.model", [reference.model or next(iter(self.models))], self.models)
             yield from _unknown("reference.start", [reference.start] if reference.start else [], self.starts)
@@ -253,7 +277,7 @@ class StudyRecipe(Plugged):
         return before.start if before else ""
 
 
-def _unknown(where: str, names: Collection[Any], known: Collection[Any]) -> Iterator[str]:
+def _unknown(where: str, names: Iterable[Any], known: Collection[Any]) -> Iterator[str]:
     for name in names:
         if name not in known:
             yield f'{where}: there is no "{name}".{nearest(str(name), map(str, known))} There are {one_of(known)}'

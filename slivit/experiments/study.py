@@ -73,7 +73,7 @@ def run(
         RecipeError: a recipe that does not fit, or a folder with runs of other recipes.
     """
     grid = Grid(recipe)
-    states = states_of([*grid.before.values(), *grid.jobs, *grid.tests], overwrite=overwrite)
+    states = states_of([*grid.before.values(), *grid.jobs, *grid.beside], overwrite=overwrite)
     jobs = wanted(grid, states, only)
     open_study(recipe)
     for scans in recipe.phantoms:
@@ -84,7 +84,7 @@ def run(
     log.info("%d runs, %d of them finished", len(jobs), len(jobs) - schedule.total)
     work(schedule.take, schedule.make, min(count, schedule.total), Path(recipe.out))
     page = finish(grid, states, so_far=so_far)
-    return Outcome(Path(recipe.out), {j.folder: states[j.folder] for j in (*jobs, *grid.jobs, *grid.tests)}, page)
+    return Outcome(Path(recipe.out), {j.folder: states[j.folder] for j in (*jobs, *grid.jobs, *grid.beside)}, page)
 
 
 def wanted(grid: Grid, states: Mapping[Path, Found], only: Sequence[str] = ()) -> list[Job]:
@@ -97,8 +97,12 @@ def wanted(grid: Grid, states: Mapping[Path, Found], only: Sequence[str] = ()) -
     before = list(grid.before.values())
     for job in reversed(before):
         needed |= {job.needs} if job.folder in needed and states[job.folder] != "done" else set()
-    folders = {job.folder for job in picked}
-    return [*(job for job in before if job.folder in needed), *picked, *(t for t in grid.tests if t.needs in folders)]
+    folders = {_of(job) for job in picked}
+    return [*(job for job in before if job.folder in needed), *picked, *(j for j in grid.beside if _of(j) in folders)]
+
+
+def _of(job: Job) -> tuple[Any, ...]:
+    return job.model, job.start, job.fraction, job.seed
 
 
 def open_study(recipe: StudyRecipe) -> None:
@@ -146,7 +150,7 @@ def networks(jobs: Sequence[Job]) -> list[tuple[str, dict[str, Any]]]:
 def finish(grid: Grid, states: Mapping[Path, Found], *, so_far: bool = False) -> Path | None:
     """Compare the runs and draw the page; None where runs are missing, or none is finished."""
     tell_failed(states)
-    missing = sum(states[job.folder] in ("new", "died") for job in (*grid.jobs, *grid.tests))
+    missing = sum(states[job.folder] in ("new", "died") for job in (*grid.jobs, *grid.beside))
     if missing and not so_far:
         log.info("%d runs are still to be made; they are compared when none is missing, or with --so-far", missing)
         return None
@@ -192,7 +196,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 def listing(recipe: StudyRecipe, only: Sequence[str] = ()) -> Iterator[str]:
     """The runs of a study with their states, and what is left out, one line each."""
     grid = Grid(recipe)
-    states = states_of([*grid.before.values(), *grid.jobs, *grid.tests])
+    states = states_of([*grid.before.values(), *grid.jobs, *grid.beside])
     jobs = wanted(grid, states, only)
     for job in jobs:
         seconds = outcome(job.folder).get("seconds") if states[job.folder] == "done" else None

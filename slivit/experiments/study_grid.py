@@ -14,11 +14,11 @@ from slivit.errors import RecipeError, gather, nearest, one_of
 from slivit.evaluate.measure import check_testing
 from slivit.evaluate.recipe import EvaluateRecipe
 from slivit.experiments.recipe_study import Before, StudyRecipe
-from slivit.folder import CHECKPOINT
+from slivit.folder import CHECKPOINT, SPLIT
 from slivit.recipe import Stage, check_recipe, find_recipe, read_values, recipe_kind
 from slivit.train.recipe import TrainingRecipe
 
-RUNS, STARTS, FEATURES = "runs", "starts", "features"
+RUNS, STARTS, FEATURES, SHUFFLED = "runs", "starts", "features", "shuffled"
 AS_GIVEN = "as_given"
 """The name of the only initialisation of a study without any: what the fine-tuning recipe says."""
 ORIGIN = ("weights", "pretrained")
@@ -131,18 +131,48 @@ class Grid:
         gather(problems, "the tests of the study", RecipeError)
         return found
 
+    @cached_property
+    def shuffles(self) -> list[Job]:
+        """The copies of the runs with their slices in other orders."""
+        orders = range(1, 1 + self.recipe.shuffles.copies) if self.recipe.shuffles else ()
+        return [self._shuffle(job, order) for order in orders for job in self.jobs]
+
+    def _shuffle(self, job: Job, order: int) -> Job:
+        axes: dict[str, Any] = {"model": job.model, "start": job.start, "fraction": job.fraction, "seed": job.seed}
+        name = f"{SHUFFLED}_{order:03}"
+        if self.recipe.shuffles and self.recipe.shuffles.when == "tested":
+            values = self._evaluation(job, name) | {
+                "data": {"manifest": str(job.folder / SPLIT), "workers": job.recipe.data.workers},
+                "shuffle_slices": order,
+            }
+            recipe = check_recipe(EvaluateRecipe, values, "shuffles")
+            return Job("evaluate", recipe, **axes, needs=job.folder, test=SHUFFLED)
+        values = job.recipe.model_dump(mode="json", exclude_none=True)
+        values["preprocessing"]["shuffle_slices"] = order
+        values["out"] = str(job.folder.parent / f"{job.folder.name}_{name}")
+        return Job(job.stage, _checked(job.stage, values, "shuffles"), **axes, needs=job.needs, test=SHUFFLED)
+
+    def _evaluation(self, job: Job, name: str) -> Values:
+        """What the tests of a run have in common."""
+        return {
+            "checkpoint": str(job.folder),
+            "out": str(job.folder / name),
+            "device": job.recipe.fit.device,
+            "testing": job.recipe.testing.model_dump(exclude={"pictures"}),
+            "page": False,
+        }
+
+    @property
+    def beside(self) -> list[Job]:
+        """What is made beside the runs that are compared: tests on further sets, and copies with shuffled slices."""
+        return [*self.tests, *self.shuffles]
+
     def _test(self, job: Job, name: str) -> Job:
         test = self.recipe.tests[name]
         own = {"title", "targets", "split"}
-        values = {
-            "checkpoint": str(job.folder),
-            "out": str(job.folder / f"test_{name}"),
-            "data": test.model_dump(exclude=own, exclude_unset=True),
-            "split": test.split,
-            "device": job.recipe.fit.device,
-            "testing": job.recipe.testing.model_dump(exclude={"pictures"}) | {"targets": test.targets},
-            "page": False,
-        }
+        values = self._evaluation(job, f"test_{name}")
+        values |= {"data": test.model_dump(exclude=own, exclude_unset=True), "split": test.split}
+        values["testing"] |= {"targets": test.targets}
         recipe = check_recipe(EvaluateRecipe, values, f"tests.{name}")
         return Job("evaluate", recipe, job.model, job.start, job.fraction, job.seed, job.folder, test=name)
 
@@ -230,16 +260,17 @@ class Grid:
     def _needs(self, model: str, start: str) -> Path | None:
         """The folder of the run whose backbone a model starts from."""
         found = self.recipe.starts.get(start)
-        if not found or not found.before:
+        before = found.before_of(model) if found else None
+        if not found or not before:
             return None
         folder = Path(self.recipe.out) / STARTS / start
-        return folder if found.before.shared else folder / model
+        return folder if before is found.before and before.shared else folder / model
 
     def _add_before(self, model: str, start: str, found: dict[Path, Job]) -> None:
         folder = self._needs(model, start)
         if folder is None or folder in found:
             return
-        before: Before = self.recipe.starts[start].before  # type: ignore[assignment]
+        before: Before = self.recipe.starts[start].before_of(model)  # type: ignore[assignment]
         if before.start:
             self._add_before(model, before.start, found)
         found[folder] = self._before_job(before, model, start, folder)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from slivit.experiments.study_grid import Grid
     from slivit.experiments.study_table import Compared
 
+ERRORS = ("mae", "rmse", "brier")
+"""Metrics of which less is better."""
 FIXED = "test scans are drawn; models, seeds and which model is the best stay as they are"
 
 
@@ -56,8 +58,7 @@ class Here:
             if cell[2] == fraction
         }
         self.n = compared.matched.first.table.shape[0]
-        # What is in the unit of the target is an error: less of it is better.
-        self.falls = metric.partition("/")[0] in ("mae", "rmse", "brier")
+        self.falls = metric.partition("/")[0] in ERRORS
 
     def told(self, kind: str, names: dict[str, Any], weights: dict[str, float]) -> dict[str, Any]:
         """A weighted sum of methods, on the sample and on every draw."""

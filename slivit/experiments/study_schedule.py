@@ -43,7 +43,7 @@ def states_of(jobs: Sequence[Job], *, overwrite: bool = False) -> dict[Path, Fou
     problems = []
     for job in jobs:
         try:
-            fresh = job.test and found.get(job.needs or job.folder, "done") != "done"
+            fresh = job.stage == "evaluate" and found.get(job.needs or job.folder, "done") != "done"
             found[job.folder] = "new" if fresh else _state(job, overwrite=overwrite)
         except RecipeError as error:
             problems.append(str(error))
@@ -53,7 +53,7 @@ def states_of(jobs: Sequence[Job], *, overwrite: bool = False) -> dict[Path, Fou
 
 def _state(job: Job, *, overwrite: bool) -> Found:
     state = run_state(job.ready, overwrite=overwrite)
-    if state != "new" and job.needs and not job.test and not _same_start(job):
+    if state != "new" and job.needs and job.stage != "evaluate" and not _same_start(job):
         if not overwrite:
             raise RecipeError(f"{job.folder}: started from other weights than {job.needs} has now; use --overwrite")
         return "new"

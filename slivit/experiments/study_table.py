@@ -85,6 +85,7 @@ def measure_study(grid: Grid, states: Mapping[Path, Found]) -> dict[str, Any]:
         SlivitError: a metric that the task has not.
     """
     from slivit.experiments.study_groups import measure_groups
+    from slivit.experiments.study_shuffles import measure_shuffles
     from slivit.experiments.study_sites import measure_sites
 
     done = [job for job in grid.jobs if states[job.folder] == "done"]
@@ -104,8 +105,9 @@ def measure_study(grid: Grid, states: Mapping[Path, Found]) -> dict[str, Any]:
         "cells": [_cell(grid, compared, i) for i in range(len(compared.cells))],
         "tests": list(_tests(compared, wanted)),
         "groups": list(measure_groups(grid, compared, wanted)),
+        "shuffles": measure_shuffles(grid, states, compared, wanted),
         "sites": measure_sites(grid, states, compared, wanted, options),
-        "runs": [_told(job, states[job.folder]) for job in (*grid.before.values(), *grid.jobs, *grid.tests)],
+        "runs": [_told(job, states[job.folder]) for job in (*grid.before.values(), *grid.jobs, *grid.beside)],
         "excluded": grid.excluded,
     }
 
@@ -207,6 +209,7 @@ def write_tables(out: Path, found: Mapping[str, Any]) -> None:
 
     tables = {"study.csv": map(_row(found), found["cells"]), "runs.csv": _run_rows(found)}
     tables |= {"sites.csv": site_rows(found)} if found["sites"] else {}
+    tables |= {"shuffles.csv": found["shuffles"]} if found["shuffles"] else {}
     tables |= {"groups.csv": found["groups"]} if found["groups"] else {}
     for name, rows in tables.items():
         with whole_file(out / name) as partial:

@@ -1,4 +1,4 @@
-"""3D ResNet-18 over volumes of one channel or several, to be trained from scratch.
+"""3D ResNet-18 and ResNet-50 over volumes of one channel or several, to be trained from scratch.
 
 Paper: Hara et al. 2018 (arXiv:1711.09577), after He et al. 2016. Origin: written for this project; the parameters have
 the names that torchvision gave those of the 2D ResNet, as the authors' have. Licence: Apache-2.0.
@@ -38,11 +38,43 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
 
 
+class Bottleneck(nn.Module):
+    """A 3 x 3 x 3 convolution between two of 1 x 1 x 1, beside a shortcut; four times as many channels come out."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(channels, out, 1, bias=False)
+        self.bn1 = nn.BatchNorm3d(out)
+        self.conv2 = nn.Conv3d(out, out, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm3d(out)
+        self.conv3 = nn.Conv3d(out, 4 * out, 1, bias=False)
+        self.bn3 = nn.BatchNorm3d(4 * out)
+        changes = stride != 1 or channels != 4 * out
+        self.downsample = (
+            nn.Sequential(nn.Conv3d(channels, 4 * out, 1, stride, bias=False), nn.BatchNorm3d(4 * out))
+            if changes
+            else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.downsample(x) if self.downsample else x
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
+        return F.relu(self.bn3(self.conv3(x)) + shortcut, inplace=True)
+
+
 class ResNet3d(nn.Module):
     """(B, C, S, H, W) -> (B, features): a 7 x 7 x 7 stem, four stages, global average pooling."""
 
-    def __init__(self, depths: Sequence[int], width: int, in_chans: int = 1) -> None:
+    def __init__(
+        self,
+        depths: Sequence[int],
+        width: int,
+        in_chans: int = 1,
+        block: type[BasicBlock | Bottleneck] = BasicBlock,
+    ) -> None:
         super().__init__()
+        self.block, self.expansion = block, 4 if block is Bottleneck else 1
         self.conv1 = nn.Conv3d(in_chans, width, 7, (1, 2, 2), 3, bias=False)
         self.bn1 = nn.BatchNorm3d(width)
         self.maxpool = nn.MaxPool3d(3, 2, 1)
@@ -54,9 +86,9 @@ class ResNet3d(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def _stage(self, out: int, depth: int, stride: int) -> nn.Sequential:
-        first = BasicBlock(self.features, out, stride)
-        self.features = out
-        return nn.Sequential(first, *(BasicBlock(out, out, 1) for _ in range(depth - 1)))
+        first = self.block(self.features, out, stride)
+        self.features = self.expansion * out
+        return nn.Sequential(first, *(self.block(self.features, out, 1) for _ in range(depth - 1)))
 
     def forward_map(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) -> the last stage's map (B, features, S / 16, H / 32, W / 32), rounded up."""
@@ -108,15 +140,62 @@ def resnet3d_18(
 
     Source: Hara et al. 2018, section 3.2 and Table 1 (shortcuts of type B).
     """
+    size = slices, image_size, image_size
+    return _resnet("resnet3d_18", BasicBlock, out_dim, size, in_chans, depths, width, dropout, pretrained)
+
+
+@register_model(
+    input="volume",
+    size=(28, 256, 256),
+    mean=(0.5,),
+    std=(0.5,),
+    source="arXiv:1711.09577",
+    licence="Apache-2.0 (definition)",
+    parameters=46_157_121,
+    small={"slices": 8, "image_size": 32, "depths": (1, 1, 1, 1), "width": 4},
+)
+def resnet3d_50(
+    out_dim: int,
+    *,
+    slices: Count = 28,
+    image_size: Count = 256,
+    in_chans: Count = 1,
+    depths: Sequence[Count] = (3, 4, 6, 3),
+    width: Count = 64,
+    dropout: Share = 0.0,
+    pretrained: bool | Weights = False,
+) -> VolumeModel:
+    """3D ResNet-50, of bottleneck blocks: (B, C, S, P, P) float32 volumes -> (B, out_dim) logits.
+
+    Args:
+        out_dim, slices, image_size, in_chans, depths, width, dropout, pretrained: see `resnet3d_18`.
+
+    Source: Hara et al. 2018, section 3.2 and Table 1 (shortcuts of type B).
+    """
+    size = slices, image_size, image_size
+    return _resnet("resnet3d_50", Bottleneck, out_dim, size, in_chans, depths, width, dropout, pretrained)
+
+
+def _resnet(
+    name: str,
+    block: type[BasicBlock | Bottleneck],
+    out_dim: int,
+    size: tuple[int, int, int],
+    in_chans: int,
+    depths: Sequence[int],
+    width: int,
+    dropout: float,
+    pretrained: bool | Weights,
+) -> VolumeModel:
     if len(depths) != 4:
-        raise ModelError(f"resnet3d_18: depths has one number for each of the four stages, got {tuple(depths)}")
-    network = ResNet3d(depths, width, in_chans)
+        raise ModelError(f"{name}: depths has one number for each of the four stages, got {tuple(depths)}")
+    network = ResNet3d(depths, width, in_chans, block)
     return VolumeModel(
         network,
-        WeightRules(architecture="resnet3d_18", first=("conv1.weight",)),
+        WeightRules(architecture=name, first=("conv1.weight",)),
         out_dim,
         features=network.features,
-        size=(slices, image_size, image_size),
+        size=size,
         in_chans=in_chans,
         dropout=dropout,
         pretrained=pretrained,

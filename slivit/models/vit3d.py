@@ -38,7 +38,7 @@ class FactorisedEncoder(nn.Module):
     Args:
         grid: tubelets along slices, rows and columns.
         tubelet: slices, rows and columns of one.
-        dim: width of a token.
+        dims: width of a token within layers, and along them; where they differ, a linear layer stands between.
         depths: blocks within layers, and along them.
         heads: attention heads.
         mlp_dim: hidden width of a block's perceptron.
@@ -49,21 +49,22 @@ class FactorisedEncoder(nn.Module):
         self,
         grid: tuple[int, int, int],
         tubelet: tuple[int, int, int],
-        dim: int,
+        dims: tuple[int, int],
         depths: tuple[int, int],
         heads: int,
         mlp_dim: int,
         dropout: float,
     ) -> None:
         super().__init__()
-        self.embed = nn.Conv3d(1, dim, tubelet, tubelet)
-        self.spatial = Encoder(grid[1] * grid[2], dim, depths[0], heads, mlp_dim, dropout)
-        self.temporal = Encoder(grid[0], dim, depths[1], heads, mlp_dim, dropout)
+        self.embed = nn.Conv3d(1, dims[0], tubelet, tubelet)
+        self.spatial = Encoder(grid[1] * grid[2], dims[0], depths[0], heads, mlp_dim, dropout)
+        self.between = nn.Linear(*dims) if dims[0] != dims[1] else nn.Identity()
+        self.temporal = Encoder(grid[0], dims[1], depths[1], heads, mlp_dim, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.embed(x).permute(0, 2, 3, 4, 1).flatten(2, 3)
         layers = self.spatial(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
-        return self.temporal(layers)
+        return self.temporal(self.between(layers))
 
 
 @register_model(
@@ -93,6 +94,7 @@ def vit3d(
     tubelet_size: Count = 2,
     patch_size: Count = 16,
     dim: Count = 384,
+    temporal_dim: Count | None = None,
     spatial_depth: Count = 8,
     temporal_depth: Count = 4,
     heads: Count = 6,
@@ -108,7 +110,8 @@ def vit3d(
         image_size: P, rows and columns in pixels, a multiple of `patch_size`.
         tubelet_size: slices of a token.
         patch_size: rows and columns of a token, in pixels.
-        dim: width of a token, a multiple of `heads`.
+        dim: width of a token within the layers, a multiple of `heads`.
+        temporal_dim: width of a token along the layers, a multiple of `heads`; that of `dim` where None.
         spatial_depth: blocks within each layer of tokens.
         temporal_depth: blocks along the layers.
         heads: attention heads.
@@ -122,16 +125,17 @@ def vit3d(
 
     Source: Arnab et al. 2021, section 3.3, model 2.
     """
-    if slices % tubelet_size or image_size % patch_size or dim % heads:
+    dims = dim, temporal_dim or dim
+    if slices % tubelet_size or image_size % patch_size or any(width % heads for width in dims):
         raise ModelError(
             f"vit3d: slices must be a multiple of tubelet_size, image_size of patch_size and dim of heads; "
-            f"got {slices} and {tubelet_size}, {image_size} and {patch_size}, {dim} and {heads}"
+            f"got {slices} and {tubelet_size}, {image_size} and {patch_size}, {dims} and {heads}"
         )
     side = image_size // patch_size
     backbone = FactorisedEncoder(
         (slices // tubelet_size, side, side),
         (tubelet_size, patch_size, patch_size),
-        dim,
+        dims,
         (spatial_depth, temporal_depth),
         heads,
         mlp_dim,
@@ -141,7 +145,7 @@ def vit3d(
         backbone,
         WeightRules(architecture="vit3d"),
         out_dim,
-        features=dim,
+        features=dims[1],
         size=(slices, image_size, image_size),
         in_chans=1,
         dropout=dropout,

@@ -40,6 +40,7 @@ def write_study(out: Path | str, study: Values, recipe: str = "") -> Path:
         "tests": list(test_grids(study, task)),
         "groups": list(group_grids(study, task)),
         "sites": list(site_grids(study, task)),
+        "shuffles": list(shuffle_grids(study, task)),
         "failed": [run for run in study["runs"] if run["state"] == "failed"],
         "excluded": exclusions(study),
         "times": time_grid(study),
@@ -254,6 +255,23 @@ def _gap_cells(text: str, gap: Values, metric: str) -> tuple[Cell, ...]:
     labels = (f"{100 * gap['fraction']:.3g}%", ", ".join(gap["labels"]))
     values = [(number(gap[key], digits), "") for key in ("own", "site")]
     return ((text, ""), labels, *values, (number(gap["value"], digits), interval(gap["low"], gap["high"], digits)))
+
+
+def shuffle_grids(study: Values, task: Task) -> Iterator[Grid]:
+    """A table for each metric: every run among its copies whose slices have other orders."""
+    entries = study.get("shuffles", [])
+    for metric in dict.fromkeys(entry["metric"] for entry in entries):
+        digits = 2 if falls(metric) else 3
+        rows = []
+        for e in (e for e in entries if e["metric"] == metric):
+            name = f"{method_title(study, e['model'], e['start'])}, {_share(e['fraction'])}, seed {e['seed']}"
+            own = number(e["value"], digits), interval(e["low"], e["high"], digits)
+            spread = f"{number(e['least'], digits)} to {number(e['most'], digits)}"
+            rank = "–" if e["rank"] is None else f"{e['rank']} of {e['copies'] + 1}"
+            rows.append((name, (own, (number(e["mean"], digits), spread), (rank, ""), (p_text(e["p_value"]), ""))))
+        heads = tuple((text, "") for text in ("in order", "shuffled, mean", "rank", "p"))
+        note = "Below the first its interval over test scans (of the mean over seeds), below the second the range."
+        yield Grid(f"Slices in other orders: {with_unit(metric, task.unit)}", heads, tuple(rows), note)
 
 
 def exclusions(study: Values) -> list[tuple[str, str]]:

@@ -34,7 +34,7 @@ class Mixture:
     Args:
         tasks: the fitted task of each set, by its name; the outputs have this order.
 
-    Source: Avram et al. 2024, Methods, "Pre-training" (the combined set: 4 + 11 + 14 outputs).
+    Source: Avram et al. 2024, Methods, "Pre-training" (the mixed set: 4 + 11 + 14 outputs).
     """
 
     tasks: Mapping[str, Task]
@@ -88,22 +88,38 @@ class MixtureLoss(nn.Module):
     Args:
         mixture: the sets.
         label_smoothing: see `TaskLoss`.
+        joint: the mean over the outputs of all sets instead, each a label by itself (binary cross-entropy) that is
+            absent in items of other sets; labels that are missing count nowhere.
     """
 
-    def __init__(self, mixture: Mixture, label_smoothing: float = 0.0) -> None:
+    def __init__(self, mixture: Mixture, label_smoothing: float = 0.0, *, joint: bool = False) -> None:
         super().__init__()
-        self.mixture = mixture
+        self.mixture, self.joint, self.label_smoothing = mixture, joint, label_smoothing
         self.losses = nn.ModuleDict({n: TaskLoss(t, label_smoothing, "none") for n, t in mixture.tasks.items()})
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of (B, out_dim) logits against encoded targets (see `Mixture`)."""
         logits, target = logits.as_subclass(Tensor), target.as_subclass(Tensor)
+        if self.joint:
+            return self.over_all(logits, target)
         total = logits.sum() * 0
         for name, span in self.mixture.spans.items():
             own, wanted = self.mixture.part(name, target)
             if own.any():
                 total = total + self.loss_of(name)(logits[own, span], wanted).sum()
         return total / len(logits)
+
+    def over_all(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Binary cross-entropy over the outputs of all sets."""
+        labels = torch.zeros_like(logits, dtype=torch.float32)
+        for name, span in self.mixture.spans.items():
+            own, wanted = self.mixture.part(name, target)
+            exclusive = self.mixture.tasks[name].exclusive
+            labels[own, span] = nn.functional.one_hot(wanted, span.stop - span.start).float() if exclusive else wanted
+        known = labels.isfinite()
+        smoothed = labels.nan_to_num() * (1 - self.label_smoothing) + self.label_smoothing / 2
+        losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), smoothed, reduction="none")
+        return (losses * known).sum() / known.sum().clamp(min=1)
 
     def activation(self, logits: Tensor) -> Tensor:
         """Logits to probabilities (or units), set by set."""

@@ -332,16 +332,28 @@ class FinetuneRecipe(TrainingRecipe):
 class MixedRecipe(Labelled):
     """Supervised pre-training on several sets at once; ends in a checkpoint of the backbone, and results for each set.
 
-    The outputs of the sets lie side by side; each item is supervised on its own set's outputs alone.
+    The outputs of the sets lie side by side.
+
+    Args:
+        sets: the labelled sets, by name.
+        loss: "own": each item is supervised on its own set's outputs alone, by the loss of its task. "joint": on the
+            outputs of all sets, each an independent label, of which those of other sets are absent.
     """
 
     stage = "pretrain"
     method: Literal["mixed"]
     sets: dict[str, LabelledSet] = Field(min_length=2)
+    loss: Literal["own", "joint"] = "own"
 
     @property
     def parts(self) -> dict[str, LabelledSet]:
         return self.sets
+
+    @model_validator(mode="after")
+    def _of_labels(self) -> Self:
+        if self.loss == "joint" and (odd := [n for n, part in self.sets.items() if not part.task.makes_calls]):
+            raise ValueError(f'loss = "joint" is over labels that are there or not; sets.{odd[0]} has none')
+        return self
 
     @model_validator(mode="after")
     def _monitors_the_loss(self) -> Self:

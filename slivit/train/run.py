@@ -211,7 +211,9 @@ class Trial:
         if not isinstance(task, Task):
             from slivit.train.mixture import MixtureLoss, mixture_metrics
 
-            own = {"loss_func": MixtureLoss(task, fit.label_smoothing), "metrics": mixture_metrics(task)}
+            joint = getattr(recipe, "loss", "own") == "joint"
+            loss = MixtureLoss(task, fit.label_smoothing, joint=joint)
+            own = {"loss_func": loss, "metrics": mixture_metrics(task)}
         return volume_learner(
             dls,
             model,

@@ -34,6 +34,19 @@ def test_val_is_drawn_from_train_on_request(blob_scans, tmp_path):
     assert len(manifest.rows("val")) == 8
 
 
+def test_several_manifests_are_one_whose_patients_are_apart(blob_scans, tmp_path):
+    scans = pd.read_csv(blob_scans)
+    scans["path"] = [str(blob_scans.parent / p) for p in scans["path"]]
+    scans[:20].to_csv(tmp_path / "a.csv", index=False)
+    scans[20:].assign(patient=scans["patient"][:20].to_numpy()).to_csv(tmp_path / "c.csv", index=False)
+    data = Data(manifest=str(tmp_path / "a.csv"), also=(str(tmp_path / "c.csv"),))
+    manifest = load_manifest(data, BINARY)
+    assert len(manifest) == 40
+    assert manifest.frame["patient"].nunique() == 2 * scans["patient"][:20].nunique()
+    with pytest.raises(ManifestError, match=r"a\.csv"):
+        load_manifest(data.model_copy(update={"also": (str(tmp_path / "a.csv"),)}), BINARY)
+
+
 def test_an_external_test_set_replaces_the_own_one(blob_scans, tmp_path):
     scans = pd.read_csv(blob_scans)
     scans["path"] = [str(blob_scans.parent / p) for p in scans["path"]]

@@ -219,6 +219,36 @@ def test_runs_are_tested_on_further_sets_each_by_itself(make_study, compared, ev
     assert (len(compared.made), len(evaluated.made)) == (6, 12)
 
 
+@pytest.mark.parametrize("when", ["trained", "tested"])
+def test_a_run_is_ranked_among_copies_with_other_orders_of_slices(make_study, compared, evaluated, when):
+    recipe = make_study(shuffles={"copies": 4, "when": when}, fractions=[1.0], seeds=[0], starts={"random": {}},
+                        exclude=[], models={"slivit": {}})  # fmt: skip
+    found = run(recipe)
+    told = json.loads((found.folder / "study.json").read_text())
+    auc = next(s for s in told["shuffles"] if s["metric"] == "roc_auc")
+    assert (auc["copies"], auc["least"] <= auc["mean"] <= auc["most"]) == (4, True)
+    assert auc["value"] == pytest.approx(told["cells"][0]["metrics"]["roc_auc"]["value"])
+    assert len(told["cells"]) == 1
+    assert auc["p_value"] == pytest.approx(auc["rank"] / 5)
+    assert (len(compared.made), len(evaluated.made)) == ((5, 0) if when == "trained" else (1, 4))
+    if when == "tested":
+        assert sorted(r.shuffle_slices for r in evaluated.made) == [1, 2, 3, 4]
+    assert "in other orders" in found.page.read_text()
+
+
+def test_a_model_can_have_a_pre_training_of_its_own(make_study):
+    before = {"recipe": "kermany_oct", "shared": True}
+    own = {**before, "set": {"model": {"backbone": "resnet18"}}}
+    starts = {"random": {}, "video": {"before": before, "before_models": {"resnet3d_18": own}}}
+    grid = Grid(make_study(starts=starts, exclude=[]))
+    assert {
+        p.relative_to(grid.recipe.out).as_posix(): j.recipe.model.args["backbone"] for p, j in grid.before.items()
+    } == {
+        "starts/video": "convnext_tiny",
+        "starts/video/resnet3d_18": "resnet18",
+    }
+
+
 def test_a_study_of_probes(blob_scans, tmp_path):
     from slivit.experiments.recipe_study import StudyRecipe
 

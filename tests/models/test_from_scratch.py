@@ -45,6 +45,29 @@ def test_the_resnet_is_monais() -> None:
     assert shapes == {k: v.shape for k, v in whole.state_dict().items() if not k.startswith("fc.")}
 
 
+@pytest.mark.slow
+def test_resnet3d_50_is_monais_with_the_stem_of_its_authors() -> None:
+    nets = pytest.importorskip("monai.networks.nets")
+    ours = small("resnet3d_50")
+    theirs = nets.ResNet(
+        "bottleneck", [1, 1, 1, 1], [4, 8, 16, 32], n_input_channels=1, conv1_t_stride=(1, 2, 2), num_classes=2,
+        bias_downsample=False,
+    ).eval()  # fmt: skip
+    assert set(load_backbone(ours, theirs.state_dict())) == {"fc.weight", "fc.bias"}
+    ours.head.load_state_dict(theirs.fc.state_dict())
+    x = torch.randn(ours.spec.batch_shape(2))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_widths_of_a_3d_vit_may_differ_within_layers_and_along_them() -> None:
+    model = small("vit3d", temporal_dim=24)
+    assert model.backbone.between.weight.shape == (24, 16)
+    assert model.head.in_features == 24
+    with pytest.raises(ModelError, match="of heads"):
+        small("vit3d", temporal_dim=23)
+
+
 def test_weights_over_three_channels_are_summed() -> None:
     state = small("resnet3d_18").backbone.state_dict()
     colour = torch.randn(8, 3, 7, 7, 7)

@@ -66,3 +66,17 @@ def test_targets_are_described_for_pictures(mixture):
     encoded = rows(mixture)
     assert mixture.describe(encoded[0]) == "kermany: DME"
     assert mixture.describe(encoded[1]).startswith("chest: mass 1, effusion 0")
+
+
+def test_the_joint_loss_is_over_the_outputs_of_all_sets(mixture):
+    logits = torch.randn(3, 7, requires_grad=True)
+    labels = torch.tensor([[0, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 0, 0, 0]]).float()
+    known = torch.ones(3, 7)
+    known[1, 6] = 0  # edema is not known of the second row
+    loss = MixtureLoss(mixture, joint=True)(logits, rows(mixture))
+    expected = (
+        torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, known, reduction="sum") / known.sum()
+    )
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert ((logits.grad != 0) == known.bool()).all()

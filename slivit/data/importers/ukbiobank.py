@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -23,7 +24,9 @@ _FAT_FIELDS = ("40061", "22402", "21088")
 
 
 @importer("ukbiobank_liver", "UK Biobank liver MRI (zips or folders) with the fat fraction (PDFF, %) of a table")
-def ukbiobank_liver(root: Path, *, table: str = "", field: str = "", pdff: str = "") -> pd.DataFrame:
+def ukbiobank_liver(
+    root: Path, *, table: str = "", field: str = "", pdff: str = "", visits: Literal["all", "first"] = "all"
+) -> pd.DataFrame:
     """List UK Biobank liver MRI scans with `pdff` (%), one row for each participant and imaging visit.
 
     Args:
@@ -32,6 +35,7 @@ def ukbiobank_liver(root: Path, *, table: str = "", field: str = "", pdff: str =
         field: the bulk field of the scans (20203 gradient echo, 20204 ShMoLLI, 20254 IDEAL), where several are there.
         pdff: the column of the fat fraction; by default field 40061, 22402 or 21088 of the scan's own visit, in the
             spelling of any UK Biobank tool (`p40061_i2`, `40061-2.0`, `f.40061.2.0`).
+        visits: "all", or "first": of each participant the earliest visit with a fat fraction, as in the paper.
 
     Source: UK Biobank Showcase, field pages 20203, 20204, 20254, 40061, 22402, 21088; Avram et al. 2024, Methods.
     """
@@ -44,7 +48,12 @@ def ukbiobank_liver(root: Path, *, table: str = "", field: str = "", pdff: str =
     frame = items.merge(values, on=["patient", "instance"], how="left")
     known = frame["pdff"].notna()
     notes = [] if known.all() else [f"{(~known).sum()} of {len(frame)} scans without a fat fraction: left out"]
-    return finished(frame[known], Task(kind="regression", targets=("pdff",), unit="%"), notes, _SOURCE, root)
+    frame = frame[known]
+    if visits == "first":
+        later = frame.assign(visit=frame["instance"].astype(int)).sort_values("visit").duplicated("patient")
+        notes += [f"{later.sum()} scans of later visits: left out"] if later.any() else []
+        frame = frame[~later.reindex(frame.index)]
+    return finished(frame, Task(kind="regression", targets=("pdff",), unit="%"), notes, _SOURCE, root)
 
 
 def _items(root: Path) -> Iterator[tuple[str, str, str, str]]:
