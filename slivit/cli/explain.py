@@ -48,19 +48,26 @@ def explain(
 
 def view(
     checkpoint: Annotated[Path, typer.Argument(help="A run or checkpoint folder.")],
-    manifest: Annotated[Path | None, typer.Argument(help="A CSV of scans; the run's own split if absent.")] = None,
+    more: Annotated[
+        list[Path] | None,
+        typer.Argument(help="A CSV of scans (the run's own split if absent), and further runs to compare with."),
+    ] = None,
+    readers: Annotated[
+        list[Path] | None, typer.Option(help="A CSV of people's calls: path, reader and the target; more than once.")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8080,
     host: Annotated[str, typer.Option(help="The address to listen on; this machine's own if absent.")] = "127.0.0.1",
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the browser.")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Scans that are predicted at a time.")] = 8,
 ) -> None:
-    """Look at scans, predictions and explanations on a local page; nothing leaves this machine."""
+    """Work through scans, predictions and explanations on a local page; nothing leaves this machine."""
     from contextlib import suppress
 
     with told_errors(), suppress(KeyboardInterrupt):  # the way to end it
         from slivit.viewer.command import run
 
-        options: dict[str, Any] = {"host": host, "port": port, "browser": browser}
+        options: dict[str, Any] = {"host": host, "port": port, "browser": browser, "readers": readers or ()}
         tell = lambda url: typer.echo(f"{url}  (stop with Ctrl+C)")  # noqa: E731
-        run(checkpoint, manifest, device=device, batch_size=batch_size, tell=tell, **options)
+        warn = lambda text: typer.echo(text, err=True)  # noqa: E731
+        run(checkpoint, more or (), device=device, batch_size=batch_size, tell=tell, warn=warn, **options)

@@ -69,6 +69,9 @@ def check(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read scans.")] = 2,
     time_limit: Annotated[float, typer.Option(min=0, help="Seconds that a scan may take; 0 for no limit.")] = 300.0,
+    reviews: Annotated[
+        Path | None, typer.Option(help="Notes of `slivit view`; reviews.csv beside the manifest if absent.")
+    ] = None,
 ) -> None:
     """Read every scan before training does: unreadable, odd and duplicated scans, labels, patients across splits.
 
@@ -85,7 +88,7 @@ def check(
             bar.update(done - bar.n)
 
         options: dict[str, Any] = {"root": root, "reader": _pairs(reader or []), "workers": workers}
-        options |= {"time_limit": time_limit, "where": _pairs(where or [])}
+        options |= {"time_limit": time_limit, "where": _pairs(where or []), "reviews": reviews}
         options |= {"channels": tuple(name.strip() for name in channels.split(",")) if channels else ()}
         result = run_check(csv, out, _task(kind, target), progress=progress, **options)
     for sentence in result.summary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
@@ -106,7 +106,7 @@ def read_reviews(file: Path | str) -> list[Review]:
     return found
 
 
-def verdicts(reviews: list[Review]) -> dict[str, dict[str, str]]:
+def verdicts(reviews: Sequence[Review]) -> dict[str, dict[str, str]]:
     """The last verdict of each reviewer, by the scan's key and the reviewer's name."""
     found: dict[str, dict[str, str]] = {}
     for review in reviews:
@@ -115,7 +115,7 @@ def verdicts(reviews: list[Review]) -> dict[str, dict[str, str]]:
     return found
 
 
-def doubted(reviews: list[Review]) -> dict[str, str]:
+def doubted(reviews: Sequence[Review]) -> dict[str, str]:
     """By the scan's key, what somebody doubts about it and did not take back: its label, or the scan itself."""
     last = verdicts(reviews)
     return {
@@ -123,7 +123,7 @@ def doubted(reviews: list[Review]) -> dict[str, str]:
     }
 
 
-def in_words(reviews: list[Review], keys: set[str] | None = None) -> str:
+def in_words(reviews: Sequence[Review], keys: set[str] | None = None) -> str:
     """How many labels and scans are doubted: "12 labels are doubted and 1 scan is called bad"; "" where none is.
 
     Args:

@@ -13,6 +13,7 @@ from slivit.checkpoint import Checkpoint, load_checkpoint, read_config, store_op
 from slivit.data.caching import cache_of
 from slivit.data.manifest import Manifest
 from slivit.data.preprocessing import Preprocessing
+from slivit.data.reviews import REVIEWS
 from slivit.data.sources import load_manifest
 from slivit.errors import ManifestError, RecipeError, nearest
 from slivit.evaluate.baselines import add_baseline
@@ -255,5 +256,6 @@ def _write_page(folder: Path, metrics: dict[str, Any], table: pd.DataFrame, chec
 
     history = checkpoint.parent / HISTORY if checkpoint else None
     config = read_config(checkpoint) if checkpoint else None
-    page = write_report(folder / REPORT, metrics, table, config=config, history=history)
+    reviews = checkpoint.parent / REVIEWS if checkpoint else None
+    page = write_report(folder / REPORT, metrics, table, config=config, history=history, reviews=reviews)
     log.info("page: %s", page)

@@ -29,6 +29,7 @@ def run_check(
     channels: Sequence[str] = (),
     workers: int = 2,
     time_limit: float = TIME_LIMIT,
+    reviews: Path | str | None = None,
     pictures: int = 1000,
     progress: Progress | None = None,
 ) -> CheckResult:
@@ -38,8 +39,8 @@ def run_check(
         csv: the manifest.
         out: the folder; made where it is not there.
         task: what is predicted; without it, targets are not checked.
-        columns, root, patient_from_path, reader, where, channels, workers, time_limit, progress: as `check_manifest`
-            takes them.
+        columns, root, patient_from_path, reader, where, channels, workers, time_limit, reviews, progress: as
+            `check_manifest` takes them.
         pictures: how many middle slices the page shows.
 
     Returns:
@@ -60,6 +61,7 @@ def run_check(
         channels=channels,
         workers=workers,
         time_limit=time_limit,
+        reviews=reviews,
         progress=progress,
     )
     with whole_file(Path(out) / TABLE) as part:

@@ -12,6 +12,7 @@ import numpy as np
 
 from slivit import __version__
 from slivit.data.preprocessing import Preprocessing
+from slivit.data.reviews import in_words, read_reviews, scan_key
 from slivit.files import write_text
 from slivit.report import facts, summary, tables
 from slivit.report.checklist import checklists
@@ -40,6 +41,7 @@ def write_report(
     *,
     config: Mapping[str, Any] | None = None,
     history: Path | None = None,
+    reviews: Path | None = None,
     split: str | None = None,
 ) -> Path:
     """Write the page of an evaluation and its figures.
@@ -50,6 +52,7 @@ def write_report(
         table: the predictions that it was measured on, under the same decision.
         config: the checkpoint's `config.json`; without it, the page tells nothing of the model and shows no scans.
         history: the run's `history.csv`.
+        reviews: what people noted who looked at the scans (`reviews.csv`), where there is such a file.
         split: the split to show; "test" where there is one, else the first.
 
     Returns:
@@ -63,6 +66,7 @@ def write_report(
     with styled():
         plots = _plots(shown, metrics, rows, task, config, history)
         context = _context(shown, metrics, rows, task, config, name)
+        context["cautions"] += _doubts(rows, reviews)
         return render("report.html.j2", context, plots, out)
 
 
@@ -216,6 +220,16 @@ def _context(
         "recipe": recipe_text(config),
         "checklists": checklists(answered, set(_sections(shown, metrics, config))),
     }
+
+
+def _doubts(rows: pd.DataFrame, reviews: Path | None) -> list[str]:
+    """What reviewers doubt of the scans that were measured; they are counted as they are labelled."""
+    notes = read_reviews(reviews) if reviews else []
+    if not notes or "path" not in rows:
+        return []
+    scans = rows[[c for c in ("path", "series") if c in rows]].to_dict("records")
+    told = in_words(notes, {scan_key({str(k): v for k, v in scan.items()}) for scan in scans})
+    return [f"{told} by people who looked at the scans ({reviews}); they count here as labelled."] if told else []
 
 
 def named_targets(task: Task) -> str:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import numpy as np
 import torch
 
 from slivit.checkpoint import Checkpoint, load_checkpoint
@@ -25,6 +26,7 @@ from slivit.data.table import read_table
 from slivit.errors import SlivitError
 from slivit.explanation import Explanation, SeenScan, explain_seen, seen_by
 from slivit.folder import SPLIT
+from slivit.models.ensemble import Ensemble
 from slivit.predict.engine import Engine
 from slivit.targets.task import is_missing
 from slivit.viewer.neighbours import Neighbours
@@ -110,6 +112,7 @@ class Bench:
         chosen = manifest or (self.run / SPLIT if (self.run / SPLIT).is_file() else None)
         self.rows: list[Row] = self._read(chosen) if chosen else []
         self.known: dict[str, Row] = dict(stored_predictions(self.run))
+        self.members: dict[str, dict[str, Row]] = {name: {} for name in _member_names(self.checkpoint.model)}
         self.dropped: dict[str, Opened] = {}
         self._opened, self._volumes = Recent[Opened](OPENED), Recent[Volume](VOLUMES)
         self._lock = threading.Lock()  # one computation at a time: visitors share the model
@@ -164,7 +167,30 @@ class Bench:
         row = self.rows[row] if isinstance(row, int) else row
         opened = self._open(str(row["path"]), short_name(str(row["path"])), row)
         self.known.setdefault(scan_key(row), opened.predictions)
+        self.keep_members(row, opened.features)
         return opened
+
+    def look(self, row: Row, stacks: torch.Tensor) -> None:
+        """Keep what the model, and an ensemble's members, say of a row's (1, S, H, W) slices, where it is not known."""
+        if scan_key(row) not in self.known and row["split"] != "train":
+            self.known[scan_key(row)] = self.predict(stacks)
+        if not self.has_members(row):
+            self.keep_members(row, self.head_input(stacks))
+
+    def has_members(self, row: Row) -> bool:
+        """Whether it is known what an ensemble's members say of a row; every other model has none to be asked."""
+        return all(scan_key(row) in rows for rows in self.members.values())
+
+    def keep_members(self, row: Row, features: npt.NDArray[Any]) -> None:
+        """Keep what an ensemble's members say of a row, which is what its head reads."""
+        task = self.checkpoint.task
+        if not self.members:
+            return
+        parts = features.reshape(len(self.members), task.out_dim)
+        if not task.makes_calls and task.spread:
+            parts = parts * np.array(task.spread) + np.array(task.center)
+        for rows, part in zip(self.members.values(), parts, strict=True):
+            rows[scan_key(row)] = dict(zip(task.prediction_columns, part.tolist(), strict=True))
 
     def open_files(self, folder: Path) -> Opened:
         """Read and predict what was dropped into a folder: its one file, or the folder as a series.
@@ -191,9 +217,12 @@ class Bench:
     def _open(self, path: str, name: str, row: Row) -> Opened:
         scan = seen_by(self.engine, path)
         stacks = torch.from_numpy(scan.stack)[None]
+        return Opened(name, scan, self.predict(stacks), self.head_input(stacks), row)
+
+    def head_input(self, stacks: torch.Tensor) -> npt.NDArray[Any]:
+        """(n,) what the model's head reads of (1, S, H, W) slices."""
         with self._lock:
-            features = self.engine.head_input(stacks)
-        return Opened(name, scan, self.predict(stacks), features[0].numpy(), row)
+            return np.asarray(self.engine.head_input(stacks)[0].numpy())
 
     def predict(self, stacks: torch.Tensor) -> dict[str, Any]:
         """The prediction of one scan by column, with calls; of (1, S, H, W) slices, 0 to 255."""
@@ -233,6 +262,13 @@ class Bench:
         """The known answers of an opened scan, by target."""
         targets = self.checkpoint.task.targets
         return {t: opened.row[t] for t in targets if t in opened.row and not is_missing(opened.row[t])}
+
+
+def _member_names(model: torch.nn.Module) -> list[str]:
+    """What the members of an ensemble are called, each in its own way; none of another model."""
+    described = model.described if isinstance(model, Ensemble) else []
+    names = [str(m.get("title") or m.get("name") or f"{m['kind']} of {', '.join(m['features'])}") for m in described]
+    return [f"{name} ({i + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 class DropFolder:

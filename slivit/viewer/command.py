@@ -17,9 +17,9 @@ OPEN_TO_OTHERS = (
 
 def run(
     checkpoint: str | Path,
-    manifest: str | Path | None = None,
+    more: Sequence[str | Path] = (),
     *,
-    others: Sequence[str | Path] = (),
+    readers: Sequence[str | Path] = (),
     host: str = "127.0.0.1",
     port: int = 8080,
     browser: bool = True,
@@ -32,8 +32,8 @@ def run(
 
     Args:
         checkpoint: a run or checkpoint folder.
-        manifest: a CSV of scans to choose from; the run's own split where None.
-        others: further runs to compare with.
+        more: a CSV of scans to choose from (the run's own split where there is none), and further runs to compare with.
+        readers: CSVs of people's calls; see `slivit.viewer.opinions.read_calls`.
         host: the address to listen on; the default is this machine's own and nobody else's.
         port: 0 for any free one.
         browser: open the user's browser.
@@ -52,16 +52,20 @@ def run(
     with taken:
         from slivit.viewer.bench import Bench
         from slivit.viewer.desk import Desk
+        from slivit.viewer.opinions import check_runs, read_calls, sort_out
         from slivit.viewer.web import application
 
         if not is_loopback(taken):
             warn(OPEN_TO_OTHERS.format(host=host))
+        manifest, others = sort_out(more)
+        check_runs([checkpoint, *others])
         benches = [Bench(checkpoint, manifest, device=device, batch_size=batch_size)]
         benches += [Bench(other, device=device, batch_size=batch_size) for other in others]
+        calls = [said for csv in readers for said in read_calls(csv, benches[0])]
 
         def ready(url: str) -> None:
             tell(url)
             if browser:
                 open_browser(url)
 
-        serve(application(Desk(benches)), taken, ready)
+        serve(application(Desk(benches, calls)), taken, ready)

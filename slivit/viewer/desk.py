@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from slivit.data.reviews import REVIEWS, Review, append_review, in_words, read_reviews, scan_key
 from slivit.errors import SlivitError, one_of
 from slivit.viewer.bench import Bench, Opened
+from slivit.viewer.opinions import Other, members_of
+from slivit.viewer.server import ViewError
 from slivit.viewer.thumbnails import Thumbnails
-from slivit.viewer.worklist import Other, worklist
+from slivit.viewer.worklist import worklist
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -27,6 +29,14 @@ class Desk:
 
     def __init__(self, benches: Sequence[Bench], readers: Sequence[Other] = ()) -> None:
         self.benches, self.readers = list(benches), list(readers)
+        own = self.main.checkpoint.task
+        for bench in self.benches[1:]:
+            other = bench.checkpoint.task
+            if (other.kind, other.outputs) != (own.kind, own.outputs):
+                told = (
+                    f"{other.kind} of {one_of(other.outputs)}, and {self.main.run} {own.kind} of {one_of(own.outputs)}"
+                )
+                raise ViewError(f"{bench.run}: predicts {told}; runs of one task can be compared")
         self.reviews_file = self.main.run / REVIEWS
 
     @property
@@ -55,8 +65,13 @@ class Desk:
         target = target or names[0]
         if target not in names:
             raise SlivitError(f"no target {target!r} here; the targets are {one_of(names)}")
-        others = [Other(b.run.name, b.known, b.checkpoint.operating_point) for b in self.benches[1:]]
-        return worklist(self.main, target, [*others, *self.readers])
+        return worklist(self.main, target, self.others)
+
+    @property
+    def others(self) -> list[Other]:
+        """All who have an opinion beside the run that is looked at: other runs, an ensemble's members, people."""
+        runs = [Other(b.run.name, b.known, b.checkpoint.operating_point) for b in self.benches[1:]]
+        return [*runs, *members_of(self.main), *self.readers]
 
     def opened(self, request: Request) -> tuple[Bench, Opened]:
         """The run and the scan that a request is about.
@@ -93,10 +108,7 @@ class Desk:
             raise SlivitError(f"there is no scan {number} in the list; a dropped scan has no place in the notes")
         row = self.main.rows[number]
         said = {name: str(values.get(name) or "") for name in ("reviewer", "verdict", "comment")}
-        series = row.get("series") if isinstance(row.get("series"), str) else ""
-        place = {
-            "path": str(row["path"]),
-            "patient": str(row["patient"]),
-            "series": series if isinstance(series, str) else "",
-        }
+        series = row.get("series")
+        place = {"path": str(row["path"]), "patient": str(row["patient"])}
+        place["series"] = series if isinstance(series, str) else ""
         append_review(self.reviews_file, Review(**said, **place))

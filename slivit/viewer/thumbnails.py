@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from slivit.data.preprocessing import load_slices
-from slivit.data.reviews import scan_key
 from slivit.errors import SlivitError
 from slivit.files import whole_file
 from slivit.folder import note_result
@@ -27,7 +26,8 @@ SIDE = 96
 class Thumbnails:
     """Small pictures of the middle slices that a model sees, by the row's number.
 
-    A scan of a manifest that has no prediction yet is predicted on the way, as it has been read then.
+    A scan of a manifest that has no prediction yet is predicted on the way, as it has been read then. All scans of an
+    ensemble are read, one after the other, to ask its members.
 
     Args:
         bench: the scans, and how they are read.
@@ -51,11 +51,17 @@ class Thumbnails:
         numbers = [n for n in numbers if 0 <= n < len(self.bench.rows)]
         ready = [n for n in numbers if self.get(n) is not None or n in self.failed]
         with self._ready:
-            self._wanted = [n for n in numbers if n not in ready]
+            later = [n for n, row in enumerate(self.bench.rows) if not self.bench.has_members(row)]
+            self._wanted = list(dict.fromkeys([*(n for n in numbers if n not in ready), *later]))
             if self._wanted and (self._thread is None or not self._thread.is_alive()):
                 self._thread = threading.Thread(target=self._make_all, daemon=True, name="slivit-thumbnails")
                 self._thread.start()
         return ready
+
+    @property
+    def left(self) -> int:
+        """How many scans are still to be read."""
+        return len(self._wanted)
 
     def get(self, number: int) -> bytes | None:
         """The picture of a row as JPEG; None where it is not made yet."""
@@ -90,8 +96,7 @@ class Thumbnails:
             self.failed[number] = str(error)
             return
         self._keep(number, jpeg(thumbnail(stack)))
-        if scan_key(row) not in self.bench.known and row["split"] != "train":
-            self.bench.known[scan_key(row)] = self.bench.predict(torch.from_numpy(stack)[None])
+        self.bench.look(row, torch.from_numpy(stack)[None])
 
     def _keep(self, number: int, data: bytes) -> None:
         """Keep a picture as a file; a folder that takes none only costs time at the next start."""

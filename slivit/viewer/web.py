@@ -125,7 +125,7 @@ class Web:
         return {
             **panels.about(self.desk.main),
             "runs": self.desk.names,
-            "opinions": len(self.desk.names) + len(self.desk.readers),
+            "opinions": 1 + len(self.desk.others),
             "planes": find_spec("ipyniivue") is not None,
         }
 
@@ -139,6 +139,7 @@ class Web:
         thumbnails = self.desk.thumbnails
         return {
             "ready": thumbnails.want(wanted),
+            "left": thumbnails.left,
             "failed": {n: thumbnails.failed[n] for n in wanted if n in thumbnails.failed},
         }
 

@@ -3,53 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from slivit.data.readers.address import short_name
 from slivit.data.reviews import scan_key
-from slivit.targets.decision import Decision
 from slivit.targets.task import Task, class_name, is_missing
 from slivit.viewer.bench import Bench, Row
+from slivit.viewer.opinions import Judgement, Other, judged
 
 FEW, MOST_GROUPS = 20, 8
 """Different values up to which a column of texts counts as subgroups, and columns that are shown at most."""
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What one run, or one reader, says of one scan and one target.
-
-    Args:
-        value: probability (of the called class, where classes exclude each other) or value in the target's unit.
-        call: the call in words; "" where none is made.
-        unsure: from 0 (as far from the threshold as can be) to 1; None where there is no probability.
-    """
-
-    value: float | None = None
-    call: str = ""
-    unsure: float | None = None
-
-
-def judged(task: Task, decision: Decision | None, target: str, row: Row | None) -> Judgement:
-    """What a row of predictions says of a target."""
-    if row is None:
-        return Judgement()
-    if task.exclusive:
-        values = {name: _number(row.get(f"prob_{name}")) for name in task.classes}
-        known = {name: v for name, v in values.items() if v is not None}
-        if len(known) < len(values):
-            return Judgement()
-        best = max(known, key=lambda name: known[name])
-        return Judgement(known[best], best, 1 - known[best])
-    value = _number(row.get(task.prefix + target))
-    if value is None or not task.makes_calls:
-        return Judgement(value)
-    threshold = decision.threshold(target) if decision else 0.5
-    beyond = (value - threshold) / max(1 - threshold, 1e-9) if value >= threshold else 1 - value / max(threshold, 1e-9)
-    call = row.get(f"call_{target}")
-    return Judgement(value, "" if is_missing(call) else class_name(call), 1 - min(max(beyond, 0.0), 1.0))
 
 
 def verdict(task: Task, call: str, truth: str) -> str:
@@ -84,21 +48,6 @@ def worklist(bench: Bench, target: str, others: Sequence[Other] = ()) -> dict[st
         "runs": [bench.run.name, *(other.name for other in others)],
         "rows": rows,
     }
-
-
-@dataclass(frozen=True, eq=False)
-class Other:
-    """A further opinion on the same scans.
-
-    Args:
-        name: of the run, the ensemble's member, or the reader.
-        rows: predictions or calls by the scan's key.
-        decision: how its probabilities become calls.
-    """
-
-    name: str
-    rows: Mapping[str, Row]
-    decision: Decision | None = None
 
 
 def _row(bench: Bench, target: str, number: int, others: Sequence[Other], groups: Sequence[str]) -> dict[str, Any]:
@@ -170,14 +119,6 @@ def _group_columns(bench: Bench) -> list[str]:
         if len(values) > 1 and (numeric or len(values) <= FEW):
             found.append(name)
     return found[:MOST_GROUPS]
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _rounded(value: float | None) -> float | None:

@@ -18,6 +18,7 @@ from slivit.data.checking.scan import ScanFacts, examine
 from slivit.data.manifest import SPLITS, Columns, inspect_manifest
 from slivit.data.manifest_checks import empty_splits
 from slivit.data.pool import spread
+from slivit.data.reviews import REVIEWS, read_reviews
 from slivit.targets.task import Task
 
 Progress = Callable[[int, int], None]
@@ -111,6 +112,7 @@ def check_manifest(
     channels: Sequence[str] = (),
     workers: int = 2,
     time_limit: float = TIME_LIMIT,
+    reviews: Path | str | None = None,
     progress: Progress | None = None,
 ) -> CheckResult:
     """Read every scan of a manifest in parallel, one at a time in each process, and collect what is odd.
@@ -126,6 +128,7 @@ def check_manifest(
         channels: as `read_manifest` takes them.
         workers: how many processes read; 0 reads here.
         time_limit: seconds after which a scan counts as one that cannot be read; 0 sets none, and neither do 0 workers.
+        reviews: what people noted who looked at the scans; `reviews.csv` beside the manifest by default.
         progress: called with the number of scans done and of all scans.
 
     Raises:
@@ -147,7 +150,8 @@ def check_manifest(
     read = partial(spread, partial(examine, reader=dict(reader or {})), workers=workers, limit=time_limit)
     facts = _read_all(found.frame["path"], partial(read, died=partial(_died, time_limit)), progress, pictures)
     table = _table(found.frame, facts)
-    return CheckResult(str(csv), table, task, find_all(table, task, problems, found.warnings), pictures)
+    notes = read_reviews(reviews or Path(csv).with_name(REVIEWS))
+    return CheckResult(str(csv), table, task, find_all(table, task, problems, found.warnings, notes), pictures)
 
 
 def _read_all(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from slivit.data.notes import USUAL, counted_notes
+from slivit.data.reviews import Review, doubted, in_words, scan_key
 from slivit.targets.task import Task
 
 Level = Literal["wrong", "look"]
@@ -40,7 +41,11 @@ class Finding:
 
 
 def find_all(
-    table: pd.DataFrame, task: Task | None, problems: Sequence[str], warnings: Sequence[str]
+    table: pd.DataFrame,
+    task: Task | None,
+    problems: Sequence[str],
+    warnings: Sequence[str],
+    reviews: Sequence[Review] = (),
 ) -> tuple[Finding, ...]:
     """All findings, the most important first.
 
@@ -49,6 +54,7 @@ def find_all(
         task: what is predicted, where it is known.
         problems: of the manifest.
         warnings: of the manifest.
+        reviews: what people noted who looked at the scans.
     """
     found = [
         *_in_manifest(problems),
@@ -56,6 +62,7 @@ def find_all(
         *_invalid(table),
         *_unreadable(table),
         *_blank(table),
+        *_doubted(table, reviews),
         *(Finding("look", "the manifest", _sentence(text)) for text in warnings),
         *_shape_tells_label(table, task),
         *_rare_class(table, task),
@@ -67,6 +74,19 @@ def find_all(
         *_reader_notes(table),
     ]
     return tuple(sorted(found, key=lambda f: f.level != "wrong"))
+
+
+def _doubted(table: pd.DataFrame, reviews: Sequence[Review]) -> Iterator[Finding]:
+    """What reviewers doubt and did not take back."""
+    doubts = doubted(reviews)
+    scans = [{str(name): value for name, value in scan.items()} for scan in table.to_dict("records")]
+    keys = dict(zip(table.index, map(scan_key, scans), strict=True))
+    rows = [row for row, key in keys.items() if key in doubts]
+    if rows:
+        told = in_words(reviews, set(keys.values()))
+        way_out = "look at them with slivit view, or leave them out with slivit manifest reviewed RUN OUT.csv"
+        text = f"{told} by people who looked at the scans ({_rows(table.loc[rows])}); {way_out}."
+        yield Finding("look", "doubted by reviewers", text, tuple(rows))
 
 
 def _sentence(text: str) -> str:

@@ -12,6 +12,7 @@ async function start() {
   begin();
   const about = await ask("/api/about");
   about.compared = about.opinions > 1;
+  document.getElementById("desk").classList.toggle("compared", about.compared);
   document.title = `slivit: ${about.run}`;
   document.getElementById("run").textContent = about.run;
   document.getElementById("about").textContent = `${about.model} for ${about.targets.join(", ")}. For research; not a medical device.`;

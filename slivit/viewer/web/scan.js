@@ -22,7 +22,7 @@ export class Scan {
     this.said = h("p", { class: "said quiet" });
     put(place, this.title, this.tools, this.stage, this.stripe, this.said);
     this.strip = new Strip(this.stripe, (n) => this.view?.go(n));
-    this.slices = new Slices(this.flat, (n) => this.moved(n));
+    this.slices = new Slices(this.flat, (n) => this.moved(n), about.runs);
     this.planes = new Planes(this.deep, { moved: (n, cross, value) => this.moved(n, cross, value),
       windowed: (low, high) => this.showWindow(low, high), zoomed: (zoom) => set({ zoom: zoom.toFixed(2) }, true) });
     this.stage.addEventListener("wheel", (e) => { if (this.view === this.slices && !e.ctrlKey) { e.preventDefault(); this.step(Math.sign(e.deltaY)); } }, { passive: false });
@@ -76,7 +76,8 @@ export class Scan {
       h("span", { class: "grow" }), h("span", { class: "quiet" }, `${facts.shape.join(" \u00d7 ")}${facts.spacing ? `, ${facts.spacing.map((s) => number(s, 2)).join(" \u00d7 ")} mm` : ""}`));
     this.strip.number = Number(state.slice) || facts.sampled[Math.floor(facts.sampled.length / 2)];
     this.strip.show(facts.shape[0], facts.sampled, null);
-    this.slices.show(facts, (n) => this.address(`slice/${n}`));
+    this.slices.show(facts, (run, n) => this.address(`slice/${n}`, { run }));
+    this.strip.others(this.about.runs.map((name, run) => ({ name, run })).filter(({ run }) => String(run) !== state.run));
     this.drawn(facts);
     await this.look();
     await this.explain();
@@ -146,22 +147,44 @@ export class Scan {
     for (const b of this.methods.children) b.setAttribute("aria-pressed", b.dataset.method === method);
     if (!facts) return;
     this.found = null;
-    if (method === "none") { this.said.textContent = ""; this.strip.show(facts.shape[0], facts.sampled, null); this.slices.overlay(null); await this.lay(); return; }
+    if (method === "none") { this.said.textContent = ""; await this.plain(); return; }
     this.said.textContent = "computing ...";
     const current = () => turn === this.turn && method === state.method && facts === this.facts;
-    for (;;) {
-      let found;
-      try { found = await ask(`/api/scan/${encodeURIComponent(this.key())}/explain`, this.query({ method })); } catch (error) { found = { state: "failed", error: error.message }; }
-      if (!current()) return;
-      if (found.state === "running") { this.said.textContent = found.total ? `computing ${found.done} of ${found.total} ...` : "computing ..."; continue; }
-      if (found.state === "failed") { this.said.textContent = found.error; this.strip.show(facts.shape[0], facts.sampled, null); this.slices.overlay(null); await this.lay(); return; }
-      if (found.scores) { this.found = { ...found, method, target: facts.target }; break; }
-    }
+    const found = await this.asked(state.run, method, current);
+    if (!found) return;
+    if (!found.scores) { await this.plain(); this.said.textContent = found.error; return; }
+    this.found = { ...found, method, target: facts.target };
     this.said.textContent = this.about.methods.find((m) => m.name === method).says;
     this.strip.show(facts.shape[0], this.found.slices, this.found.scores);
-    this.slices.overlay(this.found.map ? (n) => this.address(`heat/${n}`, { method }) : null, state.opacity / 100);
+    this.colour(state.run, this.found);
     if (this.fresh && this.view) this.view.go(this.found.best);
     this.fresh = false;
+    await this.lay();
+    for (const run of this.about.runs.keys()) {
+      if (String(run) === state.run) continue;
+      const other = await this.asked(String(run), method, current);
+      if (!other) return;
+      if (other.scores) { this.strip.other(run, other.slices, other.scores); this.colour(run, { ...other, method }); }
+    }
+  }
+
+  // Ask for a method's scores of a run until they are there; null where nobody waits any more.
+  async asked(run, method, current) {
+    for (;;) {
+      let found;
+      try { found = await ask(`/api/scan/${encodeURIComponent(this.key())}/explain`, this.query({ method, run })); } catch (error) { found = { state: "failed", error: error.message }; }
+      if (!current()) return null;
+      if (found.scores || found.state === "failed") return found;
+      if (run === state.run) this.said.textContent = found.total ? `computing ${found.done} of ${found.total} ...` : "computing ...";
+    }
+  }
+
+  colour(run, found) { this.slices.overlay(Number(run), found.map ? (n) => this.address(`heat/${n}`, { method: found.method, run }) : null, state.opacity / 100); }
+
+  // No explanation: neither bars nor colours.
+  async plain() {
+    this.strip.show(this.facts.shape[0], this.facts.sampled, null);
+    for (const run of this.about.runs.keys()) this.slices.overlay(run, null, 1);
     await this.lay();
   }
 

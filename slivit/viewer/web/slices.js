@@ -1,35 +1,41 @@
-// One slice at a time, as the model saw it: for OCT, clips and frames, which have no place in space.
+// One slice at a time, as the model saw it: for OCT, clips and frames, which have no place in space. Where runs are
+// compared, a frame for each, side by side.
 import { h, put } from "./state.js";
 
 export class Slices {
-  constructor(place, moved) {
+  constructor(place, moved, names) {
     this.moved = moved;
-    this.under = h("img", { class: "under", alt: "slice", draggable: false });
-    this.over = h("img", { class: "over", alt: "", draggable: false });
-    this.frame = h("div", { class: "frame-of-slice" }, this.under, this.over);
-    put(place, this.frame);
+    this.frames = names.map((name) => {
+      const under = h("img", { class: "under", alt: `slice, ${name}`, draggable: "false" });
+      const over = h("img", { class: "over", alt: "", draggable: "false" });
+      return { under, over, frame: h("div", { class: "frame-of-slice" }, under, over, names.length > 1 && h("span", { class: "whose" }, name)) };
+    });
+    put(place, ...this.frames.map(({ frame }) => h("div", { class: "cell" }, frame)));
     this.kept = new Map();
   }
 
-  // Show a scan; `pictures` and `heats` give the address of a slice's picture.
+  // Show a scan; `picture` gives the address of a slice's picture for a run.
   show(facts, picture) {
-    for (const address of this.kept.values()) URL.revokeObjectURL(address);
+    for (const address of this.kept.values()) if (address) URL.revokeObjectURL(address);
     this.kept.clear();
-    Object.assign(this, { facts, picture, heat: null, zoom: 1 });
+    Object.assign(this, { facts, picture, heats: [] });
     const aspect = Math.min(Math.max(facts.aspect, 0.4), 2.5);
-    this.frame.style.aspectRatio = aspect;
-    this.frame.style.setProperty("--aspect", aspect);
-    this.over.removeAttribute("src");
+    for (const { frame, over } of this.frames) {
+      frame.style.aspectRatio = aspect;
+      frame.style.setProperty("--aspect", aspect);
+      over.removeAttribute("src");
+    }
   }
 
-  overlay(heat, opacity) {
-    this.heat = heat;
-    this.over.style.opacity = opacity;
+  // Lay a map over a run's slice: `heat` gives the address of its picture, null takes it away.
+  overlay(run, heat, opacity) {
+    this.heats[run] = heat;
+    this.fade(opacity);
     this.draw();
   }
 
-  fade(opacity) { this.over.style.opacity = opacity; }
-  enlarge(zoom) { this.frame.style.transform = zoom === 1 ? "" : `scale(${zoom})`; }
+  fade(opacity) { for (const { over } of this.frames) over.style.opacity = opacity; }
+  enlarge(zoom) { for (const { frame } of this.frames) frame.style.transform = zoom === 1 ? "" : `scale(${zoom})`; }
 
   // The nearest slice that the model saw.
   nearest(number) {
@@ -49,22 +55,25 @@ export class Slices {
 
   draw() {
     if (this.number === undefined || !this.facts) return;
-    this.put(this.under, this.picture(this.number));
-    if (this.heat) this.put(this.over, this.heat(this.number));
-    else this.over.removeAttribute("src");
+    this.frames.forEach(({ under, over }, run) => {
+      this.put(under, this.picture(run, this.number));
+      this.put(over, this.heats[run] ? this.heats[run](this.number) : "");
+    });
     this.ahead();
   }
 
   put(image, address) {
     image.dataset.wanted = address;
-    if (this.kept.has(address)) { image.src = this.kept.get(address); return; }
-    this.fetch(address).then((kept) => { if (image.dataset.wanted === address) { if (kept) image.src = kept; else image.removeAttribute("src"); } });
+    const source = (kept) => { if (kept) image.src = kept; else image.removeAttribute("src"); };
+    if (!address || this.kept.has(address)) source(this.kept.get(address));
+    else this.fetch(address).then((kept) => { if (image.dataset.wanted === address) source(kept); });
   }
 
+  // A picture, kept for the next time; "" where the run did not see that slice.
   async fetch(address) {
     if (!this.kept.has(address)) {
       const answer = await fetch(address);
-      const kept = answer.ok ? URL.createObjectURL(await answer.blob()) : "";
+      const kept = answer.status === 200 ? URL.createObjectURL(await answer.blob()) : "";
       if (!this.kept.has(address)) this.kept.set(address, kept);
     }
     return this.kept.get(address);
@@ -75,9 +84,11 @@ export class Slices {
     const turn = (this.turn = (this.turn || 0) + 1);
     const order = [...this.facts.sampled].sort((a, b) => Math.abs(a - this.number) - Math.abs(b - this.number)).slice(0, 64);
     for (const number of order) {
-      await this.fetch(this.picture(number));
-      if (this.heat) await this.fetch(this.heat(number));
-      if (turn !== this.turn) return;
+      for (const run of this.frames.keys()) {
+        await this.fetch(this.picture(run, number));
+        if (turn === this.turn && this.heats[run]) await this.fetch(this.heats[run](number));
+        if (turn !== this.turn) return;
+      }
     }
   }
 }

@@ -176,8 +176,12 @@ export class Worklist {
       if (turn !== this.turn) return;
       for (const n of found.ready) this.picture(n, found.failed[n]);
       missing = missing.filter((n) => !found.ready.includes(n));
+      this.left = found.left;
       if (missing.length) await new Promise((done) => setTimeout(done, 400));
     }
+    if (!this.left) return;  // else the members of an ensemble are still being asked
+    await new Promise((done) => setTimeout(done, 3000));
+    if (turn === this.turn) this.load();
   }
 
   picture(n, failed) {

@@ -1,0 +1,154 @@
+"""Opinions on the same scans: those of several runs, of an ensemble's members, and the calls of people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slivit.checkpoint import CONFIG
+from slivit.data.reviews import scan_key
+from slivit.data.table import missing_columns, read_table
+from slivit.errors import ManifestError, gather
+from slivit.folder import CHECKPOINT
+from slivit.targets.decision import Decision
+from slivit.targets.task import Task, class_name, is_missing
+from slivit.viewer.bench import Bench, Row
+from slivit.viewer.server import ViewError
+
+NAMED = 12
+"""Runs that an error names at most."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What one run, or one reader, says of one scan and one target.
+
+    Args:
+        value: probability (of the called class, where classes exclude each other) or value in the target's unit.
+        call: the call in words; "" where none is made.
+        unsure: from 0 (as far from the threshold as can be) to 1; None where there is no probability.
+    """
+
+    value: float | None = None
+    call: str = ""
+    unsure: float | None = None
+
+
+def judged(task: Task, decision: Decision | None, target: str, row: Row | None) -> Judgement:
+    """What a row of predictions says of a target."""
+    if row is None:
+        return Judgement()
+    call = _call(row.get(f"call_{target}"))
+    if task.exclusive:
+        values = {name: _number(row.get(f"prob_{name}")) for name in task.classes}
+        known = {name: v for name, v in values.items() if v is not None}
+        if len(known) < len(values):
+            return Judgement(None, call)
+        best = max(known, key=lambda name: known[name])
+        return Judgement(known[best], best, 1 - known[best])
+    value = _number(row.get(task.prefix + target))
+    if value is None or not task.makes_calls:
+        return Judgement(value, call)
+    threshold = decision.threshold(target) if decision else 0.5
+    beyond = (value - threshold) / max(1 - threshold, 1e-9) if value >= threshold else 1 - value / max(threshold, 1e-9)
+    call = call or (str(int(value >= threshold)) if decision else "")
+    return Judgement(value, call, 1 - min(max(beyond, 0.0), 1.0))
+
+
+def _call(cell: Any) -> str:
+    """A call as it stands in a table, "1" for 1.0."""
+    if is_missing(cell):
+        return ""
+    number = _number(cell)
+    return class_name(number) if number is not None else str(cell)
+
+
+@dataclass(frozen=True, eq=False)
+class Other:
+    """A further opinion on the same scans.
+
+    Args:
+        name: of the run, the ensemble's member, or the reader.
+        rows: predictions or calls by the scan's key.
+        decision: how its probabilities become calls.
+    """
+
+    name: str
+    rows: Mapping[str, Row]
+    decision: Decision | None = None
+
+
+def members_of(bench: Bench) -> list[Other]:
+    """What the members of an ensemble say, each an opinion of its own; empty for every other model."""
+    decision = bench.checkpoint.operating_point
+    return [Other(name, rows, decision) for name, rows in bench.members.items()]
+
+
+def sort_out(more: Sequence[str | Path]) -> tuple[Path | None, list[Path]]:
+    """Tell the one manifest from the runs among what stands behind the first run.
+
+    Raises:
+        ViewError: two manifests, or what is not there.
+    """
+    paths = [Path(path) for path in more]
+    for path in paths:
+        if not path.exists():
+            raise ViewError(f"{path}: there is no such run or CSV")
+    files = [path for path in paths if path.is_file()]
+    if len(files) > 1:
+        raise ViewError(f"{files[0]} and {files[1]}: one CSV of scans can be looked at; people's calls go to --readers")
+    return (files[0] if files else None), [path for path in paths if path.is_dir()]
+
+
+def check_runs(folders: Sequence[str | Path]) -> None:
+    """Refuse a study or a sweep, and name the runs that are in it.
+
+    Raises:
+        ViewError: a folder of several runs.
+    """
+    for folder in map(Path, folders):
+        if any((folder / place / CONFIG).is_file() for place in (".", CHECKPOINT)):
+            continue
+        inside = sorted(file.parent.parent for file in folder.glob(f"**/{CHECKPOINT}/{CONFIG}"))
+        if inside:
+            named = " ".join(map(str, inside[:NAMED]))
+            rest = f" (and {len(inside) - NAMED} more)" if len(inside) > NAMED else ""
+            raise ViewError(
+                f"{folder}: holds {len(inside)} runs; name one or several of them: slivit view {named}{rest}"
+            )
+
+
+def read_calls(csv: str | Path, bench: Bench) -> list[Other]:
+    """The calls of people, an opinion for each reader.
+
+    Args:
+        csv: with `path` (as in the manifest, or relative to the CSV), perhaps `reader` (else the file's name is one),
+            and a column of calls for each target that was read: 0 or 1, a class, or a value.
+        bench: whose task the calls are of.
+
+    Raises:
+        ManifestError: a file that cannot be read, or without such columns.
+    """
+    table, task, csv = read_table(csv), bench.checkpoint.task, Path(csv)
+    targets = [target for target in task.targets if target in table]
+    gather(missing_columns(table, ["path", *([] if targets else task.targets)]), str(csv), ManifestError)
+    found: dict[str, dict[str, Row]] = {}
+    for row in table.to_dict("records"):
+        path = Path(str(row["path"])).expanduser()
+        named: Row = {str(name): cell for name, cell in row.items()}
+        key = scan_key({**named, "path": path if path.is_absolute() else (csv.parent / path).absolute()})
+        name = str(row.get("reader") or csv.stem)
+        prefix = "call_" if task.makes_calls else task.prefix
+        found.setdefault(name, {})[key] = {prefix + target: row[target] for target in targets}
+    return [Other(name, rows) for name, rows in found.items()]
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
