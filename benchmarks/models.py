@@ -113,7 +113,7 @@ def one_cycle(done: float, peak: float = RATE, warmup: float = 0.25) -> float:
     return peak * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (1 - warmup)))) / 2
 
 
-def within_budget(seconds: float, now: Callable[[], float]) -> Any:
+def within_budget(seconds: float, now: Callable[[], float], peak: float = RATE) -> Any:
     """A fastai callback that trains for a budget of seconds, with the rate of the part that is over."""
     from fastai.callback.core import Callback, CancelFitException, CancelValidException
 
@@ -124,7 +124,7 @@ def within_budget(seconds: float, now: Callable[[], float]) -> Any:
             self.begun, self.losses = now(), []
 
         def before_batch(self) -> None:
-            self.opt.set_hyper("lr", one_cycle(self.spent / seconds))
+            self.opt.set_hyper("lr", one_cycle(self.spent / seconds, peak))
 
         def after_batch(self) -> None:
             self.volumes += len(self.xb[0])

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from slivit.errors import CheckpointError
 from slivit.models._lora import backbone_digest, is_adapted, is_adapter, is_frozen
+from slivit.models._starts import FOLDER, fetched, starts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from slivit.checkpoint import Checkpoint
-
-FOLDER = "SLIVIT_WEIGHTS"
-"""The environment variable that names a folder of weights that were fetched before."""
 
 
 def described_adapter(model: nn.Module) -> dict[str, Any]:
@@ -26,7 +24,8 @@ def described_adapter(model: nn.Module) -> dict[str, Any]:
     lora, start = model.adapter  # type: ignore[misc]
     rules = getattr(model, "backbone_info", None)
     name = getattr(rules, "architecture", type(model.get_submodule("backbone")).__name__)
-    described = {"lora": lora.model_dump(mode="json"), "backbone": name, "start": start}
+    revision = starts()[start].revision if start in starts() else ""
+    described = {"revision": revision, "lora": lora.model_dump(mode="json"), "backbone": name, "start": start}
     return {"adapter": described | {"sha256": backbone_digest(model)}}
 
 
@@ -87,6 +86,8 @@ def _load(model: nn.Module, adapter: Mapping[str, Any], folder: Path, given: str
 
 def _places(start: str) -> Iterator[str]:
     """Where a backbone may lie that a checkpoint names; nothing is fetched because a checkpoint says so."""
+    if start in starts() and (kept := fetched(starts()[start])):
+        yield str(kept)
     for place in (Path(start), Path(os.environ.get(FOLDER, "")) / Path(start).name if os.environ.get(FOLDER) else None):
         if start and place is not None and place.exists():
             yield str(place)

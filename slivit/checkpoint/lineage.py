@@ -7,6 +7,7 @@ from typing import Any
 
 from slivit.checkpoint import WEIGHTS, checkpoint_folder, file_checksum, read_config
 from slivit.errors import CheckpointError
+from slivit.models._starts import fetched, starts
 from slivit.models.recipe import Model
 
 
@@ -29,6 +30,11 @@ def describe_start(weights: str) -> dict[str, Any]:
         weights: a run or checkpoint folder of this package, any other weight file, or an identifier of published ones.
     """
     file = Path(weights)
+    if weights in starts() and not file.exists():
+        start = starts()[weights]
+        kept = fetched(start)
+        described = {"file": start.name, "revision": start.revision, "licence": start.licence}
+        return described | ({"sha256": file_checksum(kept)} if kept else {})
     try:
         config = read_config(checkpoint_folder(file.parent if file.name == WEIGHTS else file))
     except CheckpointError:

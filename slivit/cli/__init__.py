@@ -21,6 +21,7 @@ from slivit.cli import report as cli_report
 from slivit.cli import sharing as cli_sharing
 from slivit.cli import study as cli_study
 from slivit.cli import sweep as cli_sweep
+from slivit.cli import weights as cli_weights
 from slivit.cli.common import Everywhere, show_log, told_errors
 from slivit.errors import SlivitError
 from slivit.parallel import is_main
@@ -159,7 +160,7 @@ def demo(
 
 @app.command("list")
 def list_things(
-    what: Annotated[str, typer.Argument(help="models, methods, recipes, formats, importers or phantoms.")],
+    what: Annotated[str, typer.Argument(help="models, weights, methods, recipes, formats, importers or phantoms.")],
 ) -> None:
     """List what there is to choose from."""
     from slivit.cli.listing import lines
@@ -179,6 +180,7 @@ for module in (
     cli_study,
     cli_sweep,
     cli_sharing,
+    cli_weights,
 ):
     module.add_commands(app)
 

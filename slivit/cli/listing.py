@@ -18,7 +18,7 @@ def lines(what: str) -> Iterator[str]:
     """The lines of one list.
 
     Args:
-        what: "models", "methods", "recipes", "formats", "importers", "phantoms" or "plugins".
+        what: "models", "methods", "recipes", "formats", "importers", "phantoms", "plugins" or "weights".
 
     Raises:
         SlivitError: no such list.
@@ -31,6 +31,7 @@ def lines(what: str) -> Iterator[str]:
         "importers": _importers,
         "phantoms": _phantoms,
         "plugins": _plugins,
+        "weights": _weights,
     }
     if what not in lists:
         raise SlivitError(f'there is no list of "{what}".{nearest(what, lists)} There are {one_of(lists)}.')
@@ -47,6 +48,15 @@ def _models() -> Iterator[str]:
         yield f"{name:26} {spec.takes:19} {size:14} {millions:>8}  {spec.licence}; {spec.source}"
         if spec.weights:
             yield f"{'':26} weights: {spec.weights}"
+
+
+def _weights() -> Iterator[str]:
+    from slivit.models._starts import fetched, starts
+
+    for name, start in starts().items():
+        here = "here" if fetched(start) else "gated" if start.gated else "by hand" if start.page else ""
+        yield f"{name:20} {start.model:18} {here:8} {start.title}"
+        yield f"{'':20} {start.terms}; {start.citation}; {start.address}"
 
 
 def _methods() -> Iterator[str]:

@@ -171,8 +171,8 @@ class Preprocessing(BaseModel):
         }
         if told := [name for name, given in idle.items() if given]:
             raise ValueError(f"{' and '.join(told)} cannot be had with planes: the stack holds several; leave out one")
-        if self.spacing and 0 in self.spacing:
-            raise ValueError(f"spacing with planes is in mm along all three axes, got {self.spacing}")
+        if self.spacing and 0 in self.spacing and self.spacing[1] != self.spacing[2]:
+            raise ValueError(f"spacing with planes is three numbers, or (0, s, s) for s mm in each, got {self.spacing}")
         return self
 
     @property
@@ -330,7 +330,9 @@ def _by_planes(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
     stacks = []
     for plane in planes:
         turned, order = in_plane(volume, plane)
-        spacing = settings.spacing and tuple(settings.spacing[axis] for axis in order)
+        spacing = settings.spacing
+        if spacing and spacing[0]:
+            spacing = (spacing[order[0]], spacing[order[1]], spacing[order[2]])
         stacks.append(_one_channel(turned, settings.model_copy(update=one | {"spacing": spacing})))
     return np.concatenate(stacks)
 

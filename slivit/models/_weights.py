@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from slivit.errors import CheckpointError, gather, one_of
 from slivit.models._lora import is_adapter
+from slivit.models._starts import locate, starts
 
 Weights = str | Path | Mapping[str, Any]
 State = dict[str, Tensor]
@@ -90,6 +91,7 @@ class WeightRules:
 
     def read(self, weights: Weights) -> tuple[str, State]:
         """As `read_weights`, and identifiers of the family's hub."""
+        weights = _by_name(weights)
         if self.hub and isinstance(weights, str) and not Path(weights).exists():
             return f'"{weights}"', read_weights(self.hub(weights), self.parts)[1]
         return read_weights(weights, self.parts)
@@ -126,7 +128,8 @@ def load_backbone(model: nn.Module, weights: Weights) -> tuple[str, ...]:
 
     Args:
         model: a model with `.backbone`; its own `.load_rest(weights)` takes what else it starts from them.
-        weights: a file, a folder, a state dict, or an identifier such as "KINETICS400_V1".
+        weights: a file, a folder, a state dict, an identifier such as "KINETICS400_V1", or the name of a published
+            network such as "3dino" (`slivit list weights`).
 
     Returns:
         The names that were dropped, as they stand in `weights`.
@@ -307,7 +310,7 @@ def read_weights(weights: Weights, parts: Collection[str] = ()) -> tuple[str, St
     if isinstance(weights, Mapping):
         where, content = "the state dict", dict(weights)
     else:
-        path = _weight_file(Path(weights))
+        path = _weight_file(Path(_by_name(weights)))
         where, content = str(path), _read_file(path)
     for key in ("model", "state_dict", "model_state", *parts):
         if isinstance(content.get(key), Mapping):
@@ -318,6 +321,13 @@ def read_weights(weights: Weights, parts: Collection[str] = ()) -> tuple[str, St
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     return where, state
+
+
+def _by_name(weights: Any) -> Any:
+    """The file of a published network that is named (see `_starts`); anything else as it is."""
+    if not isinstance(weights, str) or Path(weights).exists() or weights not in starts():
+        return weights
+    return locate(weights)
 
 
 def _weight_file(path: Path) -> Path:

@@ -13,7 +13,8 @@ class Model(BaseModel):
 
     Args:
         name: one of `slivit list models`.
-        weights: a backbone to start from: a run or checkpoint folder, or a weight file; random where empty.
+        weights: a backbone to start from: a run or checkpoint folder, a weight file, or a published network's name
+            (`slivit list weights`), which also says the network and its input; random where empty.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -10,6 +10,7 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import Data
 from slivit.evaluate.recipe import Testing
 from slivit.folder import METRICS, PREDICTIONS, SPLIT
+from slivit.models._starts import fill_start
 from slivit.models.recipe import Model
 from slivit.plugins import Plugged
 from slivit.recipe import Stage
@@ -86,6 +87,11 @@ class NetworkRecipe(Plugged):
     random_init: bool = False
     seed: int = 0
     preprocessing: Preprocessing = Preprocessing()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published(cls, values: Any) -> Any:
+        return fill_start(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _one_network(self) -> Self:

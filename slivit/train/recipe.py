@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -18,6 +18,7 @@ from slivit.evaluate.measure import check_testing
 from slivit.evaluate.recipe import Testing
 from slivit.folder import CASES, METRICS, PREDICTIONS
 from slivit.models._lora import Lora
+from slivit.models._starts import fill_start
 from slivit.models.recipe import Model
 from slivit.plugins import Plugged
 from slivit.recipe import Stage
@@ -207,6 +208,11 @@ class Labelled(Plugged):
     fit: Fit = Fit()
     testing: Testing = Testing()
     logging: Logging = Logging()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published(cls, values: Any) -> Any:
+        return fill_start(values) if isinstance(values, dict) else values
 
     @property
     def parts(self) -> dict[str, LabelledSet]:

@@ -65,6 +65,12 @@ def test_spacing_is_along_the_axes_of_the_patient():
     assert int((sagittal[1] > 0).sum()) == 12 * 6
 
 
+def test_spacing_within_slices_alone_is_the_same_in_every_plane():
+    volume = Volume(np.full((4, 6, 8), 200, np.uint8), (3.0, 1.0, 1.0), "box")
+    stack = preprocess(volume, plain((6, 16, 16), planes=THREE, spacing=(0, 1.0, 1.0)))
+    assert [int((part[0] > 0).sum()) for part in np.split(stack, 3)] == [6 * 8, 12 * 8, 12 * 6]
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -72,7 +78,7 @@ def test_spacing_is_along_the_axes_of_the_patient():
         ({"planes": THREE, "flips": ("slices",)}, "flips"),
         ({"planes": THREE, "reader": {"axis": "axial"}}, "reader.axis"),
         ({"planes": THREE, "windows": {}}, "windows"),
-        ({"planes": THREE, "spacing": (0, 1, 1)}, "along all three axes"),
+        ({"planes": THREE, "spacing": (0, 1, 2)}, "for s mm in each"),
     ],
 )
 def test_what_does_not_go_with_planes_is_told(options, told):

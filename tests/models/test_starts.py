@@ -1,0 +1,153 @@
+"""Published networks by name: the table, where weights are looked for, what licences ask, and conversions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from huggingface_hub import constants
+from typer.testing import CliRunner
+
+from slivit.checkpoint.lineage import describe_start
+from slivit.cli import app
+from slivit.data.preprocessing import Preprocessing
+from slivit.errors import CheckpointError, RecipeError
+from slivit.models._starts import fetched, fill_start, find_start, get, locate, starts
+from slivit.models._weights import load_backbone
+from slivit.models.registry import create_model, model_spec
+from slivit.probing.embedding import EmbedRecipe
+from slivit.recipe import check_recipe
+from slivit.train.recipe import FinetuneRecipe
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    """A machine without weights and without a network."""
+    monkeypatch.setenv("SLIVIT_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "weights"
+
+
+def recipe(**model):
+    values = {"out": "x", "data": {"manifest": "scans.csv"}, "task": {"kind": "binary", "targets": ["y"]}}
+    return check_recipe(FinetuneRecipe, values | {"model": model}, "a test")
+
+
+@pytest.mark.parametrize("name", starts())
+def test_every_entry_names_a_network_a_licence_a_paper_and_an_input(name):
+    start = find_start(name)
+    with torch.device("meta"):
+        create_model(start.model, 1, **start.args)
+    assert start.licence
+    assert "arXiv" in start.citation or "doi" in start.citation
+    assert start.hub or start.url or start.page
+    Preprocessing(**start.preprocessing)
+    assert bool(start.restricts) >= ("NC" in start.licence)
+
+
+def test_a_name_fills_the_network_and_the_input_it_was_trained_on():
+    filled = recipe(weights="3dino")
+    assert (filled.model.name, filled.model.weights) == ("dino3d_vit_large", "3dino")
+    assert (filled.preprocessing.sampling, filled.preprocessing.stretch) == ("resample", (0.05, 99.95))
+    assert recipe(pretrained="ct-fm").preprocessing.window == (-1024, 2048)
+    small = recipe(weights="dinov3-small", slices=12)
+    assert (small.model.args["backbone"], small.model.args["slices"]) == ("vit_small_patch16_dinov3_qkvb", 12)
+    values = {"out": "x.parquet", "data": {"manifest": "scans.csv"}, "model": {"name": "dinov2-small"}}
+    assert check_recipe(EmbedRecipe, values, "a test").model.weights == "dinov2-small"
+    assert fill_start({"model": {"name": "slivit"}}) == {"model": {"name": "slivit"}}
+
+
+def test_another_network_or_input_is_refused():
+    with pytest.raises(RecipeError, match=r"model.name is 'slivit', and 3dino is for 'dino3d_vit_large'"):
+        recipe(name="slivit", weights="3dino")
+    values = {"model": {"weights": "ct-fm"}, "preprocessing": {"window": [-100, 900], "stretch": False}}
+    with pytest.raises(RecipeError, match=r"preprocessing.window is \[-100, 900\], and ct-fm was trained with"):
+        fill_start(values)
+
+
+def test_without_a_network_it_is_told_what_to_fetch_and_where_to_put_it(alone):
+    with pytest.raises(CheckpointError, match=r"dinov2-small: the file model.safetensors cannot be had(.|\n)*weights"):
+        locate("dinov2-small")
+    with pytest.raises(CheckpointError, match=r"under CC BY-NC-ND 4.0(.|\n)*slivit weights get 3dino"):
+        locate("3dino")
+    with pytest.raises(CheckpointError, match=r'"3dinoo"(.|\n)*3dino'):
+        find_start("3dinoo")
+    with pytest.raises(CheckpointError, match="nothing is fetched before you accept"):
+        get("3dino", lambda start: False)
+    with pytest.raises(CheckpointError, match=r"huggingface.co/AICONSlab/3DINO-ViT \(accept its terms there"):
+        get("3dino", lambda start: True)
+    with pytest.raises(CheckpointError, match=r"github.com/cozygene/SLIViT"):
+        get("slivit", lambda start: True)
+
+
+def test_terms_are_accepted_once(alone):
+    asked = []
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="cannot be had"):
+            get("retfound", lambda start: asked.append(start.name) or True)
+    assert asked == ["retfound"]
+
+
+def test_the_folder_is_looked_into_and_a_changed_file_is_refused(alone):
+    alone.mkdir()
+    file = alone / find_start("medicalnet-18").file
+    source = create_model("medicalnet_18", 1, **model_spec("medicalnet_18").small)
+    torch.save({"state_dict": published(source.backbone.state_dict())}, file)
+    assert fetched(find_start("medicalnet-18")) == file
+    target = create_model("medicalnet_18", 1, pretrained="medicalnet-18", **model_spec("medicalnet_18").small)
+    torch.testing.assert_close(target.backbone.state_dict(), source.backbone.state_dict())
+    assert len(describe_start("medicalnet-18")["sha256"]) == 64
+    torch.save({"state_dict": {k: v + 1 for k, v in published(source.backbone.state_dict()).items()}}, file)
+    with pytest.raises(CheckpointError, match="another file than the one that medicalnet-18 was before"):
+        locate("medicalnet-18")
+
+
+def published(state):
+    """Names as in MedicalNet's files: of parallel training, with the decoder of the segmentation."""
+    decoder = {"module.conv_seg.0.weight": torch.zeros(2, 2), "module.conv_seg.0.bias": torch.zeros(2)}
+    return {f"module.{name}": tensor for name, tensor in state.items()} | decoder
+
+
+def test_medicalnet_s_published_names_and_shapes():
+    state = create_model("medicalnet_50", 1).backbone.state_dict()
+    shapes = {
+        "conv1.weight": (64, 1, 7, 7, 7),
+        "layer1.0.downsample.0.weight": (256, 64, 1, 1, 1),
+        "layer3.5.conv2.weight": (256, 256, 3, 3, 3),
+        "layer4.2.bn3.running_var": (2048,),
+    }
+    assert {name: tuple(state[name].shape) for name in shapes} == shapes
+    assert not any(name.startswith("fc") for name in state)
+
+
+def test_ct_fm_s_published_names_with_and_without_a_decoder():
+    args = model_spec("ct_fm").small
+    source, one, other = (create_model("ct_fm", 1, **args) for _ in range(3))
+    state = source.backbone.state_dict()
+    assert {"conv_init.weight", "layers.0.blocks.0.conv1.weight", "layers.4.blocks.3.conv2.weight"} <= state.keys()
+    load_backbone(one, state)
+    whole = {f"encoder.{name}": tensor for name, tensor in state.items()}
+    dropped = load_backbone(other, whole | {"up_layers.0.upsample.0.weight": torch.zeros(2)})
+    assert dropped == ("up_layers.0.upsample.0.weight",)
+    x = torch.rand(source.spec.batch_shape(1))
+    with torch.no_grad():
+        for model in (one, other):
+            torch.testing.assert_close(model.eval().forward_features(x), source.eval().forward_features(x))
+
+
+def test_retfound_s_file_is_a_masked_autoencoder_s():
+    tiny = {"slices": 1, "image_size": 32, "backbone_args": {"embed_dim": 16, "depth": 2, "num_heads": 2}}
+    source, target = (create_model("slice_vit", 1, backbone="vit_large_patch16_224", **tiny) for _ in range(2))
+    state = source.backbone.state_dict()
+    load_backbone(target, {"model": state | {"mask_token": torch.zeros(1, 1, 8), "decoder_pred.bias": torch.zeros(4)}})
+    torch.testing.assert_close(target.backbone.state_dict(), state)
+
+
+def test_the_commands_list_and_get(alone):
+    runner = CliRunner()
+    listed = runner.invoke(app, ["list", "weights"]).output
+    assert all(name in listed for name in starts())
+    assert "CC BY-NC-ND 4.0" in listed
+    refused = runner.invoke(app, ["weights", "get", "retfound"], input="n\n")
+    assert refused.exit_code == 2
+    assert "nothing is fetched before you accept that" in refused.output
+    assert runner.invoke(app, ["weights", "get", "nothing"]).exit_code == 2
