@@ -145,7 +145,7 @@ def measure_masks(
     for split in sorted(set(cases["split"]), key=split_place):
         part = cases[cases["split"] == split]
         whole = part[part["error"] == ""]
-        counts = {"n": int(whole["case"].nunique()), "failed": int(part.loc[part["error"] != "", "case"].nunique())}
+        counts = {"n": int(whole["case"].nunique()), "missing": int(part.loc[part["error"] != "", "case"].nunique())}
         structures = {
             name: _plain(summarise_masks(_known(own), plan=_plan(own, testing), penalty_mm=testing.penalty_mm))
             for name in task.structures

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from slivit.checkpoint import Checkpoint
-from slivit.data.layout import to_input
+from slivit.data.layout import dense_logits, normalised, to_input
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.scan_reading import ReadScan
 from slivit.device import Memory, autocast, choose_precision, out_of_memory
@@ -128,6 +128,20 @@ class Engine:
             (B, outputs) float32 on the CPU: probabilities or values in the target's unit, the mean of all views.
         """
         return self.loss.activation(self.logits(stacks)).mean(0).reshape(len(stacks), -1).cpu()
+
+    def predict_patch(self, stacks: Tensor) -> Tensor:
+        """What a model that segments says of patches.
+
+        Args:
+            stacks: (B, S, H, W) or (B, C, S, H, W), 0 to 255.
+
+        Returns:
+            (B, n) float32 on the CPU: the probabilities of all outputs and voxels.
+        """
+        patches = (stacks if stacks.ndim == 5 else stacks[:, None]).to(self.device) / 255
+        x = normalised(patches, self.spec.mean, self.spec.std)
+        logits = self.compute(lambda x: dense_logits(self.model, x, self.spec.input), x)
+        return self.loss.activation(logits).flatten(1).cpu()
 
     def predict_whole(self, scans: Tensor) -> Tensor:
         """As `predict`; with windows, of (B, D, H, W) scans, each by all of its windows."""

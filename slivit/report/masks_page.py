@@ -84,7 +84,7 @@ def sentences(split: Mapping[str, Any], task: Segmentation) -> Iterator[str]:
     )
     if why := metrics["hd95"]["why"]:
         yield f"HD95: {why}."
-    failed = next(iter(split["counts"].values()))["failed"]
+    failed = next(iter(split["counts"].values()))["missing"]
     if failed:
         yield f"{count(failed, 'case')} could not be measured, and {'counts' if failed == 1 else 'count'} nowhere."
 
@@ -162,7 +162,7 @@ def overlay_plot(volume: Volume, true: Numbers, found: Numbers, task: Segmentati
     at = np.median(either, 0).astype(int) if len(either) else np.array(true.shape) // 2
     spacing = volume.spacing or (1.0, 1.0, 1.0)
     figure, axes = new_figure(5.2, width=7.2, nrows=2, ncols=3, squeeze=False)
-    grey = _windowed(volume.array)
+    grey = _windowed(volume.by_channel()[0].array)
     for line, (numbers, word) in enumerate(((true, "true"), (found, "predicted"))):
         for across in range(3):
             ax, others = axes[line, across], [i for i in range(3) if i != across]

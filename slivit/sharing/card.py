@@ -10,7 +10,7 @@ from slivit.models.registry import ModelSpec
 from slivit.report import summary, tables
 from slivit.sharing.checking import Difference
 from slivit.sharing.notes import CardNotes
-from slivit.sharing.texts import SAFETY, described_preprocessing, how_to_use
+from slivit.sharing.texts import SAFETY, described_patches, described_preprocessing, how_to_use
 from slivit.targets.decision import Decision
 from slivit.targets.task import Task
 
@@ -62,7 +62,7 @@ def write_card(
         "ranges": _ranges(range_of(training)),
         "tables": list(_tables(metrics, task)) if metrics else [],
         "limits": list(_limits(metrics, training, task)),
-        "preprocessing": described_preprocessing(config["preprocessing"]),
+        "preprocessing": (described_patches if task.dense else described_preprocessing)(config["preprocessing"]),
         "training": list(_training(training)),
         "origin": spec.licence or MISSING,
     }
@@ -114,7 +114,7 @@ def _front(name: str, task: Task, metrics: Mapping[str, Any] | None, notes: Card
     data = ModelCardData(
         library_name="slivit",
         tags=["medical-imaging", "slivit", "fastai", task.kind, *([] if format == "safetensors" else [format])],
-        pipeline_tag="image-classification" if task.makes_calls else None,
+        pipeline_tag="image-classification" if task.makes_calls else "image-segmentation" if task.dense else None,
         model_name=name if results else None,
         eval_results=results or None,
         **licence,
@@ -127,7 +127,8 @@ def _results(metrics: Mapping[str, Any], task: Task) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
     tested = metrics["splits"].get("test", {"metrics": {}})["metrics"]
-    hub_task = "image-classification" if task.makes_calls else "tabular-regression"
+    kinds = {task.makes_calls: "image-classification", task.dense: "image-segmentation"}
+    hub_task = kinds.get(True, "tabular-regression")
     values = {m: tested[m]["value"] for m in task.measures.main if m in tested}
     return [
         EvalResult(hub_task, "test", "test scans of the run", metric_type=m, metric_value=round(value, 4))
@@ -142,6 +143,9 @@ def _size(spec: ModelSpec) -> str:
 
 
 def _outputs(task: Task) -> str:
+    if task.dense:
+        columns = ", ".join(f"`{c}`" for c in task.prediction_columns)
+        return f"masks of {', '.join(task.parts)} on the scan's own voxels; {columns}: volumes in mL."
     values = "probabilities from 0 to 1" if task.makes_calls else "values" + (f", in {task.unit}" if task.unit else "")
     return f"{', '.join(f'`{c}`' for c in task.prediction_columns)}: {values}."
 

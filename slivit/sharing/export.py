@@ -101,6 +101,11 @@ def export(
             f"--format {options.format}: the program that goes with it takes slices of one plane, and this model sees "
             f"{len(checkpoint.preprocessing.planes)}; use --format safetensors"
         )
+    if checkpoint.task.dense and options.format != "safetensors":
+        raise SlivitError(
+            f"--format {options.format}: the model segments, and its windows are laid over scans and its masks brought "
+            "to their voxels by slivit; use --format safetensors"
+        )
     limit = checking.check_tolerance(options.tolerance, options.bf16)
     original = serving.run_engine(checkpoint)
     with whole_folder(out) as folder:
@@ -196,7 +201,8 @@ def _write_program(
 ) -> None:
     """`predict.py`, and for a model that runs without slivit all that it needs."""
     here = Path(__file__).parent
-    shutil.copyfile(here / f"predict_{format}.py.j2", folder / "predict.py")
+    name = "masks" if checkpoint.task.dense else format
+    shutil.copyfile(here / f"predict_{name}.py.j2", folder / "predict.py")
     if format == "safetensors":
         return
     shutil.copyfile(standalone.__file__, folder / "preprocess.py")

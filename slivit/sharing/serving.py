@@ -163,6 +163,8 @@ def run_onnx(path: Path) -> Predict:
 def run_engine(checkpoint: Checkpoint) -> Predict:
     """A function that runs a model as `slivit predict` does, in float32 on the CPU: what exports are held against."""
     engine = Engine(checkpoint, "cpu")
+    if checkpoint.task.dense:
+        return lambda slices: np.asarray(engine.predict_patch(torch.from_numpy(slices)).numpy())
     return lambda slices: np.asarray(engine.predict(torch.from_numpy(slices)).numpy())
 
 

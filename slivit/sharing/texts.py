@@ -98,6 +98,30 @@ def described_preprocessing(p: Mapping[str, Any]) -> str:
     return "\n".join(f"{number}. {step}" for number, step in enumerate(_steps(p), start=1))
 
 
+def described_patches(p: Mapping[str, Any]) -> str:
+    """The steps of the preprocessing of a segmentation, and of what follows, as a numbered list.
+
+    Args:
+        p: a `Preprocessing` as plain values.
+    """
+    from slivit.data.sliding import Sliding
+
+    sliding, size = Sliding(**(p.get("sliding") or {})), " x ".join(map(str, p["size"]))
+    cut = [f"window {p['window']}"] * bool(p["window"]) + [f"percentiles {p['stretch']}"] * bool(p["stretch"])
+    scale = "brought to 0 and 1" if sliding.values == "range" else "cut off there; then mean 0, standard deviation 1"
+    steps = [
+        f"The values of each channel are {scale} ({', '.join(cut) or 'minimum and maximum'}).",
+        f"The grid is resampled linearly to {p['spacing']} mm (slices, rows, columns; 0 keeps an axis)."
+        if p["spacing"]
+        else "The grid of the scan is kept.",
+        f"Windows of {size} voxels with an overlap of {sliding.overlap:g} are predicted and blended ({sliding.blend}).",
+        "Logits are resampled linearly to the scan's own voxels before a label is chosen.",
+    ]
+    after = {"largest": "only the largest part of each structure is kept", "fill_holes": "holes are filled"}
+    steps += [f"{words[0].upper()}{words[1:]}." for key, words in after.items() if getattr(sliding, key)]
+    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, start=1))
+
+
 def _steps(p: Mapping[str, Any]) -> Iterator[str]:
     slices, height, width = p["size"]
     yield (

@@ -166,6 +166,8 @@ def _plots(folder: Path, config: Mapping[str, Any] | None) -> list[Plot]:
         course = history_plot(folder / HISTORY, (config or {}).get("training", {}).get("best_epoch"))
         return [course] if course else []
     task = Task(**metrics["task"])
+    if task.dense:  # its pictures are drawn from scans and masks, by an evaluation
+        return []
     table, _ = read_predictions(folder / PREDICTIONS, task)
     if metrics["operating_point"]:
         table = Decision(**metrics["operating_point"]).apply(table, task)

@@ -17,6 +17,7 @@ from slivit.folder import RunFolder
 from slivit.models.recipe import Model
 from slivit.predict import command as predicting
 from slivit.recipe import check_recipe, finetune, load_recipe
+from slivit.sharing import command as exporting
 from slivit.train import callbacks
 from slivit.train.recipe import FinetuneRecipe
 from slivit.train.run import Trial, fitted_preprocessing, labelled_scans
@@ -123,7 +124,7 @@ def test_one_bad_scan_and_one_bad_mask_stop_nothing(run, blob_scans, tmp_path):
     assert cases["error"].notna().tolist() == [False, True, False, False]
     assert json.loads((folder / "metrics.json").read_text())["splits"]["test"]["counts"]["mask"] == {
         "n": 3,
-        "failed": 1,
+        "missing": 1,
     }
 
 
@@ -172,3 +173,46 @@ def test_a_curve_of_labels_is_of_dice(run, blob_scans, tmp_path):
     found = json.loads((folder / "curve.json").read_text())
     assert found["settings"]["metrics"] == ["dice"]
     assert [p["train_scans"] for p in found["points"]] == [6, 12]
+
+
+def test_an_export_segments_as_the_run_does_and_other_formats_are_refused(run, blob_scans, tmp_path):
+    exporting.run(run, tmp_path / "shared")
+    scan = str(blob_scans.with_name("scan33.nii"))
+    for model, name in ((run, "own"), (tmp_path / "shared", "other")):
+        predicting.run(model, [scan], tmp_path / name / "volumes.csv", workers=0)
+    own, other = (nibabel.load(tmp_path / n / "masks" / "scan33.nii.gz").get_fdata() for n in ("own", "other"))
+    assert (own == other).all()
+    card = (tmp_path / "shared" / "README.md").read_text()
+    assert "image-segmentation" in card
+    assert "the scan's own voxels" in card
+    with pytest.raises(SlivitError, match="use --format safetensors"):
+        exporting.run(run, tmp_path / "onnx", format="onnx")
+
+
+def test_of_several_channels_the_one_that_tells_is_found(tmp_path):
+    """The mask is a ball that is bright in the second channel; the first one has another ball."""
+    rng, table = np.random.default_rng(0), []
+    grid = np.indices((16, 16, 8))
+    for number in range(12):
+        balls = [((grid - rng.integers(4, 12, 3)[:, None, None, None] * [[[[1]]], [[[1]]], [[[0.5]]]]) ** 2).sum(0) < 10
+                 for _ in range(2)]  # fmt: skip
+        row = {"patient": number, "split": "train" if number < 8 else "val" if number < 10 else "test"}
+        for name, ball in zip(("t1", "flair"), balls, strict=True):
+            row[name] = f"{name}_{number}.nii"
+            image = rng.normal(100, 10, ball.shape) + 100 * ball
+            nibabel.save(nibabel.Nifti1Image(image.astype(np.int16), np.eye(4)), tmp_path / row[name])
+        row["mask"] = f"mask_{number}.nii"
+        nibabel.save(nibabel.Nifti1Image(balls[1].astype(np.uint8), np.eye(4)), tmp_path / row["mask"])
+        table.append(row)
+    pd.DataFrame(table).to_csv(tmp_path / "masks.csv", index=False)
+    chosen = recipe(
+        tmp_path / "masks.csv",
+        tmp_path / "run",
+        data={"channels": ["t1", "flair"]},
+        model={"slices": 8, "image_size": 16, "filters": [8, 16], "in_chans": 2},
+        patches={"steps": 40},
+        fit={"epochs": 2},
+    )
+    cases = pd.read_csv(finetune(chosen) / "cases.csv")
+    assert cases["dice"].min() > 0.6
+    assert len(list((tmp_path / "run" / "masks").iterdir())) == 4
