@@ -7,15 +7,17 @@ With a single process nothing here does anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from slivit.errors import SlivitError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+Item = TypeVar("Item")
 
 
 def launched() -> int:
@@ -88,16 +90,37 @@ def from_main(value: Any) -> Any:
     return box[0]
 
 
-def only_one_process(what: str) -> None:
-    """Refuse to run in several processes.
+def of_all(value: Any) -> list[Any]:
+    """The values of all processes, in the order of their numbers, in every process."""
+    from torch import distributed as dist
+
+    size = rank_and_size()[1]
+    if size == 1:
+        return [value]
+    values: list[Any] = [None] * size
+    dist.all_gather_object(values, value)
+    return values
+
+
+def own_part(items: Sequence[Item], what: str = "validation scans") -> Sequence[Item]:
+    """The items that this process looks at, where each is looked at exactly once.
+
+    Args:
+        items: all of them, the same in every process.
+        what: they are, for messages.
 
     Raises:
-        SlivitError: there are several.
+        SlivitError: fewer than there are processes.
     """
-    if launched() > 1:
-        raise SlivitError(
-            f"{what} runs in one process, but {launched()} were launched; start it without `accelerate launch`"
-        )
+    rank, size = rank_and_size()
+    if len(items) < size > 1:
+        raise SlivitError(f"{len(items)} {what} cannot be shared out among {size} processes; launch fewer")
+    return items[rank::size]
+
+
+def batch_of(batch_size: int, items: int) -> int:
+    """The batch size of each process, lowered to what the training items allow where they are fewer."""
+    return min(batch_size, max(1, items // rank_and_size()[1]))
 
 
 def bare(model: nn.Module) -> nn.Module:

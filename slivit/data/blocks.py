@@ -24,6 +24,7 @@ from slivit.data.preprocessing import Preprocessing, crop_slices, load_slices
 from slivit.data.readers.channels import ALL
 from slivit.data.window_plan import ScanWindows, plan_windows
 from slivit.errors import SlivitError
+from slivit.parallel import batch_of, own_part
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def _rows(manifest: Manifest) -> list[dict[str, Any]]:
 
 def _split(rows: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
     train = [i for i, row in enumerate(rows) if row["split"] == "train"]
-    return train, [i for i, row in enumerate(rows) if row["split"] == "val"]
+    return train, list(own_part([i for i, row in enumerate(rows) if row["split"] == "val"]))
 
 
 def volume_dataloaders(
@@ -298,7 +299,7 @@ def volume_dataloaders(
         settings: the preprocessing, with its size set.
         task: the task, fitted on the training rows; the manifest's by default.
         augmentation: random changes of training items.
-        batch_size: scans a batch; lowered to the number of training scans where there are fewer.
+        batch_size: scans a batch of each process; lowered to the number of training scans where there are fewer.
         workers: processes that read scans; 0 reads in this one.
         cache: where preprocessed slices are kept.
         device: fastai's default device where None.
@@ -341,7 +342,7 @@ def volume_dataloaders(
     )
     train = manifest.rows("train")
     loader = {"classes": item_classes(train, task)} if oversample else {}
-    batch_size = min(batch_size, len(train))
+    batch_size = batch_of(batch_size, len(train))
     return block.dataloaders(
         manifest, bs=batch_size, num_workers=workers, device=device, dl_type=OversampledDL, dl_kwargs=[loader, {}]
     )

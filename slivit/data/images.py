@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from fastai.data.block import DataBlock, TransformBlock
-from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.core import DataLoaders
 from fasttransform import Transform
 from torch import Tensor
 
 from slivit.data.cache import SliceCache
 from slivit.data.preprocessing import Preprocessing, load_slices, preprocess
+from slivit.data.sharing import SharedSteps
 from slivit.data.windows import Windows
 from slivit.parallel import from_main, rank_and_size
 
@@ -137,12 +138,10 @@ class LoadItem(Transform):
         return self.load(item)
 
 
-class SharedDL(TfmdDL):
-    """A fastai DataLoader whose batches are shares of those that all processes make together.
+class SharedDL(SharedSteps):
+    """A DataLoader of items without labels, shared out among processes.
 
-    With n processes a step takes n batches that lie next to each other in the epoch's order, one each; so n processes
-    see in a step what one would see with a batch n times as large. What is random about an item follows from the epoch
-    and the item alone, however many processes train or read.
+    What is random about an item follows from the epoch and the item alone, however many processes train or read.
     """
 
     epoch_seed = 0
@@ -152,32 +151,14 @@ class SharedDL(TfmdDL):
     def get_idxs(self) -> list[int]:
         """The items of this process, in the order of the epoch."""
         # In validation the items are the same in every epoch, so that its losses can be compared.
-        seed = self.rng.randint(0, 2**32 - 1) if self.shuffle else 0
-        order, self.epoch_seed = from_main((list(super().get_idxs()), seed))
-        rank, size = rank_and_size()
-        step = self.bs * size
-        steps = [order[start : start + step] for start in range(0, len(order), step)]
-        if self.drop_last:
-            steps = [items for items in steps if len(items) == step]
-        return [item for items in steps for item in _share(items, rank, size)]
-
-    def __len__(self) -> int:
-        """The number of batches of this process."""
-        step = self.bs * rank_and_size()[1]
-        rest = self.n % step // rank_and_size()[1]
-        return self.n // step + (1 if rest and not self.drop_last else 0)
+        self.epoch_seed = from_main(self.rng.randint(0, 2**32 - 1) if self.shuffle else 0)
+        return super().get_idxs()
 
     def create_item(self, index: int) -> object:
         """Item `index`, with random numbers of its own."""
         with seeded(f"{self.epoch_seed}/{index}"):
             # fastai's pipeline for an item takes longer than to read a small image.
             return super().create_item(index) if self.load is None else (self.load(self.items[index]),)
-
-
-def _share(items: list[int], rank: int, size: int) -> list[int]:
-    """One process's part of a step; what cannot be shared out evenly is left out, as all must do the same."""
-    each = len(items) // size
-    return items[rank * each : (rank + 1) * each]
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from fastai.data.core import TfmdDL
 
+from slivit.data.sharing import SharedSteps
 from slivit.errors import SlivitError
 from slivit.targets.task import Task
 
@@ -46,8 +46,10 @@ def oversampled(classes: Sequence[int], rng: random.Random) -> list[int]:
     return drawn
 
 
-class OversampledDL(TfmdDL):
+class OversampledDL(SharedSteps):
     """A DataLoader whose epochs hold every class equally often, where `classes` are given.
+
+    Full steps are shared out among processes; validation items come as they are.
 
     Args:
         dataset: as `TfmdDL` takes it.
@@ -61,9 +63,17 @@ class OversampledDL(TfmdDL):
         if classes is not None:
             self.n = len(oversampled(classes, random.Random(0)))
 
-    def get_idxs(self) -> list[int]:
+    def order(self) -> list[int]:
         """The indices of an epoch, in the order in which they are drawn."""
         if self.classes is None:
-            return super().get_idxs()
+            return super().order()
         drawn = oversampled(self.classes, self.rng)
         return self.shuffle_fn(drawn) if self.shuffle else drawn
+
+    def get_idxs(self) -> list[int]:
+        """The items of this process, in the order of the epoch."""
+        return super().get_idxs() if self.drop_last else self.order()
+
+    def __len__(self) -> int:
+        """The number of batches of this process."""
+        return super().__len__() if self.drop_last else -(-self.n // self.bs)

@@ -20,6 +20,7 @@ from slivit.data.preprocessing import Preprocessing, load_slices, load_window
 from slivit.data.window_plan import ScanWindows
 from slivit.data.windows import Windows
 from slivit.errors import SlivitError
+from slivit.parallel import batch_of, own_part
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
@@ -161,12 +162,12 @@ def window_dataloaders(
     if settings.windows is None:
         raise SlivitError("preprocessing.windows is not set, so scans are not cut into windows")
     windows = [dict(w) for scan in plan if scan.row["split"] == "train" for w in scan.windows]
-    scans = [scan for scan in plan if scan.row["split"] == "val"]
+    scans = own_part([scan for scan in plan if scan.row["split"] == "val"])
     common = {"num_workers": workers, "device": device, "after_item": [ToTensor()]}
     train = OversampledDL(
         _datasets(windows, LoadWindow(settings, cache), EncodeTargets(task), 0),
         classes=item_classes(windows, task) if oversample else None,
-        bs=min(batch_size, len(windows)),
+        bs=batch_of(batch_size, len(windows)),
         shuffle=True,
         drop_last=True,
         after_batch=batch_transforms(spec.input, settings, spec.mean, spec.std, augmentation),

@@ -17,6 +17,7 @@ from slivit.device import computed_on
 from slivit.errors import RecipeError, SlivitError
 from slivit.files import remove_drafts, write_json, write_text
 from slivit.folder.lock import GUARD, OWNER, locked, make_folder
+from slivit.parallel import is_main
 from slivit.recipe import load_recipe, read_values, resolved_toml
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,8 @@ class RunFolder:
         Args:
             name: relative to the folder.
         """
-        note_written(self.path, name.split("/")[0])
+        if is_main():
+            note_written(self.path, name.split("/")[0])
         return self.path / name
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,7 +149,7 @@ def _predict(
     from slivit.predict.stream import rows_of
 
     rows = mask_rows(engine, refs, everything, masks) if masks else rows_of(engine, refs)
-
+    begun = time.perf_counter()
     with tqdm(total=len(refs), desc="predict", unit="scan", disable=None if progress else True, leave=False) as bar:
         failed = 0
         for index, row in rows:
@@ -156,4 +157,16 @@ def _predict(
             failed += bool(row["error"])
             bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
             bar.update()
-    log.info("batches of up to %d", engine.batcher.size)
+    if refs:
+        _tell_seconds(engine, len(refs), time.perf_counter() - begun)
+
+
+def _tell_seconds(engine: Engine, scans: int, seconds: float) -> None:
+    """Say what the prediction took, in all and a scan."""
+    parts = ", ".join(f"{spent / scans:.2g} {what}" for what, spent in _named(engine))
+    log.info("%.1f s, %.2g s a scan (%s); batches of up to %d", seconds, seconds / scans, parts, engine.batcher.size)
+
+
+def _named(engine: Engine) -> list[tuple[str, float]]:
+    names = {"waiting": "waiting for scans to be read" if engine.workers else "reading", "network": "in the network"}
+    return [(names[what], spent) for what, spent in engine.seconds.items()]

@@ -6,6 +6,7 @@ memory format, smaller batches where memory runs out, and processes that read sc
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -49,6 +50,8 @@ class Engine:
         precision: in which the network computes; "auto" takes the fastest that the device has.
         cache: where preprocessed slices are kept.
 
+    `seconds` tells how long it waited for scans, and for the network.
+
     Raises:
         SlivitError: a device or precision that this machine lacks.
     """
@@ -74,6 +77,7 @@ class Engine:
         size = 1 if windows else batch_size or 1
         self.batcher = Batcher(Memory(self.device), size=size, fixed=bool(windows or batch_size))
         self.at_once = batch_size or _AT_ONCE
+        self.seconds = {"waiting": 0.0, "network": 0.0}
 
     @property
     def task(self) -> Task:
@@ -186,7 +190,7 @@ class Engine:
             which it also has where memory does not do for it even alone.
         """
         waiting: dict[int, ReadScan] = {}
-        for number, scan in scans:
+        for number, scan in self._waited(scans):
             if scan.stack is None:
                 yield number, scan, None
                 continue
@@ -197,6 +201,17 @@ class Engine:
         if waiting:
             yield from self._batch(waiting, function)
 
+    def _waited(self, scans: Iterable[Numbered]) -> Iterator[Numbered]:
+        """The scans as they come; how long each took to come is added up."""
+        coming = iter(scans)
+        while True:
+            begun = time.perf_counter()
+            found = next(coming, None)
+            self.seconds["waiting"] += time.perf_counter() - begun
+            if found is None:
+                return
+            yield found
+
     def _batch(
         self, scans: Mapping[int, ReadScan], function: Callable[[Tensor], Sequence[Result]]
     ) -> Iterator[tuple[int, ReadScan, Result | None]]:
@@ -206,7 +221,9 @@ class Engine:
             stacks = torch.stack([torch.from_numpy(scans[number].stack) for number in numbers])
             return dict(zip(numbers, function(stacks), strict=True))
 
+        begun = time.perf_counter()
         results = self.batcher.run(run, list(scans), too_large.add)
+        self.seconds["network"] += time.perf_counter() - begun
         for number, scan in scans.items():
             why = "there is not enough memory for the model to see it" if number in too_large else scan.error
             yield number, replace(scan, error=why), results.get(number)

@@ -26,10 +26,10 @@ from slivit.ssl._accumulation import Accumulate
 from slivit.ssl._lars import lars
 from slivit.ssl.pretext import MakeViews, Pretext
 from slivit.ssl.recipe import PretextFit
-from slivit.ssl.spread import spread
 from slivit.train.callbacks import seed_everything
 from slivit.train.learner import VolumeLearner, precision_callbacks
 from slivit.train.schedules import layered_groups, scheduler
+from slivit.train.spread import spread
 from slivit.train.steps import checkpoint_activations
 
 Optimiser = Literal["adamw", "sgd", "lars"]

@@ -14,7 +14,6 @@ from slivit.checkpoint import save_backbone
 from slivit.checkpoint.lineage import started_from
 from slivit.data.cache import SliceCache
 from slivit.data.caching import cache_of, size_text
-from slivit.data.notes import gathered_notes
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.table import as_shown
 from slivit.errors import ManifestError, RecipeError
@@ -26,6 +25,7 @@ from slivit.ssl.probed import PROBE, make_probe
 from slivit.ssl.recipe import SelfSupervisedRecipe
 from slivit.ssl.unlabelled import scan_depths, unlabelled_frame
 from slivit.train.callbacks import progress_of
+from slivit.train.processes import opened
 from slivit.train.tracking import tracked
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool =
 
     recipe.check()
     device = local_device(choose_device(recipe.fit.device))
-    with process_group(device), _opened(recipe, resume=resume, overwrite=overwrite) as folder:
+    with process_group(device), opened(recipe, resume=resume, overwrite=overwrite) as (folder, _):
         frame = from_main(usable_scans(recipe) if is_main() else None)
         seed_everything(recipe.seed)
         model = build_encoder(recipe)
@@ -80,24 +80,6 @@ def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool =
             shutil.rmtree(folder.path / SLICES, ignore_errors=True)
             folder.finish()
     return folder.path
-
-
-@contextmanager
-def _opened(recipe: SelfSupervisedRecipe, *, resume: bool, overwrite: bool) -> Iterator[RunFolder]:
-    """The run's folder, held and logged to by the main process; the others only speak of what is wrong."""
-    if not is_main():
-        logging.getLogger("slivit").setLevel(logging.WARNING)
-        wait_for_all()
-        folder = RunFolder(Path(recipe.out), recipe, resume=resume)
-        with gathered_notes(folder.path, folder.file):
-            yield folder
-        return
-    with (
-        RunFolder.opened(recipe, resume=resume, overwrite=overwrite) as folder,
-        gathered_notes(folder.path, folder.file),
-    ):
-        wait_for_all()
-        yield folder
 
 
 @contextmanager
@@ -217,6 +199,7 @@ def fit(
     from slivit.ssl.learner import fit_pretext
     from slivit.ssl.pictures import DrawPictures
     from slivit.train import callbacks
+    from slivit.train.pace import Pace
 
     options = recipe.fit
     progress = progress_of(folder, resume=resume)
@@ -224,6 +207,7 @@ def fit(
         callbacks.SeedEpochs(recipe.seed),
         callbacks.StopOnNaN(),
         callbacks.LogEpochs(),
+        Pace("items", work=False),
         callbacks.SaveProgress(folder, options.lr),
         callbacks.WriteHistory(folder / HISTORY),
     ]

@@ -55,12 +55,12 @@ class KeepBest(TrackerCallback):
             )
         if self.new_best:
             self.best_epoch = self.epoch
-            self.weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+            self.weights = {k: v.detach().cpu().clone() for k, v in bare(self.model).state_dict().items()}
 
     def after_fit(self) -> None:
         super().after_fit()
         if self.weights is not None:
-            self.model.load_state_dict(self.weights)
+            bare(self.model).load_state_dict(self.weights)
 
     def progress(self) -> dict[str, Any]:
         """What a resumed run needs to know."""
@@ -154,22 +154,22 @@ class AverageWeights(Callback):
 
         self.run = _trains(self.learn)
         if self.run and self.ema is None:
-            self.ema = ModelEmaV3(self.model, decay=self.decay, use_warmup=True)
+            self.ema = ModelEmaV3(bare(self.model), decay=self.decay, use_warmup=True)
 
     def after_step(self) -> None:
         self.steps += 1
-        self.ema.update(self.model, step=self.steps)
+        self.ema.update(bare(self.model), step=self.steps)
 
     def before_validate(self) -> None:
-        self._live = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        self.model.load_state_dict(self.ema.module.state_dict())
+        self._live = {k: v.detach().clone() for k, v in bare(self.model).state_dict().items()}
+        bare(self.model).load_state_dict(self.ema.module.state_dict())
 
     def before_train(self) -> None:
         self._back()
 
     def _back(self) -> None:
         if self._live is not None:
-            self.model.load_state_dict(self._live)
+            bare(self.model).load_state_dict(self._live)
             self._live = None
 
     def progress(self) -> dict[str, Any]:

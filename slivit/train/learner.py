@@ -26,6 +26,7 @@ from slivit.device import choose_precision
 from slivit.errors import ModelError, SlivitError
 from slivit.models._depthwise import quicken
 from slivit.models._lora import is_adapted, is_adapter
+from slivit.parallel import bare, rank_and_size
 from slivit.settings import Precision, changed
 from slivit.targets.loss import TaskLoss
 from slivit.targets.task import Task
@@ -33,7 +34,8 @@ from slivit.train.callbacks import Autocast, FrozenBackbone, seed_everything
 from slivit.train.metrics import WholeLoss, task_metrics
 from slivit.train.recipe import Fit
 from slivit.train.schedules import backbone_depth, layered_groups, scheduler
-from slivit.train.steps import checkpoint_activations, one_batch, step_callbacks
+from slivit.train.spread import spread
+from slivit.train.steps import SharedLoss, checkpoint_activations, one_batch, step_callbacks
 
 log = logging.getLogger(__name__)
 MOMENTUM = 0.9
@@ -209,12 +211,13 @@ def volume_learner(
     if fit.checkpoint_activations is True:
         checkpoint_activations(model)
     splitter, rates = groups(model, fit)
+    model, shared = _over_processes(model, fit, dls, channels_last=channels_last)
     learn = _kind_of_learner(task)(
         dls,
         model,
         loss_func=loss_func or TaskLoss(task, fit.label_smoothing),
         metrics=task_metrics(task, _windows(dls)) if metrics is None else list(metrics),
-        splitter=splitter,
+        splitter=lambda network: splitter(bare(network)),
         opt_func=opt_func or optimiser(fit),
         wd=fit.weight_decay,
         path=Path(path),
@@ -225,6 +228,7 @@ def volume_learner(
             FrozenBackbone(),
             *([MixUp(fit.mixup)] if fit.mixup else []),
             *step_callbacks(fit.compile),
+            *shared,
             *cbs,
         ],
     )
@@ -233,6 +237,19 @@ def volume_learner(
     if fit.freeze_backbone:
         learn.freeze_to(1)
     return learn
+
+
+def _over_processes(
+    model: nn.Module, fit: Fit, dls: DataLoaders, *, channels_last: bool
+) -> tuple[nn.Module, list[Callback]]:
+    """A copy of the model in every process, and what makes their losses one; nothing of that in a single process."""
+    if rank_and_size()[1] == 1:
+        return model, []
+    if fit.freeze_backbone:  # copies wait for the gradient of whatever is trained
+        model.get_submodule("backbone").requires_grad_(False)
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return spread(model, torch.device(dls.device or "cpu")), [SharedLoss()]
 
 
 def _kind_of_learner(task: Any) -> type[VolumeLearner]:

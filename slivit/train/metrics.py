@@ -12,6 +12,7 @@ from fastai.torch_core import find_bs
 from torch import Tensor
 
 from slivit.data.windows import Windows
+from slivit.parallel import of_all
 from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
 
@@ -29,13 +30,14 @@ class WholeLoss(AvgLoss):
     def accumulate(self, learn: Learner) -> None:
         weigh = getattr(learn.loss_func, "counted", None)
         counted = weigh(learn.y) if weigh else find_bs(learn.yb)
-        self.total += learn.to_detach(learn.loss.mean()) * counted
+        self.total += learn.loss.detach().mean().cpu() * counted
         self.count += counted
 
     @property
     def value(self) -> Tensor | float:
-        """The loss, or NaN where no item has a label."""
-        return self.total / self.count if self.count else float("nan")
+        """The loss over all processes, or NaN where no item has a label."""
+        totals, counts = zip(*of_all((self.total, self.count)), strict=True)
+        return sum(totals) / sum(counts) if sum(counts) else float("nan")
 
 
 class EpochMetric(Metric):
@@ -55,10 +57,12 @@ class EpochMetric(Metric):
 
     @property
     def value(self) -> float:
-        """The metric, or NaN where it is not defined (one class only, say)."""
-        if not self.targets:
+        """The metric over all processes, or NaN where it is not defined (one class only, say)."""
+        parts = of_all((self.targets, self.predictions))
+        targets, predictions = ([tensor for part in parts for tensor in part[k]] for k in (0, 1))
+        if not targets:
             return float("nan")
-        value = self.function(torch.cat(self.targets).double().numpy(), torch.cat(self.predictions).double().numpy())
+        value = self.function(torch.cat(targets).double().numpy(), torch.cat(predictions).double().numpy())
         return float("nan") if value is None else float(value)
 
     @property

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from slivit.checkpoint import save_backbone, save_checkpoint, store_operating_point
 from slivit.checkpoint.lineage import started_from
 from slivit.data.channels import settings_for
-from slivit.data.notes import gathered_notes
 from slivit.data.preprocessing import SHORT_SCAN, Preprocessing
 from slivit.data.table import as_shown
 from slivit.errors import RecipeError
@@ -27,10 +26,11 @@ from slivit.evaluate.tables import read_predictions
 from slivit.files import whole_file, write_json
 from slivit.folder import BASELINE, CASES, CHECKPOINT, HISTORY, MASKS, METRICS, PREDICTIONS, RunFolder
 from slivit.models.registry import spec_of
-from slivit.parallel import only_one_process
+from slivit.parallel import bare, from_main, is_main, local_device, own_part, process_group
 from slivit.targets.decision import Decision
 from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
+from slivit.train.processes import check_processes, joined, opened
 from slivit.train.rates import best_trial
 from slivit.train.recipe import Labelled, TrainingRecipe
 from slivit.train.scans import LabelledScans, Part, labelled_scans, write_windows
@@ -63,38 +63,54 @@ def run(recipe: Labelled, *, resume: bool = False, overwrite: bool = False) -> P
         The run's folder: recipe, split, history, checkpoint, predictions and metrics (of several sets in a folder
         each), versions, log.
     """
+    from slivit.device import choose_device
+
     recipe.check()
-    only_one_process("training on labels")
+    check_processes(recipe)
     if isinstance(recipe, TrainingRecipe) and (recipe.data.folds or recipe.fit.seeds > 1):
         from slivit.train.copies import run_copies
 
         return run_copies(recipe, resume=resume, overwrite=overwrite)
     with (
-        RunFolder.opened(recipe, resume=resume, overwrite=overwrite) as folder,
-        gathered_notes(folder.path, folder.file) as tell_notes,
+        process_group(local_device(choose_device(recipe.fit.device))),
+        opened(recipe, resume=resume, overwrite=overwrite) as (folder, tell_notes),
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", SHORT_SCAN, UserWarning)  # one line tells of all, not one a scan and epoch
         if resume and folder.finished:
-            return measure_again(recipe, folder)
-        scans = labelled_scans(recipe)
+            return measure_again(recipe, folder) if is_main() else folder.path
+        scans = from_main(labelled_scans(recipe) if is_main() else None)
         settings = fitted_preprocessing(recipe)
         scans.check_masks(settings)
-        plan = scans.windows(settings)
-        folder.begin()
-        scans.keep(folder)
-        if plan is not None:
-            write_windows(plan, scans.parts[0].task, folder)
-        looked_at = scans.range(settings)
-        tell_notes()
-        with tracked(recipe.logging, recipe.model_dump(mode="json"), folder.path) as following:
+        plan = from_main(scans.windows(settings) if is_main() else None)
+        with _begun(recipe, folder, scans, plan) as following:
+            looked_at = from_main(scans.range(settings) if is_main() else None)  # when an earlier run is cleared away
+            tell_notes()
             trial = Trial(scans, settings, plan, following)
             model, outcome = best_trial(trial, recipe, folder)
-            save(folder, recipe, scans, model, settings, looked_at | outcome)
+            if is_main():
+                save(folder, recipe, scans, model, settings, looked_at | outcome)
             for part in scans.parts:
                 test(folder, recipe, part, model, settings)
-        folder.finish()
+        if is_main():
+            folder.finish()
     return folder.path
+
+
+@contextmanager
+def _begun(
+    recipe: Labelled, folder: RunFolder, scans: LabelledScans, plan: Sequence[ScanWindows] | None
+) -> Iterator[Sequence[Callback]]:
+    """Let the main process begin the run and follow it, while the block trains."""
+    if not is_main():
+        yield []
+        return
+    folder.begin()
+    scans.keep(folder)
+    if plan is not None:
+        write_windows(plan, scans.parts[0].task, folder)
+    with tracked(recipe.logging, recipe.model_dump(mode="json"), folder.path) as following:
+        yield following
 
 
 def build_model(recipe: Labelled, out_dim: int) -> nn.Module:
@@ -158,6 +174,7 @@ class Trial:
         from slivit.device import choose_device, choose_precision
         from slivit.train import callbacks
         from slivit.train.learner import find_lr, fit_schedule
+        from slivit.train.pace import Pace
 
         fit = recipe.fit
         progress = callbacks.progress_of(folder, resume=resume)
@@ -169,6 +186,7 @@ class Trial:
             callbacks.SeedEpochs(recipe.seed),
             callbacks.StopOnNaN(),
             callbacks.LogEpochs(),
+            Pace("windows" if self.plan is not None else "scans", work=not isinstance(self.scans.task, Segmentation)),
             best,
             callbacks.SaveProgress(folder, peak),
             callbacks.WriteHistory(folder / HISTORY),
@@ -179,7 +197,7 @@ class Trial:
             fit_schedule(learn, fit, peak, cbs=cbs, start_epoch=progress["epoch"] if progress else 0)
         log.info("best epoch %d: %s %.4f", best.best_epoch + 1, fit.monitor, best.best)
         outcome = {"lr": peak, "best_epoch": best.best_epoch + 1, fit.monitor: float(best.best)}
-        return learn.model, outcome | {"precision": choose_precision(fit.precision, choose_device(fit.device))}
+        return bare(learn.model), outcome | {"precision": choose_precision(fit.precision, choose_device(fit.device))}
 
     def model(self, recipe: Labelled) -> nn.Module:
         """A new model of the recipe, with as many outputs as the scans need."""
@@ -193,7 +211,7 @@ class Trial:
         task, fit = self.scans.task, recipe.fit
         model = self.model(recipe)
         loading: dict[str, Any] = {"batch_size": fit.batch_size, "workers": self.scans.processes}
-        loading |= {"cache": self.scans.cache, "device": choose_device(fit.device), "task": task}
+        loading |= {"cache": self.scans.cache, "device": local_device(choose_device(fit.device)), "task": task}
         if isinstance(task, Segmentation):
             return self._mask_learner(recipe, folder, model, task, loading)
         from slivit.data.blocks import volume_dataloaders
@@ -269,6 +287,7 @@ def test(folder: RunFolder, recipe: Labelled, part: Part, model: nn.Module, sett
     if isinstance(part.task, Segmentation):
         test_segmentation(folder, recipe, part, model, settings)
         return
+    from slivit.device import choose_device
     from slivit.predict.engine import predict_table
 
     if part.name:
@@ -276,20 +295,24 @@ def test(folder: RunFolder, recipe: Labelled, part: Part, model: nn.Module, sett
 
         model = OnePart(model, part.outputs)
         log.info("%s:", part.name)
+    rows = part.rows("val", "test")
     table = predict_table(
         model,
-        part.rows("val", "test"),
+        own_part(rows, "scans"),
         part.task,
         settings,
-        device=recipe.fit.device,
+        device=str(local_device(choose_device(recipe.fit.device))),
         batch_size=recipe.testing.batch_size,
         workers=part.data.processes,
         precision=recipe.testing.precision,
         cache=part.cache,
     )
+    table = joined(table, len(rows))
+    if not is_main():
+        return
     frame = part.manifest.frame
-    rows = {split: describe_rows(some, part.task) for split, some in frame.groupby("split", sort=False)}
-    data = {"source": part.manifest.source, "external": False, "run": rows}
+    described = {split: describe_rows(some, part.task) for split, some in frame.groupby("split", sort=False)}
+    data = {"source": part.manifest.source, "external": False, "run": described}
     decision = decided(recipe, table, part.task)
     if decision and not part.name:
         store_operating_point(folder.path, decision)

@@ -22,7 +22,7 @@ from torch import nn
 
 from slivit.device import Memory, out_of_memory
 from slivit.errors import ModelError, SlivitError
-from slivit.parallel import bare, rank_and_size
+from slivit.parallel import bare, of_all, rank_and_size
 
 if TYPE_CHECKING:
     from slivit.train.learner import VolumeLearner
@@ -67,6 +67,22 @@ class Compiled(Callback):
     def after_fit(self) -> None:
         """Predict with the network as it is, whose batches have other sizes."""
         forget_compiled(self.model)
+
+
+class SharedLoss(Callback):
+    """The loss of all processes' scans as if they were one batch, however many labels each process has."""
+
+    order, run_valid = 10, False
+
+    def after_loss(self) -> None:
+        """Weigh this process's gradient, of which that of the step is the mean over all."""
+        weigh = getattr(self.loss_func, "counted", None)
+        own = weigh(self.y) if weigh else find_bs(self.yb)
+        counts = of_all(float(own))
+        self.learn.loss_grad = self.loss_grad * (own * len(counts) / max(sum(counts), 1e-12))
+        total = self.loss_grad.detach().float().reshape(1).clone()
+        torch.distributed.all_reduce(total)
+        self.learn.loss = total[0] / len(counts)
 
 
 def forget_compiled(model: nn.Module) -> bool:

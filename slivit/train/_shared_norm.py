@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slivit.errors import ModelError
-from slivit.ssl.losses.gather import gather_rows
+from slivit.train.gather import gather_rows
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from slivit.parallel import rank_and_size
-from slivit.ssl._shared_norm import share_batch_norms
+from slivit.train._shared_norm import share_batch_norms
 
 
 def spread(model: nn.Module, device: torch.device, shards: bool = False) -> nn.Module:
