@@ -12,6 +12,7 @@ import typer
 
 from slivit import __version__
 from slivit.cli import auto as cli_auto
+from slivit.cli import bench as cli_bench
 from slivit.cli import data as cli_data
 from slivit.cli import explain as cli_explain
 from slivit.cli import manifests as cli_manifests
@@ -181,6 +182,7 @@ for module in (
     cli_sweep,
     cli_sharing,
     cli_weights,
+    cli_bench,
 ):
     module.add_commands(app)
 
