@@ -16,6 +16,7 @@ from slivit.settings import Section
 Stage = Literal["pretrain", "finetune", "evaluate", "probe", "sweep", "study"]
 
 
+TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")
 RECIPES: dict[str, str] = {
     "pretrain": "slivit.train.recipe:PretrainRecipe",
     "mixed": "slivit.train.recipe:MixedRecipe",
@@ -50,13 +51,32 @@ def find_recipe(stage: Stage, name: str) -> Path:
         RecipeError: neither a file nor a shipped recipe.
     """
     path = Path(name)
-    if path.is_file():
+    if path.is_file() and path.suffix.lower() not in TABLES:
         return path
     shipped = shipped_recipes(stage)
     if name in shipped:
         return shipped[name]
+    _not_scans(stage, path)
     known = one_of(sorted(shipped)) or "none"
     raise RecipeError(f'no recipe "{name}": no such file, and shipped for {stage} are {known}.{nearest(name, shipped)}')
+
+
+def _not_scans(stage: Stage, path: Path) -> None:
+    """Name the command that would work where scans are given in place of a recipe.
+
+    Raises:
+        RecipeError: a table, or a folder.
+    """
+    if not path.is_dir() and not (path.is_file() and path.suffix.lower() in TABLES):
+        return
+    what = "folder" if path.is_dir() else "table"
+    text = f"{path}: is a {what}, and slivit {stage} takes a recipe (slivit list recipes)"
+    if stage == "finetune":
+        text += (
+            f". slivit auto {path} goes from labelled scans to a model by itself; or: slivit finetune small_scans "
+            f"data.manifest={path} \"task.targets=['COLUMN']\""
+        )
+    raise RecipeError(text)
 
 
 def load_recipe(stage: Stage, name: str | Path, overrides: Sequence[str] = ()) -> Any:

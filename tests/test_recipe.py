@@ -34,6 +34,16 @@ def test_shipped_recipes_are_valid_and_tell_how_to_run(stage, name, tmp_path):
     assert load_recipe(stage, again) == recipe
 
 
+def test_scans_in_place_of_a_recipe_are_answered_with_the_command_that_works(tmp_path):
+    table = tmp_path / "scans.csv"
+    table.write_text("path,label\n")
+    for given in (table, tmp_path):
+        with pytest.raises(RecipeError, match=rf"slivit auto {given} .*finetune small_scans data\.manifest={given}"):
+            find_recipe("finetune", str(given))
+    with pytest.raises(RecipeError, match="is a table, and slivit pretrain takes a recipe"):
+        find_recipe("pretrain", str(table))
+
+
 def test_the_paper_s_experiments_ship():
     assert {"kermany_oct"} <= set(shipped_recipes("pretrain"))
     wanted = {"slivit_oct", "echo_ef", "echo_low_ef", "liver_pdff", "nodulemnist3d", "adrenalmnist3d"}

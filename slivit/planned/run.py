@@ -260,17 +260,19 @@ def told_loss(work: Scans, p: Array) -> str:
 
 def _networks(plan: Plan, work: Scans, folder: Path) -> tuple[dict[str, str], dict[str, Array]]:
     """Successive halving: all networks on the first fold, the better ones on all; what failed, and what is whole."""
-    first = [jobs.job_of(plan, candidate, 0) for candidate in plan.candidates]
-    errors = jobs.train_jobs(plan, first, log.info)
-    failed = {job.candidate.name: errors[job.folder] for job in first if job.folder in errors}
-    alive = [c for c in plan.candidates if c.name not in failed]
-    kept = sorted(alive, key=lambda c: _first_fold(plan, work, c))[: plan.keep]
-    write_json(folder / STATE, {"kept": [c.name for c in kept], "failed": failed})
-    rest = [jobs.job_of(plan, c, fold) for c in kept for fold in range(1, plan.folds)]
-    errors = jobs.train_jobs(plan, rest, log.info)
-    failed |= {job.candidate.name: errors[job.folder] for job in rest if job.folder in errors}
-    whole = [c for c in kept if c.name not in failed]
-    found = {c.name: jobs.out_of_fold(plan, work.frame, c, work.task) for c in whole}
+    failed: dict[str, str] = {}
+    kept = list(plan.candidates)
+    halved = plan.keep < len(kept)
+    rounds = (range(1), range(1, plan.folds)) if halved else (range(plan.folds),)  # no worker waits for nothing
+    for number, folds in enumerate(rounds):
+        todo = [jobs.job_of(plan, candidate, fold) for candidate in kept for fold in folds]
+        errors = jobs.train_jobs(plan, todo, log.info)
+        failed |= {job.candidate.name: errors[job.folder] for job in todo if job.folder in errors}
+        kept = [c for c in kept if c.name not in failed]
+        if number == 0:
+            kept = sorted(kept, key=lambda c: _first_fold(plan, work, c))[: plan.keep]
+            write_json(folder / STATE, {"kept": [c.name for c in kept], "failed": failed})
+    found = {c.name: jobs.out_of_fold(plan, work.frame, c, work.task) for c in kept}
     for name, p in found.items():
         log.info("network %s: %s out of fold", name, told_loss(work, p))
     return failed, found
