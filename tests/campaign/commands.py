@@ -16,7 +16,7 @@ FULL = os.environ.get("SLIVIT_CAMPAIGN") == "full"
 SERVER = Path(__file__).with_name("server.py")
 IGNORED = re.compile(r"(^|/)(log\.txt|workers/.*|lock\.json|\.lock|CACHEDIR\.TAG)$|\.journal(\.lock)?$|\.part$")
 """What tells of a run's course and not of its result: its log, its locks, and what is unfinished."""
-TIMES = re.compile(rb'("seconds": )[0-9.e-]+')
+TIMES = re.compile(rb'("(?:seconds|at)": )("[^"]*"|[0-9.e-]+)')
 DRAFTS = re.compile(r"(^|/)\.[^/]*(draft|old|partial|tmp)[^/]*|\.partial$")
 
 
@@ -79,7 +79,9 @@ def tree(path: Path) -> Mapping[str, bytes]:
 def _without_times(path: Path) -> bytes:
     if path.name == "sweep.html":
         return re.sub(rb">\d+\.\d<", b">T<", path.read_bytes())  # minutes, the only numbers with one digit
-    if path.name != "trials.csv":
+    if path.name == "study.html":
+        return re.sub(rb"\d+\.\d\d( |&nbsp;|\xc2\xa0)min", b"T min", path.read_bytes())
+    if path.name not in ("trials.csv", "runs.csv"):
         return TIMES.sub(rb"\1T", path.read_bytes())
     rows = [line.split(b",") for line in path.read_bytes().splitlines()]
     place = rows[0].index(b"seconds")
