@@ -93,9 +93,10 @@ class Embedder(nn.Module):
 
     def layer_features(self, x: Tensor) -> dict[str, Tensor]:
         """A batch as the network takes it -> (B, d) by name."""
-        if not hasattr(self.network, "slice_tokens"):
-            return features(self.network, x)
-        slices, patches = self.network.slice_tokens(x)
+        network: Any = self.network
+        if not hasattr(network, "slice_tokens"):
+            return features(network, x)
+        slices, patches = network.slice_tokens(x)
         by_plane = slices.float().unflatten(1, (self.planes, -1))
         out = {
             "mean": by_plane.mean(2).flatten(1),

@@ -16,7 +16,7 @@ FULL = os.environ.get("SLIVIT_CAMPAIGN") == "full"
 SERVER = Path(__file__).with_name("server.py")
 IGNORED = re.compile(r"(^|/)(log\.txt|workers/.*|lock\.json|\.lock|CACHEDIR\.TAG)$|\.journal(\.lock)?$|\.part$")
 """What tells of a run's course and not of its result: its log, its locks, and what is unfinished."""
-TIMES = re.compile(rb'("(?:seconds|at)": )("[^"]*"|[0-9.e-]+)')
+TIMES = re.compile(rb'("(?:seconds|at|computed)": )("[^"]*"|[0-9.e-]+)')
 DRAFTS = re.compile(r"(^|/)\.[^/]*(draft|old|partial|tmp)[^/]*|\.partial$")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK
 import tifffile
 
 from slivit import read_volume
@@ -106,6 +105,7 @@ def test_all_channels_of_a_nifti_file(tmp_path, rng):
 @pytest.mark.parametrize("suffix", ["mha", "nrrd"])
 @pytest.mark.parametrize("components", [2, 3, 4])
 def test_all_components_of_an_itk_file(tmp_path, rng, suffix, components):
+    SimpleITK = pytest.importorskip("SimpleITK")
     array = rng.integers(0, 99, (5, 6, 7, components)).astype(np.int16)
     path = tmp_path / f"vector.{suffix}"
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array, isVector=True), str(path))
