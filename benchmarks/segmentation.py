@@ -1,0 +1,149 @@
+"""Segmentation of the hippocampus (MSD Task04, as ../shared holds it): every fifth case tests, the others train.
+
+Run: python benchmarks/segmentation.py --data DATA [--models plain dynunet unet ...] [--seeds 0] [--out FOLDER]
+
+DATA holds `hippocampus/images` and `hippocampus/labels`. "plain" is MONAI's U-Net in forty lines, written out
+below; all others are trained by the shipped recipe `hippocampus`, with the changes in MODELS. The epoch is chosen
+on validation cases, and test cases are read once. Processor time is that of training and testing. Runs that are
+already in FOLDER are not repeated; one that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import slivit
+from slivit.recipe import load_recipe
+
+STEPS = 1000
+"""Of every model."""
+
+MODELS: dict[str, list[str]] = {
+    "dynunet": [],
+    "unet": ['model={name="unet", slices=32, image_size=48, filters=[32, 64, 128, 256]}'],
+    "swin_unetr": [
+        'model={name="swin_unetr", slices=32, image_size=64, width=12, depths=[1, 1, 1, 1], heads=[1, 2, 2, 4]}'
+    ],
+    "dino3d_adapter": [
+        'model={name="dino3d_adapter", vit="small", slices=32, image_size=48, decoder_width=16, prior_width=16}',
+    ],
+    "dino3d_linear": ['model={name="dino3d_linear", vit="small", slices=32, image_size=48}', "fit.lr=1e-3"],
+    "swin_unet": [
+        'model={name="swin_unet", image_size=64, window_size=4, width=48, depths=[2, 2, 2, 2], heads=[3, 6, 12, 24]}',
+        "fit.batch_size=16",
+    ],
+}
+
+
+def manifest(data: Path, out: Path) -> Path:
+    """The table of cases: every fifth tests, every tenth of the others' first validates."""
+    file = out / "hippocampus.csv"
+    names = sorted(path.name for path in (data / "hippocampus" / "images").iterdir())
+    out.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["path", "mask", "patient", "split"])
+        for number, name in enumerate(names):
+            split = "test" if number % 5 == 0 else "val" if number % 10 == 1 else "train"
+            places = [str((data / "hippocampus" / folder / name).absolute()) for folder in ("images", "labels")]
+            table.writerow([*places, name.split(".")[0], split])
+    return file
+
+
+def train(table: Path, out: Path, model: str, seed: int) -> dict[str, Any]:
+    """One run by the shipped recipe; its test metrics and its seconds of processor time."""
+    folder, timing = out / f"{model}-{seed}", out / f"{model}-{seed}.json"
+    if not (folder / "metrics.json").is_file():
+        begun, spent = time.process_time(), json.loads(timing.read_text()) if timing.is_file() else 0.0
+        goes_on = (folder / "progress.pt").is_file()
+        overrides = [f"out={folder}", f"data.manifest={table}", f"data.cache={out / 'cache'}", f"seed={seed}"]
+        overrides += [f"fit.epochs={STEPS // 100}", "fit.device=cpu", *MODELS[model]]
+        source = folder / "recipe.toml" if goes_on else "hippocampus"
+        recipe = load_recipe("finetune", source, [] if goes_on else overrides)
+        try:
+            slivit.finetune(recipe, resume=goes_on, overwrite=not goes_on)
+        finally:
+            timing.write_text(json.dumps(spent + time.process_time() - begun))
+    test = json.loads((folder / "metrics.json").read_text())["splits"]["test"]["structures"]
+    return {**test} | {"seconds": json.loads(timing.read_text())}
+
+
+def plain(table: Path, out: Path, seed: int) -> dict[str, Any]:
+    """MONAI's U-Net, its losses and its transforms, with nothing of this package but the measurement."""
+    import nibabel
+    import numpy as np
+    import torch
+    from monai.inferers import sliding_window_inference
+    from monai.losses import DiceCELoss
+    from monai.networks.nets import UNet
+
+    from slivit.statistics import score_mask, summarise_masks
+
+    file, begun = out / f"plain-{seed}.json", time.process_time()
+    if file.is_file():
+        return json.loads(file.read_text())
+    torch.manual_seed(seed)
+    rows = list(csv.DictReader(table.open()))
+
+    def case(row: dict[str, str]) -> tuple[torch.Tensor, torch.Tensor]:
+        image = torch.from_numpy(nibabel.load(row["path"]).get_fdata(dtype=np.float32))[None]
+        mask = torch.from_numpy(np.asarray(nibabel.load(row["mask"]).dataobj)).long()[None]
+        return (image - image.mean()) / image.std(), mask
+
+    def padded(part: torch.Tensor) -> torch.Tensor:
+        whole = part.new_zeros(1, 48, 64, 48)
+        _, x, y, z = part.shape
+        whole[:, :x, :y, :z] = part[:, :48, :64, :48]
+        return whole
+
+    cases = [tuple(map(padded, case(row))) for row in rows if row["split"] != "test"]
+    network = UNet(3, 1, 3, (16, 32, 64, 128), (2, 2, 2), num_res_units=2)
+    optimiser, loss = torch.optim.AdamW(network.parameters(), 1e-3), DiceCELoss(to_onehot_y=True, softmax=True)
+    for _ in range(12):
+        for chosen in torch.randperm(len(cases)).split(2):
+            image, mask = (torch.stack([cases[i][part] for i in chosen]) for part in (0, 1))
+            optimiser.zero_grad()
+            loss(network(image), mask).backward()
+            optimiser.step()
+    network.eval()
+    scores: dict[str, list[Any]] = {"anterior": [], "posterior": []}
+    for row in (row for row in rows if row["split"] == "test"):
+        image, mask = case(row)
+        with torch.inference_mode():
+            found = sliding_window_inference(image[None], (48, 64, 48), 1, network).argmax(1)
+        for number, name in enumerate(scores, 1):
+            scores[name].append(score_mask((mask[0] == number).numpy(), (found[0] == number).numpy(), (1, 1, 1)))
+    told: dict[str, Any] = {
+        name: {key: e.to_dict() for key, e in summarise_masks(own).items()} for name, own in scores.items()
+    }
+    file.write_text(json.dumps(told | {"seconds": time.process_time() - begun}))
+    return json.loads(file.read_text())
+
+
+def main() -> None:
+    """Run and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--models", nargs="+", default=["plain", "dynunet", "unet"], choices=["plain", *MODELS])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/segmentation"))
+    options = parser.parse_args()
+    table = manifest(options.data, options.out)
+    print("| model | seed | structure | Dice | HD95 (mm) | absolute volume error (mL) | processor seconds |")
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    for model in options.models:
+        for seed in options.seeds:
+            found = plain(table, options.out, seed) if model == "plain" else train(table, options.out, model, seed)
+            for structure in ("anterior", "posterior"):
+                values = [found[structure][m] for m in ("dice", "hd95", "absolute_volume_error_ml")]
+                cells = [f"{v['value']:.3f} ({v['low']:.3f} to {v['high']:.3f})" for v in values]
+                print(f"| {model} | {seed} | {structure} | {' | '.join(cells)} | {found['seconds']:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
