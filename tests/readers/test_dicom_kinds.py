@@ -117,8 +117,36 @@ def test_nuclear_images_of_two_energies_are_not_joined(tmp_path, dicom_file, rng
     two = {"EnergyWindowVector": [1, 1, 1, 2, 2, 2], "SliceVector": [1, 2, 3, 1, 2, 3]}
     path = _save(dicom_file(pixels, Modality="NM", **one), tmp_path / "a.dcm")
     np.testing.assert_array_equal(read_volume(path).array, pixels)
-    with pytest.raises(ReadError, match=r"b\.dcm: holds 6 images of nuclear medicine, 2 energy windows x 3 slices"):
-        read_volume(_save(dicom_file(pixels, Modality="NM", **two), tmp_path / "b.dcm"))
+    both = _save(dicom_file(pixels, Modality="NM", **two), tmp_path / "b.dcm")
+    with pytest.raises(ReadError, match=r"2 DICOM series(.|\n)*3 slices(.|\n)*energy window 1(.|\n)*energy window 2"):
+        read_volume(both)
+    np.testing.assert_array_equal(read_volume(both, series="energy window 2").array, pixels[3:])
+
+
+@pytest.mark.parametrize("stacked", ["SliceVector", "AngularViewVector", "TimeSliceVector"])
+def test_nuclear_images_are_chosen_by_all_their_dimensions(tmp_path, dicom_file, rng, stacked):
+    pixels = rng.integers(0, 99, (12, 4, 5), dtype=np.uint16)
+    order = rng.permutation(12)  # the vectors count, not the order of the frames
+    energy, detector, place = (np.indices((2, 2, 3)).reshape(3, -1) + 1)[:, order]
+    vectors = {"EnergyWindowVector": energy, "DetectorVector": detector, stacked: place}
+    path = _save(
+        dicom_file(pixels, Modality="NM", **{name: v.tolist() for name, v in vectors.items()}), tmp_path / "nm.dcm"
+    )
+    for e in (1, 2):
+        for d in (1, 2):
+            found = read_volume(path, series=f"energy window {e}, detector {d}").array
+            right = [pixels[np.flatnonzero((energy == e) & (detector == d) & (place == p))[0]] for p in (1, 2, 3)]
+            np.testing.assert_array_equal(found, right)
+    with pytest.raises(ReadError, match=r"fits 2 series(.|\n)*energy window 2, detector 1"):
+        read_volume(path, series="energy window 2")
+
+
+def test_nuclear_images_of_detectors_alone_are_no_volume(tmp_path, dicom_file, rng):
+    pixels = rng.integers(0, 99, (2, 4, 5), dtype=np.uint16)
+    path = _save(dicom_file(pixels, Modality="NM", DetectorVector=[1, 2]), tmp_path / "nm.dcm")
+    with pytest.raises(ReadError, match=r"detector 1(.|\n)*detector 2"):
+        read_volume(path)
+    np.testing.assert_array_equal(read_volume(path, series="detector 2").array, pixels[1:])
 
 
 def test_two_patients_of_one_series_are_listed(tmp_path, dicom_series, voxels):

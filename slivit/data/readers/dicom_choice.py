@@ -72,6 +72,7 @@ def _matches(groups: Groups, wanted: Wanted, source: str) -> list[list[str]]:
         [label for label, names in _names(groups).items() if name in names],
         [label for label, s in series.items() if s.number == name],
         [label for label, s in series.items() if s.description.casefold() == folded],
+        [label for label, group in groups.items() if folded in group[0].marks.part.casefold()] if name else [],
         part if name and not name.isdecimal() else [],
     ]
 
@@ -146,12 +147,12 @@ def _divided(frames: Sequence[Frame], key: Callable[[Frame], Hashable]) -> list[
 def _kind(frame: Frame) -> Hashable:
     """Return what all slices of a volume have in common.
 
-    Patient, clip or exposure, class, colour, original or derived, shape.
+    Patient, clip or exposure, energy window and the like, class, colour, original or derived, shape.
     """
     alone = frame.count > 1 or (frame.position is None and frame.series.modality in _EXPOSURES)
     clip: Hashable = frame.concatenation or ((frame.uid, frame.entry.name) if alone else "")
     derived = frame.marks.image_type.partition("\\")[0].upper()
-    return frame.series.patient, clip, frame.sop_class, is_colour(frame), derived, frame.shape
+    return frame.series.patient, clip, frame.marks.part, frame.sop_class, is_colour(frame), derived, frame.shape
 
 
 def _stacks(frames: Sequence[Frame]) -> list[list[Frame]]:
@@ -190,7 +191,7 @@ def listing(groups: Groups, limit: int = 40) -> str:
         words += [f"patient {series.patient or 'without ID'}"] * several
         if types[series.uid] > 1:
             words += [f"ImageType {first.marks.image_type}"] * bool(first.marks.image_type)
-            words.append(f"from {first.entry.name}")
+            words.append(first.marks.part or f"from {first.entry.name}")
         lines.append(f"  - {label}: {', '.join(words)}, UID {series.uid}")
     if len(groups) > limit:
         lines.append(f"  ... and {len(groups) - limit} more")

@@ -72,6 +72,7 @@ class Marks:
         acquired: date and time of acquisition.
         shown: date and time of the image.
         dimensions: DimensionIndexValues of an enhanced file.
+        part: of a file of nuclear medicine that holds several stacks, such as "energy window 1, detector 2".
     """
 
     image_type: str = ""
@@ -86,6 +87,7 @@ class Marks:
     acquired: str = ""
     shown: str = ""
     dimensions: tuple[int, ...] = ()
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -207,9 +209,9 @@ def read_frames(entry: Entry, source: str) -> list[Frame] | str | None:
 def _checked(frames: list[Frame], source: str) -> list[Frame]:
     if len(frames) == 1 or frames[0].series.modality != "NM":
         return frames
-    from slivit.data.readers.dicom_nuclear import check_nuclear
+    from slivit.data.readers.dicom_nuclear import nuclear_parts
 
-    return check_nuclear(frames, source)
+    return nuclear_parts(frames, source)
 
 
 def is_mosaic(get: Get) -> bool:

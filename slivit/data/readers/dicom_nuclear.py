@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
-from slivit.data.readers.base import counted
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
 from slivit.data.readers.dicom_headers import Frame, read_dataset
 from slivit.data.readers.dicom_values import vector
-from slivit.errors import ReadError
 
 _VECTORS = {
-    0x00540010: "energy windows",
-    0x00540020: "detectors",
-    0x00540030: "phases",
-    0x00540050: "rotations",
-    0x00540060: "R-R intervals",
-    0x00540070: "time slots",
-    0x00540080: "slices",
-    0x00540090: "angular views",
-    0x00540100: "time slices",
+    0x00540010: "energy window",
+    0x00540020: "detector",
+    0x00540030: "phase",
+    0x00540050: "rotation",
+    0x00540060: "R-R interval",
+    0x00540070: "time slot",
+    0x00540080: "slice",
+    0x00540090: "angular view",
+    0x00540100: "time slice",
 }
+# Along these, images follow each other as the slices of a volume, or as the frames of a clip: the first that is there.
+_STACKED = ("slice", "angular view", "time slice", "time slot")
 
 
-def check_nuclear(frames: list[Frame], source: str) -> list[Frame]:
-    """Return the frames of a file, or raise where they run along more than one dimension.
+def nuclear_parts(frames: Sequence[Frame], source: str) -> list[Frame]:
+    """Return the frames of a file in order, each marked with the part that it belongs to where there are several.
+
+    Slices (or else angular views, time slices, time slots) make a stack; for each energy window, detector, phase,
+    rotation, R-R interval and time slot beside them there is one of its own.
 
     Args:
         frames: of one multi-frame file of nuclear medicine.
         source: its name for messages.
 
-    Raises:
-        ReadError: several images share a slice, which the file's vectors tell.
-
     Source: DICOM PS3.3 C.8.4.8 (NM Multi-frame Module).
     """
     dataset = read_dataset(frames[0].entry, source, pixels=False, tags=tuple(_VECTORS))
-    sizes = {}
-    for tag, name in _VECTORS.items():
-        values = dataset[tag].value if dataset is not None and tag in dataset else None
-        numbers = vector(values, len(frames))
-        if numbers is not None and len(set(numbers)) > 1:
-            sizes[name] = len(set(numbers))
-    if len(sizes) > 1:
-        told = " x ".join(f"{size} {name}" for name, size in sizes.items())
-        raise ReadError(
-            f"{source}: holds {counted(len(frames), 'image')} of nuclear medicine, {told}, and they must not be mixed. "
-            "Export them as one file for each, or as enhanced or single-frame DICOM."
-        )
-    return frames
+    numbers = {name: _numbers(dataset, tag, len(frames)) for tag, name in _VECTORS.items()}
+    varied = {name: values for name, values in numbers.items() if len(set(values)) > 1}
+    along = next((name for name in _STACKED if name in varied), "")
+    order = sorted(range(len(frames)), key=lambda i: varied[along][i]) if along else range(len(frames))
+    parts = {name: values for name, values in varied.items() if name != along}
+    return [
+        _marked(frames[i], {name: values[i] for name, values in parts.items()}, place) for place, i in enumerate(order)
+    ]
+
+
+def _marked(frame: Frame, part: Mapping[str, float], place: int) -> Frame:
+    told = ", ".join(f"{name} {number:g}" for name, number in part.items())
+    return replace(frame, marks=replace(frame.marks, part=told), instance=place)
+
+
+def _numbers(dataset: Any, tag: int, count: int) -> Sequence[float]:
+    """The number of each frame along a dimension; none where the file does not tell."""
+    return (vector(dataset[tag].value, count) if dataset is not None and tag in dataset else None) or ()
