@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from slivit.data.checking.check import CheckResult
+from slivit.data.checking.findings import amount, unusual_notes
 from slivit.data.manifest import SPLITS
 from slivit.data.readers.address import parts_of, short_name
 from slivit.files import whole_file
@@ -76,10 +77,13 @@ def write_check_page(result: CheckResult, path: Path | str, *, pictures: int = 1
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    told = unusual_notes(result.table)
+    result = replace(result, table=result.table.assign(notes=told))
     shown = _chosen(result.table, pictures)
     stream = environment.get_template("check.html.j2").stream(
         result=result,
         name=Path(result.source).name,
+        titles=list(dict.fromkeys(finding.title for finding in result.findings)),
         overview=_overview(result.table),
         charts=_charts(result),
         properties=_properties(result.table),
@@ -188,7 +192,7 @@ def _intensities(table: pd.DataFrame) -> list[tuple[str, list[str]]]:
     for column, name in names.items():
         values = good[column][np.isfinite(good[column])]
         if len(values):
-            rows.append((name, [f"{q:.4g}" for q in np.percentile(values, (0, 10, 50, 90, 100))]))
+            rows.append((name, [amount(q) for q in np.percentile(values, (0, 10, 50, 90, 100))]))
     return rows
 
 

@@ -75,7 +75,8 @@ def test_page(manifest, tmp_path, task):
     assert "<b>s" not in page
     assert page.count("data:image/jpeg") == 11 + 2
     assert "Training on this set would be wrong" in page
-    assert page.index('<section id="important">') > page.index("Middle slices")
+    assert page.index('<section id="important">') < page.index("Middle slices")
+    assert all(finding.title in page[: page.index("<main>")] for finding in result.findings[:4])
     for text in result.summary:
         assert text.split(" ")[0] in page[page.index('id="important"') :]
     table = pd.read_csv(tmp_path / "out" / "scans.csv", keep_default_na=False)

@@ -89,6 +89,11 @@ def _doubted(table: pd.DataFrame, reviews: Sequence[Review]) -> Iterator[Finding
         yield Finding("look", "doubted by reviewers", text, tuple(rows))
 
 
+def amount(value: float) -> str:
+    """A number as people read it: three digits, and thousands without an exponent."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:.3g}"
+
+
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
 
@@ -239,9 +244,9 @@ def _scales(table: pd.DataFrame) -> Iterator[Finding]:
     scale = scale[scale > 0].sort_values()
     if len(scale) and (factor := scale.iloc[-1] / scale.iloc[0]) >= _MAGNITUDE:
         text = (
-            f"The intensities of the scans differ in scale by a factor of {factor:.3g}: row {scale.index[0]} reaches "
-            f"to {scale.iloc[0]:.3g}, row {scale.index[-1]} to {scale.iloc[-1]:.3g}. A stretch between percentiles "
-            "evens that out, a fixed window does not; the scale must not tell the answer."
+            f"The intensities of the scans differ in scale by a factor of {amount(factor)}: row {scale.index[0]} "
+            f"reaches to {amount(scale.iloc[0])}, row {scale.index[-1]} to {amount(scale.iloc[-1])}. A stretch between "
+            "percentiles evens that out, a fixed window does not; the scale must not tell the answer."
         )
         yield Finding("look", "intensity scales differ", text)
 
@@ -284,13 +289,21 @@ def _outliers(table: pd.DataFrame) -> Iterator[Finding]:
 
 def _reader_notes(table: pd.DataFrame) -> Iterator[Finding]:
     """What the reader noticed, one finding for each kind of note; what is usual and so in every scan is none."""
-    noted = table.loc[table["notes"] != "", "notes"]
-    readable = int((table["problem"] == "").sum())
-    kinds = counted_notes((row, note) for row, notes in noted.items() for note in str(notes).split("; "))
-    kinds = [kind for kind in kinds if len(kind.scans) < readable or not kind.example.startswith(USUAL)]
+    noted = unusual_notes(table)
+    kinds = counted_notes((row, note) for row, notes in noted.items() for note in notes.split("; ") if note)
     for kind in [kind for kind in kinds if _TOLD not in kind.example][:5]:
         text = f"{_scans(len(kind.scans))}: {_sentence(kind.example)}"
         yield Finding("look", "noticed while reading", text, kind.scans)
+
+
+def unusual_notes(table: pd.DataFrame) -> pd.Series:
+    """What the reader noticed of each scan, without what is usual (colour made grey, ...) and so of every scan."""
+    parts = table["notes"].map(lambda notes: str(notes).split("; "))
+    good = parts[table["problem"] == ""]
+    usual = tuple(
+        start for start in USUAL if good.map(lambda notes, s=start: any(n.startswith(s) for n in notes)).all()
+    )
+    return parts.map(lambda notes: "; ".join(n for n in notes if not (usual and n.startswith(usual))))
 
 
 # -- columns of the table ---------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -96,10 +97,9 @@ def slicing_axis(shape: Sequence[int], affine: Affine) -> tuple[str, str]:
     Returns:
         "axial", "coronal" or "sagittal", and a sentence where that is not what one would take without looking.
     """
-    from nibabel.orientations import io_orientation
-
     steps = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    if not np.isfinite(steps).all() or np.isnan(start := io_orientation(affine)).any():
+    start = _orientation(np.asarray(affine, np.float64).tobytes()) if np.isfinite(steps).all() else None
+    if start is None or np.isnan(start).any():
         return "axial", ""  # the view will tell what is wrong
     largest, single = int(steps.argmax()), [i for i in range(3) if shape[i] == 1]
     if len(single) == 1:
@@ -112,6 +112,14 @@ def slicing_axis(shape: Sequence[int], affine: Affine) -> tuple[str, str]:
     return axis, "" if axis == "axial" else f"read as {axis} slices, across which {why}; axis= takes others"
 
 
+@lru_cache(maxsize=256)
+def _orientation(affine: bytes) -> npt.NDArray[np.float64]:
+    """Return nibabel's orientation of a (4, 4) float64 affine, which costs more than all else that a header takes."""
+    from nibabel.orientations import io_orientation
+
+    return io_orientation(np.frombuffer(affine, np.float64).reshape(4, 4))
+
+
 def view(shape: Sequence[int], affine: Affine, source: str, axis: str | None = None) -> View:
     """Return how a grid is seen as slices along `axis`.
 
@@ -121,10 +129,10 @@ def view(shape: Sequence[int], affine: Affine, source: str, axis: str | None = N
         source: for messages.
         axis: "axial", "coronal" or "sagittal"; None keeps the grid's first axis as the one across slices.
     """
-    from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+    from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
     usable = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-12
-    start = io_orientation(affine) if usable else None
+    start = _orientation(np.asarray(affine, np.float64).tobytes()) if usable else None
     if start is None or np.isnan(start).any():
         raise ReadError(
             f"{source}: the orientation in the header is unusable: {affine.tolist()}. Export the scan again."

@@ -29,7 +29,7 @@ from slivit.data.readers.nifti import channel_indices, frame_index
 from slivit.errors import ReadError
 
 SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
-_HEADER = 1 << 20  # bytes in which a header ends
+_SHORT, _HEADER = 1 << 13, 1 << 20  # bytes in which most headers end, and all
 _DATA_FILE = re.compile(
     rb"^[ \t]*(?:ElementDataFile[ \t]*=|data ?file[ \t]*:)[ \t]*(.*?)[ \t\r]*$", re.IGNORECASE | re.MULTILINE
 )
@@ -52,13 +52,13 @@ def open_itk(
         channel: which component of each voxel, or volume of a 4D file, or "all" of them; colour is read as grey
             without it.
     """
-    check_data_files(path, source)
+    named = check_data_files(path, source)
     with decoding(source, "MetaImage or NRRD"):
         header = _header(path, source)
         shape = tuple(header.GetSize())
         components = header.GetNumberOfComponents()
         kind = _value_type(header, source, channel is not None)
-        stored = sum(part.stat().st_size for part in (path, *(path.parent / name for name in data_files(path))))
+        stored = sum(part.stat().st_size for part in (path, *(path.parent / name for name in named)))
         check_size(source, (*shape, components), kind.itemsize, stored)
         picks, part = _picks(shape, components, frame, channel, source)
         affine = _affine(header)
@@ -94,7 +94,10 @@ def data_files(path: Path) -> list[str]:
     (data file).
     """
     with path.open("rb") as stream:
-        head = stream.read(_HEADER)
+        head = stream.read(_SHORT)
+        found = _DATA_FILE.search(head)
+        if found is None or b"LIST" in found[1].upper() or found.end() == len(head):
+            head += stream.read(_HEADER)
     is_nrrd = head.startswith(b"NRRD")
     head = re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0] if is_nrrd else head
     found = _DATA_FILE.search(head)
@@ -113,8 +116,8 @@ def data_files(path: Path) -> list[str]:
     return [told]
 
 
-def check_data_files(path: Path, source: str) -> None:
-    """Raise where the values are said to lie outside the folder of the header, or in what is no file.
+def check_data_files(path: Path, source: str) -> list[str]:
+    """Return the names of `data_files`, or raise where one lies outside the header's folder, or is no file.
 
     A header that somebody sent could otherwise have any file of the machine read, or a pipe that never ends.
     """
@@ -130,6 +133,7 @@ def check_data_files(path: Path, source: str) -> None:
         if not part.is_file():
             what = "is no regular file" if part.exists() else "is missing"
             raise ReadError(f"{source}: its values should lie in {name!r}, which {what}. Put it beside {path.name}.")
+    return named
 
 
 def _load(
