@@ -1,11 +1,13 @@
-"""What Jupyter shows of a scan, a table of scans, a task, a model: small HTML without scripts."""
+"""What Jupyter shows of a scan, a table of scans, a task, a model: small HTML, and three planes as a widget."""
 
 from __future__ import annotations
 
 import base64
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -110,6 +112,14 @@ def _as_viewed(plane: npt.NDArray[Any], axis: int, steps: tuple[int, int, int] |
     return flipped.T if _turned(axis, steps) else flipped
 
 
+def percentiles(array: Array) -> tuple[float, float]:
+    """Percentiles 1 and 99 of (D, H, W), of about a hundred thousand voxels; what is shown black and white."""
+    sample = np.asarray(array[:: max(1, len(array) // 24), ::2, ::2], np.float32)
+    sample = sample[np.isfinite(sample)]
+    low, high = np.percentile(sample, (1, 99)) if sample.size else (0.0, 1.0)
+    return float(low), float(high if high > low else low + 1)
+
+
 def _limits(array: Array) -> tuple[float, float]:
     low, high = np.percentile(np.asarray(array, np.float32)[..., ::2, ::2], (1, 99))
     return float(low), float(high)
@@ -139,3 +149,74 @@ def _sheet(images: Sequence[npt.NDArray[np.uint8]], columns: int, gap: int = 3) 
         left = i % columns * (width + gap) + (width - image.shape[1]) // 2
         sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
     return sheet
+
+
+def nifti_bytes(
+    array: Array, affine: npt.NDArray[np.float64] | None, spacing: tuple[float, float, float] | None
+) -> bytes:
+    """A volume as an uncompressed NIfTI file with columns, rows and slices as its axes.
+
+    Args:
+        array: (D, H, W), any real numbers; what browsers lack is stored as float32 or int32.
+        affine: (4, 4) from (d, h, w, 1) to RAS coordinates in mm; by the spacing alone where None.
+        spacing: in mm, in the order (D, H, W).
+    """
+    import nibabel
+
+    own = np.diag([*(spacing or (1.0, 1.0, 1.0))[::-1], 1.0]) if affine is None else affine[:, [2, 1, 0, 3]]
+    image = nibabel.Nifti1Image(_plain(array).transpose(2, 1, 0), own)
+    image.set_sform(own, code="scanner")
+    image.set_qform(own, code="scanner", strip_shears=True)
+    image.header.set_xyzt_units("mm")
+    return bytes(image.to_bytes())
+
+
+def _plain(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array of a type that both NIfTI and the viewer hold."""
+    if array.dtype == bool or array.dtype == np.int8:
+        return array.astype(np.int16)
+    if array.dtype in (np.uint8, np.int16, np.int32, np.float32):
+        return array
+    if array.dtype == np.uint16:
+        return (
+            array.astype(np.int32)
+            if array.size and int(array.max()) > np.iinfo(np.int16).max
+            else array.astype(np.int16)
+        )
+    return array.astype(np.int32) if np.issubdtype(array.dtype, np.integer) else array.astype(np.float32)
+
+
+def planes_widget(layers: Sequence[Mapping[str, Any]], height: int = 480) -> Any | None:
+    """Three planes of a scan and what lies over it, as a widget of NiiVue.
+
+    Args:
+        layers: for `ipyniivue.Volume`, the scan first: `data` (a NIfTI file's bytes), `name`, `colormap`, ...
+        height: in pixels.
+
+    Returns:
+        The widget; None outside of a notebook, and where ipyniivue is not installed.
+    """
+    if not in_notebook() or find_spec("ipyniivue") is None:
+        return None
+    from ipyniivue import NiiVue
+
+    blue, width = (0.34, 0.71, 0.91, 0.9), {"crosshair_width": 0.3, "crosshair_width_unit": "percent"}
+    options = {"is_radiological_convention": True, "drag_and_drop_enabled": False, "multiplanar_show_render": 0}
+    widget = NiiVue(height=height, back_color=(0, 0, 0, 1), crosshair_color=blue, **width, **options)
+    widget.load_volumes([{"colorbar_visible": False, **layer} for layer in layers])
+    return widget
+
+
+def in_notebook() -> bool:
+    """Whether a kernel of Jupyter runs this, which shows widgets."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and hasattr(shell, "kernel")
+
+
+def bundle(text: str, html: str, widget: Any | None) -> dict[str, Any]:
+    """What a notebook is given to show: the widget where there is one, and for all else a still picture."""
+    plain: dict[str, Any] = {"text/plain": text, "text/html": html}
+    shown = widget._repr_mimebundle_() if widget is not None else None
+    data = shown[0] if isinstance(shown, tuple) else shown
+    return {**(data or {}), **plain}

@@ -14,6 +14,8 @@ from slivit.errors import SlivitError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from slivit.viewer.notebook import ViewedScan
+
 RECIPES = ("recipe.toml", "plan.toml")
 
 
@@ -67,6 +69,27 @@ class Run:
     def checkpoint(self, device: str = "cpu") -> Checkpoint:
         """The trained model with all that a prediction needs; see `load_checkpoint`."""
         return load_checkpoint(self.folder, device)
+
+    def view(
+        self, scan: str | Path | int, *, target: str | None = None, method: str = "gradcam", device: str = "cpu"
+    ) -> ViewedScan:
+        """Look at a scan and at what the model makes of it, in a notebook: three planes with an explanation over them.
+
+        Args:
+            scan: the path of a scan, the name of its file, or its number in the run's `split.csv`.
+            target: the output to explain; the likeliest where None.
+            method: "gradcam", "occlusion" or "rollout".
+            device: "auto", "cpu", "cuda", ...
+
+        Returns:
+            What a notebook shows: a widget where `ipyniivue` is installed (the extra `view`), still pictures elsewhere.
+
+        Raises:
+            SlivitError: no such scan, or one that cannot be read.
+        """
+        from slivit.viewer.notebook import view
+
+        return view(self.folder, scan, target=target, method=method, device=device)
 
     @property
     def finished(self) -> bool:

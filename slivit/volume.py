@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +68,18 @@ class Volume:
         if self.array.ndim == 3:
             return [self]
         return [replace(self, array=array) for array in self.array]
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """Three planes as a widget where the place of the scan is known and ipyniivue is there; else a picture."""
+        from slivit.display import DEEP, bundle, nifti_bytes, percentiles, planes_widget
+
+        widget = None
+        if self.affine is not None and self.indices is None and self.shape[0] >= DEEP:
+            first = self.array[0] if self.array.ndim == 4 else self.array
+            low, high = percentiles(first)
+            layer = {"data": nifti_bytes(first, self.affine, self.spacing), "name": "scan.nii", "colormap": "gray"}
+            widget = planes_widget([{**layer, "cal_min": low, "cal_max": high}])
+        return bundle(repr(self), self._repr_html_(), widget)
 
     def _repr_html_(self) -> str:
         """Three planes, or a contact sheet, and the geometry: what Jupyter shows."""

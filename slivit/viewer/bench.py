@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -242,6 +242,19 @@ class Bench:
             raise SlivitError(f"{opened.name}: is no longer in memory; drop it again")
         path = str(opened.row["path"])
         return self._volumes.get(scan_key(opened.row), lambda: read_volume(path, **self.settings.reader))
+
+    def shown(self, opened: Opened, channel: int = 0) -> Volume:
+        """As `volume`, one channel of it.
+
+        Raises:
+            SlivitError: no such channel.
+        """
+        volume = self.volume(opened)
+        if volume.array.ndim == 3:
+            return volume
+        if not 0 <= channel < len(volume.array):
+            raise SlivitError(f"{opened.name}: there is no channel {channel}; there are 0 to {len(volume.array) - 1}")
+        return replace(volume, array=volume.array[channel])
 
     def explain(
         self, opened: Opened, target: str, method: str, progress: Callable[[int, int], None] | None = None

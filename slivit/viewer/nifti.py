@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slivit.display import patient_axes
+from slivit.display import nifti_bytes, patient_axes
 from slivit.errors import ReadError, SlivitError
 from slivit.explanation import Explanation
 from slivit.explanation.outputs import overlay_array
@@ -19,39 +19,6 @@ Array = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
 COARSE = 160
 """Rows and columns of a map at most: it is smooth, and is laid over the scan by its place."""
-
-
-def nifti_bytes(array: Array, affine: Affine | None, spacing: tuple[float, float, float] | None) -> bytes:
-    """(D, H, W) as an uncompressed NIfTI file with columns, rows and slices as its axes.
-
-    Args:
-        array: any real numbers; what browsers lack is stored as float32 or int32.
-        affine: (4, 4) from (d, h, w, 1) to RAS coordinates in mm; by the spacing alone where None.
-        spacing: in mm, in the order (D, H, W).
-    """
-    import nibabel
-
-    own = np.diag([*(spacing or (1.0, 1.0, 1.0))[::-1], 1.0]) if affine is None else affine[:, [2, 1, 0, 3]]
-    image = nibabel.Nifti1Image(_plain(array).transpose(2, 1, 0), own)
-    image.set_sform(own, code="scanner")
-    image.set_qform(own, code="scanner", strip_shears=True)
-    image.header.set_xyzt_units("mm")
-    return bytes(image.to_bytes())
-
-
-def _plain(array: Array) -> Array:
-    """An array of a type that both NIfTI and the viewer hold."""
-    if array.dtype == bool or array.dtype == np.int8:
-        return array.astype(np.int16)
-    if array.dtype in (np.uint8, np.int16, np.int32, np.float32):
-        return array
-    if array.dtype == np.uint16:
-        return (
-            array.astype(np.int32)
-            if array.size and int(array.max()) > np.iinfo(np.int16).max
-            else array.astype(np.int16)
-        )
-    return array.astype(np.int32) if np.issubdtype(array.dtype, np.integer) else array.astype(np.float32)
 
 
 def place_of(volume: Volume) -> dict[str, Any]:

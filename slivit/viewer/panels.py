@@ -54,9 +54,18 @@ def opened_facts(bench: Bench, opened: Opened, target: str) -> dict[str, Any]:
         "placed": scan.affine is not None,
         "sampled": scan.sampled.tolist(),
         "aspect": scan.aspect,
+        "channels": channels_of(bench, opened),
         "input": list(scan.stack.shape),
         "masks": [{"name": name, "number": i} for i, name in enumerate(masks_of(bench.run, opened.row))],
     }
+
+
+def channels_of(bench: Bench, opened: Opened) -> list[str]:
+    """The names of the channels that can be shown; empty where there is one."""
+    if opened.scan.stack.ndim == 3:
+        return []
+    names = bench.settings.channels if isinstance(bench.settings.channels, tuple | list) else ()
+    return [str(names[i]) if i < len(names) else f"channel {i}" for i in range(len(opened.scan.stack))]
 
 
 def predictions_of(bench: Bench, opened: Opened) -> Row:

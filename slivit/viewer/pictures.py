@@ -20,7 +20,8 @@ LONG = 512
 
 def slice_png(scan: SeenScan, number: int) -> bytes | None:
     """One of the scan's slices as the model saw it; None where it did not see it."""
-    seen = scan.shown[scan.slices == number]
+    channels = len(scan.stack) if scan.stack.ndim == 4 else 1
+    seen = scan.shown[scan.slices == number] if scan.channel < channels else []
     return png_bytes(seen[0]) if len(seen) else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from slivit.display import nifti_bytes
 from slivit.errors import SlivitError
 from slivit.explanation import target_or
 from slivit.viewer import panels, pictures
@@ -24,7 +26,7 @@ from slivit.viewer.bench import DropFolder
 from slivit.viewer.desk import Desk
 from slivit.viewer.jobs import Jobs
 from slivit.viewer.masks import masks_of
-from slivit.viewer.nifti import map_bytes, mask_bytes, nifti_bytes, place_of
+from slivit.viewer.nifti import map_bytes, mask_bytes, place_of
 from slivit.viewer.thumbnails import jpeg
 
 NOT_FOUND, WRONG = 404, 422
@@ -110,6 +112,12 @@ def _picture(answer: Answer, kind: str) -> Any:
     return endpoint
 
 
+def channel_of(request: Request) -> int:
+    """Which channel is asked for, the first one by default."""
+    channel = request.query_params.get("channel", "0")
+    return int(channel) if channel.isdecimal() else 0
+
+
 class Web:
     """The answers, one a method; each takes the request alone.
 
@@ -175,12 +183,12 @@ class Web:
     def place(self, request: Request) -> Any:
         """Where the slices of the scan itself run, and how bright they are."""
         bench, opened = self.desk.opened(request)
-        return place_of(bench.volume(opened).by_channel()[0])
+        return place_of(bench.shown(opened, channel_of(request)))
 
     def volume(self, request: Request) -> bytes:
-        """The scan itself, at stored resolution; the first of several channels."""
+        """The scan itself, at stored resolution; one of several channels."""
         bench, opened = self.desk.opened(request)
-        volume = bench.volume(opened).by_channel()[0]
+        volume = bench.shown(opened, channel_of(request))
         return nifti_bytes(volume.array, volume.affine, volume.spacing)
 
     def map(self, request: Request) -> bytes:
@@ -198,7 +206,8 @@ class Web:
     def slice(self, request: Request) -> bytes | None:
         """A slice as the model saw it."""
         _, opened = self.desk.opened(request)
-        return pictures.slice_png(opened.scan, request.path_params["number"])
+        channel = channel_of(request) if opened.scan.stack.ndim == 4 else 0
+        return pictures.slice_png(replace(opened.scan, channel=channel), request.path_params["number"])
 
     def heat(self, request: Request) -> bytes | None:
         """A method's map over a slice."""

@@ -29,6 +29,7 @@ async function start() {
     list.select();
     if (state.scan === "") return;
     if (wanted !== shown) { shown = wanted; await scan.open(); return; }
+    if ("channel" in changes) { await scan.channel(); return; }
     if ("view" in changes) await scan.look();
     if ("method" in changes) await scan.explain();
     if ("masks" in changes) await scan.lay();

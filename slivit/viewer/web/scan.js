@@ -40,6 +40,7 @@ export class Scan {
     this.targets = h("select", { title: "Which output is explained", "aria-label": "Output", onchange: (e) => set({ target: e.target.value }) });
     this.runs = h("select", { title: "Which run is explained", "aria-label": "Run", onchange: (e) => set({ run: e.target.value }) },
       ...this.about.runs.map((name, i) => h("option", { value: i }, name)));
+    this.channels = h("select", { title: "Which channel is shown", "aria-label": "Channel", onchange: (e) => set({ channel: e.target.value }) });
     this.runs.hidden = this.about.runs.length < 2;
     this.windows = h("select", { title: "Window: brightness and contrast. Or drag with the right button.", "aria-label": "Window", onchange: (e) => this.preset(e.target.value) });
     this.numbers = h("span", { class: "quiet numbers" });
@@ -49,11 +50,11 @@ export class Scan {
     this.fill = range("Masks", "How strongly masks show", "fill");
     this.masks = h("span", { class: "masks" });
     this.zooms = h("div", { class: "group" }, button("\u2212", "Smaller ( - )", () => this.enlarge(1 / 1.25), { "aria-label": "Smaller" }), button("+", "Larger ( + )", () => this.enlarge(1.25), { "aria-label": "Larger" }));
-    put(this.tools, this.views, this.zooms, this.windows, this.numbers, this.methods, this.targets, this.runs, this.opacity, this.masks, this.fill);
+    put(this.tools, this.views, this.channels, this.zooms, this.windows, this.numbers, this.methods, this.targets, this.runs, this.opacity, this.masks, this.fill);
   }
 
   key() { return state.scan; }
-  query(more = {}) { return { run: state.run, target: this.facts?.target || "", ...more }; }
+  query(more = {}) { return { run: state.run, target: this.facts?.target || "", channel: state.channel, ...more }; }
   address(part, more = {}) { return `/api/scan/${encodeURIComponent(this.key())}/${part}?${new URLSearchParams({ ...this.query(more), t: this.shownKey })}`; }
 
   // Open what the state says; `moved` ones of its values alone change what is drawn.
@@ -72,6 +73,8 @@ export class Scan {
     Object.assign(this, { facts, found: null, placeOf: null, fresh: state.slice === "" });
     put(this.targets, ...facts.outputs.map(([name]) => h("option", { value: name, selected: name === facts.target }, name)));
     this.targets.hidden = facts.outputs.length < 2;
+    put(this.channels, ...facts.channels.map((name, i) => h("option", { value: i, selected: state.channel === String(i) }, name)));
+    this.channels.hidden = facts.channels.length < 2;
     put(this.title, h("h2", {}, facts.name), h("span", { class: "quiet" }, [facts.patient !== facts.path && facts.patient, facts.split].filter(Boolean).join(" \u00b7 ")),
       h("span", { class: "grow" }), h("span", { class: "quiet" }, `${facts.shape.join(" \u00d7 ")}${facts.spacing ? `, ${facts.spacing.map((s) => number(s, 2)).join(" \u00d7 ")} mm` : ""}`));
     this.strip.number = Number(state.slice) || facts.sampled[Math.floor(facts.sampled.length / 2)];
@@ -79,6 +82,17 @@ export class Scan {
     this.slices.show(facts, (run, n) => this.address(`slice/${n}`, { run }));
     this.strip.others(this.about.runs.map((name, run) => ({ name, run })).filter(({ run }) => String(run) !== state.run));
     this.drawn(facts);
+    await this.look();
+    await this.explain();
+  }
+
+  // Show another channel of the same scan.
+  async channel() {
+    this.placeOf = null;
+    const at = this.strip.number;
+    this.slices.show(this.facts, (run, n) => this.address(`slice/${n}`, { run }));
+    this.strip.number = at;
+    this.fresh = false;
     await this.look();
     await this.explain();
   }

@@ -2,7 +2,7 @@
 
 const DEFAULTS = {
   scan: "", target: "", sort: "", filter: "", split: "", group: "", q: "", page: "0", wide: "",
-  run: "0", view: "", method: "gradcam", slice: "", cross: "", window: "", zoom: "1", opacity: "60", masks: "", fill: "50",
+  run: "0", view: "", method: "gradcam", slice: "", cross: "", window: "", zoom: "1", channel: "0", opacity: "60", masks: "", fill: "50",
 };
 export const state = { ...DEFAULTS };
 const listeners = [];
