@@ -208,7 +208,7 @@ def _record() -> dict[str, dict[str, str]]:
 def _keep(name: str, told: Mapping[str, str]) -> None:
     record = _record()
     make_folder(weights_folder())
-    write_json(weights_folder() / RECORD, record | {name: record.get(name, {}) | told})
+    write_json(weights_folder() / RECORD, record | {name: {**record.get(name, {}), **told}})
 
 
 def _check_digest(start: Start, path: Path) -> None:

@@ -76,8 +76,8 @@ class ResNetMaps(nn.Module):
 
     def __init__(self, network: Any) -> None:
         super().__init__()
-        for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"):
-            setattr(self, name, getattr(network, name))
+        self.conv1, self.bn1 = network.conv1, network.bn1
+        self.layer1, self.layer2, self.layer3, self.layer4 = (getattr(network, f"layer{i}") for i in range(1, 5))
         self.pool = nn.MaxPool3d(3, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -134,6 +134,33 @@ def test_ct_fm_s_published_names_with_and_without_a_decoder():
             torch.testing.assert_close(model.eval().forward_features(x), source.eval().forward_features(x))
 
 
+def test_merlin_s_published_names_and_shapes_are_those_of_an_inflated_resnet_152():
+    from torchvision.models import resnet152
+
+    with torch.device("meta"):
+        state, flat = create_model("merlin", 1).backbone.state_dict(), resnet152().state_dict()
+    names = {name for name in flat if not name.startswith("fc.")}
+    assert state.keys() == names
+    flat_again = {name: tuple(s for i, s in enumerate(t.shape) if t.ndim != 5 or i != 2) for name, t in state.items()}
+    assert flat_again == {name: tuple(flat[name].shape) for name in names}
+    assert tuple(state["conv1.weight"].shape) == (64, 3, 3, 7, 7)
+    assert {state[f"layer2.0.conv{i}.weight"].shape[2] for i in (1, 3)} == {1}
+
+
+def test_merlin_s_checkpoint_holds_a_text_encoder_and_heads_that_are_left_out():
+    args = model_spec("merlin").small
+    source, target = create_model("merlin", 1, **args), create_model("merlin", 1, **args)
+    state = {f"encode_image.i3_resnet.{k}": v for k, v in source.backbone.state_dict().items()}
+    heads = {f"encode_image.i3_resnet.{name}.weight": torch.zeros(2) for name in ("contrastive_head", "classifier")}
+    dropped = load_backbone(target, state | heads | {"encode_text.linear_layer.weight": torch.zeros(2)})
+    assert len(dropped) == 3
+    x = torch.rand(source.spec.batch_shape(1))
+    with torch.no_grad():
+        torch.testing.assert_close(target.eval().forward_features(x), source.eval().forward_features(x))
+        turned = x.transpose(-1, -2).flip(-1, -2)
+        assert not torch.allclose(source(x), source(turned), atol=1e-6)
+
+
 def test_retfound_s_file_is_a_masked_autoencoder_s():
     tiny = {"slices": 1, "image_size": 32, "backbone_args": {"embed_dim": 16, "depth": 2, "num_heads": 2}}
     source, target = (create_model("slice_vit", 1, backbone="vit_large_patch16_224", **tiny) for _ in range(2))
