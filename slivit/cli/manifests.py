@@ -55,8 +55,11 @@ def manifest(
 def check(
     csv: Annotated[Path, typer.Argument(metavar="MANIFEST", help="The CSV of scans.")],
     out: Annotated[Path, typer.Option(help="Where scans.csv and check.html go.")] = Path("check"),
-    kind: Annotated[str | None, typer.Option(help="binary, multiclass, multilabel or regression.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Such as binary; segmentation with --label.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="A target column; may be given more than once.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A label of the masks; may be given more than once.")
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Where relative paths start; the CSV's folder if absent.")] = None,
     reader: Annotated[
         list[str] | None, typer.Option(metavar="OPTION=VALUE", help="For reading, such as axis=coronal.")
@@ -90,7 +93,7 @@ def check(
         options: dict[str, Any] = {"root": root, "reader": _pairs(reader or []), "workers": workers}
         options |= {"time_limit": time_limit, "where": _pairs(where or []), "reviews": reviews}
         options |= {"channels": tuple(name.strip() for name in channels.split(",")) if channels else ()}
-        result = run_check(csv, out, _task(kind, target), progress=progress, **options)
+        result = run_check(csv, out, _task(kind, target, label), progress=progress, **options)
     for sentence in result.summary:
         typer.echo(sentence)
     typer.echo(out / "check.html")
@@ -123,19 +126,22 @@ def _pairs(options: list[str]) -> dict[str, Any]:
     return {key: parse_value(value) for key, _, value in pairs}
 
 
-def _task(kind: str | None, targets: list[str] | None) -> Task | None:
+def _task(kind: str | None, targets: list[str] | None, labels: list[str] | None) -> Task | None:
     from pydantic import ValidationError
 
     from slivit.settings import problems
     from slivit.targets.task import Kind, Task
 
-    if kind is None and not targets:
+    if kind is None and not targets and not labels:
         return None
+    kind = kind or ("segmentation" if labels else None)
     kinds = get_args(Kind)
     if kind not in kinds:
         given = f'--kind is "{kind}"' if kind else "--target needs --kind beside it"
         raise SlivitError(f"{given}; it is one of {one_of(kinds)}.{nearest(kind or '', kinds)}")
+    given_fields: dict[str, Any] = {"targets": tuple(targets or ())} if targets or kind != "segmentation" else {}
+    given_fields |= {"labels": _pairs(labels)} if labels else {}
     try:
-        return Task(kind=kind, targets=tuple(targets or ()))  # type: ignore[arg-type]
+        return Task(kind=kind, **given_fields)  # type: ignore[arg-type]
     except ValidationError as error:
         raise SlivitError(f"--kind and --target do not make a task: {'; '.join(problems(error))}") from error

@@ -86,7 +86,12 @@ def check_masks(looks: Sequence[MaskLook], task: Segmentation, source: str) -> N
         task: which values are labels.
         source: the table, for the message.
     """
-    gather([*_of_masks(looks, task), *_of_labels(looks, task)], source, ManifestError)
+    gather(mask_problems(looks, task), source, ManifestError)
+
+
+def mask_problems(looks: Sequence[MaskLook], task: Segmentation) -> list[str]:
+    """All that is wrong with masks, one sentence each."""
+    return [*_of_masks(looks, task), *_of_labels(looks, task)]
 
 
 def _of_masks(looks: Sequence[MaskLook], task: Segmentation) -> Iterator[str]:

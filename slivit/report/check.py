@@ -8,12 +8,15 @@ from typing import Any
 
 from slivit.data.checking.check import TIME_LIMIT, CheckResult, Progress, check_manifest
 from slivit.data.manifest import Columns
+from slivit.data.preprocessing import Preprocessing
 from slivit.data.table import as_shown
 from slivit.files import whole_file
 from slivit.report.check_page import write_check_page
+from slivit.report.mask_sheet import write_mask_sheet
+from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
 
-TABLE, PAGE = "scans.csv", "check.html"
+TABLE, PAGE, SHEET = "scans.csv", "check.html", "masks.png"
 
 
 def run_check(
@@ -33,7 +36,7 @@ def run_check(
     pictures: int = 1000,
     progress: Progress | None = None,
 ) -> CheckResult:
-    """Read every scan of a manifest and write `scans.csv` and `check.html` into a folder.
+    """Read every scan of a manifest and write `scans.csv` and `check.html` into a folder, of masks `masks.png` too.
 
     Args:
         csv: the manifest.
@@ -67,4 +70,7 @@ def run_check(
     with whole_file(Path(out) / TABLE) as part:
         as_shown(result.table).to_csv(part, index_label="row")
     write_check_page(result, Path(out) / PAGE, pictures=pictures)
+    if isinstance(task, Segmentation):
+        rows = [{str(k): v for k, v in row.items()} for row in result.table.to_dict("records")]
+        write_mask_sheet(Path(out) / SHEET, rows, task, Preprocessing(reader=dict(reader or {})))
     return result

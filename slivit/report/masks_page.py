@@ -162,14 +162,14 @@ def overlay_plot(volume: Volume, true: Numbers, found: Numbers, task: Segmentati
     at = np.median(either, 0).astype(int) if len(either) else np.array(true.shape) // 2
     spacing = volume.spacing or (1.0, 1.0, 1.0)
     figure, axes = new_figure(5.2, width=7.2, nrows=2, ncols=3, squeeze=False)
-    grey = _windowed(volume.by_channel()[0].array)
+    grey = windowed(volume.by_channel()[0].array)
     for line, (numbers, word) in enumerate(((true, "true"), (found, "predicted"))):
         for across in range(3):
             ax, others = axes[line, across], [i for i in range(3) if i != across]
             aspect = spacing[others[0]] / spacing[others[1]]
             options: Any = {"aspect": aspect, "interpolation": "nearest", "origin": "lower" if across else "upper"}
             ax.imshow(np.take(grey, at[across], across), cmap="gray", vmin=0, vmax=1, **options)
-            ax.imshow(_coloured(np.take(numbers, at[across], across)), **options)
+            ax.imshow(coloured(np.take(numbers, at[across], across)), **options)
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
             ax.set_title(f"{('slice', 'row', 'column')[across]} {at[across]}" if not line else "", fontsize=8.5)
@@ -180,13 +180,14 @@ def overlay_plot(volume: Volume, true: Numbers, found: Numbers, task: Segmentati
     return Plot(key, title, caption, figure, f"{title}: true and predicted masks over three planes of the scan")
 
 
-def _windowed(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def windowed(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Values between 0 and 1, from the 1st to the 99th percentile."""
     values = np.nan_to_num(array.astype(np.float32))
     low, high = np.percentile(values, (1, 99))
     return ((values - low) / max(float(high - low), 1e-6)).clip(0, 1)
 
 
-def _coloured(numbers: Numbers) -> npt.NDArray[np.float64]:
+def coloured(numbers: Numbers) -> npt.NDArray[np.float64]:
     """(h, w) numbers of labels -> (h, w, 4) colours, clear where there is none; what is ignored is grey."""
     from matplotlib.colors import to_rgba
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import slivit
 from slivit.errors import RecipeError, SlivitError
 from slivit.evaluate import command as evaluating
 from slivit.evaluate import compare as comparing
@@ -17,6 +18,7 @@ from slivit.folder import RunFolder
 from slivit.models.recipe import Model
 from slivit.predict import command as predicting
 from slivit.recipe import check_recipe, finetune, load_recipe
+from slivit.report.check import run_check
 from slivit.sharing import command as exporting
 from slivit.train import callbacks
 from slivit.train.recipe import FinetuneRecipe
@@ -216,3 +218,13 @@ def test_of_several_channels_the_one_that_tells_is_found(tmp_path):
     cases = pd.read_csv(finetune(chosen) / "cases.csv")
     assert cases["dice"].min() > 0.6
     assert len(list((tmp_path / "run" / "masks").iterdir())) == 4
+
+
+def test_a_check_draws_masks_and_tells_what_is_wrong_with_them(blob_scans, tmp_path):
+    table = blob_scans.with_name("masks.csv")
+    task = slivit.Task(kind="segmentation", labels={"blob": 1})
+    assert run_check(table, tmp_path / "check", task, workers=1, pictures=4).exit_status == 0
+    assert (tmp_path / "check" / "masks.png").stat().st_size > 10_000
+    other = run_check(table, tmp_path / "other", slivit.Task(kind="segmentation", labels={"blob": 2}), workers=1)
+    assert other.exit_status == 1
+    assert any("does not declare" in finding.text for finding in other.findings)

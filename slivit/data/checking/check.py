@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from slivit.data.case_checks import look_at_masks, mask_problems
 from slivit.data.check_same import same_pixels
 from slivit.data.checking.findings import Finding, find_all, outlier_texts
 from slivit.data.checking.scan import ScanFacts, examine
 from slivit.data.manifest import SPLITS, Columns, inspect_manifest
 from slivit.data.manifest_checks import empty_splits
 from slivit.data.pool import spread
+from slivit.data.preprocessing import Preprocessing
 from slivit.data.reviews import REVIEWS, read_reviews
+from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
 
 Progress = Callable[[int, int], None]
@@ -148,10 +151,19 @@ def check_manifest(
         problems += empty_splits(found.frame, SPLITS)
     pictures = Pictures()
     read = partial(spread, partial(examine, reader=dict(reader or {})), workers=workers, limit=time_limit)
+    if isinstance(task, Segmentation) and not problems:
+        problems += _mask_problems(found.frame, task, dict(reader or {}), workers)
     facts = _read_all(found.frame["path"], partial(read, died=partial(_died, time_limit)), progress, pictures)
     table = _table(found.frame, facts)
     notes = read_reviews(reviews or Path(csv).with_name(REVIEWS))
     return CheckResult(str(csv), table, task, find_all(table, task, problems, found.warnings, notes), pictures)
+
+
+def _mask_problems(frame: pd.DataFrame, task: Segmentation, reader: Mapping[str, Any], workers: int) -> list[str]:
+    """All that is wrong with the masks of a table, as training would tell it."""
+    rows = [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+    looks = look_at_masks(rows, task, Preprocessing(reader=dict(reader)), "error", workers)
+    return mask_problems(looks, task)
 
 
 def _read_all(
