@@ -130,6 +130,13 @@ def _steps(p: Mapping[str, Any]) -> Iterator[str]:
         "from the patient's right to the left; coronal and sagittal rows run from superior to inferior."
         + (f" Reading options: {p['reader']}." if p.get("reader") else "")
     )
+    if planes := p.get("planes"):
+        yield (
+            f"The scan is turned into {', '.join(planes)} slices by flips and swaps of axes (of a scan without an "
+            "orientation: across slices, rows and columns). Each is taken through the steps below, "
+            f"{slices // len(planes)} slices of each, black and white those of the whole scan; the stacks are put "
+            "behind one another."
+        )
     if p.get("channels"):
         yield (
             f"A scan has {len(p['channels'])} channels on one grid, in this order: {', '.join(p['channels'])}. Each "

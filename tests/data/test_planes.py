@@ -10,6 +10,10 @@ from slivit.data.preprocessing import Preprocessing, load_slices, preprocess
 from slivit.data.readers import read_volume
 from slivit.errors import ReadError, SlivitError
 from slivit.explanation.scan import see_scan
+from slivit.recipe import check_recipe
+from slivit.sharing.texts import described_preprocessing
+from slivit.train.recipe import FinetuneRecipe
+from slivit.train.run import build_model, fitted_preprocessing
 from slivit.volume import Volume
 
 THREE = ("axial", "coronal", "sagittal")
@@ -84,6 +88,25 @@ def test_spacing_within_slices_alone_is_the_same_in_every_plane():
 def test_what_does_not_go_with_planes_is_told(options, told):
     with pytest.raises(ValueError, match=told):
         Preprocessing(size=(6, 8, 8), **options)
+
+
+def test_a_recipe_tells_its_network_in_how_many_planes_the_slices_lie():
+    tiny = {"patch_size": 8, "embed_dim": 8, "depth": 1, "num_heads": 2}
+    values = {
+        "out": "x",
+        "data": {"manifest": "scans.csv"},
+        "task": {"kind": "binary", "targets": ["y"]},
+        "model": {"name": "slice_vit", "slices": 6, "image_size": 16, "backbone_args": tiny},
+        "preprocessing": {"planes": THREE},
+    }
+    recipe = check_recipe(FinetuneRecipe, values, "a test")
+    assert build_model(recipe, 1).planes.shape == (3, 8)
+    assert "axial, coronal, sagittal slices" in described_preprocessing(
+        fitted_preprocessing(recipe).model_dump(mode="json")
+    )
+    mixed = check_recipe(FinetuneRecipe, values | {"augmentation": {"flip_slices": True}}, "a test")
+    with pytest.raises(SlivitError, match=r"would mix preprocessing\.planes"):
+        mixed.check()
 
 
 def test_what_needs_the_whole_volume_or_one_plane_says_so():

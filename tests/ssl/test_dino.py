@@ -57,8 +57,8 @@ def scans(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("name", "args", "small"),
-    [("slice_vit", VIT, 16), ("slice_swin", SWIN, 16), ("image_classifier", RESNET, 16),
-     ("image_classifier", CONVNEXT, 32)],
+    [("slice_vit", VIT, 16), ("slice_vit", {**VIT, "backbone": "vit_small_patch16_dinov3_qkvb"}, 16),
+     ("slice_swin", SWIN, 16), ("image_classifier", RESNET, 16), ("image_classifier", CONVNEXT, 32)],
 )  # fmt: skip
 def test_crops_of_two_sizes_go_through_every_kind_of_network(name, args, small):
     model = create_model(name, 1, **args)
