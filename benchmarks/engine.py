@@ -25,6 +25,8 @@ from torch.nn import functional as F
 
 STAGES = ((96, 64), (192, 32), (384, 16), (768, 8))
 """Channels and width of the four stages of a ConvNeXt-Tiny on slices of 256 x 256."""
+GROWN = (7, 14, 28, 56)
+"""Slices of the steps of `growth`."""
 
 
 def seconds(function: Callable[[], Any], repeats: int) -> float:
@@ -182,23 +184,46 @@ def start(options: argparse.Namespace) -> None:
 
 
 def growth(options: argparse.Namespace) -> None:
-    """Time of a training step by the number of slices."""
-    from slivit.device import autocast
+    """Time and memory of a training step by the number of slices, each in a process of its own."""
+    import json
+
+    import numpy as np
+
+    rows = []
+    for slices in GROWN:
+        code = f"import engine; engine.grown({slices})"
+        done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, check=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print(f"{slices} slices: {rows[-1]}", flush=True)
+    print("| slices | seconds a step | a slice | GB | against the line |\n| --- | --- | --- | --- | --- |")
+    memory = np.array([row["gb"] for row in rows])
+    line = np.polyval(np.polyfit(GROWN, memory, 1), GROWN)
+    for slices, row, on_line in zip(GROWN, rows, line, strict=True):
+        cells = f"{row['seconds']:.2f} | {row['seconds'] / slices:.3f} | {row['gb']:.2f} | {row['gb'] / on_line:.2f}"
+        print(f"| {slices} | {cells} |")
+
+
+def grown(slices: int) -> None:
+    """Print the processor time and the peak of memory of a step, above what the process held before it."""
+    import json
+
+    from slivit.device import Memory, autocast
     from slivit.models._depthwise import quicken
 
-    print("| slices | seconds a step | a slice |\n| --- | --- | --- |")
-    for slices in (7, 14, 28, 56):
-        model = ours(slices).train().to(memory_format=torch.channels_last)
-        quicken(model)
-        x = torch.randn(1, 3, slices * 256, 256)
+    torch.set_num_threads(1)
+    model = ours(slices).train().to(memory_format=torch.channels_last)
+    quicken(model)
+    x = torch.randn(1, 3, slices * 256, 256)
+    memory = Memory(torch.device("cpu"))
+    before = memory.restart()
 
-        def run(model: nn.Module = model, x: Tensor = x) -> None:
-            with autocast("bfloat16", torch.device("cpu")):
-                loss = model(x).float().square().mean()
-            loss.backward()
+    def run() -> None:
+        with autocast("bfloat16", torch.device("cpu")):
+            loss = model(x).float().square().mean()
+        loss.backward()
 
-        spent = seconds(run, 1)
-        print(f"| {slices} | {spent:.2f} | {spent / slices:.3f} |", flush=True)
+    spent = seconds(run, 1)
+    print(json.dumps({"seconds": spent, "gb": (memory.peak() - before) / 1e9}))
 
 
 def reading(options: argparse.Namespace) -> None:
@@ -239,7 +264,60 @@ def reading(options: argparse.Namespace) -> None:
         print(f"| {name} | {spent:.2f} | {spent / once:.2f} |")
 
 
+def share(options: argparse.Namespace) -> None:
+    """Reading as a share of a step, in the small recipes, on made-up images of 28 x 28 in an archive."""
+    import numpy as np
+
+    from slivit.recipe import load_recipe
+    from slivit.ssl import run as pretraining
+    from slivit.ssl.registry import create_pretext
+
+    print("| recipe | reading, ms a step | step, ms | share |\n| --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        rng = np.random.default_rng(0)
+        images = {
+            f"{s}_images": rng.integers(0, 256, (n, 28, 28), np.uint8)
+            for s, n in (("train", 768), ("val", 32), ("test", 1))
+        }
+        labels = {f"{s}_labels": np.zeros((n, 1), np.uint8) for s, n in (("train", 768), ("val", 32), ("test", 1))}
+        np.savez(f"{folder}/made_up.npz", **images, **labels)
+        for name in ("simclr_small", "dino_small", "mae_small", "simmim_small"):
+            given = {"data.manifest": f"{folder}/made_up.npz", "out": f"{folder}/run", "fit.device": "cpu"}
+            recipe = load_recipe("pretrain", name, [f"{key}={value}" for key, value in given.items()])
+            frame = pretraining.usable_scans(recipe)
+            model = pretraining.build_encoder(recipe)
+            settings = recipe.preprocessing.model_copy(update={"size": model.spec.size})
+            pretext = create_pretext(recipe.method, model, **recipe.pretext.args)
+            slices = pretraining.slice_cache(recipe, frame, pretext, settings, Path(folder, "slices"))
+            learn = pretraining.make_learner(recipe, frame, pretext, settings, Path(folder), slices)
+            batches = len(learn.dls.train)
+            read = seconds(lambda d=learn.dls.train: list(d), options.repeats) / batches
+            clock = _clock()
+            with learn.no_bar(), learn.no_logging():
+                learn.fit(3, 1e-4, cbs=[clock])
+            step = min(clock.spent[1:]) / batches
+            print(f"| {name} | {1000 * read:.1f} | {1000 * step:.1f} | {read / step:.0%} |", flush=True)
+
+
+def _clock() -> Any:
+    """A callback that measures the training part of each epoch."""
+    from fastai.callback.core import Callback
+
+    class Clock(Callback):
+        def before_fit(self) -> None:
+            self.spent: list[float] = []
+
+        def before_train(self) -> None:
+            self.begun = time.process_time()
+
+        def after_train(self) -> None:
+            self.spent.append(time.process_time() - self.begun)
+
+    return Clock()
+
+
 PARTS = {
+    "share": share,
     "reading": reading,
     "depthwise": depthwise,
     "step": step,

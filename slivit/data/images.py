@@ -24,6 +24,8 @@ from slivit.parallel import from_main, rank_and_size
 Row = Mapping[str, Any]
 OPEN = 64
 """Scans whose slices stay mapped into memory; each may hold a file open."""
+SMALL, IN_MEMORY = 2**20, 2**29
+"""Bytes of the slices of a scan that stay in memory as they are, and of all of them, in each process that reads."""
 
 
 def slice_items(
@@ -75,24 +77,36 @@ class SliceReader:
         every = {"windows": Windows(), "sampling": "even", "spacing": spacing, "size": size}
         self._every = settings.model_copy(update=every)
         self._stacks: dict[str, npt.NDArray[np.uint8]] = {}
+        self._small: dict[str, npt.NDArray[np.uint8]] = {}
+        self._room = IN_MEMORY
 
-    def load(self, item: Row) -> npt.NDArray[np.uint8]:
+    def load(self, item: Row, where: float | None = None) -> npt.NDArray[np.uint8]:
         """Read one slice of a scan: (1, H, W).
 
         In training the slice is drawn from the item's part of the scan; in validation it is the middle of that part.
 
+        Args:
+            item: of `slice_items`.
+            where: in the part, from 0 to 1, in training; drawn from torch's random numbers where None.
+
         Raises:
             ReadError: the scan cannot be read.
         """
-        where = 0.5 if item["split"] == "val" else float(torch.rand(()))
+        if item["split"] == "val":
+            where = 0.5
+        elif where is None:
+            where = float(torch.rand(()))
 
         def chosen(depth: int) -> int:
             return min(int((item["part"] + where) / item["parts"] * depth), depth - 1)
 
-        alone = None if self.cache else self._alone(str(item["path"]), chosen)
-        if alone is not None:
-            return alone
-        stack = self._stack(str(item["path"]))
+        path = str(item["path"])
+        stack = self._small.get(path)
+        if stack is None:
+            alone = None if self.cache else self._alone(path, chosen)
+            if alone is not None:
+                return alone
+            stack = self._stack(path)
         number = chosen(len(stack))
         return stack[number : number + 1]
 
@@ -104,16 +118,38 @@ class SliceReader:
             return None
         volume = read_volume(path, select=lambda depth: [chosen(depth)], **self.settings.reader)
         by_itself = self.settings.fixed_range or (volume.array.dtype == np.uint8 and not self.settings.stretch)
-        return preprocess(volume, self.settings) if volume.depth == 1 or by_itself else None
+        if volume.depth > 1:
+            return preprocess(volume, self.settings) if by_itself else None
+        image = preprocess(volume, self.settings)
+        self._keep(path, image)
+        return image
 
     def _stack(self, path: str) -> npt.NDArray[np.uint8]:
         """(D, H, W): all slices; some scans stay open, as their slices come from all over an epoch."""
         if path not in self._stacks:
             while len(self._stacks) >= (OPEN if self.cache else 1):
                 del self._stacks[next(iter(self._stacks))]
-            load = self.cache.load if self.cache else load_slices
-            self._stacks[path] = load(path, self._every)
+            # The arrays of an archive are in memory: a file for each of its items would be slower.
+            load = load_slices if _in_archive(path) or not self.cache else self.cache.load
+            stack = load(path, self._every)
+            if self._keep(path, stack):
+                return stack
+            self._stacks[path] = stack
         return self._stacks[path]
+
+    def _keep(self, path: str, stack: npt.NDArray[np.uint8]) -> bool:
+        """Keep a small stack in memory while there is room."""
+        if stack.nbytes > min(SMALL, self._room):
+            return False
+        self._small[path] = np.array(stack)
+        self._room -= stack.nbytes
+        return True
+
+
+def _in_archive(path: str) -> bool:
+    from slivit.data.readers.address import split_address
+
+    return split_address(path)[0].endswith(".npz")
 
 
 class LoadImage(Transform):
@@ -126,6 +162,10 @@ class LoadImage(Transform):
     def encodes(self, item: dict) -> Tensor:
         return torch.from_numpy(self.reader.load(item))
 
+    def read(self, item: Row, name: str) -> Tensor:
+        """As `encodes`; what is random follows from a name alone."""
+        return torch.from_numpy(self.reader.load(item, random.Random(name).random()))
+
 
 class LoadItem(Transform):
     """An item to whatever `load` makes of it."""
@@ -137,6 +177,11 @@ class LoadItem(Transform):
     def encodes(self, item: dict) -> object:
         return self.load(item)
 
+    def read(self, item: Row, name: str) -> object:
+        """As `encodes`; what is random follows from a name alone."""
+        with seeded(name):
+            return self.load(item)
+
 
 class SharedDL(SharedSteps):
     """A DataLoader of items without labels, shared out among processes.
@@ -145,7 +190,7 @@ class SharedDL(SharedSteps):
     """
 
     epoch_seed = 0
-    load: Callable[[Row], Any] | None = None
+    read: Callable[[Row, str], Any] | None = None
     items: Sequence[Row] = ()
 
     def get_idxs(self) -> list[int]:
@@ -157,8 +202,13 @@ class SharedDL(SharedSteps):
     def create_item(self, index: int) -> object:
         """Item `index`, with random numbers of its own."""
         with seeded(f"{self.epoch_seed}/{index}"):
-            # fastai's pipeline for an item takes longer than to read a small image.
-            return super().create_item(index) if self.load is None else (self.load(self.items[index]),)
+            return super().create_item(index)
+
+    def do_item(self, index: int) -> object:
+        """Item `index`, past fastai's pipelines for an item, which take longer than to read a small image."""
+        if self.read is None:
+            return super().do_item(index)
+        return (self.read(self.items[index], f"{self.epoch_seed}/{index}"),)
 
 
 @contextmanager
@@ -181,7 +231,7 @@ def seeded(name: str) -> Iterator[None]:
 
 def unlabelled_dataloaders(
     items: Sequence[Row],
-    load: Transform,
+    load: LoadImage | LoadItem,
     *,
     batch_size: int,
     workers: int = 0,
@@ -211,5 +261,5 @@ def unlabelled_dataloaders(
     options = {} if collate is None else {"create_batch": lambda samples: (collate([s[0] for s in samples]),)}
     dls = block.dataloaders(None, bs=size, num_workers=workers, device=device, **options)
     for loader, part in zip(dls.loaders, (train, val), strict=True):
-        loader.load, loader.items = load.encodes, [items[i] for i in part]
+        loader.read, loader.items = load.read, [items[i] for i in part]
     return dls

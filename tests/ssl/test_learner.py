@@ -2,6 +2,7 @@
 
 import random
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -10,7 +11,7 @@ from fastai.callback.core import Callback
 
 import slivit
 from slivit.data.cache import SliceCache
-from slivit.data.images import SliceReader, count_slices, seeded, slice_items
+from slivit.data.images import LoadImage, SliceReader, count_slices, seeded, slice_items
 from slivit.errors import CheckpointError
 from slivit.ssl._lars import lars
 from slivit.ssl.learner import pretext_learner, undecayed
@@ -236,3 +237,41 @@ def test_batches_that_make_a_step_together_count_alike_and_none_is_left_over():
     changed(learn)
     assert steps == [2, 5, 6]  # of seven batches, of two images each
     assert losses == [3.0] * 6 + [1.0]
+
+
+def test_small_scans_stay_in_memory_and_items_of_an_archive_make_no_files(tmp_path, monkeypatch):
+    from slivit.data import images
+
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "some.npz", train_images=rng.integers(0, 256, (3, 9, 9), np.uint8))
+    ct = rng.normal(0, 100, (9, 9, 5)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(ct, np.eye(4)), tmp_path / "ct.nii.gz")
+    paths = [*(f"{tmp_path}/some.npz#train/{i}" for i in range(3)), str(tmp_path / "ct.nii.gz")]
+    items = slice_items([{"path": p, "split": "train"} for p in paths], 1)
+    settings = slivit.Preprocessing(size=(1, 8, 8))
+    cache = SliceCache(tmp_path / "cache")
+    first = SliceReader(settings, cache)
+    seen = [first.load(item, 0.3) for item in items]
+    assert len(list((tmp_path / "cache" / "stacks").rglob("*.npy"))) == 1  # of the CT alone
+    (tmp_path / "some.npz").unlink()
+    (tmp_path / "ct.nii.gz").unlink()
+    assert all(np.array_equal(first.load(item, 0.3), one) for item, one in zip(items, seen, strict=True))
+    monkeypatch.setattr(images, "IN_MEMORY", 100)  # room for one image of 64 bytes
+    np.savez(tmp_path / "some.npz", train_images=rng.integers(0, 256, (3, 9, 9), np.uint8))
+    tight = SliceReader(settings)
+    for item in items[:3]:
+        tight.load(item, 0.3)
+    assert sum(stack.nbytes for stack in tight._small.values()) == 64
+
+
+def test_a_slice_follows_from_the_epoch_and_the_item(tmp_path):
+
+    ct = np.repeat(np.arange(0, 200, 20, dtype=np.uint8)[None, None], 8, 0).repeat(8, 1)
+    nibabel.save(nibabel.Nifti1Image(ct, np.eye(4)), tmp_path / "ct.nii.gz")
+    load = LoadImage(slivit.Preprocessing(size=(1, 8, 8), stretch=False))
+    (item,) = slice_items([{"path": str(tmp_path / "ct.nii.gz"), "split": "train"}], 1)
+    state = torch.get_rng_state()
+    values = [int(load.read(item, f"{epoch}/0")[0, 0, 0]) for epoch in range(20)]
+    assert values == [int(load.read(item, f"{epoch}/0")[0, 0, 0]) for epoch in range(20)]
+    assert len(set(values)) > 3
+    assert torch.equal(state, torch.get_rng_state())
