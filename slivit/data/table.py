@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -34,7 +35,8 @@ def read_table(path: Path | str) -> pd.DataFrame:
         A frame of `str`, whose index `row` is the line of the file on which each row starts (the header is line 1).
 
     Raises:
-        ManifestError: no such file, an empty one, one that is not UTF-8 text, rows with too many or too few cells.
+        ManifestError: no such file, an empty one, one that is neither UTF-8 nor marked UTF-16 text, rows with too many
+            or too few cells.
     """
     path = Path(path)
     text = _text(path)
@@ -93,14 +95,20 @@ def _text(path: Path) -> str:
         raise ManifestError(f"{path}: the file is empty; a manifest is a CSV with a header and one row a scan")
     if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise ManifestError(f"{path}: this is a spreadsheet or an archive, not a CSV; save the sheet as CSV (UTF-8)")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # a spreadsheet's "Unicode text"
+        return _decoded(data, "utf-16", path)
     if b"\0" in data:
         line = data[: data.index(b"\0")].count(b"\n") + 1
         raise ManifestError(f"{path}: line {line} holds a null byte, which no text does; save the table as CSV (UTF-8)")
+    return _decoded(data, "utf-8-sig", path)
+
+
+def _decoded(data: bytes, encoding: str, path: Path) -> str:
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as err:
-        line = data[: err.start].count(b"\n") + 1
-        raise ManifestError(f"{path}: line {line} is not UTF-8 text; save the table as CSV (UTF-8)") from None
+        line, name = data[: err.start].count(b"\n") + 1, encoding.removesuffix("-sig").upper()
+        raise ManifestError(f"{path}: line {line} is not {name} text; save the table as CSV (UTF-8)") from None
 
 
 def _rows(text: str, path: Path) -> tuple[list[int], list[list[str]]]:

@@ -56,3 +56,9 @@ def test_an_error_of_a_callback_is_told_without_the_frame_of_fastai(error):
     with pytest.raises(error) as found:
         stops("after_batch")
     assert message(found.value) == "the disk is full: no space"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_the_unicode_text_of_spreadsheets(tmp_path, encoding):
+    (tmp_path / "t.csv").write_bytes("\ufeffpath\tpatient\na.nii\tMüller\n".encode(encoding))
+    assert read_table(tmp_path / "t.csv")["patient"].tolist() == ["Müller"]

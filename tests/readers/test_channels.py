@@ -132,3 +132,50 @@ def test_align_is_for_several_channels(pair):
         read_volume(pair[0], align="resample")
     with pytest.raises(ReadError, match="align must be 'resample'"):
         read_volume(" | ".join(pair), align="resampled")
+
+
+def test_channels_of_several_formats_lie_on_one_grid(tmp_path, rng, dicom_series):
+    SimpleITK = pytest.importorskip("SimpleITK")
+    array = rng.integers(0, 999, (7, 6, 5)).astype(np.int16)
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn * (1.1, 0.9, 3.0), (10, -20, 30)
+    nifti = write(tmp_path / "a.nii.gz", array, affine)
+    in_lps = np.diag([-1.0, -1, 1, 1]) @ affine
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray((array + 1).T))
+    image.SetSpacing((1.1, 0.9, 3.0))
+    image.SetDirection((in_lps[:3, :3] / (1.1, 0.9, 3.0)).ravel().tolist())
+    image.SetOrigin(in_lps[:3, 3].tolist())
+    for suffix in ("mha", "nrrd"):
+        SimpleITK.WriteImage(image, str(tmp_path / f"b.{suffix}"))
+        volume = read_volume(f"{nifti} | {tmp_path}/b.{suffix}")
+        np.testing.assert_array_equal(volume.array[1], volume.array[0] + 1)
+    folder = dicom_series(tmp_path / "series", rng.integers(0, 99, (5, 6, 7)).astype(np.uint16))
+    scan = read_volume(folder)
+    turned = scan.array.transpose(2, 1, 0).astype(np.int16) + 1
+    both = read_volume(f"{folder} | {write(tmp_path / 'c.nii', turned, scan.affine[:, [2, 1, 0, 3]])}")
+    np.testing.assert_array_equal(both.array[1], scan.array + 1)
+
+
+def test_vectors_and_lists_are_channels(tmp_path, rng):
+    array = rng.integers(0, 99, (7, 6, 5)).astype(np.int16)
+    vectors = write(tmp_path / "five.nii", np.stack([array, array + 1], -1)[:, :, :, None, :])
+    alone = read_volume(write(tmp_path / "one.nii", array)).array
+    np.testing.assert_array_equal(read_volume(vectors, channel="all").array, [alone, alone + 1])
+    head = (
+        "NRRD0004\ntype: int16\ndimension: 4\nspace: left-posterior-superior\nsizes: 7 6 5 2\n"
+        "space directions: (1,0,0) (0,1,0) (0,0,2) none\nkinds: domain domain domain list\nendian: little\n"
+        "encoding: raw\nspace origin: (0,0,0)\n\n"
+    )
+    values = np.stack([array, array + 1], -1).astype("<i2").tobytes("F")
+    (tmp_path / "list.nrrd").write_bytes(head.encode() + values)
+    volume = read_volume(tmp_path / "list.nrrd", channel="all")
+    np.testing.assert_array_equal(volume.array[1], volume.array[0] + 1)
+
+
+def test_a_name_with_a_bar_or_a_hash_is_a_file(tmp_path, rng):
+    array = rng.integers(0, 99, (7, 6, 5)).astype(np.int16)
+    (tmp_path / "c#1").mkdir()
+    alone = read_volume(write(tmp_path / "one.nii", array)).array
+    for name in ("x | y.nii", "c#1/y.nii"):
+        np.testing.assert_array_equal(read_volume(write(tmp_path / name, array)).array, alone)

@@ -164,3 +164,26 @@ def test_an_address_says_what_of_a_file_is_read(tmp_path, rng):
     with pytest.raises(ReadError, match="no option 'series'"):
         read_volume(with_options(address, {"series": "4"}))
     assert with_options("a.npz#train/3", {"axis": ""}) == "a.npz#train/3"
+
+
+def test_warnings_for_programmers_are_no_notes(tmp_path):
+    import warnings
+
+    from slivit.data.readers import ScanInfo
+    from slivit.data.readers.base import Scan
+    from slivit.data.readers.dispatch import READERS, Reader
+
+    def open_warning(found):
+        def load(indices):
+            warnings.warn("unclosed file", ResourceWarning, stacklevel=1)
+            warnings.warn("the header is odd", UserWarning, stacklevel=1)
+            return np.zeros((len(indices), 2, 2), np.uint8)
+
+        return Scan(ScanInfo("warning", (3, 2, 2), "uint8", None, found.source), load)
+
+    (tmp_path / "a.warning").write_bytes(b"content")
+    READERS["warning"] = Reader("warning", "a test", (".warning",), (), open_warning)
+    try:
+        assert read_volume(tmp_path / "a.warning").notes == ("the header is odd",)
+    finally:
+        del READERS["warning"]

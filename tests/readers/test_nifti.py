@@ -200,3 +200,18 @@ def test_a_small_file_does_not_fill_the_memory(tmp_path, monkeypatch):
         read_volume(tmp_path / "a.nii.gz")
     monkeypatch.setenv("SLIVIT_MAX_SCAN_GB", "0.04")
     assert read_volume(tmp_path / "a.nii.gz", select=lambda depth: [0]).shape == (1, 512, 512)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_broken_sform_gives_way_to_the_qform(tmp_path, rng, value):
+    affine = np.array([[0, -2.0, 0, 31], [1.5, 0, 0, -12], [0, 0, 3.0, 7], [0, 0, 0, 1]])
+    image = nibabel.Nifti1Image(rng.integers(0, 99, (5, 6, 7)).astype(np.int16), affine)
+    image.set_qform(affine, 1)
+    nibabel.save(image, tmp_path / "right.nii")
+    content = bytearray((tmp_path / "right.nii").read_bytes())
+    content[280:328] = np.full(12, value, "<f4").tobytes()  # srow_x, srow_y, srow_z
+    (tmp_path / "broken.nii").write_bytes(content)
+    right, broken = (read_volume(tmp_path / f"{name}.nii") for name in ("right", "broken"))
+    np.testing.assert_array_equal(broken.array, right.array)
+    np.testing.assert_allclose(broken.affine, right.affine, atol=1e-5)
+    assert any("the qform was used" in note for note in broken.notes)

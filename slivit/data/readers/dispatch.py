@@ -33,6 +33,9 @@ _OPTION_KINDS = {
     "check_md5": (bool,),
 }
 
+_OF_PROGRAMS = (ResourceWarning, DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+"""Warnings that are meant for programmers, and may come from anywhere while a scan is read."""
+
 Select = Callable[[int], Sequence[int]]
 
 
@@ -282,5 +285,6 @@ def _quiet() -> Iterator[list[warnings.WarningMessage]]:
 
 
 def _sentences(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
-    """Return each different warning once, as one line."""
-    return tuple(dict.fromkeys(" ".join(str(w.message).split())[:300] for w in caught))
+    """Return each different warning about a file once, as one line."""
+    told = [w for w in caught if not issubclass(w.category, _OF_PROGRAMS)]
+    return tuple(dict.fromkeys(" ".join(str(w.message).split())[:300] for w in told))

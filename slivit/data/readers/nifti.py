@@ -179,13 +179,22 @@ def _affine(image: Any, form: str | None, source: str) -> tuple[Affine, tuple[st
     known = {name: _form(header, name) for name in _FORMS}
     if form is not None and known[form] is None:
         raise ReadError(f"{source}: affine={form} was asked for, but the header has no {form}. Leave the option out.")
-    affine = np.array(image.affine if form is None else known[form], dtype=np.float64)
+    usable = [name for name in _FORMS if _is_usable(known[name])]
+    broken = form is None and known["sform"] is not None and usable == ["qform"]
+    affine = np.array(known["qform"] if broken else image.affine if form is None else known[form], dtype=np.float64)
     if hasattr(header, "get_xyzt_units"):
         unit = header.get_xyzt_units()[0]
         affine[:3] *= _TO_MM.get(unit, 1.0)
     if not any(matrix is not None for matrix in known.values()):
         return affine, ("the header has no orientation; the usual order of axes was assumed",)
+    if broken:
+        return affine, ("the sform of the header is no orientation: the qform was used",)
     return affine, _disagreement(known, image.shape, form or "sform")
+
+
+def _is_usable(matrix: Affine | None) -> bool:
+    """Return whether a form has three directions."""
+    return matrix is not None and bool(np.isfinite(matrix).all()) and abs(np.linalg.det(matrix[:3, :3])) > 1e-12
 
 
 def _form(header: Any, name: str) -> Affine | None:
