@@ -16,6 +16,7 @@ from slivit.evaluate import compare as comparing
 from slivit.experiments import curve
 from slivit.folder import RunFolder
 from slivit.models.recipe import Model
+from slivit.models.registry import model_spec
 from slivit.predict import command as predicting
 from slivit.recipe import check_recipe, finetune, load_recipe
 from slivit.report.check import run_check
@@ -157,6 +158,7 @@ def test_a_network_of_vectors_is_refused(blob_scans, tmp_path):
         finetune(recipe(blob_scans, tmp_path / "run").model_copy(update={"model": vectors}))
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_scan_by_scan(run, blob_scans, tmp_path):
     other = finetune(recipe(blob_scans, tmp_path / "other", fit={"epochs": 1}))
     folder = comparing.run([str(run), str(other)], tmp_path / "compare", draws=20)
@@ -169,6 +171,7 @@ def test_two_runs_are_compared_scan_by_scan(run, blob_scans, tmp_path):
     assert (folder / "index.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_curve_of_labels_is_of_dice(run, blob_scans, tmp_path):
     chosen = recipe(blob_scans, tmp_path / "unused", fit={"epochs": 1})
     folder = curve.run(chosen, tmp_path / "curve", [0.5, 1.0], [0])
@@ -191,6 +194,7 @@ def test_an_export_segments_as_the_run_does_and_other_formats_are_refused(run, b
         exporting.run(run, tmp_path / "onnx", format="onnx")
 
 
+@pytest.mark.slow
 def test_of_several_channels_the_one_that_tells_is_found(tmp_path):
     """The mask is a ball that is bright in the second channel; the first one has another ball."""
     rng, table = np.random.default_rng(0), []
@@ -228,3 +232,16 @@ def test_a_check_draws_masks_and_tells_what_is_wrong_with_them(blob_scans, tmp_p
     other = run_check(table, tmp_path / "other", slivit.Task(kind="segmentation", labels={"blob": 2}), workers=1)
     assert other.exit_status == 1
     assert any("does not declare" in finding.text for finding in other.findings)
+
+
+def test_a_network_of_slices_is_measured_on_volumes(blob_scans, tmp_path):
+    chosen = recipe(
+        blob_scans,
+        tmp_path / "run",
+        fit={"epochs": 1},
+        patches={"steps": 2},
+    )
+    chosen = chosen.model_copy(update={"model": Model(name="swin_unet", **model_spec("swin_unet").small)})
+    cases = pd.read_csv(finetune(chosen) / "cases.csv")
+    assert cases["error"].isna().all()
+    assert nibabel.load(tmp_path / "run" / "masks" / "scan33.nii.gz").shape == (24, 24, 6)
