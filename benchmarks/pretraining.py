@@ -35,7 +35,7 @@ from slivit.targets.task import Task
 
 METHODS = (
     "pneumoniamnist", "simclr_small", "dino_small", "mae_small", "simmim_small", "gmml_small", "sit_small",
-    "swin_mae_small",
+    "vis_mae_small",
 )  # fmt: skip
 RANDOM_SEEDS = tuple(range(10))
 SLICES = 12  # of a volume, as in the recipe adrenalmnist3d

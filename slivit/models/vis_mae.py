@@ -184,7 +184,7 @@ class SwinUNet(nn.Module):
     parameters=41_378_532,
     source="arXiv:2402.01034",
     licence="Apache-2.0 (definition); the released weights state none",
-    weights="VIS-MAE's checkpoints, or a run of slivit pretrain swin_mae",
+    weights="VIS-MAE's checkpoints, or a run of slivit pretrain vis_mae",
     small=SMALL,
 )
 def swin_unet(

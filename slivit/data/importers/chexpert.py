@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
 from slivit.data.importers.common import Source, finished, numbers
+from slivit.data.importers.findings import Findings, five_of
 from slivit.data.importers.registry import importer
 from slivit.errors import ManifestError, nearest
 from slivit.targets.task import Task
@@ -24,6 +26,7 @@ _SOURCE = Source(
     "train.csv, valid.csv and folders train and valid with patient00001/study1/view1_frontal.jpg",
 )
 _PATIENT = re.compile(r"(?:^|/)(patient\d+)/")
+FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 Uncertain = Literal["missing", "zeros", "ones"]
 Unmentioned = Literal["zeros", "missing"]
 
@@ -36,6 +39,8 @@ def chexpert(
     unmentioned: Unmentioned = "zeros",
     frontal_only: bool = True,
     labels: tuple[str, ...] = OBSERVATIONS,
+    findings: Findings = "own",
+    uncertain_of: dict[str, Uncertain] | None = None,
 ) -> pd.DataFrame:
     """List CheXpert (also CheXpert-small) with its observations, patient, sex, age and view.
 
@@ -48,10 +53,14 @@ def chexpert(
         unmentioned: what an empty cell becomes: 0, as usual, or a missing label.
         frontal_only: whether lateral views are left out.
         labels: the observations to take.
+        findings: "chexpert5" takes the five of the competition, under the names that all importers of chest radiographs
+            give them.
+        uncertain_of: `uncertain` for single observations, such as {"Edema": "ones"}.
 
     Source: Irvin et al. 2019, AAAI, sections "Dataset" and "Training Procedure" (U-Ignore, U-Zeros, U-Ones).
     """
-    for name in labels:
+    labels = FIVE if findings == "chexpert5" else labels
+    for name in (*labels, *(uncertain_of or {})):
         if name not in OBSERVATIONS:
             raise ManifestError(f'chexpert: label "{name}" is unknown.{nearest(name, OBSERVATIONS)}')
     files = {"train": _SOURCE.file(root, "train.csv"), "valid": _SOURCE.file(root, "valid.csv")}
@@ -66,11 +75,20 @@ def chexpert(
         lateral = frame["view"] == "Lateral"
         notes += [f"{lateral.sum()} lateral views: left out"] if lateral.any() else []
         frame = frame[~lateral]
-    values = frame[list(labels)].apply(numbers)
-    values = values.fillna(0.0 if unmentioned == "zeros" else float("nan"))
-    values = values.replace(-1.0, {"missing": float("nan"), "zeros": 0.0, "ones": 1.0}[uncertain])
+    values = with_policies(frame[list(labels)], uncertain, unmentioned, uncertain_of or {})
+    if findings == "chexpert5":
+        values, _ = five_of(values, labels)
     frame = frame[["path", "patient", "split", "view", "sex", "age"]].join(values)
-    return finished(frame, Task(kind="multilabel", targets=tuple(labels)), notes, _SOURCE, root)
+    return finished(frame, Task(kind="multilabel", targets=tuple(values.columns)), notes, _SOURCE, root)
+
+
+def with_policies(
+    table: pd.DataFrame, uncertain: Uncertain, unmentioned: Unmentioned, uncertain_of: Mapping[str, Uncertain]
+) -> pd.DataFrame:
+    """Labels of 1, 0, -1 (uncertain) and nothing (not mentioned) as numbers, under a policy for each column."""
+    values = table.apply(numbers).fillna(0.0 if unmentioned == "zeros" else float("nan"))
+    become = {"missing": float("nan"), "zeros": 0.0, "ones": 1.0}
+    return values.apply(lambda column: column.replace(-1.0, become[uncertain_of.get(str(column.name), uncertain)]))
 
 
 def _rows(path: Path, root: Path, labels: tuple[str, ...]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from slivit.data.table import missing_columns
 from slivit.errors import ManifestError, nearest
+from slivit.files import whole_file
 from slivit.targets.task import Task
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -155,3 +156,9 @@ def multi_hot(lists: pd.Series, names: Sequence[str]) -> pd.DataFrame:
 def numbers(column: pd.Series) -> pd.Series:
     """Text as numbers, NaN where it is none."""
     return pd.to_numeric(column, errors="coerce")
+
+
+def write_slices(path: str, table: pd.DataFrame) -> None:
+    """Write a table of positive slices (path, uid) beside a manifest."""
+    with whole_file(Path(path).expanduser()) as partial:
+        table.to_csv(partial, index=False)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from slivit.data.importers.common import IMAGES, Source, by_name, finished, located, multi_hot, numbers
+from slivit.data.importers.findings import CHEXPERT5, Findings, five_within
 from slivit.data.importers.registry import importer
-from slivit.errors import nearest
+from slivit.errors import nearest, one_of
 from slivit.targets.task import Task
 
 _SOURCE = Source(
@@ -18,6 +19,8 @@ _SOURCE = Source(
     "https://bimcv.cipf.es/bimcv-projects/padchest",
     "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv (or .csv.gz) and folders of PNG images",
 )
+UNFIT = {"unchanged", "exclude", "suboptimal study"}
+"""Labels that say nothing of what is to be seen."""
 _OPTIONAL = ["PatientSex_DICOM", "PatientBirth", "StudyDate_DICOM", "MethodLabel"]
 
 
@@ -29,6 +32,7 @@ def padchest(
     top: int = 20,
     views: tuple[str, ...] = ("PA", "AP", "AP_horizontal"),
     physician_only: bool = False,
+    findings: Findings = "own",
 ) -> pd.DataFrame:
     """List PadChest with one 0/1 column for each chosen label, patient, study, view, sex and age.
 
@@ -39,6 +43,9 @@ def padchest(
         labels: the labels to take ("pleural effusion"); by default the `top` most frequent ones.
         top: how many, where `labels` is empty.
         views: the projections to take; "L" for lateral views.
+        findings: "chexpert5" takes five findings, each where any label contains its name ("laminar atelectasis"; of
+            edema "pulmonary edema"), under the names that all importers of chest radiographs give them. Images that are
+            labelled "unchanged", "exclude" or "suboptimal study" are left out.
         physician_only: whether to take only images whose report a physician labelled (27%), not the network.
 
     Source: Bustos et al. 2020, Med Image Anal 66:101797, table of the fields; Labels is a Python list as text.
@@ -51,7 +58,10 @@ def padchest(
         keep &= table["MethodLabel"] == "Physician"
     notes = [] if keep.all() else [f"{(~keep).sum()} of {len(keep)} images of other views or without labels: left out"]
     table, found = table[keep], found[keep]
-    names = _chosen(found, labels, top, path)
+    if findings == "chexpert5":
+        unfit = found.map(lambda one: bool(UNFIT & set(one)))
+        notes += [f"{unfit.sum()} images labelled {one_of(sorted(UNFIT))}: left out"] if unfit.any() else []
+        table, found = table[~unfit], found[~unfit]
     frame = pd.DataFrame(
         {
             "path": located(table["ImageID"], by_name(root, IMAGES), root),
@@ -64,7 +74,13 @@ def padchest(
         frame["sex"] = table["PatientSex_DICOM"]
     if "PatientBirth" in table and "StudyDate_DICOM" in table:
         frame["age"] = numbers(table["StudyDate_DICOM"].str[:4]) - numbers(table["PatientBirth"].str[:4])
-    frame = frame.join(multi_hot(found, names))
+    if findings == "chexpert5":
+        columns, more = five_within(found, {"edema": "pulmonary edema"})
+        notes, names = [*notes, *more], tuple(CHEXPERT5)
+    else:
+        names = _chosen(found, labels, top, path)
+        columns = multi_hot(found, names)
+    frame = frame.join(columns)
     return finished(frame, Task(kind="multilabel", targets=names), notes, _SOURCE, root)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pandas as pd
 
-from slivit.data.importers.common import Source, finished, numbers
+from slivit.data.importers.common import Source, finished, numbers, write_slices
 from slivit.data.importers.registry import importer
 from slivit.targets.task import Task
 
@@ -25,16 +25,18 @@ _STUDY = [
 
 
 @importer("rsna_pe", "RSNA pulmonary embolism CT: one row a study (pe and its kinds), or one a slice")
-def rsna_pe(root: Path, *, level: Literal["study", "slice"] = "study") -> pd.DataFrame:
+def rsna_pe(root: Path, *, level: Literal["study", "slice"] = "study", slices: str = "") -> pd.DataFrame:
     """List the labelled CT of the RSNA pulmonary embolism challenge.
 
     Studies: the series folder, `pe` (1 unless `negative_exam_for_pe`; indeterminate studies are left out), the other
-    labels of the study, `slices` and `pe_slices` (how many slices, and how many with an embolus). Slices: the DICOM
+    labels of the study, `slices` and `n_pe_slices` (how many slices, and how many with an embolus). Slices: the DICOM
     file and `pe_present_on_image`. The set names no patients: each study counts as one.
 
     Args:
         root: the folder with train.csv and train.
         level: "study" or "slice".
+        slices: where to write a table of the slices with an embolus (path, uid) too, as `data.slice_labels.csv` takes
+            it.
 
     Source: Colak et al. 2021, Radiology: AI 3:e200254; columns as on the challenge's data page.
     """
@@ -51,10 +53,13 @@ def rsna_pe(root: Path, *, level: Literal["study", "slice"] = "study") -> pd.Dat
     table[[_NEGATIVE, _UNSURE, *labels]] = table[[_NEGATIVE, _UNSURE, *labels]].apply(numbers)
     studies = table.assign(path=series, patient=table[_UIDS[0]]).groupby(["path", "patient"], sort=False)
     firsts = studies[[_NEGATIVE, _UNSURE, *labels]].first().astype("int64").reset_index()
-    counts = studies[_SLICE].agg(slices="size", pe_slices="sum").astype("int64").reset_index(drop=True)
+    counts = studies[_SLICE].agg(slices="size", n_pe_slices="sum").astype("int64").reset_index(drop=True)
     frame = pd.concat([firsts, counts], axis=1)
     frame.insert(2, "pe", 1 - frame[_NEGATIVE])
     unsure = frame[_UNSURE] == 1
     notes = [f"{unsure.sum()} indeterminate studies: left out"] if unsure.any() else []
     frame = frame[~unsure].drop(columns=[_NEGATIVE, _UNSURE])
+    if slices:
+        shown = table[(table[_SLICE] == 1) & series.isin(frame["path"])]
+        write_slices(slices, pd.DataFrame({"path": series[shown.index], "uid": shown[_UIDS[2]]}))
     return finished(frame, Task(kind="binary", targets=("pe",)), notes, _SOURCE, root)

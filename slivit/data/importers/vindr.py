@@ -8,6 +8,7 @@ from typing import Literal
 import pandas as pd
 
 from slivit.data.importers.common import Source, finished, numbers
+from slivit.data.importers.findings import CHEXPERT5, Findings, five_of
 from slivit.data.importers.registry import importer
 from slivit.errors import ManifestError, nearest
 from slivit.targets.task import Task
@@ -21,7 +22,9 @@ Votes = Literal["majority", "any", "all"]
 
 
 @importer("vindr", "VinDr-CXR: findings and diagnoses, votes of three readers joined by option")
-def vindr(root: Path, *, votes: Votes = "majority", labels: tuple[str, ...] = ()) -> pd.DataFrame:
+def vindr(
+    root: Path, *, votes: Votes = "majority", labels: tuple[str, ...] = (), findings: Findings = "own"
+) -> pd.DataFrame:
     """List VinDr-CXR with its global labels and official split; `make_manifest` draws val from train.
 
     The set names no patients: each image counts as one, as the authors took one image a study.
@@ -30,6 +33,7 @@ def vindr(root: Path, *, votes: Votes = "majority", labels: tuple[str, ...] = ()
         root: the folder with annotations, train and test.
         votes: when the three readers of a training image make a label 1: two of them, any, or all.
         labels: the labels to take; all by default.
+        findings: "chexpert5" takes five findings, under the names that all importers of chest radiographs give them.
 
     Source: Nguyen et al. 2022, Sci Data 9:429; the files' description at PhysioNet. The last columns differ in name
         between the tables ("Other diseases" and "Other disease").
@@ -42,8 +46,11 @@ def vindr(root: Path, *, votes: Votes = "majority", labels: tuple[str, ...] = ()
             raise ManifestError(f'vindr: label "{name}" is unknown.{nearest(name, known)}')
     names = labels or tuple(known)
     frame = pd.concat(parts, ignore_index=True)[["path", "patient", "split", *names]]
-    task = Task(kind="multilabel", targets=names)
-    return finished(frame.astype(dict.fromkeys(names, "int64")), task, (), _SOURCE, root)
+    frame, notes = frame.astype(dict.fromkeys(names, "int64")), list[str]()
+    if findings == "chexpert5":
+        five, notes = five_of(frame, names)
+        frame, names = frame[["path", "patient", "split"]].join(five), CHEXPERT5
+    return finished(frame, Task(kind="multilabel", targets=names), notes, _SOURCE, root)
 
 
 def _votes(annotations: Path, root: Path, split: str, votes: Votes) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from slivit.data.importers import list_importers, make_manifest
@@ -27,12 +28,15 @@ def test_rsna_pe(tree):
     ]
     (root / "train.csv").write_text(PE + "".join(rows))
     made = make_manifest("rsna_pe", root)
-    assert made.frame[["patient", "pe", "slices", "pe_slices", "leftsided_pe"]].to_numpy().tolist() == [
+    assert made.frame[["patient", "pe", "slices", "n_pe_slices", "leftsided_pe"]].to_numpy().tolist() == [
         ["s1", 0, 3, 0, 0],
         ["s2", 1, 3, 2, 1],
     ]
     assert made.frame["path"].tolist()[0] == str(root / "train" / "s1" / "xs1")
     assert made.notes == ("1 indeterminate studies: left out",)
+    make_manifest("rsna_pe", root, slices=str(root / "slices.csv"))
+    shown = pd.read_csv(root / "slices.csv")
+    assert shown.to_numpy().tolist() == [[made.frame["path"].iloc[1], "i0"], [made.frame["path"].iloc[1], "i1"]]
     slices = make_manifest("rsna_pe", root, level="slice")
     assert slices.frame["pe_present_on_image"].sum() == 2
     assert len(slices.frame) == 9
@@ -45,10 +49,11 @@ def reading(uid, *readers):
         "<readingSession>"
         + "".join(
             f"<unblindedReadNodule><noduleID>{n}</noduleID><characteristics><malignancy>{m}</malignancy></characteristics>"
-            "</unblindedReadNodule>"
+            f"<roi><inclusion>TRUE</inclusion><imageSOP_UID>{uid}.{n}</imageSOP_UID></roi></unblindedReadNodule>"
             for n, m in enumerate(nodules)
         )
-        + "<unblindedReadNodule><noduleID>small</noduleID></unblindedReadNodule></readingSession>"
+        + f"<unblindedReadNodule><noduleID>small</noduleID><roi><imageSOP_UID>{uid}.0</imageSOP_UID></roi>"
+        "</unblindedReadNodule></readingSession>"
         for nodules in readers
     )
     header = f"<ResponseHeader><SeriesInstanceUid>{uid}</SeriesInstanceUid></ResponseHeader>"
@@ -77,6 +82,13 @@ def test_lidc(tree, tmp_path, beside):
     assert "1 series without a CT reading" in made.notes[0]
     assert "1 scans without malignant" in made.notes[1]
     assert len(make_manifest("lidc", root, xml=xml, target="nodules").frame) == 4
+    for least in (1, 2, 3):
+        expected = {p: sum(bool(r) for r in readers) >= least for p, readers in READINGS.items()}
+        options = {"readers": least, "slices": str(tmp_path / "slices.csv")}
+        frame = make_manifest("lidc", root, xml=xml, target="nodule", **options).frame
+        assert {p[-4:]: bool(n) for p, n in zip(frame["patient"], frame["nodule"], strict=True)} == expected
+        shown = pd.read_csv(tmp_path / "slices.csv")
+        assert set(shown["path"]) == set(frame["path"][frame["nodule"] == 1])
 
 
 def test_lidc_broken(tree):
@@ -142,7 +154,7 @@ def test_msd(tree):
 
 def test_every_importer_is_described_and_refuses_a_missing_folder(tmp_path):
     specs = list_importers()
-    assert len(specs) == 18
+    assert len(specs) == 20
     for spec in specs:
         assert 20 < len(spec.description) <= 100
         assert "Args:" in spec.help or not spec.options
