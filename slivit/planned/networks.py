@@ -116,7 +116,7 @@ def plan_networks(
         epochs = int(min(most, option.share * left / an_epoch))
         if epochs < LEAST_EPOCHS:
             reasons.append(
-                f"{option.name} is left out: it takes {an_epoch / 60:.1f} core minutes an epoch of all folds"
+                f"{option.name} is left out: it takes {an_epoch:.0f} core seconds an epoch of all folds"
             )
             continue
         left -= epochs * an_epoch

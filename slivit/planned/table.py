@@ -138,11 +138,12 @@ def _with_labels(folder: Path, labels: pd.DataFrame) -> pd.DataFrame:
     for entry in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
         for name in {entry.name, entry.name.partition(".")[0]}:
             places.setdefault(name, []).append(entry)
-    column = max(labels.columns, key=lambda c: sum(cell in places for cell in labels[c]))
+    named = {column: [cell if cell in places else Path(cell).name for cell in labels[column]] for column in labels}
+    column = max(named, key=lambda c: sum(cell in places for cell in named[c]))
     rows = [
         {**row, "path": str(place)}
-        for row in labels.to_dict("records")
-        for place in dict.fromkeys(places.get(row[column], ()))
+        for name, row in zip(named[column], labels.to_dict("records"), strict=True)
+        for place in dict.fromkeys(places.get(name, ()))
     ]
     if not rows:
         raise ManifestError(

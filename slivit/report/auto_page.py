@@ -15,7 +15,9 @@ from slivit.targets.task import Task
 
 PAGE, FIGURES = "auto.html", "figures"
 Found = Mapping[str, Any]
-TITLES = {"mean": "mean of the training scans", "everything": "size, histogram and voxels"}
+TITLES = {"mean": "mean of the training scans", "everything": "all features"}
+NOTHING = {"roc_auc": (0.5, "chance"), "r2": (0.0, "mean")}
+"""What a metric is where nothing was learned, and how that is called."""
 
 
 def write_auto(out: Path | str, found: Found) -> Path:
@@ -38,6 +40,7 @@ def write_auto(out: Path | str, found: Found) -> Path:
         "board": board(found, task),
         "comparisons": comparisons(found),
         "candidates": candidates(plan),
+        "networks": count(len(plan["candidates"]), "network"),
     }
     with styled():
         plots = {"all": [_figure(found, task)]}
@@ -90,12 +93,10 @@ def _network_or_not(found: Found, best: Mapping[str, str], tests: Mapping[Any, F
     if test is None:
         return f"The best network is {title(best['network'])}."
     clear = test["p_value"] is not None and test["p_value"] < 0.05
-    if clear and test["difference"] > 0:
-        verdict = "is better than"
-    elif clear:
-        verdict = "is worse than"
+    if clear:
+        verdict = "is better than" if test["difference"] > 0 else "is worse than"
     else:
-        verdict = "is not clearly better than"
+        verdict = "is not clearly better than" if (test["difference"] or 0) > 0 else "is no better than"
     what = "size and histogram alone" if best["simple"] else "coarse voxels and histogram"
     return f"The best network, {best['network']}, {verdict} {what} ({title(against)}): {_difference(test, metric)}."
 
@@ -109,7 +110,7 @@ def _difference(test: Found, metric: str) -> str:
 
 def _better_than_chance(board: Found, metric: str) -> bool:
     """Whether the ensemble's interval lies above what says nothing."""
-    nothing = {"roc_auc": 0.5, "r2": 0.0}.get(metric, -1.0)
+    nothing, _ = NOTHING.get(metric, (-1.0, ""))
     return bool(board["ensemble"][metric]["low"] > nothing)
 
 
@@ -162,4 +163,5 @@ def _figure(found: Found, task: Task) -> Plot:
     rows: list[Row] = [(title(n), found["leaderboard"][n][metric]) for n in known]
     caption = "Squares: value out of fold; bars: 95% interval over patients. The best is on top."
     name = with_unit(metric, task.unit)
-    return Plot("leaderboard", name, caption, forest(rows, name), caption)
+    line, text = NOTHING.get(metric, (None, ""))
+    return Plot("leaderboard", name, caption, forest(rows, name, line=line, line_text=text), caption)
