@@ -30,6 +30,9 @@ def auto(
     time: Annotated[str, typer.Option(help="That it may take: 45m, 2h.")] = "45m",
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("auto"),
     seed: Annotated[int, typer.Option()] = 0,
+    weights: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", help="A run of yours to start networks from too; repeatable.")
+    ] = None,
     plan: Annotated[str, typer.Option(metavar="PLAN.toml", help="A plan to follow, in place of a new one.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT that was stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
@@ -45,5 +48,5 @@ def auto(
         from slivit.planned import auto as run
 
         options = {"target": target or (), "kind": kind, "labels": labels, "importer": importer, "time": time}
-        run(scans, out=out, seed=seed, plan=plan, resume=resume, overwrite=overwrite, **options)  # type: ignore[arg-type]
+        run(scans, out=out, seed=seed, weights=weights or (), plan=plan, resume=resume, overwrite=overwrite, **options)  # type: ignore[arg-type]
         typer.echo(out / "report" / "auto.html")

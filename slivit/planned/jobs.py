@@ -63,7 +63,7 @@ def recipe_of_job(plan: Plan, job: Job) -> Any:
         "seed": plan.seed + job.fold,
         "data": {"manifest": str(fold_csv(plan, job.fold)), "workers": 0, "cache": str(Path(plan.out) / "cache")},
         "task": plan.task.model_dump(),
-        "model": {"name": chosen.model, **chosen.args},
+        "model": {"name": chosen.model, "weights": chosen.weights, **chosen.args},
         "preprocessing": plan.preprocessing.model_dump(),
         "augmentation": plan.augmentation.model_dump(),
         "fit": {

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from slivit.data.preprocessing import Preprocessing
+from slivit.models.registry import takes_argument
 from slivit.settings import Section
 
 LEAST_EPOCHS, ENOUGH_EPOCHS = 8, 25
@@ -20,6 +22,10 @@ FOR_NETWORKS = 0.8
 """Of the time; the rest is for reading, baselines and the report."""
 OVERHEAD, EACH_EPOCH = 1.35, 0.3
 """What batches, moves and the optimiser cost beside the two passes (a factor), and an epoch by itself (seconds)."""
+
+
+VIT = {"vit_dim": 128, "vit_depth": 3, "vit_heads": 4, "dim_head": 32, "mlp_dim": 256, "dropout": 0.1}
+"""A small transformer over the slices of a SLIViT."""
 
 
 class Candidate(Section):
@@ -32,6 +38,7 @@ class Candidate(Section):
         lr: the peak learning rate.
         epochs: passes over the training scans.
         batch_size: scans a step.
+        weights: that its backbone starts from; random where empty.
         why: the reason that it is here, and how long it was thought to take.
     """
 
@@ -41,6 +48,7 @@ class Candidate(Section):
     lr: float = Field(gt=0)
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    weights: str = ""
     why: str = ""
 
 
@@ -55,6 +63,7 @@ class Option:
         lr: the peak learning rate.
         share: of the time that is left when its turn comes.
         why: the reason that it is here.
+        weights: that its backbone starts from.
     """
 
     name: str
@@ -63,6 +72,7 @@ class Option:
     lr: float
     share: float
     why: str
+    weights: str = ""
 
 
 def options_of(size: tuple[int, int, int]) -> Iterator[Option]:
@@ -81,16 +91,53 @@ def options_of(size: tuple[int, int, int]) -> Iterator[Option]:
     volume = {"slices": slices, "image_size": side}
     why = "a narrow 3D network learns shape from few scans"
     yield Option("resnet3d", "resnet3d_18", {**volume, "width": 16}, 2e-3, 0.75, why)
-    vit = {"vit_dim": 128, "vit_depth": 3, "vit_heads": 4, "dim_head": 32, "mlp_dim": 256, "dropout": 0.1}
     why = "SLIViT with a small backbone: slices first, then their order"
-    yield Option("slivit_small", "slivit", {**volume, "backbone": "resnet10t", "stride": 16, **vit}, 1e-3, 0.6, why)
+    yield Option("slivit_small", "slivit", {**volume, "backbone": "resnet10t", "stride": 16, **VIT}, 1e-3, 0.6, why)
     yield Option(
         "resnet3d_wide", "resnet3d_18", {**volume, "width": 32}, 2e-3, 1.0, "the 3D network with more channels"
     )
 
 
+def started_from(weights: Sequence[str], size: tuple[int, int, int]) -> Iterator[Option]:
+    """Networks whose backbone starts from runs of one's own, for another size; of images, as backbones of a SLIViT.
+
+    Args:
+        weights: folders of runs or checkpoints.
+        size: (S, H, W) of the scans.
+
+    Raises:
+        CheckpointError: no checkpoint there, or one that cannot be read.
+    """
+    from slivit.checkpoint import CONFIG, read_config
+    from slivit.errors import CheckpointError
+    from slivit.folder import CHECKPOINT
+
+    slices, side, _ = size
+    for number, where in enumerate(weights):
+        place = next((p for p in (Path(where) / CHECKPOINT, Path(where)) if (p / CONFIG).is_file()), None)
+        if place is None:
+            raise CheckpointError(f"{where}: holds no checkpoint; --weights takes the folder of a run of yours")
+        described = read_config(place)["model"]
+        name, args = described["name"], dict(described["args"])
+        if name == "ensemble":
+            raise CheckpointError(
+                f"{where}: is an ensemble; name one of its networks, such as a run in candidates/ or copies/"
+            )
+        if name == "image_classifier" and slices > 1:
+            name, args = "slivit", {k: v for k, v in args.items() if takes_argument("slivit", k)} | VIT
+        new = {"slices": slices, "image_size": side, "pretrained": False}
+        args |= {key: value for key, value in new.items() if takes_argument(name, key)}
+        why = f"{name} that starts from {Path(where).name}"
+        yield Option(f"started_{number}", name, args, 3e-4, 0.5, why, str(Path(where).absolute()))
+
+
 def plan_networks(
-    preprocessing: Preprocessing, out_dim: int, scans: int, folds: int, seconds: float
+    preprocessing: Preprocessing,
+    out_dim: int,
+    scans: int,
+    folds: int,
+    seconds: float,
+    weights: Sequence[str] = (),
 ) -> tuple[list[Candidate], int, list[str]]:
     """Choose networks, epochs and folds by the time that there is.
 
@@ -100,13 +147,16 @@ def plan_networks(
         scans: that train and choose.
         folds: at most.
         seconds: of all workers together.
+        weights: runs of one's own, from which networks are started too.
 
     Returns:
         The candidates, the folds that they leave time for, and sentences that say why.
     """
     left, batch = FOR_NETWORKS * seconds, 16 if scans >= 64 else 8
     most = int(np.clip(STEPS * batch / scans, 40, 120))
-    options = list(options_of(preprocessing.size or (1, 32, 32)))
+    size = preprocessing.size or (1, 32, 32)
+    alone, *others = options_of(size)
+    options = [alone, *started_from(weights, size), *others]
     costs = {o.name: OVERHEAD * seconds_a_scan(o.model, o.args, out_dim, batch) for o in options}
     first = options[0]
     folds = fewer_folds(folds, first.share * left / (scans * costs[first.name]), min(most, ENOUGH_EPOCHS))
@@ -115,9 +165,7 @@ def plan_networks(
         an_epoch = scans * (folds - 1) * costs[option.name] + EACH_EPOCH * folds  # of all folds together
         epochs = int(min(most, option.share * left / an_epoch))
         if epochs < LEAST_EPOCHS:
-            reasons.append(
-                f"{option.name} is left out: it takes {an_epoch:.0f} core seconds an epoch of all folds"
-            )
+            reasons.append(f"{option.name} is left out: it takes {an_epoch:.0f} core seconds an epoch of all folds")
             continue
         left -= epochs * an_epoch
         why = f"{option.why}; about {epochs * an_epoch / 60:.0f} core minutes for all folds"
@@ -129,6 +177,7 @@ def plan_networks(
                 lr=option.lr,
                 epochs=epochs,
                 batch_size=batch,
+                weights=option.weights,
                 why=why,
             )
         )

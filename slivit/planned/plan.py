@@ -84,7 +84,15 @@ class Plan(Section):
 
 
 def make_plan(
-    out: Path, source: str, frame: pd.DataFrame, task: Task, facts: Sequence[Facts], *, minutes: float, seed: int
+    out: Path,
+    source: str,
+    frame: pd.DataFrame,
+    task: Task,
+    facts: Sequence[Facts],
+    *,
+    minutes: float,
+    seed: int,
+    weights: Sequence[str] = (),
 ) -> Plan:
     """Plan a run.
 
@@ -96,6 +104,7 @@ def make_plan(
         facts: of those scans, in the same order.
         minutes: that the run may take.
         seed: of all that is random.
+        weights: runs of one's own, from which networks are started too.
     """
     known = [f for f in facts if not f.error]
     cores = os.cpu_count() or 1
@@ -105,7 +114,7 @@ def make_plan(
     most_folds, why_folds = plan_folds(frame, task)
     workers = workers_of(cores)
     candidates, folds, left_out = plan_networks(
-        preprocessing, task.out_dim or 2, len(known), most_folds, 60 * minutes * workers
+        preprocessing, task.out_dim or 2, len(known), most_folds, 60 * minutes * workers, weights
     )
     if folds < most_folds:
         left_out.insert(0, f"{folds} folds in place of {most_folds}, so that networks have the time for enough epochs")

@@ -66,6 +66,7 @@ def auto(
     time: str = "45m",
     out: str | Path = "auto",
     seed: int = 0,
+    weights: Sequence[str | Path] = (),
     plan: str | Path = "",
     resume: bool = False,
     overwrite: bool = False,
@@ -82,6 +83,7 @@ def auto(
         time: that it may take, such as "45m" or "2h".
         out: the run's folder.
         seed: of folds, networks and forests.
+        weights: folders of runs of your own, from which networks are started too, beside those from random weights.
         plan: a `plan.toml` to follow, in place of a new one.
         resume: go on with a run that was stopped.
         overwrite: replace what lies in the folder.
@@ -106,7 +108,7 @@ def auto(
         )
         for sentence in table.sentences:
             log.info("%s", sentence)
-        planned, work = _planned(folder, table, time, seed, str(plan))
+        planned, work = _planned(folder, table, time, seed, [str(w) for w in weights], str(plan))
         for reason in planned.reasons:
             log.info("plan: %s", reason)
         _run(planned, work, folder)
@@ -138,7 +140,9 @@ def _asked(folder: Path, resume: bool, *asked: Any) -> dict[str, Any]:
     return dict(zip(names, asked, strict=True))
 
 
-def _planned(folder: Path, table: ScanTable, time: str, seed: int, given: str) -> tuple[Plan, Scans]:
+def _planned(
+    folder: Path, table: ScanTable, time: str, seed: int, weights: Sequence[str], given: str
+) -> tuple[Plan, Scans]:
     """The plan, new or the one that there is, and the scans that it is for."""
     frame = table.frame.assign(path=[str(Path(p).absolute()) for p in table.frame["path"]])
     if "patient" not in frame:
@@ -157,7 +161,8 @@ def _planned(folder: Path, table: ScanTable, time: str, seed: int, given: str) -
     if not (folder / PLAN).is_file():
         plan = _followed(Path(given), folder) if given else None
         about = [f for f, test in zip(facts, tests, strict=True) if not test]
-        plan = plan or make_plan(folder, table.source, choosing, task, about, minutes=minutes_of(time), seed=seed)
+        options: dict[str, Any] = {"minutes": minutes_of(time), "seed": seed, "weights": weights}
+        plan = plan or make_plan(folder, table.source, choosing, task, about, **options)
         write_text(folder / PLAN, resolved_toml(plan))
     plan = check_recipe(Plan, read_values(folder / PLAN), str(folder / PLAN))
     if not (folder / TABLE).is_file():

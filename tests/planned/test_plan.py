@@ -1,11 +1,14 @@
 """The plan: enough epochs before many folds, sizes left alone where size may be the question, time spent once."""
 
 import pytest
+import torch
 
+import slivit
 from slivit.data.preprocessing import Preprocessing
+from slivit.errors import CheckpointError
 from slivit.planned import networks
 from slivit.planned.look import Facts
-from slivit.planned.networks import fewer_folds, keep_of, plan_networks
+from slivit.planned.networks import fewer_folds, keep_of, plan_networks, started_from
 from slivit.planned.plan import plan_augmentation, plan_preprocessing
 from slivit.targets.task import Task
 
@@ -39,6 +42,22 @@ def test_networks_fit_the_time_and_the_first_gets_most(size):
     assert spent[60] == []
     assert spent[60_000][0] == 48  # 3000 steps of 16 scans
     assert keep_of(candidates) <= len(candidates)
+
+
+@pytest.mark.parametrize("size", [(6, 32, 32), (1, 32, 32)])
+def test_networks_start_from_runs_of_ones_own(size, tmp_path):
+    args = {"backbone": "resnet10t", "image_size": 64, "stride": 16}
+    image = slivit.create_model("image_classifier", 1, **args)
+    slivit.save_checkpoint(tmp_path / "run" / "checkpoint", image, BINARY, Preprocessing(size=(1, 64, 64)), {})
+    (option,) = started_from([str(tmp_path / "run")], size)
+    assert option.model == ("slivit" if size[0] > 1 else "image_classifier")
+    model = slivit.create_model(option.model, 1, **option.args)
+    assert model.spec.size == size
+    slivit.load_backbone(model, option.weights)
+    for name, value in image.backbone.state_dict().items():
+        assert torch.equal(model.backbone.state_dict()[name], value), name
+    with pytest.raises(CheckpointError, match="--weights takes the folder of a run"):
+        list(started_from([str(tmp_path)], size))
 
 
 def test_a_size_is_not_changed_where_it_may_be_the_question():
