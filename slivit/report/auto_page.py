@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def write_auto(out: Path | str, found: Found) -> Path:
         "comparisons": comparisons(found),
         "candidates": candidates(plan),
         "networks": count(len(plan["candidates"]), "network"),
+        "view": shlex.join(["slivit", "view", str(Path(out).parent)]),
     }
     with styled():
         plots = {"all": [_figure(found, task)]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
@@ -67,6 +68,7 @@ def write_report(
         plots = _plots(shown, metrics, rows, task, config, history)
         context = _context(shown, metrics, rows, task, config, name)
         context["cautions"] += _doubts(rows, reviews)
+        context["view"] = shlex.join(["slivit", "view", str(history.parent)]) if history else ""
         return render("report.html.j2", context, plots, out)
 
 

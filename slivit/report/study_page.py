@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from slivit.report.tables import Cell, Grid
 from slivit.targets.task import Task
 
 PAGE, FIGURES = "study.html", "figures"
+SEVERAL = 3
+"""Runs that the page names for the viewer, beside each other."""
 Values = Mapping[str, Any]
 
 
@@ -45,9 +48,15 @@ def write_study(out: Path | str, study: Values, recipe: str = "") -> Path:
         "excluded": exclusions(study),
         "times": time_grid(study),
         "recipe": recipe,
+        "view": view_command([run["folder"] for run in study["runs"] if run["state"] == "done"][:SEVERAL]),
     }
     with styled():
         return render("study.html.j2", context, {"all": study_plots(study)}, Path(out), page=PAGE, figures=FIGURES)
+
+
+def view_command(folders: Sequence[str]) -> str:
+    """The command that shows runs beside each other; "" without a run."""
+    return shlex.join(["slivit", "view", *folders]) if folders else ""
 
 
 def falls(metric: str) -> bool:

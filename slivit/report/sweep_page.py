@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ def write_sweep(out: Path | str, sweep: Mapping[str, Any]) -> Path:
     Returns:
         The page.
     """
-    context = {"title": "Sweep", "sentences": list(sentences(sweep)), "trials": trials_grid(sweep)}
+    train = shlex.join(["slivit", "finetune", str(Path(out) / "best.toml"), "out=RUN"])
+    view = f"{train} && slivit view RUN"
+    context = {"title": "Sweep", "sentences": list(sentences(sweep)), "trials": trials_grid(sweep), "view": view}
     with styled():
         drawn = [sweep_plot(sweep), importance_plot(sweep), settings_plot(sweep)]
         plots = {"all": [plot for plot in drawn if plot]}

@@ -9,12 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from slivit.cli import app
+from slivit.data.table import read_shown
 from slivit.viewer.server import bind
 
+nibabel = pytest.importorskip("nibabel")
 SMALL, WIDE, PHONE = (1280, 800), (1800, 1000), (400, 900)
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--no-first-run", "--enable-unsafe-swiftshader",
@@ -212,6 +216,40 @@ def test_scroll_through_a_scan_and_see_why(visitor, scans):
     visitor.wait(lambda: not visitor.all(".bars.scored"))
 
 
+def test_three_planes_with_a_window_and_an_overlay(browser, server, scans):
+    from selenium.webdriver.common.keys import Keys
+
+    visitor = Visitor(browser, f"{server.url}#scan=3&view=planes&method=gradcam", WIDE)
+    visitor.see(".said", "Colours:")
+    canvas = visitor.wait(lambda: visitor.all(".planes canvas"))[0]
+    visitor.wait(lambda: "cross=" in browser.current_url)
+    assert visitor.text(".numbers").startswith("W ")
+    before = canvas.screenshot_as_png
+    assert len(before) > 3000  # not one colour alone
+    visitor.press(Keys.HOME)
+    visitor.see(".slice-label", "slice 0 of 0 to 5, seen by the model")
+    visitor.press(Keys.ARROW_RIGHT)
+    visitor.see(".slice-label", "slice 1 ")
+    assert canvas.screenshot_as_png != before
+    drag = """const [canvas, dx] = arguments, at = canvas.getBoundingClientRect();
+        const x = at.left + 50, y = at.top + 50, given = {bubbles: true, cancelable: true, button: 2, buttons: 2};
+        canvas.dispatchEvent(new MouseEvent('mousedown', {...given, clientX: x, clientY: y}));
+        window.dispatchEvent(new MouseEvent('mousemove', {...given, clientX: x + dx, clientY: y}));
+        window.dispatchEvent(new MouseEvent('mouseup', {...given, clientX: x + dx, clientY: y}));"""
+    window = visitor.text(".numbers")
+    visitor.script(drag, canvas, 100)
+    visitor.wait(lambda: visitor.text(".numbers") != window)
+    visitor.press("0", "+")
+    visitor.wait(lambda: all(f"{part}=" in browser.current_url for part in ("window", "zoom", "slice")))
+    link = browser.current_url
+    again = Visitor(browser, link, WIDE)
+    again.see(".slice-label", "slice 1 ")
+    again.wait(lambda: again.text(".numbers") == visitor.text(".numbers") != window)
+    visitor.press("v")
+    visitor.wait(lambda: visitor.all(".flat .under")[0].is_displayed())
+    again.quiet()
+
+
 def test_a_dropped_scan_is_shown_and_a_bad_one_told(visitor, scans, tmp_path):
     bad = tmp_path / "holiday.nii"
     bad.write_bytes(Path(scans["path"][0]).read_bytes()[:500])
@@ -298,3 +336,86 @@ def test_other_tasks(browser, runs, scans, kind, tmp_path):
         visitor.quiet()
     finally:
         server.stop()
+
+
+@pytest.mark.slow
+def test_runs_beside_each_other(browser, runs, run, tmp_path):
+    shutil.copytree(run, tmp_path / "second")
+    table = pd.read_csv(tmp_path / "second" / "predictions.csv")
+    table.assign(prob_bright=1 - table["prob_bright"], call_bright=1 - table["call_bright"]).to_csv(
+        tmp_path / "second" / "predictions.csv", index=False
+    )
+    server = Server(tmp_path, run, tmp_path / "second")
+    try:
+        visitor = Visitor(browser, server.url, WIDE)
+        visitor.wait(lambda: visitor.all("#list tbody tr"))
+        spreads = [float(t.split()[0]) for t in visitor.texts("#list tbody td:nth-child(5)") if t[:1].isdigit()]
+        assert spreads == sorted(spreads, reverse=True)
+        assert "calls differ" in visitor.texts("#list tbody tr")[0]
+        visitor.see(".compare", "calls differ")
+        visitor.wait(lambda: len([e for e in visitor.all(".flat .under") if e.get_attribute("src")]) == 2)
+        visitor.wait(lambda: [e for e in visitor.all(".rest .bars .bar") if e.is_displayed()])
+        visitor.quiet()
+    finally:
+        server.stop()
+
+
+@pytest.mark.slow
+def test_two_thousand_scans_and_the_time_they_take(browser, run, scans, tmp_path, capsys):
+    """Prints the figures of benchmarks/RESULTS.md; nothing is compared with a limit, as machines differ."""
+    many = shutil.copytree(run, tmp_path / "many")
+    table = read_shown(many / "predictions.csv")
+    copies = pd.concat([table] * (2000 // len(table) + 1), ignore_index=True).head(2000)
+    names = [f"{i:04d}.nii" for i in range(2000)]
+    copies["path"] = [str(tmp_path / name) for name in names]
+    copies["patient"] = names
+    for path in copies["path"]:
+        Path(path).symlink_to(scans["path"][0])
+    copies.to_csv(many / "predictions.csv", index=False)
+    known = copies.rename(columns={"target_bright": "bright"})
+    known[["path", "patient", "split", "bright"]].to_csv(many / "split.csv", index=False)
+    deep = tmp_path / "deep.nii.gz"
+    noise = np.random.default_rng(0).normal(0, 200, (160, 512, 512)).astype(np.int16)
+    nibabel.Nifti1Image(noise.transpose(2, 1, 0), np.diag([0.7, 0.7, 1.5, 1])).to_filename(deep)
+    server = Server(tmp_path, many)
+    try:
+        figures = [first_paint(browser, server.url) for _ in range(3)]
+        visitor = Visitor(browser, f"{server.url}#method=none")
+        visitor.see(".pager", "2,000")
+        visitor.all("#files")[0].send_keys(str(deep))
+        visitor.see(".scan-title", "deep.nii")
+        visitor.wait(lambda: "cross=" in browser.current_url)
+        changes = {"planes, 160 x 512 x 512": visitor.script(CHANGES)}
+        visitor.press("v")
+        visitor.wait(lambda: visitor.all(".flat .under")[0].is_displayed())
+        time.sleep(2)
+        changes["slices"] = visitor.script(CHANGES)
+        with capsys.disabled():
+            print("\nfirst paint, list (ms):", *(f"{a:.0f}, {b:.0f};" for a, b in figures))
+            for view, found in changes.items():
+                print(
+                    f"change of slice, {view}: median {np.median(found):.1f} ms, 95% {np.percentile(found, 95):.1f} ms"
+                )
+    finally:
+        server.stop()
+
+
+def first_paint(browser, url):
+    """When the page was first painted, and when its list was there, in ms from the start of the navigation."""
+    visitor = Visitor(browser, f"{url}#method=none")
+    visitor.wait(lambda: len(visitor.all("#list tbody tr")) == 50)
+    paint = "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+    mark = "return performance.getEntriesByName('worklist')[0].startTime"
+    return visitor.wait(lambda: visitor.script(paint)), visitor.script(mark)
+
+
+CHANGES = """
+    const found = [], gl = document.querySelector('.planes canvas')?.getContext('webgl2'), pixel = new Uint8Array(4);
+    for (let i = 0; i < 40; i += 1) {
+      const key = i < 20 ? 'ArrowLeft' : 'ArrowRight', begun = performance.now();
+      document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true}));
+      if (gl) gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, pixel);  // waits until it is drawn
+      found.push(performance.now() - begun);
+    }
+    return found;
+"""

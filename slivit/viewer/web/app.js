@@ -60,7 +60,7 @@ function listen(list, scan, side) {
   const does = {
     ArrowUp: () => list.step(-1), ArrowDown: () => list.step(1), ArrowLeft: () => scan.step(-1), ArrowRight: () => scan.step(1),
     PageUp: () => scan.step(5), PageDown: () => scan.step(-5), Home: () => scan.end(false), End: () => scan.end(true),
-    "/": () => list.search.focus(), "?": () => dialog.showModal(), w: () => list.widen(), v: () => set({ view: scan.view === scan.planes ? "slices" : "planes" }),
+    "/": () => list.search.focus(), "?": () => dialog.showModal(), w: () => list.widen(), v: () => set({ view: scan.deep.hidden ? "planes" : "slices" }),
     "+": () => scan.enlarge(1.25), "=": () => scan.enlarge(1.25), "-": () => scan.enlarge(1 / 1.25),
     a: () => side.note("accept"), x: () => side.note("wrong label"), b: () => side.note("bad scan"), c: () => document.querySelector(".comment")?.focus(),
     ...Object.fromEntries(methods.map((m, i) => [String(i), () => set({ method: m })])),
