@@ -28,6 +28,16 @@ def moved(module):
     return module.eval()
 
 
+def a_card_can_be_made_up():
+    """Whether this torch gives a tensor of values a made-up card: older ones ask for its driver."""
+    try:
+        with FakeTensorMode():
+            return torch.zeros(1, device="cuda").new_tensor([1.0]).device.type == "cuda"
+    except RuntimeError:
+        return False
+
+
+@pytest.mark.skipif(not a_card_can_be_made_up(), reason=f"torch {torch.__version__} makes up no card")
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
 @pytest.mark.parametrize("name", [name for name in list_models() if name not in RECURRENT])
 def test_every_network_computes_on_a_card(name):

@@ -80,7 +80,6 @@ def test_the_output_is_that_of_transformers(name: str) -> None:
 def test_published_names_load(name: str) -> None:
     theirs, ours = library(name), small(name)
     state = published(name, theirs.state_dict())
-    assert (set(state) != set(theirs.state_dict())) == (name != "timesformer")
     load_backbone(ours, state)
     same(ours, theirs)
 

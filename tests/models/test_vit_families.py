@@ -103,6 +103,8 @@ def dinov2_registers():
 
 def dinov3(gated=False):
     wide = 96 if gated else 64
+    if not hasattr(hf, "DINOv3ViTConfig"):
+        pytest.skip(f"transformers {hf.__version__} has no DINOv3")
     config = hf.DINOv3ViTConfig(
         **SIZES, image_size=32, patch_size=16, intermediate_size=wide, num_register_tokens=4, use_gated_mlp=gated,
         hidden_act="silu" if gated else "gelu",
