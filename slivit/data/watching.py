@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +14,13 @@ from pathlib import Path
 
 from slivit.errors import ReadError, one_of
 
+log = logging.getLogger(__name__)
+
 NOTES = "SLIVIT_READING"
 """The variable of the environment that names the folder of notes; processes that are started inherit it."""
+SHARED = "/dev/shm"
+"""Where processes hand tensors over; in containers it often holds 64 MB."""
+_AHEAD = 3  # batches: two that wait, and one in the making
 _DIED = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)(?: is killed by signal: (\w+))?")
 
 
@@ -30,6 +37,31 @@ def noted(scan: str) -> Iterator[None]:
         yield
     finally:
         note.unlink(missing_ok=True)
+
+
+def readers_with_room(workers: int, batch: int, room: int | None = None) -> int:
+    """As many of the processes that read as have room in shared memory for the batches that they hand over.
+
+    Args:
+        workers: as many as were asked for.
+        batch: bytes of one batch.
+        room: free bytes of shared memory; looked at where None.
+
+    Returns:
+        At most `workers`; 0 reads in the training process, which hands nothing over.
+    """
+    if room is None:
+        room = shutil.disk_usage(SHARED).free if Path(SHARED).is_dir() else workers * _AHEAD * batch
+    fit = min(workers, room // max(_AHEAD * batch, 1))
+    if fit < workers:
+        from slivit.data.caching import size_text
+
+        log.warning(
+            "%s has %s free, and a process that reads needs %s (%d batches): %d of %d processes read; in a container, "
+            "give it more (docker run --shm-size)",
+            SHARED, size_text(room), size_text(_AHEAD * batch), _AHEAD, fit, workers,
+        )  # fmt: skip
+    return fit
 
 
 @contextmanager

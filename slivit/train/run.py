@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -205,12 +206,15 @@ class Trial:
 
     def learner(self, recipe: Labelled, folder: Path) -> VolumeLearner:
         """The fastai Learner of a recipe, with a new model."""
+        from slivit.data.watching import readers_with_room
         from slivit.device import choose_device
         from slivit.train.learner import volume_learner
 
         task, fit = self.scans.task, recipe.fit
         model = self.model(recipe)
-        loading: dict[str, Any] = {"batch_size": fit.batch_size, "workers": self.scans.processes}
+        batch = fit.batch_size * math.prod(self.settings.stored.size or ())  # bytes
+        workers = readers_with_room(self.scans.processes, batch)
+        loading: dict[str, Any] = {"batch_size": fit.batch_size, "workers": workers}
         loading |= {"cache": self.scans.cache, "device": local_device(choose_device(fit.device)), "task": task}
         if isinstance(task, Segmentation):
             return self._mask_learner(recipe, folder, model, task, loading)

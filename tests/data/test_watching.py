@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from slivit.data.watching import NOTES, noted, readers_watched
+from slivit.data.watching import NOTES, noted, readers_watched, readers_with_room
 from slivit.errors import ReadError
 
 
@@ -38,3 +38,12 @@ def _read(loader, workers):
 def test_other_errors_stay_what_they_are():
     with pytest.raises(RuntimeError, match="no reader"), readers_watched(2):
         raise RuntimeError("no reader")
+
+
+def test_no_more_processes_read_than_shared_memory_has_room_for(caplog):
+    assert readers_with_room(4, 10_000_000, room=120_000_000) == 4
+    assert not caplog.records
+    assert readers_with_room(4, 10_000_000, room=64_000_000) == 2
+    assert "64.0 MB free, and a process that reads needs 30.0 MB (3 batches): 2 of 4 processes read" in caplog.text
+    assert readers_with_room(4, 10_000_000, room=0) == 0
+    assert readers_with_room(0, 10_000_000) == 0
