@@ -100,13 +100,16 @@ class Bench:
         batch_size: scans that are predicted at a time.
 
     Raises:
-        SlivitError: no checkpoint there, or a manifest that cannot be read.
+        SlivitError: no checkpoint there, one that segments, or a manifest that cannot be read.
     """
 
     def __init__(
         self, checkpoint: str | Path, manifest: str | Path | None = None, *, device: str = "auto", batch_size: int = 8
     ) -> None:
         self.checkpoint: Checkpoint = load_checkpoint(checkpoint)
+        if self.checkpoint.task.dense:
+            told = "segments, and slivit view shows runs that predict classes or values so far"
+            raise SlivitError(f"{checkpoint}: {told}; the page of its evaluation shows cases with masks and Dice")
         self.run = self.checkpoint.path.parent if self.checkpoint.path.name == "checkpoint" else self.checkpoint.path
         self.engine = Engine(self.checkpoint, device, batch_size=batch_size)
         chosen = manifest or (self.run / SPLIT if (self.run / SPLIT).is_file() else None)

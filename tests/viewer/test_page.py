@@ -384,6 +384,7 @@ def test_two_thousand_scans_and_the_time_they_take(browser, run, scans, tmp_path
         visitor.see(".pager", "2,000")
         visitor.all("#files")[0].send_keys(str(deep))
         visitor.see(".scan-title", "deep.nii")
+        browser.set_script_timeout(120)
         visitor.wait(lambda: "cross=" in browser.current_url)
         changes = {"planes, 160 x 512 x 512": visitor.script(CHANGES)}
         visitor.press("v")
@@ -411,8 +412,8 @@ def first_paint(browser, url):
 
 CHANGES = """
     const found = [], gl = document.querySelector('.planes canvas')?.getContext('webgl2'), pixel = new Uint8Array(4);
-    for (let i = 0; i < 40; i += 1) {
-      const key = i < 20 ? 'ArrowLeft' : 'ArrowRight', begun = performance.now();
+    for (let i = 0; i < 20; i += 1) {
+      const key = i < 10 ? 'ArrowLeft' : 'ArrowRight', begun = performance.now();
       document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true}));
       if (gl) gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, pixel);  // waits until it is drawn
       found.push(performance.now() - begun);
