@@ -25,7 +25,7 @@ from slivit.evaluate.details import check_subgroups
 from slivit.evaluate.measure import log_headlines, measure, write_results
 from slivit.evaluate.tables import read_predictions
 from slivit.files import whole_file, write_json
-from slivit.folder import BASELINE, CASES, CHECKPOINT, HISTORY, MASKS, METRICS, PREDICTIONS, RunFolder
+from slivit.folder import BASELINE, CHECKPOINT, HISTORY, METRICS, PREDICTIONS, RunFolder
 from slivit.models.registry import spec_of
 from slivit.parallel import bare, from_main, is_main, local_device, own_part, process_group
 from slivit.targets.decision import Decision
@@ -289,6 +289,8 @@ def _sums(counts: Sequence[dict[str, int]]) -> dict[str, int]:
 def test(folder: RunFolder, recipe: Labelled, part: Part, model: nn.Module, settings: Preprocessing) -> None:
     """Predict the validation and test rows of a set once each; write `predictions.csv` and `metrics.json`."""
     if isinstance(part.task, Segmentation):
+        from slivit.train.mask_testing import test_segmentation
+
         test_segmentation(folder, recipe, part, model, settings)
         return
     from slivit.device import choose_device
@@ -329,30 +331,6 @@ def test(folder: RunFolder, recipe: Labelled, part: Part, model: nn.Module, sett
     write_results(folder.path / part.name, table, part.task, metrics)
 
 
-def test_segmentation(
-    folder: RunFolder, recipe: Labelled, part: Part, model: nn.Module, settings: Preprocessing
-) -> None:
-    """Segment the validation and test scans once each; write `cases.csv`, `metrics.json` and the masks."""
-    from slivit.checkpoint import Checkpoint
-    from slivit.evaluate.masks import measure_masks, scored_cases, write_cases
-    from slivit.predict.engine import Engine
-
-    task: Any = part.task
-    testing = recipe.testing
-    engine = Engine(
-        Checkpoint(model, task, settings),
-        recipe.fit.device,
-        batch_size=testing.batch_size,
-        precision=testing.precision,
-    )
-    for name in (CASES, METRICS, MASKS):
-        folder.file(name)
-    cases = scored_cases(engine, part.rows("val", "test"), testing, folder.path, align=part.data.align)
-    rows = {s: describe_rows(some, task) for s, some in part.manifest.frame.groupby("split", sort=False)}
-    data = {"source": part.manifest.source, "external": False, "run": rows}
-    write_cases(folder.path, cases, task, measure_masks(cases, task, testing, data))
-
-
 def keep_baseline(folder: RunFolder, part: Part, settings: Preprocessing, seed: int) -> None:
     """Write what size and grey levels alone predict of the scans that are tested, where that can be learned."""
     from slivit.train.baselines import baseline_table
@@ -378,6 +356,8 @@ def measure_again(recipe: Labelled, folder: RunFolder) -> Path:
     """Measure the predictions of a finished run under the recipe's `testing`; nothing is trained or predicted."""
     measured: dict[str, Any] = {}
     if any(part.task.dense for part in recipe.parts.values()):
+        from slivit.train.mask_testing import measure_cases_again
+
         return measure_cases_again(recipe, folder)
     for name in recipe.parts:
         old = folder.read_json(str(Path(name) / METRICS))
@@ -395,24 +375,5 @@ def measure_again(recipe: Labelled, folder: RunFolder) -> Path:
             store_operating_point(folder.path, decision)
         write_json(folder.path / name / METRICS, metrics)
         log_headlines(metrics, task)
-    folder.finish()
-    return folder.path
-
-
-def measure_cases_again(recipe: Labelled, folder: RunFolder) -> Path:
-    """Measure the cases of a finished segmentation under the recipe's `testing`; nothing is trained or predicted.
-
-    Raises:
-        RecipeError: another tolerance, for which the masks are needed.
-    """
-    from slivit.evaluate.masks import measure_masks, read_cases, write_cases
-
-    if recipe.testing.tolerance_mm != folder.stored.testing.tolerance_mm:
-        raise RecipeError("testing.tolerance_mm: the scores of cases have another one; use slivit evaluate")
-    task: Any = next(iter(recipe.parts.values())).task
-    cases = read_cases(folder.path / CASES)
-    metrics = measure_masks(cases, task, recipe.testing, folder.read_json(METRICS)["data"])
-    folder.begin()
-    write_cases(folder.path, cases, task, metrics)
     folder.finish()
     return folder.path
