@@ -56,7 +56,8 @@ def check_channels(model: int, scans: int = 0) -> None:
     if scans and model != scans:
         raise SlivitError(
             f"the model takes {counted(model, 'channel')}, and the scans have {scans}. Set model.in_chans to {scans}, "
-            "where the model has it (`slivit list models` tells), or name other columns in data.channels."
+            "where the model has it (dino3d_vit_*, swin_*, monai_vit, resnet3d_18, the U-Nets), or name other columns "
+            "in data.channels."
         )
 
 

@@ -121,7 +121,7 @@ def test_predict_py_needs_only_what_it_says(exports, tmp_path):
                 imported |= {(getattr(node, "module", None) or node.names[0].name).split(".")[0]}
     names = {"cv2": "opencv-python-headless"}
     assert {names.get(i, i) for i in imported} - set(sys.stdlib_module_names) - {"preprocess"} == said
-    np.save(tmp_path / "scan.npy", example_volume((4, 32, 32)))
+    np.save(tmp_path / "scan.npy", example_volume(4))
     command = [sys.executable, str(folder / "predict.py"), str(tmp_path / "scan.npy")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": ""})
     assert done.returncode == 0, done.stderr

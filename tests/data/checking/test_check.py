@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from slivit.data.check_same import same_pixels
 from slivit.data.checking.check import check_manifest
+from slivit.data.checking.findings import unusual_notes
 from slivit.data.checking.scan import content_hash, examine, orientation
 from slivit.data.importers import medmnist_manifest
 from slivit.data.pool import spread
@@ -266,6 +267,8 @@ def test_what_is_usual_for_a_set_is_not_flagged(scans, rng, tmp_path):
         tifffile.imwrite(tmp_path / f"c{index}.tif", array, photometric="rgb")
     table = "path,patient\n" + "".join(f"c{i}.tif,P{i}\n" for i in range(12))
     (tmp_path / "colour.csv").write_text(table)
-    assert not check_manifest(tmp_path / "colour.csv", workers=0).findings
+    result = check_manifest(tmp_path / "colour.csv", workers=0)
+    assert not result.findings
+    assert (unusual_notes(result.table) == "").all()  # no picture is framed for it either
     tifffile.imwrite(tmp_path / "c0.tif", colour[0][..., 0], photometric="minisblack")
     assert "noticed while reading" in titles(check_manifest(tmp_path / "colour.csv", workers=0))
