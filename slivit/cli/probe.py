@@ -18,9 +18,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier re
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Put `embed`, `probe` and `visualise` beside the other commands."""
+    """Put `embed`, `probe`, `similarity` and `visualise` beside the other commands."""
     app.command()(embed)
     app.command()(probe)
+    app.command()(similarity)
     app.command()(visualise)
 
 
@@ -67,6 +68,33 @@ def embed(
         checkpoint, manifest, values = _values(rest, "MANIFEST", options)
         plain = {"out": tables[0], **values, "data": {"manifest": manifest, **values.get("data", {})}}
         typer.echo(run(check_recipe(EmbedRecipe, plain, f"embedding by {checkpoint or model}"), overwrite=overwrite))
+
+
+def similarity(
+    manifest: Annotated[Path, typer.Argument(help="The volumes: a CSV with a column path.")],
+    networks: Annotated[
+        list[str], typer.Argument(metavar="NAME=NETWORK...", help="random, imagenet, or a run, checkpoint or file.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder of results.")] = Path("similarity"),
+    backbone: Annotated[str, typer.Option(help="Of all networks: a convolutional network of timm.")] = "convnext_tiny",
+    slices: Annotated[int, typer.Option(min=1, help="Of each volume, spread over it.")] = 8,
+    image_size: Annotated[int, typer.Option(min=32, help="Rows and columns in pixels.")] = 256,
+    overwrite: Overwrite = False,
+) -> None:
+    """Tell how alike the features of 2D backbones are in the same slices (linear CKA): a table, tests and a figure."""
+    with told_errors():
+        from slivit.data.preprocessing import Preprocessing
+        from slivit.data.table import read_table
+        from slivit.probing.similarity import compare_backbones, make_backbones
+
+        named = {text.partition("=")[0]: text.partition("=")[2] or text for text in networks}
+        made = make_backbones(named, backbone, image_size)
+        table = read_table(manifest)
+        if "path" not in table:
+            raise SlivitError(f"{manifest}: has no column path")
+        paths = [str(Path(p) if Path(p).is_absolute() else manifest.parent / p) for p in table["path"]]
+        settings = Preprocessing(size=(slices, image_size, image_size))
+        typer.echo(compare_backbones(paths, made, settings, out, overwrite=overwrite))
 
 
 def probe(
