@@ -1,6 +1,7 @@
 """Segmentation from scans and masks to measured masks: trained, resumed, evaluated, predicted, refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -245,3 +246,12 @@ def test_a_network_of_slices_is_measured_on_volumes(blob_scans, tmp_path):
     cases = pd.read_csv(finetune(chosen) / "cases.csv")
     assert cases["error"].isna().all()
     assert nibabel.load(tmp_path / "run" / "masks" / "scan33.nii.gz").shape == (24, 24, 6)
+
+
+def test_a_finished_run_is_measured_again_but_not_at_another_tolerance(run, blob_scans, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    changed = recipe(blob_scans, tmp_path / "run", testing={"draws": 30, "level": 0.8})
+    settings = json.loads((finetune(changed, resume=True) / "metrics.json").read_text())["settings"]
+    assert (settings["draws"], settings["level"]) == (30, 0.8)
+    with pytest.raises(RecipeError, match="use slivit evaluate"):
+        finetune(recipe(blob_scans, tmp_path / "run", testing={"tolerance_mm": 3.0}), resume=True)
