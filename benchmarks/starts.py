@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--backbone", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sets", nargs="*", default=["adrenal", "hippocampus"])
+    parser.add_argument("--sets", nargs="*", default=["hippocampus", "adrenal"])
     parser.add_argument("--arms", nargs="*", default=ARMS)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=20)
