@@ -14,10 +14,10 @@ import pandas as pd
 
 from slivit.data.cache import SliceCache
 from slivit.data.splits import k_folds
-from slivit.data.table import as_shown
+from slivit.data.table import as_shown, read_table
 from slivit.errors import RecipeError
 from slivit.files import whole_file, write_json, write_text
-from slivit.folder import logged
+from slivit.folder import METRICS, SPLIT, logged
 from slivit.folder.lock import locked, make_folder
 from slivit.planned import jobs
 from slivit.planned.build import build_ensemble
@@ -161,6 +161,7 @@ def _planned(
     if not (folder / PLAN).is_file():
         plan = _followed(Path(given), folder) if given else None
         about = [f for f, test in zip(facts, tests, strict=True) if not test]
+        refuse_seen(weights, frame)
         options: dict[str, Any] = {"minutes": minutes_of(time), "seed": seed, "weights": weights}
         plan = plan or make_plan(folder, table.source, choosing, task, about, **options)
         write_text(folder / PLAN, resolved_toml(plan))
@@ -170,6 +171,29 @@ def _planned(
             as_shown(frame).to_csv(partial, index=False)
     choosing = choosing.assign(fold=k_folds(choosing, task, k=plan.folds, seed=plan.seed))
     return plan, _scans(choosing, frame[tests].reset_index(drop=True), plan.task)
+
+
+def refuse_seen(weights: Sequence[str], frame: pd.DataFrame) -> None:
+    """Refuse to start from a run that learned from labels of these very scans: every figure would be too good.
+
+    Args:
+        weights: folders of runs.
+        frame: the scans, with absolute paths.
+
+    Raises:
+        RecipeError: which run, and how many scans.
+    """
+    for where in weights:
+        split = Path(where) / SPLIT
+        if not split.is_file() or not (Path(where) / METRICS).is_file():  # without metrics it read no labels
+            continue
+        table = read_table(split)
+        seen = set(table["path"][table["split"] != "test"]) & set(frame["path"])
+        if seen:
+            raise RecipeError(
+                f"--weights {where}: was trained on the labels of {len(seen)} of these {len(frame)} scans, so what it "
+                "says of them in any fold would be too good; start from a run on other scans, or without labels"
+            )
 
 
 def _followed(given: Path, folder: Path) -> Plan:

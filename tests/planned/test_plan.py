@@ -1,15 +1,17 @@
 """The plan: enough epochs before many folds, sizes left alone where size may be the question, time spent once."""
 
+import pandas as pd
 import pytest
 import torch
 
 import slivit
 from slivit.data.preprocessing import Preprocessing
-from slivit.errors import CheckpointError
+from slivit.errors import CheckpointError, RecipeError
 from slivit.planned import networks
 from slivit.planned.look import Facts
 from slivit.planned.networks import fewer_folds, keep_of, plan_networks, started_from
 from slivit.planned.plan import plan_augmentation, plan_preprocessing
+from slivit.planned.run import refuse_seen
 from slivit.targets.task import Task
 
 BINARY = Task(kind="binary", targets=("a",))
@@ -75,3 +77,15 @@ def test_images_may_be_larger_than_slices():
     volumes, _ = plan_preprocessing([Facts(shape=(20, 500, 400), bytes=True)])
     assert images.size == (1, 224, 224)
     assert volumes.size == (20, 96, 96)
+
+
+def test_a_run_that_saw_the_labels_of_these_scans_is_no_start(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "split.csv").write_text("path,split\n/a.nii,train\n/b.nii,val\n/c.nii,test\n")
+    frame = pd.DataFrame({"path": ["/a.nii", "/b.nii", "/c.nii", "/d.nii"]})
+    refuse_seen([str(run)], frame)  # pre-training without labels leaves no metrics
+    (run / "metrics.json").write_text("{}")
+    with pytest.raises(RecipeError, match="labels of 2 of these 4 scans"):
+        refuse_seen([str(run)], frame)
+    refuse_seen([str(run)], frame[2:])
