@@ -165,7 +165,16 @@ class SelfSupervisedRecipe(Plugged):
     def _without_labels(self) -> Self:
         if self.preprocessing.windows:
             raise ValueError("preprocessing.windows belong to labelled scans; images.slices says which slices are used")
-        unused = ("also", "test_manifest", "fractions", "train_fraction", "slice_labels")
+        unused = (
+            "also",
+            "test_manifest",
+            "fractions",
+            "train_fraction",
+            "fraction_seed",
+            "slice_labels",
+            "folds",
+            "align",
+        )
         refuse_unused(self.data, "every row that is not of the test split is used", *unused)
         refuse_unused(self.data, "self-supervision sees one channel at a time: give each a row of its own", "channels")
         if self.data.is_table:

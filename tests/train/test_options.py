@@ -43,6 +43,11 @@ DATA = {
     "workers": (0, ALL, {}),
     "cache": ("cache", ALL, {}),
     "cache_gb": (1.0, ALL, {"cache": "cache"}),
+    "channels": (("first", "second"), LABELLED, {}),
+    "also": (("more.csv",), LABELLED, {}),
+    "fraction_seed": (3, LABELLED, {"train_fraction": 0.5}),
+    "folds": (3, ONE, {}),
+    "align": ("resample", (), {}),
     "slice_labels": ({"column": "slices"}, ("windows",), {}),
 }
 FIT = {
@@ -50,6 +55,14 @@ FIT = {
     "lr": ([1e-3, 1e-4], LABELLED, {}),
     "schedule": ("constant", LABELLED, {}),
     "batch_size": (3, LABELLED, {}),
+    "optimiser": ("sgd", LABELLED, {}),
+    "betas": ((0.9, 0.95), LABELLED, {}),
+    "eps": (1e-8, LABELLED, {}),
+    "layer_decay": (0.9, LABELLED, {}),
+    "mixup": (0.2, LABELLED, {}),
+    "seeds": (2, ONE, {}),
+    "adapt": ("lora", (), {}),
+    "lora": ({"rank": 4}, (), {"adapt": "lora"}),
     "oversample": (True, ONE, {}),
     "weight_decay": (0.1, LABELLED, {}),
     "warmup": (0.1, LABELLED, {}),
@@ -99,6 +112,10 @@ TESTING = {
     "site": ("site", LABELLED, {}),
     "readers": (__file__, ONE, {}),
     "pictures": (3, (), {}),
+    "baselines": (False, LABELLED, {}),
+    "targets": (("bright",), (), {}),
+    "penalty_mm": (5.0, (), {}),
+    "tolerance_mm": (2.0, (), {}),
 }
 LOGGING = {
     "tracker": ("mlflow", ALL, {}),
