@@ -35,6 +35,7 @@ async function start() {
     if ("masks" in changes) await scan.lay();
   }
 
+  listen(list, scan, side);
   await list.load();
   await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));  // the list is painted before all else
   side.keep(await ask("/api/reviews"));
@@ -44,7 +45,6 @@ async function start() {
     state.scan = found ? String(found.n) : "";
   }
   if (state.scan === "" && list.shown.length) set({ scan: list.shown[0].n }); else await apply();
-  listen(list, scan, side);
   if (!list.rows.length && state.scan === "") trouble("There is no list of scans: the run has no split.csv. Drop a scan on the page, or start slivit view with a CSV.");
 }
 

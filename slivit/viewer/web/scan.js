@@ -101,7 +101,7 @@ export class Scan {
 
   // Show the scan in the view of the state, or in the one that fits it.
   async look() {
-    const turn = this.turn, facts = this.facts;
+    const turn = (this.looks = (this.looks || 0) + 1), facts = this.facts;
     if (!facts) return;
     const possible = this.about.planes;
     const wanted = state.view || (facts.placed && facts.shape[0] >= DEEP ? "planes" : "slices");
@@ -116,13 +116,13 @@ export class Scan {
     try {
       if (!this.placeOf) {
         const place = await ask(this.address("place"));
-        if (turn !== this.turn) return;
+        if (turn !== this.looks) return;
         await this.planes.show(this.address("volume.nii"), place);
-        if (turn !== this.turn) return;
+        if (turn !== this.looks) return;
         this.placeOf = place;
         this.presets(place);
       }
-    } catch (error) { if (turn === this.turn) { this.wait(""); trouble(error.message); set({ view: "slices" }); } return; }
+    } catch (error) { if (turn === this.looks) { this.wait(""); trouble(error.message); set({ view: "slices" }); } return; }
     this.view = this.planes;
     this.wait("");
     if (state.window) { const [low, high] = state.window.split(",").map(Number); this.planes.setWindow(low, high); this.showWindow(low, high); }
