@@ -70,6 +70,7 @@ def run(site, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_plugin_is_used_where_it_is_named_and_nowhere_else(run):
     listed = run("-m", "slivit", "list", "plugins")
     assert "models, importers, pretexts, readers, phantoms (not loaded" in listed.stdout

@@ -23,6 +23,7 @@ from slivit.data.scan_reading import ReadScan
 from slivit.device import Memory, autocast, choose_precision, out_of_memory
 from slivit.device import choose_device as choose_device
 from slivit.errors import ReadError
+from slivit.models._strided import steady
 from slivit.models.registry import spec_of
 from slivit.predict.batching import Batcher
 from slivit.predict.features import features, head_input
@@ -71,6 +72,7 @@ class Engine:
         self.checkpoint, self.workers, self.cache = checkpoint, workers, cache
         self.model: nn.Module = checkpoint.model.to(self.device).eval()
         self.spec = spec_of(self.model)
+        steady(self.model)
         if self.spec.input == "tiled":  # 2D convolutions run faster so
             self.model.to(memory_format=torch.channels_last)
         windows = checkpoint.preprocessing.windows

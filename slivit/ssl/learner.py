@@ -21,6 +21,7 @@ from slivit.data.images import LoadImage, LoadItem, Row, count_slices, slice_ite
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import ModelError
 from slivit.models._depthwise import quicken
+from slivit.models._strided import steady
 from slivit.parallel import bare
 from slivit.ssl._accumulation import Accumulate
 from slivit.ssl._lars import lars
@@ -141,6 +142,7 @@ def pretext_learner(
     fit = fit or PretextFit()
     if torch.device(dls.device or "cpu").type == "cpu":
         quicken(pretext.model)
+        steady(pretext.model)
     if fit.checkpoint_activations:
         checkpoint_activations(pretext.model)
     if fit.shards and fit.optimiser == "lars":

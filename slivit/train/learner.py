@@ -26,6 +26,7 @@ from slivit.device import choose_precision
 from slivit.errors import ModelError, SlivitError
 from slivit.models._depthwise import quicken
 from slivit.models._lora import is_adapted, is_adapter
+from slivit.models._strided import steady
 from slivit.parallel import bare, rank_and_size
 from slivit.settings import Precision, changed
 from slivit.targets.loss import TaskLoss
@@ -206,6 +207,7 @@ def volume_learner(
     fit = fit or Fit()
     if torch.device(dls.device or "cpu").type == "cpu":
         quicken(model)
+        steady(model)
     if channels_last is None:
         channels_last = getattr(getattr(model, "spec", None), "input", "") == "tiled"
     if fit.checkpoint_activations is True:

@@ -11,7 +11,7 @@ import pytest
 from commands import amount, drafts, jobs, tree
 
 NAMES = [job.name for job in jobs(Path("/"))]
-SMALL = ("predict", "manifest")
+SMALL = ("manifest",)
 
 
 def _places(operations: int, count: int) -> list[int]:

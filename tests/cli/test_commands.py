@@ -66,6 +66,7 @@ def test_evaluate_from_a_clone_gives_the_run_s_own_figures(finetuned, tmp_path):
     np.testing.assert_allclose(again["prob_bright"], own.loc[again.index, "prob_bright"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluate_an_external_manifest_without_splits(finetuned, blob_scans, tmp_path):
     scans = pd.read_csv(blob_scans).drop(columns="split").head(7)
     scans["path"] = [str(blob_scans.parent / p) for p in scans["path"]]
@@ -94,6 +95,7 @@ def test_one_bad_scan_does_not_stop_the_others(finetuned, blob_scans, tmp_path):
     assert "cut.nii" in table["error"][1]
 
 
+@pytest.mark.slow
 def test_pretrain_then_finetune_then_lineage(blob_scans, tmp_path, tiny_recipe):
     """A 2D classifier's backbone goes into SLIViT, and the chain is written down."""
     import cv2
@@ -120,6 +122,7 @@ def test_pretrain_then_finetune_then_lineage(blob_scans, tmp_path, tiny_recipe):
     assert config["training"]["started_from"]["model"] == "image_classifier"
 
 
+@pytest.mark.slow
 def test_a_split_is_made_seeded_and_saved(blob_scans, tmp_path, tiny_recipe):
     scans = pd.read_csv(blob_scans).drop(columns="split")
     scans["path"] = [str(blob_scans.parent / p) for p in scans["path"]]

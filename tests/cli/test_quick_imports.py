@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PREDICT = """
 import sys
 from slivit.cli import app, quick_imports
@@ -23,6 +25,7 @@ import sys
 from slivit.cli import quick_imports
 quick_imports.install()
 import timm.models.resnet, torch
+
 assert "timm.models.beit" not in sys.modules
 with torch.device("meta"):
     assert (2.0 * torch.ones(3)).shape == (3,)  # torch says that the compiler is not for this
@@ -51,5 +54,6 @@ def test_prediction_imports_no_more_than_it_uses(tmp_path, blob_scans):
     assert run(PREDICT, str(tmp_path), str(blob_scans.parent / "scan0.nii")).splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_what_was_left_out_comes_when_it_is_asked_for():
     assert run(LATER).strip() == "whole"

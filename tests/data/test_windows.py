@@ -81,8 +81,8 @@ def test_a_window_is_the_same_read_alone_or_with_its_scan(scan, options):
 
 def test_no_more_than_a_window_is_decoded_where_its_range_is_fixed(scan, monkeypatch):
     read = []
-    original = preprocessing._resize
-    monkeypatch.setattr(preprocessing, "_resize", lambda source, target: read.append(1) or original(source, target))
+    original = preprocessing.resize_slice
+    monkeypatch.setattr(preprocessing, "resize_slice", lambda *given: read.append(1) or original(*given))
     load_window(scan, settings(window=(-100, 900), stretch=False), 3, 11)
     assert len(read) == 4
 

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+pytestmark = pytest.mark.slow
 PHONE, DESK = 390, 1200
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
          "--disable-sync", "--no-first-run", "--allow-file-access-from-files", "--enable-logging=stderr",

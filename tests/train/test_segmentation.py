@@ -101,6 +101,7 @@ def test_evaluation_writes_a_page_with_overlays(run, tmp_path):
     assert len(pd.read_csv(folder / "cases.csv")) == 4
 
 
+@pytest.mark.slow
 def test_one_bad_scan_and_one_bad_mask_stop_nothing(run, blob_scans, tmp_path):
     (tmp_path / "bad.nii").write_bytes(b"no scan at all")
     good = [blob_scans.with_name(f"scan{i}.nii") for i in (33, 35)]

@@ -1,0 +1,55 @@
+"""Strided convolutions in bfloat16 on a processor, among memory that holds what is not a number."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from slivit.models._strided import StridedConv2d, StridedConv3d, steady
+
+SIZES = (8, 16, 32, 64, 128, 160, 256, 320, 512, 640, 1024, 1280, 2048, 4096, 8192, 20_000)
+
+
+def litter():
+    """Leave memory behind that holds NaN."""
+    kinds = (torch.float32, torch.bfloat16)
+    [torch.full((n,), float("nan"), dtype=kind) for n in SIZES for kind in kinds for _ in range(8)].clear()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv3d(16, 32, 3, stride=2, padding=1), (2, 16, 6, 6, 2)),
+        (nn.Conv3d(16, 32, 2, stride=2), (2, 16, 6, 6, 3)),
+        (nn.Conv2d(32, 64, 3, stride=2, padding=1), (2, 32, 10, 2)),
+    ],
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_an_output_of_one_column_is_right(layer, shape, last):
+    ours, x = copy.deepcopy(layer), torch.randn(shape)
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+    assert steady(nn.Sequential(ours)) == 1
+    with torch.no_grad():
+        for _ in range(4):
+            litter()
+            with torch.autocast("cpu", torch.bfloat16):
+                torch.testing.assert_close(ours(x), in_float(layer, x))
+
+
+def in_float(layer, x):
+    with torch.autocast("cpu", enabled=False):
+        return layer(x)
+
+
+def test_wide_outputs_stay_in_half_precision_and_only_strided_layers_are_swapped():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 4, 3), nn.Conv3d(1, 2, 2, stride=2))
+    names = list(net.state_dict())
+    assert steady(net) == 2
+    assert steady(net) == 0
+    assert [type(m) for m in net] == [StridedConv2d, nn.Conv2d, StridedConv3d]
+    assert list(net.state_dict()) == names
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net[0](torch.rand(1, 3, 9, 9)).dtype == torch.bfloat16
+        assert net[0](torch.rand(1, 3, 9, 3)).dtype == torch.float32
