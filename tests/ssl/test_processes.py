@@ -28,7 +28,8 @@ from slivit.train._shared_norm import share_batch_norms
 TINY_VIT = {"dim": 16, "depth": 2, "heads": 2, "slices": 32, "image_size": 32, "position_size": 32, "layer_scale": 1.0,
             "mask_token": True}  # fmt: skip
 TINY_3D = {"large_size": 32, "small_size": 16, "small_crops": 2, "prototypes": 32, "patch_prototypes": 32,
-           "head_hidden": 16, "bottleneck": 8, "augmentation": "none", "mask_ratio": (0.4, 0.4)}  # fmt: skip
+           "head_hidden": 16, "bottleneck": 8, "augmentation": "none", "mask_ratio": (0.4, 0.4),
+           "mask_share": 1.0}  # fmt: skip
 TINY_RESNET = {"backbone": "resnet10t", "image_size": 32, "stride": 16,
                "backbone_args": {"channels": [8, 8, 16, 16], "stem_width": 8}}  # fmt: skip
 
