@@ -15,6 +15,7 @@ import threading
 import tomllib
 import traceback
 import warnings
+from pathlib import Path
 from typing import IO, Any, cast
 
 from slivit.errors import SlivitError, message
@@ -55,8 +56,11 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    # Not sys.stdin: a reading process is forked while the thread waits in it, and would wait for its lock for ever.
+    lines = os.fdopen(os.dup(0), encoding="utf-8")
+    sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115
     requests: queue.Queue[dict[str, str]] = queue.Queue()
-    threading.Thread(target=read_requests, args=(sys.stdin, requests), daemon=True).start()
+    threading.Thread(target=read_requests, args=(lines, requests), daemon=True).start()
     while True:
         print(json.dumps(answer(requests.get())), file=answers, flush=True)
 
