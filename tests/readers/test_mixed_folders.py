@@ -53,3 +53,50 @@ def test_one_scan_or_an_error(dicom_series, held):
         with pytest.raises(ReadError) as caught:
             read_volume(root)
         assert str(caught.value).startswith(str(root))
+
+
+def _turned(angles: tuple[float, float, float]) -> tuple[float, ...]:
+    """The row and column directions of slices turned round the three axes, in radians."""
+    turn = np.eye(3)
+    for axis, angle in enumerate(angles):
+        i, j = [k for k in range(3) if k != axis]
+        step = np.eye(3)
+        step[[i, j, i, j], [i, j, j, i]] = np.cos(angle), np.cos(angle), -np.sin(angle), np.sin(angle)
+        turn = step @ turn
+    return (*turn[:, 0], *turn[:, 1])
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    angles=st.tuples(*[st.floats(-1.4, 1.4)] * 3),
+    echoes=st.integers(1, 3),
+    patients=st.integers(1, 2),
+    shuffle=st.randoms(use_true_random=False),
+)
+def test_oblique_series_with_echoes_and_patients(dicom_series, angles, echoes, patients, shuffle):
+    with tempfile.TemporaryDirectory() as made:
+        root, rng = Path(made), np.random.default_rng(1)
+        names = [f"{i:03d}.dcm" for i in range(4 * echoes * patients)]
+        shuffle.shuffle(names)
+        kept, plain = iter(names), []
+        for patient in range(patients):
+            for echo in range(echoes):
+                values = rng.integers(0, 900, (4, 5, 6), dtype=np.int16)
+                own = {"orientation": _turned(angles), "PatientID": f"P{patient}", "EchoTime": 10.0 * (echo + 1)}
+                written = [next(kept) for _ in values]
+                number = lambda i, e=echo, p=patient: 1 + i + 4 * e + 100 * p  # noqa: E731
+                sop = lambda i, e=echo, p=patient: f"1.2.9.{p + 1}.{e + 1}.{i + 1}"  # noqa: E731
+                one = {"SOPInstanceUID": sop, "InstanceNumber": number, **own}
+                dicom_series(root / "all", values, name=written.__getitem__, **one)
+                plain.append(read_volume(dicom_series(root / f"{patient}_{echo}", values, **one)))
+        if patients > 1:
+            with pytest.raises(ReadError, match="patient"):
+                read_volume(root / "all")
+            return
+        if echoes > 1:
+            with pytest.raises(ReadError, match="frame"):
+                read_volume(root / "all")
+        for echo, alone in enumerate(plain):
+            volume = read_volume(root / "all", **({"frame": echo} if echoes > 1 else {}))
+            np.testing.assert_array_equal(volume.array, alone.array)
+            np.testing.assert_allclose(volume.affine, alone.affine)
