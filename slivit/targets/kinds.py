@@ -241,7 +241,7 @@ class Multiclass(Classification):
 
     def readout(self, x: Array, y: npt.NDArray[Any], other: Array, model: Estimators | None = None) -> Array:
         given = _classified(x, y, other, model)
-        out = np.zeros((len(other), self.out_dim))
+        out = np.zeros((len(other), self.out_dim or int(np.max(y)) + 1))  # a task that is not fitted counts no classes
         out[:, np.unique(y)] = given  # a class without a training scan has no probability
         return out
 
