@@ -65,7 +65,8 @@ class SliceModel(nn.Module):
         check_volume(x, self.name, self.in_chans, self.input_size)
         images = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         cells = feature_map(self.backbone, self.backbone_info.stage, images)
-        return cells.mean((2, 3)).unflatten(0, (len(x), -1)), cells.flatten(2).mT.unflatten(0, (len(x), -1))
+        scans = x.shape[0]  # len() would fix the size of a batch in an exported graph
+        return cells.mean((2, 3)).unflatten(0, (scans, -1)), cells.flatten(2).mT.unflatten(0, (scans, -1))
 
     def forward_slices(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) -> (B, S, features): the pooled feature map of each slice."""
