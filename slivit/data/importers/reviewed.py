@@ -19,8 +19,11 @@ _SPLIT = "split.csv"
 def reviewed(root: Path, *, reviews: str = "") -> pd.DataFrame:
     """List the scans of a run's split.csv but those whose label or scan a reviewer doubts.
 
-    `root` is the run, or a CSV of scans with whole paths. `reviews` names the notes: RUN/reviews.csv by default, or
-    reviews.csv beside the CSV. A doubt counts that its reviewer did not take back (by accepting the scan later).
+    A doubt counts that its reviewer did not take back (by accepting the scan later).
+
+    Args:
+        root: the run, or a CSV of scans with whole paths.
+        reviews: the notes; RUN/reviews.csv, or reviews.csv beside the CSV, where empty.
     """
     csv = root if root.is_file() else root / _SPLIT
     notes = read_reviews(Path(reviews) if reviews else csv.with_name(REVIEWS))
