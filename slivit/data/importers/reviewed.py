@@ -26,6 +26,10 @@ def reviewed(root: Path, *, reviews: str = "") -> pd.DataFrame:
         reviews: the notes; RUN/reviews.csv, or reviews.csv beside the CSV, where empty.
     """
     csv = root if root.is_file() else root / _SPLIT
+    if not csv.is_file():
+        raise ManifestError(
+            f"{root}: there is no such run or table. A run has {_SPLIT}, and {REVIEWS} after slivit view"
+        )
     notes = read_reviews(Path(reviews) if reviews else csv.with_name(REVIEWS))
     if not notes:
         raise ManifestError(f"{reviews or csv.with_name(REVIEWS)}: there are no notes; slivit view keeps them there")
