@@ -42,7 +42,8 @@ def steady(model: nn.Module) -> int:
     Returns:
         How many layers it has been done for.
     """
-    layers = [m for m in model.modules() if type(m) in SWAPPED and m.stride[-1] > 1 and m.padding_mode == "zeros"]
+    found: list[Any] = [m for m in model.modules() if type(m) in SWAPPED]
+    layers = [m for m in found if m.stride[-1] > 1 and m.padding_mode == "zeros"]
     for layer in layers:
         layer.__class__ = SWAPPED[type(layer)]  # in place: hooks, names and whoever else holds the layer stay right
     return len(layers)
