@@ -158,6 +158,7 @@ def test_channels_of_several_formats_lie_on_one_grid(tmp_path, rng, dicom_series
 
 
 def test_vectors_and_lists_are_channels(tmp_path, rng):
+    pytest.importorskip("SimpleITK")
     array = rng.integers(0, 99, (7, 6, 5)).astype(np.int16)
     vectors = write(tmp_path / "five.nii", np.stack([array, array + 1], -1)[:, :, :, None, :])
     alone = read_volume(write(tmp_path / "one.nii", array)).array
