@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
+NO_SPACING = "has no spacing, so a voxel counts as 1 x 1 x 1 mm in distances and volumes"
 SCORES = tuple(field.name for field in fields(MaskScores))
 
 
@@ -77,6 +78,8 @@ def _scored(
         write_masks(folder / MASKS, name, found, task, str(row["path"]))
         scores = score_case(found, truth, task, testing.tolerance_mm)
         error = ""
+        if found.volume.spacing is None:
+            log.warning("%s: %s", row["path"], NO_SPACING)
     except (SlivitError, MemoryError) as problem:
         log.warning("%s: is not measured: %s", row["path"], problem)
         scores = dict.fromkeys(task.structures)
@@ -84,7 +87,7 @@ def _scored(
     for structure, score in scores.items():
         values = {key: getattr(score, key) if score else None for key in SCORES}
         volume_error = score.volume_error_ml if score else None
-        notes = "; ".join(found.volume.notes) if score else ""
+        notes = "; ".join((*found.volume.notes, *((NO_SPACING,) if not found.volume.spacing else ()))) if score else ""
         yield {"case": name, **told, "structure": structure, **values} | {
             "volume_error_ml": volume_error,
             "notes": notes,

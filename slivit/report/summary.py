@@ -53,10 +53,11 @@ def no_better(found: Mapping[str, Any] | None, split: Split, task: Task) -> Iter
     low, high = found["low"], found["high"]
     clear = low is not None and (low > 0 or high < 0)
     word = "not shown to be better" if not clear else "better" if found["difference"] > 0 else "worse"
+    sure = f"{100 * found['level']:.0f}% interval {interval(low, high)}, p = {p_text(found['p_value'])}"
     yield (
         f"It is {word} than size and histogram alone, on the same scans: {spoken(metric)} "
         f"{number(found['first'])} against {number(found['second'])}, difference {number(found['difference'])} "
-        f"({100 * found['level']:.0f}% interval {interval(low, high)}, p = {p_text(found['p_value'])})."
+        f"({sure if low is not None else 'too few scans for an interval'})."
     )
 
 
