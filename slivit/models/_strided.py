@@ -13,24 +13,23 @@ import torch
 from torch import Tensor, nn
 
 
-class StridedConv2d(nn.Conv2d):
+class _Steady(nn.Module):
+    """What both kinds of convolution do about an output of one column."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        own: Any = super()
+        if not _is_narrow(self, input):
+            return own._conv_forward(input, weight, bias)
+        with torch.autocast("cpu", enabled=False):
+            return own._conv_forward(input.float(), weight, bias)
+
+
+class StridedConv2d(_Steady, nn.Conv2d):
     """An `nn.Conv2d` that computes an output of one column in float32 under autocast on a processor."""
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not _is_narrow(self, input):
-            return super()._conv_forward(input, weight, bias)
-        with torch.autocast("cpu", enabled=False):
-            return super()._conv_forward(input.float(), weight, bias)
 
-
-class StridedConv3d(nn.Conv3d):
+class StridedConv3d(_Steady, nn.Conv3d):
     """As `StridedConv2d`, for volumes."""
-
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not _is_narrow(self, input):
-            return super()._conv_forward(input, weight, bias)
-        with torch.autocast("cpu", enabled=False):
-            return super()._conv_forward(input.float(), weight, bias)
 
 
 SWAPPED: dict[type, Any] = {nn.Conv2d: StridedConv2d, nn.Conv3d: StridedConv3d}
