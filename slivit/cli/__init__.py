@@ -70,38 +70,27 @@ def _main(
     show_log(quiet, verbose)
 
 
-@app.command()
-def pretrain(
-    recipe: RecipeName = None,
-    overrides: Overrides = None,
-    resume: Resume = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Pre-train a backbone: on labelled images, or on images and volumes without labels."""
-    _train("pretrain", recipe, overrides, resume, overwrite)
+def _training(stage: Any, purpose: str) -> None:
+    """Add the command of a stage that trains by a recipe, or goes on with a run, and shows its folder."""
+
+    def command(
+        recipe: RecipeName = None,
+        overrides: Overrides = None,
+        resume: Resume = None,
+        overwrite: Overwrite = False,
+    ) -> None:
+        with told_errors() as told:
+            loaded = _recipe(stage, recipe, overrides, resume)
+            told.go_on = lambda: _go_on(loaded)
+            folder = runner(loaded)(loaded, resume=resume is not None, overwrite=overwrite)
+            if is_main():
+                typer.echo(folder)
+
+    app.command(stage, help=purpose)(command)
 
 
-@app.command()
-def finetune(
-    recipe: RecipeName = None,
-    overrides: Overrides = None,
-    resume: Resume = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Fine-tune a model on labelled volumes, test it, and save it."""
-    _train("finetune", recipe, overrides, resume, overwrite)
-
-
-def _train(
-    stage: Any, recipe: str | None, overrides: Sequence[str] | None, resume: Path | None, overwrite: bool
-) -> None:
-    """Train by a recipe of a stage, or go on with a run, and show its folder."""
-    with told_errors() as told:
-        loaded = _recipe(stage, recipe, overrides, resume)
-        told.go_on = lambda: _go_on(loaded)
-        folder = runner(loaded)(loaded, resume=resume is not None, overwrite=overwrite)
-        if is_main():
-            typer.echo(folder)
+_training("pretrain", "Pre-train a backbone: on labelled images, or on images and volumes without labels.")
+_training("finetune", "Fine-tune a model on labelled volumes, test it, and save it.")
 
 
 def _recipe(stage: Any, recipe: str | None, overrides: Sequence[str] | None, resume: Path | None) -> Any:

@@ -180,15 +180,15 @@ def fit_pretext(learn: PretextLearner, *, cbs: Sequence[Callback] = (), start_ep
         >>> learn = slivit.pretext_learner(dls, pretext, slivit.PretextFit(epochs=100, lr=5e-4))  # doctest: +SKIP
         >>> slivit.fit_pretext(learn)  # doctest: +SKIP
     """
-    fit = learn.settings
+    fit, learn.first_epoch = learn.settings, start_epoch
     peak = fit.lr * learn.rates if len(learn.rates) > 1 else fit.lr
     rising = min(fit.warmup / fit.epochs, 0.5)
     if fit.schedule == "one_cycle":
-        learn.fit_one_cycle(fit.epochs, peak, pct_start=max(rising, 0.01), cbs=list(cbs), start_epoch=start_epoch)
+        learn.fit_one_cycle(fit.epochs, peak, pct_start=max(rising, 0.01), cbs=list(cbs))
         return
     ends_at = fit.weight_decay_end if fit.weight_decay_end >= 0 else None
     plan = scheduler(peak, end=fit.lr_end, warmup=rising, weight_decay=learn.wd, weight_decay_end=ends_at)
-    learn.fit(fit.epochs, lr=peak, cbs=[plan, *cbs], start_epoch=start_epoch)
+    learn.fit(fit.epochs, lr=peak, cbs=[plan, *cbs])
 
 
 def _groups(pretext: Pretext, decay: float, patch: float) -> tuple[Callable[..., Any], np.ndarray]:

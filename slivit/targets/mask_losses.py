@@ -53,7 +53,8 @@ class MaskLoss(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss, a number; 0 with gradients of 0 where all voxels are ignored."""
-        logits, labels = logits.as_subclass(Tensor).float(), labels.as_subclass(Tensor).long()
+        logits = logits.as_subclass(Tensor).float()
+        labels = labels.as_subclass(Tensor).to(logits.device).long()  # a whole scan's logits are stitched elsewhere
         known = torch.ones_like(labels, dtype=torch.bool) if self.ignore is None else labels != self.ignore
         truth = self._truth(labels.where(known, 0), logits.shape[1])
         loss = logits.new_zeros(())

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from fastai.callback import progress, schedule  # noqa: F401 (they give Learner its bars, fit_one_cycle and lr_find)
 from fastai.callback.channelslast import ChannelsLast
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelEpochException
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, Metric
 from fastai.optimizer import SGD, Adam
@@ -36,22 +36,19 @@ from slivit.train.metrics import WholeLoss, task_metrics
 from slivit.train.recipe import Fit
 from slivit.train.schedules import backbone_depth, layered_groups, scheduler
 from slivit.train.spread import spread
-from slivit.train.steps import SharedLoss, checkpoint_activations, one_batch, step_callbacks
+from slivit.train.steps import SharedLoss, SparingLearner, checkpoint_activations, step_callbacks
 
 log = logging.getLogger(__name__)
 MOMENTUM = 0.9
 
 
-class VolumeLearner(Learner):
-    """A fastai Learner whose fit can start at a later epoch of the same schedule.
+class VolumeLearner(SparingLearner):
+    """A fastai Learner whose fit can start at a later epoch of the same schedule, its `first_epoch`.
 
-    `rates` are those of its parameter groups, as fractions of the peak. What it does where memory does not do is in
-    `slivit.train.steps`: `at_once` scans of a batch at a time (0 for all), `keeps_less` for the gradients.
+    `rates` are those of its parameter groups, as fractions of the peak.
     """
 
-    first_epoch, at_once, divides = 0, 0, True
-    keeps_less: bool | Literal["auto"] = "auto"
-    rows = slice(None)
+    first_epoch = 0
     rates: npt.NDArray[np.float64] = np.ones(1)
 
     def peak(self, lr: float) -> Any:
@@ -59,27 +56,20 @@ class VolumeLearner(Learner):
         return lr if (self.rates == 1).all() else lr * self.rates
 
     def _do_fit(self) -> None:
-        """Run the epochs that are left. (fastai's own `start_epoch` runs the callbacks of skipped epochs too.)"""
-        from fastai.callback.core import CancelEpochException
+        """Run the epochs that are left. (fastai's own `start_epoch` runs the callbacks of skipped epochs too.)
 
-        for epoch in range(self.first_epoch, self.n_epoch):
-            self.epoch = epoch
-            self._with_events(self._do_epoch, "epoch", CancelEpochException)
-
-    def _do_one_batch(self) -> None:
-        one_batch(self, super()._do_one_batch)
-
-    def enter_precision(self) -> None:
-        """Compute in the precision of the fit, for a part of a batch."""
-        for callback in self.cbs:
-            if isinstance(callback, Autocast):
-                callback.enter()
-
-    def leave_precision(self) -> None:
-        """End half precision where an error ended a batch: what this process does next would be computed in it."""
-        for callback in self.cbs:
-            if isinstance(callback, Autocast):
-                callback.leave()
+        Raises:
+            ReadError: a process that reads scans died.
+        """
+        loader = getattr(self.dls.train, "fake_l", None)
+        try:
+            with readers_watched(getattr(loader, "num_workers", 0)):
+                for epoch in range(self.first_epoch, self.n_epoch):
+                    self.epoch = epoch
+                    self._with_events(self._do_epoch, "epoch", CancelEpochException)
+        finally:
+            self.first_epoch = 0
+            self.leave_precision()
 
     def export(self, *args: Any, **kwargs: Any) -> None:
         """Refuse to pickle the learner: opening such a file runs whatever code is in it.
@@ -92,21 +82,6 @@ class VolumeLearner(Learner):
             "Keep the model with slivit.save_checkpoint(folder, learn.model, task, settings), share it with `slivit "
             "export`, and open it with slivit.from_pretrained(folder)."
         )
-
-    def fit(self, n_epoch: int, *args: Any, start_epoch: int = 0, **kwargs: Any) -> None:
-        """Fit as `Learner.fit` does; with `start_epoch`, the epochs before it are left out.
-
-        Raises:
-            ReadError: a process that reads scans died.
-        """
-        self.first_epoch = start_epoch
-        loader = getattr(self.dls.train, "fake_l", None)
-        try:
-            with readers_watched(getattr(loader, "num_workers", 0)):
-                super().fit(n_epoch, *args, **kwargs)
-        finally:
-            self.first_epoch = 0
-            self.leave_precision()
 
 
 class MixUp(Callback):
@@ -321,21 +296,20 @@ def groups(model: nn.Module, fit: Fit) -> tuple[Callable[..., Any], npt.NDArray[
     return layered_groups(model, backbone_depth(model), fit.layer_decay)
 
 
-def fit_schedule(learn: VolumeLearner, fit: Fit, peak: float, **options: Any) -> None:
-    """Train under the recipe's schedule.
+def scheduled(learn: VolumeLearner, fit: Fit, peak: float, cbs: Sequence[Callback] = ()) -> Callable[[], None]:
+    """What trains a learner under a recipe's schedule, when it is called.
 
     Args:
         learn: the learner.
         fit: its epochs, schedule, warm-up and betas.
         peak: the peak rate.
-        options: what `Learner.fit` takes: `cbs`, `start_epoch`.
+        cbs: further callbacks.
     """
     rates = learn.peak(peak)
     if fit.schedule == "constant":
-        learn.fit(fit.epochs, rates, **options)
-    elif fit.schedule == "cosine":
+        return partial(learn.fit, fit.epochs, rates, cbs=[*cbs])
+    if fit.schedule == "cosine":
         plan = scheduler(rates, end=0.0, warmup=fit.warmup, weight_decay=fit.weight_decay)
-        learn.fit(fit.epochs, rates, **{**options, "cbs": [plan, *options.get("cbs", ())]})
-    else:
-        moms = {"moms": (fit.betas[0],) * 3} if changed(fit, "betas") else {}
-        learn.fit_one_cycle(fit.epochs, rates, pct_start=fit.warmup, **moms, **options)
+        return partial(learn.fit, fit.epochs, rates, cbs=[plan, *cbs])
+    moms = {"moms": (fit.betas[0],) * 3} if changed(fit, "betas") else {}
+    return partial(learn.fit_one_cycle, fit.epochs, rates, pct_start=fit.warmup, cbs=[*cbs], **moms)

@@ -20,16 +20,10 @@ class MaskLearner(VolumeLearner):
     overlap = 0.0
     """Of windows over validation scans."""
 
-    def _do_one_batch(self) -> None:
+    def output(self) -> Tensor:
+        """Logits of patches, or of a whole scan where it validates."""
         x, input = self.xb[0].as_subclass(Tensor), self.model_spec.input
-        self.pred = dense_logits(self.model, x, input) if self.training else self._slid(x, input)
-        self("after_pred")
-        if self.yb:
-            self.loss_grad = self.loss_func(self.pred, self.yb[0].to(self.pred.device))
-            self.loss = self.loss_grad.clone()
-        self("after_loss")
-        if self.training and self.yb:
-            self._do_grad_opt()
+        return dense_logits(self.model, x, input) if self.training else self._slid(x, input)
 
     def _slid(self, scan: Tensor, input: str) -> Tensor:
         return slide(

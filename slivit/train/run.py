@@ -174,7 +174,7 @@ class Trial:
         """
         from slivit.device import choose_device, choose_precision
         from slivit.train import callbacks
-        from slivit.train.learner import find_lr, fit_schedule
+        from slivit.train.learner import find_lr, scheduled
         from slivit.train.pace import Pace
 
         fit = recipe.fit
@@ -194,8 +194,10 @@ class Trial:
         ]
         cbs += [callbacks.StopEarly(fit.monitor, fit.patience)] if fit.patience else []
         cbs += [callbacks.AverageWeights(fit.average_weights)] if fit.average_weights else []
+        learn.first_epoch = progress["epoch"] if progress else 0
+        train = scheduled(learn, fit, peak, cbs)
         with nullcontext() if sys.stdout.isatty() else learn.no_bar(), learn.no_logging():
-            fit_schedule(learn, fit, peak, cbs=cbs, start_epoch=progress["epoch"] if progress else 0)
+            train()
         log.info("best epoch %d: %s %.4f", best.best_epoch + 1, fit.monitor, best.best)
         outcome = {"lr": peak, "best_epoch": best.best_epoch + 1, fit.monitor: float(best.best)}
         return bare(learn.model), outcome | {"precision": choose_precision(fit.precision, choose_device(fit.device))}

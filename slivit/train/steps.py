@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from fastai.callback.core import (
@@ -17,15 +17,14 @@ from fastai.callback.core import (
     CancelTrainException,
     CancelValidException,
 )
+from fastai.learner import Learner
 from fastai.torch_core import find_bs
 from torch import nn
 
 from slivit.device import Memory, out_of_memory
 from slivit.errors import ModelError, SlivitError
 from slivit.parallel import bare, of_all, rank_and_size
-
-if TYPE_CHECKING:
-    from slivit.train.learner import VolumeLearner
+from slivit.train.callbacks import Autocast
 
 log = logging.getLogger(__name__)
 LONG = 1000
@@ -93,97 +92,128 @@ def forget_compiled(model: nn.Module) -> bool:
     return was
 
 
-def one_batch(learn: VolumeLearner, run: Callable[[], None]) -> None:
-    """Run a batch; where it fails for want of memory, or in compiled code, in another way, until there is none left.
+class SparingLearner(Learner):
+    """A fastai Learner whose batch is run in another way where it fails for want of memory, or in compiled code.
 
-    Args:
-        learn: with its batch; how it goes on is kept in it, for the batches that follow.
-        run: fastai's own way.
-
-    Raises:
-        SlivitError: memory does not do for one scan with the least that is kept.
+    `at_once` scans of a batch are computed at a time (0 for all), `rows` are those of the part; `divides` says whether
+    a batch may be parted at all, and `keeps_less` whether features are computed again for the gradients.
     """
-    while True:
-        try:
-            return in_parts(learn) if learn.at_once and learn.training else run()
-        except _MEANT:
-            raise
-        except Exception as error:
-            short = out_of_memory(error)
-            reason = (str(error).strip().splitlines() or [""])[-1 if short else 0][:200]
-            if not short and not forget_compiled(learn.model):
+
+    at_once, divides = 0, True
+    keeps_less: bool | Literal["auto"] = "auto"
+    rows = slice(None)
+
+    def output(self) -> torch.Tensor:
+        """What the network gives for the batch, or a part of it."""
+        return cast(torch.Tensor, self.model(*self.xb))
+
+    def _do_one_batch(self) -> None:
+        """Run a batch, in another way as long as there is one; the batches that follow go on in the same way.
+
+        Raises:
+            SlivitError: memory does not do for one scan with the least that is kept.
+        """
+        while True:
+            try:
+                return self._in_parts() if self.at_once and self.training else self._whole()
+            except _MEANT:
                 raise
-        learn.leave_precision()
-        # Outside of the handler, because the error holds on to everything that was in memory.
-        if short:
-            spare(learn, reason)
-        else:
-            log.warning("the network goes on uncompiled: %s", reason)
-            learn.at_once = learn.at_once or len(learn.xb[0])
-        learn.enter_precision()
+            except Exception as error:
+                short = out_of_memory(error)
+                reason = (str(error).strip().splitlines() or [""])[-1 if short else 0][:200]
+                if not short and not forget_compiled(self.model):
+                    raise
+            self.leave_precision()
+            # Outside of the handler, because the error holds on to everything that was in memory.
+            if short:
+                self._spare(reason)
+            else:
+                log.warning("the network goes on uncompiled: %s", reason)
+                self.at_once = self.at_once or len(self.xb[0])
+            self.enter_precision()
 
+    def _whole(self) -> None:
+        """A batch as fastai runs it."""
+        self.pred = self.output()
+        self("after_pred")
+        if self.yb:
+            self.loss_grad = self.loss_func(self.pred, *self.yb)
+            self.loss = self.loss_grad.clone()
+        self("after_loss")
+        if self.training and self.yb:
+            self._do_grad_opt()
 
-def spare(learn: VolumeLearner, reason: str) -> None:
-    """Make the next try need less memory: half of the scans at once, or for one scan, fewer features kept.
+    def _spare(self, reason: str) -> None:
+        """Make the next try need less memory: half of the scans at once, or for one scan, fewer features kept.
 
-    Raises:
-        SlivitError: nothing is left to spare.
-    """
-    learn.opt.zero_grad()
-    Memory(torch.device(learn.dls.device or "cpu")).empty()
-    size = learn.at_once or len(learn.xb[0])
-    if learn.training and learn.divides and size > 1 and rank_and_size()[1] == 1:
-        learn.at_once = (size + 1) // 2
-        log.warning("memory does not do for %d at once (%s): steps add up parts of %d", size, reason, learn.at_once)
-        return
-    if learn.training and learn.keeps_less == "auto":
-        learn.keeps_less = True
-        try:
-            checkpoint_activations(learn.model)
-        except ModelError:
-            pass
-        else:
-            log.warning("memory does not do (%s): features are computed again for the gradients", reason)
+        Raises:
+            SlivitError: nothing is left to spare.
+        """
+        self.opt.zero_grad()
+        Memory(torch.device(self.dls.device or "cpu")).empty()
+        size = self.at_once or len(self.xb[0])
+        if self.training and self.divides and size > 1 and rank_and_size()[1] == 1:
+            self.at_once = (size + 1) // 2
+            log.warning("memory does not do for %d at once (%s): steps add up parts of %d", size, reason, self.at_once)
             return
-    raise SlivitError(
-        f"there is not enough memory for {size} at once ({reason}): lower the batch size, the number of slices or "
-        'their size, take a smaller network, set precision to "bfloat16", or checkpoint_activations to true'
-    )
+        if self.training and self.keeps_less == "auto":
+            self.keeps_less = True
+            try:
+                checkpoint_activations(self.model)
+            except ModelError:
+                pass
+            else:
+                log.warning("memory does not do (%s): features are computed again for the gradients", reason)
+                return
+        raise SlivitError(
+            f"there is not enough memory for {size} at once ({reason}): lower the batch size, the number of slices or "
+            'their size, take a smaller network, set precision to "bfloat16", or checkpoint_activations to true'
+        )
 
+    def _in_parts(self) -> None:
+        """A training step on a batch, `at_once` scans of it at a time; the gradient is that of the whole batch.
 
-def in_parts(learn: VolumeLearner) -> None:
-    """A training step on a batch, `learn.at_once` scans of it at a time; the gradient is that of the whole batch.
+        Only layers that look at a batch as a whole (BatchNorm) see a part instead.
+        """
+        xb, yb = self.xb, self.yb
+        weigh = getattr(self.loss_func, "counted", None) or find_bs
+        whole, losses = weigh(yb[0]), []
+        try:
+            for start in range(0, len(xb[0]), self.at_once):
+                self.rows = slice(start, start + self.at_once)
+                self.xb, self.yb = (tuple(t[self.rows] for t in part) for part in (xb, yb))
+                if share := (weigh(self.yb[0]) / whole if whole else 0):
+                    losses.append(share * self._gradient(share))
+        finally:
+            self.xb, self.yb, self.rows = xb, yb, slice(None)
+        self.loss = torch.stack(losses).sum() if losses else torch.full((), float("nan"))
+        self._with_events(self._step, "step", CancelStepException)
+        self.opt.zero_grad()
 
-    Only layers that look at a batch as a whole (BatchNorm) see a part instead.
-    """
-    xb, yb = learn.xb, learn.yb
-    weigh = getattr(learn.loss_func, "counted", None) or find_bs
-    whole, losses = weigh(yb[0]), []
-    try:
-        for start in range(0, len(xb[0]), learn.at_once):
-            learn.rows = slice(start, start + learn.at_once)
-            learn.xb, learn.yb = (tuple(t[learn.rows] for t in part) for part in (xb, yb))
-            if share := (weigh(learn.yb[0]) / whole if whole else 0):
-                losses.append(share * _gradient(learn, share))
-    finally:
-        learn.xb, learn.yb, learn.rows = xb, yb, slice(None)
-    learn.loss = torch.stack(losses).sum() if losses else torch.full((), float("nan"))
-    learn._with_events(learn._step, "step", CancelStepException)
-    learn.opt.zero_grad()
+    def _gradient(self, share: float) -> torch.Tensor:
+        """Add a part's share to the gradient; returns its loss."""
+        self.enter_precision()
+        self.pred = self.output()
+        self("after_pred")
+        self.loss_grad = self.loss_func(self.pred, *self.yb)
+        self.loss = self.loss_grad.clone()
+        self("after_loss")
+        loss = self.loss_grad.detach()
+        self.loss_grad = self.loss_grad * share
+        self._with_events(self._backward, "backward", CancelBackwardException)
+        return cast(torch.Tensor, loss)
 
+    def enter_precision(self) -> None:
+        """Compute in the precision of the fit, for a part of a batch."""
+        for callback in self.cbs:
+            if isinstance(callback, Autocast):
+                callback.enter()
 
-def _gradient(learn: VolumeLearner, share: float) -> torch.Tensor:
-    """Add a part's share to the gradient; returns its loss."""
-    learn.enter_precision()
-    learn.pred = learn.model(*learn.xb)
-    learn("after_pred")
-    learn.loss_grad = learn.loss_func(learn.pred, *learn.yb)
-    learn.loss = learn.loss_grad.clone()
-    learn("after_loss")
-    loss = learn.loss_grad.detach()
-    learn.loss_grad = learn.loss_grad * share
-    learn._with_events(learn._backward, "backward", CancelBackwardException)
-    return loss
+    def leave_precision(self) -> None:
+        """End half precision where an error ended a batch: what this process does next would be computed in it."""
+        for callback in self.cbs:
+            if isinstance(callback, Autocast):
+                callback.leave()
 
 
 def checkpoint_activations(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from slivit.models.registry import create_model
 from slivit.predict.engine import predict_table
 from slivit.targets.task import Task
 from slivit.train import callbacks
-from slivit.train.learner import MixUp, find_lr, fit_schedule, parameter_groups, volume_learner
+from slivit.train.learner import MixUp, find_lr, parameter_groups, scheduled, volume_learner
 from slivit.train.metrics import EpochMetric
 from slivit.train.recipe import Fit
 
@@ -39,7 +39,8 @@ def fit(learn, tmp_path, epochs=3, start=0, extra=()):
     best = callbacks.KeepBest("valid_loss")
     cbs = [callbacks.SeedEpochs(0), best, callbacks.SaveProgress(tmp_path, 1e-3), *extra]
     with learn.no_bar(), learn.no_logging():
-        learn.fit_one_cycle(epochs, 1e-3, cbs=cbs, start_epoch=start)
+        learn.first_epoch = start
+        learn.fit_one_cycle(epochs, 1e-3, cbs=cbs)
     return best
 
 
@@ -199,7 +200,7 @@ def test_layer_decay_scales_block_by_block_and_holds_every_parameter_once(blob_s
 def test_the_optimiser_and_the_schedule_are_those_of_the_recipe(blob_scans, tmp_path, fit, momentum):
     learn, *_ = make(blob_scans, tmp_path, fit=fit.model_copy(update={"precision": "float32"}))
     with learn.no_bar(), learn.no_logging():
-        fit_schedule(learn, fit, 1e-3)
+        scheduled(learn, fit, 1e-3)()
     rates, hypers = learn.recorder.lrs, learn.opt.hypers
     assert hypers[0]["mom"] == pytest.approx(momentum, abs=0.03)
     if fit.optimiser == "adamw":
