@@ -102,6 +102,8 @@ class SparingLearner(Learner):
     at_once, divides = 0, True
     keeps_less: bool | Literal["auto"] = "auto"
     rows = slice(None)
+    xb: tuple[torch.Tensor, ...]
+    yb: tuple[torch.Tensor, ...]
 
     def output(self) -> torch.Tensor:
         """What the network gives for the batch, or a part of it."""
