@@ -25,6 +25,7 @@ class Job:
     done: int = 0
     total: int = 0
     error: str = ""
+    stopped: bool = False
     ended: threading.Event = field(default_factory=threading.Event)
 
     def progress(self, done: int, total: int) -> None:
@@ -50,7 +51,8 @@ class Jobs:
             wait: seconds to wait for its end.
 
         Returns:
-            `state` ("done", "running" or "failed"), `done` and `total`, or `error`. One that ended is forgotten.
+            `state` ("done", "running" or "failed"), `done` and `total`, or `error`. One that ended is forgotten; one
+            that was stopped because this question came late counts as running, and begins anew with the next one.
         """
         with self._lock:
             job = self._jobs.get(name)
@@ -58,10 +60,12 @@ class Jobs:
                 job = self._jobs[name] = Job()
                 threading.Thread(target=self._run, args=(job, work), daemon=True, name=f"slivit-view {name}").start()
             job.asked = time.monotonic()
-        if not job.ended.wait(wait):
+        if job.ended.wait(wait):
+            with self._lock:
+                if self._jobs.get(name) is job:
+                    del self._jobs[name]
+        if job.stopped or not job.ended.is_set():
             return {"state": "running", "done": job.done, "total": job.total}
-        with self._lock:
-            self._jobs.pop(name, None)
         return {"state": "failed", "error": job.error} if job.error else {"state": "done"}
 
     @staticmethod
@@ -69,7 +73,7 @@ class Jobs:
         try:
             work(job.progress)
         except Stopped:
-            job.error = "stopped, because the page had not asked for it for a while; ask again"
+            job.stopped = True
         except SlivitError as error:
             job.error = str(error)
         except Exception as error:

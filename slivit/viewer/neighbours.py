@@ -32,14 +32,14 @@ class Neighbour:
     """A training scan beside another one.
 
     Args:
+        number: of the training scan, in the order of the rows.
         row: of the manifest.
         similarity: cosine of the two vectors of features, both less the training scans' mean; from -1 to 1.
-        thumbnail: (H, W) uint8, its middle slice.
     """
 
+    number: int
     row: Mapping[str, Any]
     similarity: float
-    thumbnail: npt.NDArray[np.uint8]
 
 
 class Neighbours:
@@ -92,13 +92,18 @@ class Neighbours:
             count: at most this many.
             but: the path of a scan to leave out, the one that is compared.
         """
-        known = [(row, *self._known[i]) for row in self.rows if (i := identity(row)) in self._known]
+        known = [(n, row, self._known[i][0]) for n, row in enumerate(self.rows) if (i := identity(row)) in self._known]
         if not known:
             return []
-        similarity = cosines(np.stack([own for _, own, _ in known]), features)
+        similarity = cosines(np.stack([own for *_, own in known]), features)
         order = np.argsort(-similarity, kind="stable")
-        best = [i for i in order if str(known[i][0]["path"]) != but][:count]
-        return [Neighbour(known[i][0], float(similarity[i]), known[i][2]) for i in best]
+        best = [i for i in order if str(known[i][1]["path"]) != but][:count]
+        return [Neighbour(*known[i][:2], float(similarity[i])) for i in best]
+
+    def thumbnail(self, number: int) -> npt.NDArray[np.uint8] | None:
+        """(H, W) the middle slice of a training scan; None where it is not known."""
+        known = self._known.get(identity(self.rows[number])) if number < len(self.rows) else None
+        return known[1] if known else None
 
     def _add(self, row: Mapping[str, Any]) -> None:
         with warnings.catch_warnings():

@@ -47,6 +47,7 @@ def opened_facts(bench: Bench, opened: Opened, target: str) -> dict[str, Any]:
         "outputs": [[name, number(float(predictions[column_of(task, name)]))] for name in task.outputs],
         "sentences": [*calls(bench, predictions, target), *known(bench, opened)],
         "trust": bench.record.sentence(target, value),
+        "plot": bench.record.drawn,
         "trust_title": "Calibration" if task.makes_calls else "Predicted and true",
         "notes": list(scan.notes),
         "shape": list(scan.shape),
@@ -132,9 +133,9 @@ def neighbours_facts(bench: Bench, opened: Opened) -> dict[str, Any]:
                 "answers": _answers(bench.checkpoint.task, near.row),
                 "similarity": number(near.similarity, 2),
                 "row": row_of(bench, near.row),
-                "place": place,
+                "number": near.number,
             }
-            for place, near in enumerate(nearest)
+            for near in nearest
         ],
     }
 

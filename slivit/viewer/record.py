@@ -79,13 +79,18 @@ class Record:
         bins = self.found.get("reliability", {}).get(target, {}).get("mass", ())
         return next((b for b in bins if b["n"] and b["low"] <= value <= b["high"]), None)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether there is a figure."""
+        return bool(self.found) and (self.task.makes_calls or self.table is not None)
+
     def figure(self, target: str, value: float) -> Figure | None:
         """Reliability, or predicted against true values, with the prediction marked; None where nothing is known."""
-        if not self.found:
+        if not self.drawn:
             return None
         with styled():
-            if not self.task.makes_calls:
-                return self._scatter(target, value)
+            if self.table is not None and not self.task.makes_calls:
+                return self._scatter(self.table, target, value)
             from slivit.report.plots_probability import reliability_plot
 
             one = {**self.found, "reliability": {target: self.found["reliability"][target]}}
@@ -95,12 +100,10 @@ class Record:
         figure.axes[0].axvline(value, color=POSITIVE, linewidth=1.6)
         return figure
 
-    def _scatter(self, target: str, value: float) -> Figure | None:
+    def _scatter(self, table: pd.DataFrame, target: str, value: float) -> Figure:
         from slivit.report.plots_regression import regression_plots
 
-        if self.table is None:
-            return None
-        columns = self.table[[f"target_{target}", f"pred_{target}"]].dropna().to_numpy(float)
+        columns = table[[f"target_{target}", f"pred_{target}"]].dropna().to_numpy(float)
         plot = next(iter(regression_plots(self.found, {target: (columns[:, 0], columns[:, 1])}, self.task.unit)))
         plot.figure.axes[0].axhline(value, color=POSITIVE, linewidth=1.6)
         return plot.figure

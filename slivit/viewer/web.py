@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from slivit.display import nifti_bytes
 from slivit.errors import SlivitError
-from slivit.explanation import target_or
+from slivit.explanation import Explanation, target_or
 from slivit.viewer import panels, pictures
 from slivit.viewer.bench import DropFolder
 from slivit.viewer.desk import Desk
@@ -53,7 +53,7 @@ def application(desk: Desk) -> Starlette:
         Route(f"{scan}/explain", _json(web.explain)),
         Route(f"{scan}/place", _json(web.place)),
         Route(f"{scan}/neighbours", _json(web.neighbours)),
-        Route(f"{scan}/neighbour/{{place:int}}", _picture(web.neighbour, "image/jpeg")),
+        Route(f"{scan}/neighbour/{{number:int}}", _picture(web.neighbour, "image/jpeg")),
         Route(f"{scan}/slice/{{number:int}}", _picture(web.slice, "image/png")),
         Route(f"{scan}/heat/{{number:int}}", _picture(web.heat, "image/png")),
         Route(f"{scan}/calibration.svg", _picture(web.calibration, "image/svg+xml")),
@@ -192,16 +192,14 @@ class Web:
         return nifti_bytes(volume.array, volume.affine, volume.spacing)
 
     def map(self, request: Request) -> bytes:
-        """A method's map over the scan; it has been computed before."""
-        _, opened = self.desk.opened(request)
-        return map_bytes(opened.found[self._explained(request)], request.query_params["method"])
+        """A method's map over the scan."""
+        return map_bytes(*self._explained(request))
 
-    def _explained(self, request: Request) -> tuple[str, str]:
-        _, opened = self.desk.opened(request)
-        key = (request.query_params.get("target", ""), request.query_params.get("method", ""))
-        if key not in opened.found:
-            raise SlivitError(f"{key[1]} of {key[0]} has not been computed yet")
-        return key
+    def _explained(self, request: Request) -> tuple[Explanation, str]:
+        """What was found, and the method; made anew where the scan has left memory since the page was told of it."""
+        bench, opened = self.desk.opened(request)
+        target, method = (request.query_params.get(name, "") for name in ("target", "method"))
+        return bench.explain(opened, target, method), method
 
     def slice(self, request: Request) -> bytes | None:
         """A slice as the model saw it."""
@@ -211,9 +209,7 @@ class Web:
 
     def heat(self, request: Request) -> bytes | None:
         """A method's map over a slice."""
-        _, opened = self.desk.opened(request)
-        target, method = self._explained(request)
-        return pictures.heat_png(opened.found[target, method], method, request.path_params["number"])
+        return pictures.heat_png(*self._explained(request), request.path_params["number"])
 
     def mask(self, request: Request) -> bytes | None:
         """One of the scan's masks."""
@@ -239,11 +235,10 @@ class Web:
         return {**panels.neighbours_facts(bench, opened), **state}
 
     def neighbour(self, request: Request) -> bytes | None:
-        """The picture of one of the nearest training scans."""
-        bench, opened = self.desk.opened(request)
-        nearest = bench.neighbours.nearest(opened.features, but=str(opened.row.get("path", "")))
-        place = request.path_params["place"]
-        return jpeg(nearest[place].thumbnail) if place < len(nearest) else None
+        """The picture of a training scan."""
+        bench, _ = self.desk.opened(request)
+        thumbnail = bench.neighbours.thumbnail(request.path_params["number"])
+        return jpeg(thumbnail) if thumbnail is not None else None
 
     def reviews(self, request: Request) -> Any:
         """All notes."""

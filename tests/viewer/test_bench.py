@@ -91,7 +91,7 @@ def test_the_nearest_training_scans(runs, scans, monkeypatch, tmp_path):
     own, *others = bench.neighbours.nearest(opened.features, count=30)
     assert own.row["path"] == opened.row["path"]
     assert own.similarity == pytest.approx(1, abs=1e-5)
-    assert own.thumbnail.shape == (module.SIDE, module.SIDE)
+    assert bench.neighbours.thumbnail(own.number).shape == (module.SIDE, module.SIDE)
     assert len(others) == len(training) - 1
     assert all(a.similarity >= b.similarity for a, b in pairwise(others))
     without = bench.neighbours.nearest(opened.features, count=30, but=opened.row["path"])

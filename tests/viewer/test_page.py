@@ -1,170 +1,20 @@
-"""The page in headless Chromium, cut off from every other address."""
+"""The page of one run, in headless Chromium."""
 
 import json
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from slivit.cli import app
-from slivit.data.table import read_shown
 from slivit.viewer.server import bind
 
 nibabel = pytest.importorskip("nibabel")
-SMALL, WIDE, PHONE = (1280, 800), (1800, 1000), (400, 900)
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--no-first-run", "--enable-unsafe-swiftshader",
-         "--use-gl=angle", "--use-angle=swiftshader",
-         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver")
-    pytest.importorskip("starlette")
-    pytest.importorskip("ipyniivue")
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("there is no chromium with chromedriver; Debian's packages are chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.chrome.service.Service(driver))
-    yield chrome
-    chrome.quit()
-
-
-class Server:
-    """`slivit view` as a user starts it, in a folder of its own."""
-
-    def __init__(self, folder, *given):
-        command = [sys.executable, "-m", "slivit", "view", *map(str, given), "--no-browser", "--port", "0"]
-        env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"}
-        self.folder = folder
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env=env
-        )
-        said = self.process.stdout.readline()
-        assert said.startswith("http://127.0.0.1:"), self.process.communicate()
-        self.url = said.split()[0]
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-        out, errors = self.process.communicate(timeout=90)
-        return self.process.returncode, out + errors
-
-
-@pytest.fixture(scope="module")
-def run(runs, tmp_path_factory):
-    return shutil.copytree(runs("binary"), tmp_path_factory.mktemp("own") / "run")
-
-
-@pytest.fixture(scope="module")
-def server(run, browser, tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("elsewhere"), run)
-    yield server
-    server.stop()
-
-
-class Visitor:
-    """What a visitor does and sees."""
-
-    def __init__(self, browser, url, size=SMALL):
-        self.browser, self.url = browser, url
-        given = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", given)
-        browser.get("about:blank")
-        browser.get_log("browser")
-        browser.get(url)
-
-    def all(self, css):
-        from selenium.webdriver.common.by import By
-
-        return self.browser.find_elements(By.CSS_SELECTOR, css)
-
-    def wait(self, what, seconds=100):
-        """The first thing that is not empty, asked for again and again."""
-        from selenium.common.exceptions import StaleElementReferenceException
-
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            try:
-                if found := what():
-                    return found
-            except StaleElementReferenceException:
-                pass
-            time.sleep(0.05)
-        raise AssertionError(f"nothing came; the page says: {self.text('body')}; {self.browser.get_log('browser')}")
-
-    def texts(self, css):
-        """What is to be read in elements, all at one moment."""
-        return self.script("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText)", css)
-
-    def text(self, css):
-        return " ".join(self.texts(css))
-
-    def see(self, css, part):
-        return self.wait(lambda: part in (said := self.text(css)) and said)
-
-    def names(self):
-        return self.texts("#list td.name b")
-
-    def press(self, *keys):
-        from selenium.webdriver.common.action_chains import ActionChains
-
-        ActionChains(self.browser).send_keys(*keys).perform()
-
-    def click(self, words, css="button"):
-        self.wait(lambda: next((e for e in self.all(css) if words in e.text and (e.click() or True)), None))
-
-    def search(self, words):
-        box = self.wait(lambda: self.all("#list input[type=search]"))[0]
-        box.clear()
-        box.send_keys(words)
-
-    def find(self, name):
-        """Search for a scan, and open it."""
-        self.wait(lambda: self.all("#list tbody tr"))
-        self.search(f"{name}.nii")
-        self.wait(lambda: self.names() == [name])
-        self.click(name, "#list tbody tr")
-        self.see(".scan-title", name)
-
-    def script(self, code, *args):
-        return self.browser.execute_script(code, *args)
-
-    def source(self, css):
-        return self.all(css)[0].get_attribute("src") or ""
-
-    def quiet(self):
-        """No error in the console, and nothing fetched from elsewhere."""
-        worse = [e["message"] for e in self.browser.get_log("browser") if e["level"] in ("SEVERE", "WARNING")]
-        assert worse == []
-        fetched = self.script("return performance.getEntriesByType('resource').map(e => e.name)")
-        own = (self.url.split("#")[0], "data:", f"blob:{self.url.split('#')[0]}")
-        assert fetched
-        assert [name for name in fetched if not name.startswith(own)] == []
-
-
-@pytest.fixture
-def visitor(browser, server):
-    visitor = Visitor(browser, server.url)
-    yield visitor
-    visitor.quiet()
-
-
-def test_the_worklist_opens_with_the_first_scan_and_is_worked_by_keys(visitor, run):
+def test_the_worklist_opens_with_the_first_scan_and_is_worked_by_keys(visitor, visit, run):
     from selenium.webdriver.common.keys import Keys
 
     predictions = json.loads((run / "metrics.json").read_text())
@@ -184,7 +34,7 @@ def test_the_worklist_opens_with_the_first_scan_and_is_worked_by_keys(visitor, r
     shown = [float(t.split()[0]) for t in visitor.texts("#list tbody td:nth-child(3)") if t[:1].isdigit()]
     assert shown == sorted(shown, reverse=True)
     link = visitor.browser.current_url
-    again = Visitor(visitor.browser, link)
+    again = visit(link)
     again.wait(lambda: all("scan3" in name for name in again.names()))
     assert "wide=1" in link
     again.wait(lambda: [e for e in again.all("#list td.more") if e.is_displayed()])
@@ -216,10 +66,10 @@ def test_scroll_through_a_scan_and_see_why(visitor, scans):
     visitor.wait(lambda: not visitor.all(".bars.scored"))
 
 
-def test_three_planes_with_a_window_and_an_overlay(browser, server, scans):
+def test_three_planes_with_a_window_and_an_overlay(browser, visit, server):
     from selenium.webdriver.common.keys import Keys
 
-    visitor = Visitor(browser, f"{server.url}#scan=3&view=planes&method=gradcam", WIDE)
+    visitor = visit(f"{server.url}#scan=3&view=planes&method=gradcam", "wide")
     visitor.see(".said", "Colours:")
     canvas = visitor.wait(lambda: visitor.all(".planes canvas"))[0]
     visitor.wait(lambda: "cross=" in browser.current_url)
@@ -242,7 +92,7 @@ def test_three_planes_with_a_window_and_an_overlay(browser, server, scans):
     visitor.press("0", "+")
     visitor.wait(lambda: all(f"{part}=" in browser.current_url for part in ("window", "zoom", "slice")))
     link = browser.current_url
-    again = Visitor(browser, link, WIDE)
+    again = visit(link, "wide")
     again.see(".slice-label", "slice 1 ")
     again.wait(lambda: again.text(".numbers") == visitor.text(".numbers") != window)
     visitor.press("v")
@@ -264,8 +114,8 @@ def test_a_dropped_scan_is_shown_and_a_bad_one_told(visitor, scans, tmp_path):
     assert [e["level"] for e in visitor.browser.get_log("browser") if "422" in e["message"]] == ["SEVERE"]
 
 
-def test_the_nearest_training_scans_on_a_phone(browser, server, scans):
-    visitor = Visitor(browser, f"{server.url}#scan=30", PHONE)
+def test_the_nearest_training_scans_on_a_phone(visit, server, scans):
+    visitor = visit(f"{server.url}#scan=30", "phone")
     visitor.wait(lambda: visitor.all(".compare-near"))
     visitor.script("document.querySelector('.compare-near').click()")
     visitor.wait(lambda: len(visitor.all(".near figure")) == 6)
@@ -314,109 +164,3 @@ def test_a_port_in_use_ends_with_status_2(runs):
     assert done.exit_code == 2
     assert f"port {port}" in done.output
     assert "--port" in done.output
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["regression", "multiclass"])
-def test_other_tasks(browser, runs, scans, kind, tmp_path):
-    server = Server(tmp_path, runs(kind))
-    try:
-        visitor = Visitor(browser, server.url)
-        visitor.find("scan35")
-        visitor.wait(lambda: len(visitor.all(".bars.scored .bar")) == 6)
-        table = json.loads((runs(kind) / "metrics.json").read_text())["splits"]["test"]
-        assert table["scans"] == 8
-        if kind == "regression":
-            assert " mm" in visitor.text(".prediction .big")
-            assert "off by" in visitor.text(".calibration")
-        else:
-            assert "Called" in visitor.text(".prediction")
-            assert len(visitor.all(".prediction .outputs tr")) == 2
-        visitor.wait(lambda: [e for e in visitor.all(".calibration img") if e.is_displayed()])
-        visitor.quiet()
-    finally:
-        server.stop()
-
-
-@pytest.mark.slow
-def test_runs_beside_each_other(browser, runs, run, tmp_path):
-    shutil.copytree(run, tmp_path / "second")
-    table = pd.read_csv(tmp_path / "second" / "predictions.csv")
-    table.assign(prob_bright=1 - table["prob_bright"], call_bright=1 - table["call_bright"]).to_csv(
-        tmp_path / "second" / "predictions.csv", index=False
-    )
-    server = Server(tmp_path, run, tmp_path / "second")
-    try:
-        visitor = Visitor(browser, server.url, WIDE)
-        visitor.wait(lambda: visitor.all("#list tbody tr"))
-        spreads = [float(t.split()[0]) for t in visitor.texts("#list tbody td:nth-child(5)") if t[:1].isdigit()]
-        assert spreads == sorted(spreads, reverse=True)
-        assert "calls differ" in visitor.texts("#list tbody tr")[0]
-        visitor.see(".compare", "calls differ")
-        visitor.wait(lambda: len([e for e in visitor.all(".flat .under") if e.get_attribute("src")]) == 2)
-        visitor.wait(lambda: [e for e in visitor.all(".rest .bars .bar") if e.is_displayed()])
-        visitor.quiet()
-    finally:
-        server.stop()
-
-
-@pytest.mark.slow
-def test_two_thousand_scans_and_the_time_they_take(browser, run, scans, tmp_path, capsys):
-    """Prints the figures of benchmarks/RESULTS.md; nothing is compared with a limit, as machines differ."""
-    many = shutil.copytree(run, tmp_path / "many")
-    table = read_shown(many / "predictions.csv")
-    copies = pd.concat([table] * (2000 // len(table) + 1), ignore_index=True).head(2000)
-    names = [f"{i:04d}.nii" for i in range(2000)]
-    copies["path"] = [str(tmp_path / name) for name in names]
-    copies["patient"] = names
-    for path in copies["path"]:
-        Path(path).symlink_to(scans["path"][0])
-    copies.to_csv(many / "predictions.csv", index=False)
-    known = copies.rename(columns={"target_bright": "bright"})
-    known[["path", "patient", "split", "bright"]].to_csv(many / "split.csv", index=False)
-    deep = tmp_path / "deep.nii.gz"
-    noise = np.random.default_rng(0).normal(0, 200, (160, 512, 512)).astype(np.int16)
-    nibabel.Nifti1Image(noise.transpose(2, 1, 0), np.diag([0.7, 0.7, 1.5, 1])).to_filename(deep)
-    server = Server(tmp_path, many)
-    try:
-        figures = [first_paint(browser, server.url) for _ in range(3)]
-        visitor = Visitor(browser, f"{server.url}#method=none")
-        visitor.see(".pager", "2,000")
-        visitor.all("#files")[0].send_keys(str(deep))
-        visitor.see(".scan-title", "deep.nii")
-        browser.set_script_timeout(120)
-        visitor.wait(lambda: "cross=" in browser.current_url)
-        changes = {"planes, 160 x 512 x 512": visitor.script(CHANGES)}
-        visitor.press("v")
-        visitor.wait(lambda: visitor.all(".flat .under")[0].is_displayed())
-        time.sleep(2)
-        changes["slices"] = visitor.script(CHANGES)
-        with capsys.disabled():
-            print("\nfirst paint, list (ms):", *(f"{a:.0f}, {b:.0f};" for a, b in figures))
-            for view, found in changes.items():
-                print(
-                    f"change of slice, {view}: median {np.median(found):.1f} ms, 95% {np.percentile(found, 95):.1f} ms"
-                )
-    finally:
-        server.stop()
-
-
-def first_paint(browser, url):
-    """When the page was first painted, and when its list was there, in ms from the start of the navigation."""
-    visitor = Visitor(browser, f"{url}#method=none")
-    visitor.wait(lambda: len(visitor.all("#list tbody tr")) == 50)
-    paint = "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
-    mark = "return performance.getEntriesByName('worklist')[0].startTime"
-    return visitor.wait(lambda: visitor.script(paint)), visitor.script(mark)
-
-
-CHANGES = """
-    const found = [], gl = document.querySelector('.planes canvas')?.getContext('webgl2'), pixel = new Uint8Array(4);
-    for (let i = 0; i < 20; i += 1) {
-      const key = i < 10 ? 'ArrowLeft' : 'ArrowRight', begun = performance.now();
-      document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true}));
-      if (gl) gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, pixel);  // waits until it is drawn
-      found.push(performance.now() - begun);
-    }
-    return found;
-"""

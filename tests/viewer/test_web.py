@@ -17,7 +17,7 @@ nibabel = pytest.importorskip("nibabel")
 from slivit.checkpoint import load_checkpoint  # noqa: E402
 from slivit.data.table import read_shown  # noqa: E402
 from slivit.explanation.outputs import overlay_array  # noqa: E402
-from slivit.viewer.bench import Bench, Stopped  # noqa: E402
+from slivit.viewer.bench import OPENED, Bench, Stopped  # noqa: E402
 from slivit.viewer.desk import Desk  # noqa: E402
 from slivit.viewer.jobs import PATIENCE, Job, Jobs  # noqa: E402
 from slivit.viewer.masks import masks_of  # noqa: E402
@@ -27,11 +27,6 @@ from slivit.viewer.server import ViewError  # noqa: E402
 from slivit.viewer.thumbnails import Thumbnails  # noqa: E402
 from slivit.viewer.web import application  # noqa: E402
 from slivit.volume import Volume  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def run(runs, tmp_path_factory):
-    return shutil.copytree(runs("binary"), tmp_path_factory.mktemp("web") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -256,12 +251,33 @@ def test_masks_of_a_scan(tmp_path, rng):
     assert masks_of(tmp_path, {}) == {}
 
 
-def test_a_computation_that_nobody_asks_for_ends():
+def test_a_map_of_a_scan_that_left_memory_is_made_anew(ask, desk):
+    before = ask("/api/scan/4/heat/2", target="bright", method="gradcam")
+    assert before[1].startswith(b"\x89PNG")
+    opened = desk.main.open("4")
+    for number in range(5, 5 + OPENED):
+        desk.main.open(str(number))
+    assert desk.main.open("4") is not opened
+    assert ask("/api/scan/4/heat/2", target="bright", method="gradcam") == before
+    assert ask("/api/scan/4/map.nii", target="bright", method="nothing")[0] == 422
+
+
+def test_a_computation_that_nobody_asks_for_ends_and_begins_anew_when_asked_again():
     job = Job()
     job.asked = time.monotonic() - PATIENCE - 1
     with pytest.raises(Stopped):
         job.progress(1, 2)
-    jobs, end = Jobs(), time.monotonic() + 30
+    begun, jobs = [], Jobs()
+
+    def work(progress):
+        begun.append(1)
+        if len(begun) == 1:
+            raise Stopped
+
+    assert jobs.ask("late", work, wait=30)["state"] == "running"
+    assert jobs.ask("late", work, wait=30) == {"state": "done"}
+    assert len(begun) == 2
+    end = time.monotonic() + 30
     state = {"state": "running"}
     while state["state"] == "running" and time.monotonic() < end:
         state = jobs.ask("a", lambda progress: progress(1, 2), wait=0.1)

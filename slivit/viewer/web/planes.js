@@ -104,13 +104,16 @@ export class Planes {
 
   // Show a scan. `place` tells how its slices run and how bright it is.
   async show(url, place) {
+    const turn = (this.turn = (this.turn || 0) + 1);
     await this.begin();
+    if (turn !== this.turn) return;
     for (const layer of this.layers.values()) Model.all.delete(layer.id);
     this.layers.clear();
     this.place = null;
     Object.assign(this, { low: place.low, high: place.high, cross: [0.5, 0.5, 0.5] });
     this.layers.set("scan", this.layer(url, { cal_min: place.low, cal_max: place.high }));
     await this.put();
+    if (turn !== this.turn) return;
     this.place = place;
     this.say("resize_listener");
     this.enlarge(1);

@@ -1,5 +1,5 @@
 // The opened scan: its two views, the window, explanations and masks over it, the strip of its slices.
-import { ask, h, number, put, set, state, trouble } from "./state.js";
+import { addressOf, ask, h, number, put, set, state, trouble } from "./state.js";
 import { Planes } from "./planes.js";
 import { Slices } from "./slices.js";
 import { Strip } from "./strip.js";
@@ -53,34 +53,32 @@ export class Scan {
     put(this.tools, this.views, this.channels, this.zooms, this.windows, this.numbers, this.methods, this.targets, this.runs, this.opacity, this.masks, this.fill);
   }
 
-  key() { return state.scan; }
-  query(more = {}) { return { run: state.run, target: this.facts?.target || "", channel: state.channel, ...more }; }
-  address(part, more = {}) { return `/api/scan/${encodeURIComponent(this.key())}/${part}?${new URLSearchParams({ ...this.query(more), t: this.shownKey })}`; }
 
   // Open what the state says; `moved` ones of its values alone change what is drawn.
   async open() {
     const turn = (this.turn += 1);
-    this.shownKey = `${state.run}|${state.scan}`;
     this.place.classList.remove("empty");
     this.wait("reading ...");
+    const asked = { key: state.scan, run: state.run };
     let facts;
-    try { facts = await ask(`/api/scan/${encodeURIComponent(state.scan)}`, { run: state.run, target: state.target }); } catch (error) {
+    try { facts = { ...await ask(`/api/scan/${encodeURIComponent(asked.key)}`, { run: asked.run, target: state.target }), ...asked }; } catch (error) {
       if (turn === this.turn) { this.facts = null; this.wait(""); this.place.classList.add("empty"); this.drawn(null); put(this.title, h("h2", {}, "This scan cannot be shown")); trouble(error.message); }
       return;
     }
     if (turn !== this.turn) return;
     trouble("");
     Object.assign(this, { facts, found: null, placeOf: null, fresh: state.slice === "" });
+    facts.channel = facts.channels[Number(state.channel)] ? state.channel : "0";
     put(this.targets, ...facts.outputs.map(([name]) => h("option", { value: name, selected: name === facts.target }, name)));
     this.targets.hidden = facts.outputs.length < 2;
-    put(this.channels, ...facts.channels.map((name, i) => h("option", { value: i, selected: state.channel === String(i) }, name)));
+    put(this.channels, ...facts.channels.map((name, i) => h("option", { value: i, selected: facts.channel === String(i) }, name)));
     this.channels.hidden = facts.channels.length < 2;
     put(this.title, h("h2", {}, facts.name), h("span", { class: "quiet" }, [facts.patient !== facts.path && facts.patient, facts.split].filter(Boolean).join(" \u00b7 ")),
       h("span", { class: "grow" }), h("span", { class: "quiet" }, `${facts.shape.join(" \u00d7 ")}${facts.spacing ? `, ${facts.spacing.map((s) => number(s, 2)).join(" \u00d7 ")} mm` : ""}`));
     this.strip.number = Number(state.slice) || facts.sampled[Math.floor(facts.sampled.length / 2)];
     this.strip.show(facts.shape[0], facts.sampled, null);
-    this.slices.show(facts, (run, n) => this.address(`slice/${n}`, { run }));
-    this.strip.others(this.about.runs.map((name, run) => ({ name, run })).filter(({ run }) => String(run) !== state.run));
+    this.slices.show(facts, (run, n) => addressOf(facts, `slice/${n}`, { run }));
+    this.strip.others(this.about.runs.map((name, run) => ({ name, run })).filter(({ run }) => String(run) !== facts.run));
     this.drawn(facts);
     await this.look();
     await this.explain();
@@ -88,9 +86,10 @@ export class Scan {
 
   // Show another channel of the same scan.
   async channel() {
+    if (!this.facts) return;
+    const at = this.strip.number, facts = (this.facts = { ...this.facts, channel: state.channel });
     this.placeOf = null;
-    const at = this.strip.number;
-    this.slices.show(this.facts, (run, n) => this.address(`slice/${n}`, { run }));
+    this.slices.show(facts, (run, n) => addressOf(facts, `slice/${n}`, { run }));
     this.strip.number = at;
     this.fresh = false;
     await this.look();
@@ -115,9 +114,9 @@ export class Scan {
     this.wait("reading the whole scan ...");
     try {
       if (!this.placeOf) {
-        const place = await ask(this.address("place"));
+        const place = await ask(addressOf(facts, "place"));
         if (turn !== this.looks) return;
-        await this.planes.show(this.address("volume.nii"), place);
+        await this.planes.show(addressOf(facts, "volume.nii"), place);
         if (turn !== this.looks) return;
         this.placeOf = place;
         this.presets(place);
@@ -164,36 +163,36 @@ export class Scan {
     if (method === "none") { this.said.textContent = ""; await this.plain(); return; }
     this.said.textContent = "computing ...";
     const current = () => turn === this.turn && method === state.method && facts === this.facts;
-    const found = await this.asked(state.run, method, current);
+    const found = await this.asked(facts, facts.run, method, current);
     if (!found) return;
     if (!found.scores) { await this.plain(); this.said.textContent = found.error; return; }
-    this.found = { ...found, method, target: facts.target };
+    this.found = { ...found, method };
     this.said.textContent = this.about.methods.find((m) => m.name === method).says;
     this.strip.show(facts.shape[0], this.found.slices, this.found.scores);
-    this.colour(state.run, this.found);
+    this.colour(facts, facts.run, this.found);
     if (this.fresh && this.view) this.view.go(this.found.best);
     this.fresh = false;
     await this.lay();
     for (const run of this.about.runs.keys()) {
-      if (String(run) === state.run) continue;
-      const other = await this.asked(String(run), method, current);
+      if (String(run) === facts.run) continue;
+      const other = await this.asked(facts, String(run), method, current);
       if (!other) return;
-      if (other.scores) { this.strip.other(run, other.slices, other.scores); this.colour(run, { ...other, method }); }
+      if (other.scores) { this.strip.other(run, other.slices, other.scores); this.colour(facts, run, { ...other, method }); }
     }
   }
 
   // Ask for a method's scores of a run until they are there; null where nobody waits any more.
-  async asked(run, method, current) {
+  async asked(facts, run, method, current) {
     for (;;) {
       let found;
-      try { found = await ask(`/api/scan/${encodeURIComponent(this.key())}/explain`, this.query({ method, run })); } catch (error) { found = { state: "failed", error: error.message }; }
+      try { found = await ask(addressOf(facts, "explain", { method, run })); } catch (error) { found = { state: "failed", error: error.message }; }
       if (!current()) return null;
       if (found.scores || found.state === "failed") return found;
-      if (run === state.run) this.said.textContent = found.total ? `computing ${found.done} of ${found.total} ...` : "computing ...";
+      if (run === facts.run) this.said.textContent = found.total ? `computing ${found.done} of ${found.total} ...` : "computing ...";
     }
   }
 
-  colour(run, found) { this.slices.overlay(Number(run), found.map ? (n) => this.address(`heat/${n}`, { method: found.method, run }) : null, state.opacity / 100); }
+  colour(facts, run, found) { this.slices.overlay(Number(run), found.map ? (n) => addressOf(facts, `heat/${n}`, { method: found.method, run }) : null, state.opacity / 100); }
 
   // No explanation: neither bars nor colours.
   async plain() {
@@ -209,11 +208,12 @@ export class Scan {
     this.opacity.hidden = !this.found?.map;
     this.drawMasks();
     if (this.view !== this.planes) return;
-    const map = this.found?.map ? this.address("map.nii", { method: this.found.method }) : null;
+    const map = this.found?.map ? addressOf(facts, "map.nii", { method: this.found.method }) : null;
     await this.planes.overlay("map", map, { colormap: "inferno", opacity: state.opacity / 100, cal_min: 140, cal_max: 255, colormap_type: 2 });
     const chosen = state.masks.split(",").filter(Boolean);
     for (const mask of facts.masks) {
-      const url = chosen.includes(mask.name) ? this.address(`mask/${mask.number}.nii`) : null;
+      if (facts !== this.facts) return;
+      const url = chosen.includes(mask.name) ? addressOf(facts, `mask/${mask.number}.nii`) : null;
       await this.planes.overlay(`mask ${mask.name}`, url, { opacity: state.fill / 100, colormap_label: table(mask.number) });
     }
   }

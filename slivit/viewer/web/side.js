@@ -1,5 +1,5 @@
 // What is known of the opened scan: prediction, other runs, a reviewer's notes, calibration, the nearest training scans.
-import { ask, h, number, put, state, trouble } from "./state.js";
+import { addressOf, ask, h, number, put, trouble } from "./state.js";
 
 const WORDS = { accept: "Accept", "wrong label": "Wrong label", "bad scan": "Bad scan" };
 const KEYS = { accept: "a", "wrong label": "x", "bad scan": "b" };
@@ -15,13 +15,10 @@ export class Side {
     this.facts = facts;
     if (!facts) { put(this.place, ); return; }
     const panel = (name, title, ...children) => h("section", { class: `panel ${name}` }, h("h2", {}, title), ...children);
-    const address = `/api/scan/${encodeURIComponent(state.scan)}`;
-    const query = new URLSearchParams({ run: state.run, target: facts.target });
     this.prediction = panel("prediction", "Prediction", h("div", { class: "big" }, facts.shown), h("div", { class: "quiet" }, facts.what),
       facts.outputs.length > 1 && h("table", { class: "outputs" }, ...facts.outputs.map(([name, value]) => h("tr", {}, h("td", {}, name), h("td", {}, value)))),
       ...facts.sentences.map((s) => h("p", {}, s)), ...facts.notes.map((n) => h("p", { class: "quiet note" }, n)));
-    const plot = h("img", { class: "plot", src: `${address}/calibration.svg?${query}`, alt: "Predictions of the tested scans against the truth; this one is marked" });
-    plot.addEventListener("error", () => plot.remove());
+    const plot = facts.plot && h("img", { class: "plot", src: addressOf(facts, "calibration.svg"), alt: "Predictions of the tested scans against the truth; this one is marked" });
     this.near = panel("nearest", "Nearest training scans");
     this.notes = panel("notes", "Review");
     put(this.place, ...[this.prediction, this.compared(panel), this.notes, panel("calibration", facts.trust_title, h("p", {}, facts.trust), plot), this.near].filter(Boolean));
@@ -31,9 +28,9 @@ export class Side {
 
   // What every run, member and reader says of this scan.
   compared(panel) {
-    const row = this.list.row(state.scan);
+    const row = this.list.row(this.facts.key);
     if (!row?.others) return null;
-    const line = (name, value, call, run) => h("tr", { "aria-selected": String(run) === state.run }, h("td", {}, name), h("td", {}, value === null ? "\u2013" : number(value, this.about.calls ? 3 : 2)), h("td", {}, this.words(call)));
+    const line = (name, value, call, run) => h("tr", { "aria-selected": String(run) === this.facts.run }, h("td", {}, name), h("td", {}, value === null ? "\u2013" : number(value, this.about.calls ? 3 : 2)), h("td", {}, this.words(call)));
     return panel("compare", row.differ ? "Compared: calls differ" : "Compared",
       h("table", { class: "outputs" }, line(this.list.runs[0], row.value, row.call, 0), ...row.others.map(([value, call], i) => line(this.list.runs[i + 1], value, call, i + 1))),
       row.spread !== null && h("p", { class: "quiet" }, `Spread (SD) ${number(row.spread)}.`));
@@ -42,10 +39,10 @@ export class Side {
   words(call) { return this.about.exclusive || call === "" ? call : call === "1" ? "positive" : "negative"; }
 
   async neighbours(build = false) {
-    const facts = this.facts, address = `/api/scan/${encodeURIComponent(state.scan)}`, query = { run: state.run };
+    const facts = this.facts;
     const current = () => facts === this.facts;
     let found;
-    try { found = await ask(`${address}/neighbours`, build ? { ...query, build: 1 } : query); } catch (error) { if (current()) trouble(error.message); return; }
+    try { found = await ask(addressOf(facts, "neighbours", build ? { build: 1 } : {})); } catch (error) { if (current()) trouble(error.message); return; }
     if (!current()) return;
     const title = h("h2", {}, "Nearest training scans");
     if (!found.training) { put(this.near, title, h("p", { class: "quiet" }, "The training scans are not known here: the run has no split.csv.")); return; }
@@ -54,7 +51,7 @@ export class Side {
       found.missing > 0 && h("p", { class: "quiet" }, running && found.total ? `reading ${found.done} of ${found.total} ...` : `${found.missing.toLocaleString("en")} of ${found.training.toLocaleString("en")} training scans must be read once for this.`),
       found.missing > 0 && !running && h("button", { class: "compare-near", onclick: () => this.neighbours(true) }, "Compare"),
       h("div", { class: "near" }, ...found.nearest.map((near) => h("figure", { onclick: () => near.row !== null && this.open(near.row), class: near.row !== null ? "click" : "" },
-        h("img", { src: `${address}/neighbour/${near.place}?${new URLSearchParams(query)}`, alt: "middle slice" }), h("figcaption", {}, h("b", {}, near.answers), h("br"), h("span", { class: "quiet" }, `${near.name}, similarity ${near.similarity}`))))),
+        h("img", { src: addressOf(facts, `neighbour/${near.number}`), alt: "middle slice" }), h("figcaption", {}, h("b", {}, near.answers), h("br"), h("span", { class: "quiet" }, `${near.name}, similarity ${near.similarity}`))))),
       found.unreadable > 0 && h("p", { class: "quiet" }, `${found.unreadable} training scans could not be read.`));
     if (found.state === "failed") trouble(found.error);
     if (running) { await new Promise((done) => setTimeout(done, 200)); if (current()) this.neighbours(true); }
@@ -62,7 +59,7 @@ export class Side {
 
   // Notes: who looks, a verdict, a comment; kept at once, as a line of reviews.csv beside the run.
   drawNotes() {
-    const row = this.list.row(state.scan);
+    const row = this.list.row(this.facts.key);
     const name = h("input", { class: "reviewer", placeholder: "your name", "aria-label": "Your name", value: this.who, onchange: (e) => { this.who = e.target.value.trim(); localStorage.setItem("reviewer", this.who); } });
     const text = h("input", { class: "comment", placeholder: "comment ( c )", "aria-label": "Comment", maxlength: 2000, onkeydown: (e) => { if (e.key === "Enter") this.note("comment"); } });
     const own = row ? this.all.reviews.filter((r) => r.key === row.key) : [];
@@ -74,8 +71,9 @@ export class Side {
   }
 
   async note(verdict) {
-    const row = this.list.row(state.scan), [name, text] = [this.notes.querySelector(".reviewer"), this.notes.querySelector(".comment")];
+    const row = this.facts && this.list.row(this.facts.key);
     if (!row) return;
+    const [name, text] = [this.notes.querySelector(".reviewer"), this.notes.querySelector(".comment")];
     this.who = name.value.trim();
     if (!this.who) { name.focus(); trouble("Write your name first: notes are kept by name."); return; }
     try {

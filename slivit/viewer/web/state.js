@@ -46,6 +46,12 @@ export async function ask(path, query = {}, options = {}) {
   return values;
 }
 
+// The address of a part of an opened scan. It is made of what the server told of that scan, never of the state, which
+// names the next scan, target or run already while its facts are still on their way.
+export function addressOf({ key, run, target, channel }, part, more = {}) {
+  return `/api/scan/${encodeURIComponent(key)}/${part}?${new URLSearchParams({ run, target, channel, ...more })}`;
+}
+
 // An element: properties, "on..." listeners, attributes, and children (texts are never read as HTML).
 export function h(tag, given = {}, ...children) {
   const element = document.createElement(tag);
