@@ -1,8 +1,10 @@
 """Of large packages only what a command uses: timm without its hundred networks, torch without its compiler.
 
 `import timm` takes twice as long as `import torch`: it imports every network and loader that it has, the hub's client,
-and torchvision, which imports torch's compiler to ask it one question. A command makes one network, fetches nothing as
-a rule, and compiles nothing unless it is told to. Whatever else is asked for is imported then, in the same modules.
+and torchvision, which imports torch's compiler to ask it one question; nibabel imports pydicom. A third of
+`import torch` is Python kernels for tensors without memory, which its own in C++ do without for all but rare
+operations, and `torch.export`. A command makes one network, fetches nothing as a rule, and compiles and exports
+nothing unless it is told to. Whatever else is asked for is imported then, in the same modules.
 """
 
 from __future__ import annotations
@@ -20,8 +22,15 @@ from types import ModuleType
 from typing import Any
 
 _COMPILER = "torch._dynamo"
+_META = "torch._meta_registrations"
 _HUB = "timm.models._hub"
-_FUNCTIONS = {"torchvision": f"{_COMPILER}.utils", "timm.models._builder": _HUB, "timm.models._factory": _HUB}
+_FUNCTIONS = {
+    "torchvision": f"{_COMPILER}.utils",
+    "timm.models._builder": _HUB,
+    "timm.models._factory": _HUB,
+    "timm.layers._fx": "torchvision.models.feature_extraction",
+    "nibabel.nifti1": "pydicom",
+}
 """Modules, and another from which each imports functions that are hardly ever called."""
 _beginning = RLock()
 _GARBAGE = 50_000
@@ -40,13 +49,32 @@ def _of(module: str, name: str) -> Any:
     return getattr(import_module(module), name, None)
 
 
+def _nothing(name: str) -> None:
+    """Of a package that has no name to give before it begins."""
+
+
+class _NoSymbol:
+    """What nothing is an instance of: stands for sympy's symbols where torch asks whether a number is one."""
+
+
 _WAITING: dict[str, Callable[[str], Any]] = {
     "timm": partial(_of, "timm.version"),
-    "timm.models": lambda _: None,
+    "timm.models": _nothing,
     "timm.data": partial(_of, "timm.data.constants"),
+    "sympy": lambda name: _NoSymbol if name == "Basic" else None,
+    "torchvision": _nothing,
+    "torchvision.ops": _nothing,
+    "torch.export": _nothing,
+    _META: _nothing,
     _COMPILER: lambda name: _not_compiled if name == "disable" else None,
 }
 """Packages whose beginning waits, and what gives some of their names before."""
+_BEFORE = {
+    **{name: name for name in (_COMPILER, "torch.export", "sympy")},
+    **{f"torchvision.{name}": "torchvision" for name in ("datasets", "io", "models", "transforms")},
+    **dict.fromkeys(("torch._decomp", "torch._refs", "torch._inductor", "transformers", "accelerate"), _META),
+}
+"""Packages, and what has to have begun before a module of theirs is imported."""
 
 
 def _not_compiled(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
@@ -67,6 +95,8 @@ class _Waiting(ModuleType):
     """A package whose `__init__` runs when a name is asked for that is not there; its modules can be had before."""
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name not in ("__version__", "__all__"):
+            raise AttributeError(name)  # asked by the import system and by pickle, of every module
         value = _WAITING[self.__name__](name)
         if value is not None:
             return value
@@ -81,7 +111,8 @@ def begin(module: ModuleType) -> None:
             return
         module.__class__ = ModuleType  # type: ignore[assignment]
         try:
-            module.__spec__.loader.exec_module(module)  # type: ignore[union-attr]
+            with _functions_of(_FUNCTIONS.get(module.__name__, "")):
+                module.__spec__.loader.exec_module(module)  # type: ignore[union-attr]
         except BaseException:
             module.__class__ = _Waiting
             raise
@@ -91,14 +122,45 @@ class _Finder(MetaPathFinder):
     """Finds modules as Python does, and has some of them begin otherwise."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if name.startswith(f"{_COMPILER}."):
-            begin(sys.modules[_COMPILER])  # its modules cannot do without it
+        if name not in _WAITING and name not in sys.modules and _begun_for(name) and name in sys.modules:
+            return _There.spec(sys.modules[name])
         if name not in _WAITING and name not in _FUNCTIONS:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
             spec.loader = _Beginning(spec.loader)
         return spec
+
+
+def _begun_for(name: str) -> bool:
+    """Begin the package that a module cannot do without; returns whether one had to."""
+    for package, needed in _BEFORE.items():
+        if name == package or name.startswith(f"{package}."):
+            waits = sys.modules.get(needed)
+            if isinstance(waits, _Waiting):
+                begin(waits)
+                return True
+    return False
+
+
+class _There(Loader):
+    """Gives a module that was imported while another began, rather than a second one."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module, self.own = module, module.__spec__
+
+    @classmethod
+    def spec(cls, module: ModuleType) -> ModuleSpec:
+        """By which the module is found; Python takes that of the module itself, so it is there too until then."""
+        module.__spec__ = ModuleSpec(module.__name__, cls(module))
+        return module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self.module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.own
+        module.__loader__ = getattr(self.own, "loader", None)
 
 
 class _Beginning(Loader):
@@ -124,23 +186,28 @@ class _Beginning(Loader):
 @contextmanager
 def _functions_of(name: str) -> Iterator[None]:
     """While the block imports, have a module give functions that import it when they are called."""
-    if name in sys.modules:
+    if not name or name in sys.modules:
         yield
         return
     sys.modules[name] = stand_in = _Functions(name)
     try:
         yield
     finally:
+        stand_in.imported = True
         if sys.modules.get(name) is stand_in:
             del sys.modules[name]
 
 
 class _Functions(ModuleType):
-    """Stands for a module while another imports functions of it."""
+    """Stands for a module while another imports functions of it; whoever kept it then has the module's own names."""
+
+    imported = False
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if self.imported:
+            return getattr(import_module(self.__name__), name)
 
         def function(*args: Any, **kwargs: Any) -> Any:
             if sys.modules.get(self.__name__) is self:

@@ -127,6 +127,7 @@ def check_networks(jobs: Sequence[Job]) -> None:
         RecipeError: every problem at once.
     """
     import torch
+    from torch import _decomp  # noqa: F401 (its import equips torch for whatever a network does without memory)
 
     from slivit.models.registry import create_model
 

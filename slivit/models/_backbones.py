@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +17,8 @@ from torch import Tensor, nn
 
 from slivit.errors import CheckpointError, ModelError, nearest
 from slivit.models._weights import WeightRules, Weights, first_layers, load_by_rules
+
+_UNRUN = ContextVar("unrun", default=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,8 @@ def build_backbone(
     stage = len(strides) - 1 - strides[::-1].index(stride)
     whole = set(network.state_dict())
     network.prune_intermediate_layers([stage], prune_norm=True, prune_head=True)
-    channels = _measure(network, name, stage, stride, image_size)
+    listed = int(stages[stage]["num_chs"])
+    channels = listed if _UNRUN.get() else _measure(network, name, stage, stride, image_size)
     info = BackboneInfo(
         architecture=name,
         cut=frozenset(whole - set(network.state_dict())),
@@ -76,6 +82,16 @@ def build_backbone(
     if pretrained and pretrained is not True:
         load_by_rules(network, pretrained, info)
     return network, info
+
+
+@contextmanager
+def unrun() -> Iterator[None]:
+    """Have backbones built without being run: with the channels that timm lists, and all layers that are not cut."""
+    token = _UNRUN.set(True)
+    try:
+        yield
+    finally:
+        _UNRUN.reset(token)
 
 
 def feature_map(network: nn.Module, stage: int, images: Tensor) -> Tensor:
@@ -119,6 +135,7 @@ def create_timm(name: str, args: Mapping[str, Any], *, pretrained: bool, listed:
         raise CheckpointError(f"timm's weights of {name} cannot be had: {error}. {way_out}") from error
 
 
+@lru_cache
 def _import_family(architecture: str) -> None:
     """Import the one module of timm that defines a network, where it can be told, and not the hundred others."""
     spec = find_spec("timm.models")

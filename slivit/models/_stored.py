@@ -17,6 +17,7 @@ from torch.nn.modules.module import (
 )
 
 from slivit.errors import CheckpointError, gather, one_of
+from slivit.models._backbones import unrun
 
 BF16 = "bfloat16"
 _NAMES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -73,8 +74,27 @@ def check_stored(
         CheckpointError: a name, shape or type that is not the network's, or a network far larger than the file.
     """
     header = read_header(path)
-    with torch.device("meta"), _limited(_PARTS[0] + _PARTS[1] * len(header), path):
-        model = build()
+
+    def problems() -> list[str]:
+        with torch.device("meta"), _limited(_PARTS[0] + _PARTS[1] * len(header), path):
+            model = build()
+        return _misfits(header, model, path, kind, what, stored)
+
+    try:
+        with unrun():
+            fits = not problems()
+    except Exception:  # told below, where torch is equipped for whatever a network does without memory
+        fits = False
+    if not fits:
+        from torch import _decomp  # noqa: F401 (its import makes torch so)
+
+        gather(problems(), f"{path} does not fit ({what})", CheckpointError, limit=15)
+
+
+def _misfits(
+    header: Header, model: nn.Module, path: Path, kind: str | None, what: str, stored: Callable[[str], bool]
+) -> list[str]:
+    """What is wrong with a file for a network, in words."""
     fixed = sum(b.nbytes for b in model.buffers())
     if fixed > _MOST_FIXED:
         raise CheckpointError(f"{path}: {what}, which needs {fixed / 1e9:.0f} GB of tables beside its weights")
@@ -83,7 +103,7 @@ def check_stored(
     problems = [f"{title}: {one_of(sorted(names), limit=12)}" for title, names in lists.items() if names]
     for name in sorted(wanted.keys() & header.keys()):
         problems += _differences(name, header[name], wanted[name], kind)
-    gather(problems, f"{path} does not fit ({what})", CheckpointError, limit=15)
+    return problems
 
 
 def _differences(name: str, stored: tuple[str, tuple[int, ...]], wanted: Tensor, kind: str | None) -> list[str]:

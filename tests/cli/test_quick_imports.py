@@ -16,9 +16,10 @@ from slivit.targets.task import Task
 model = create_model("slivit", 1, **model_spec("slivit").small)
 save_checkpoint(sys.argv[1] + "/run", model, Task(kind="binary", targets=("y",)), Preprocessing(size=model.spec.size))
 app(["predict", sys.argv[1] + "/run", sys.argv[2], "--device", "cpu"], standalone_mode=False)
-begun = ("fastai", "sklearn", "matplotlib", "scipy.stats", "torch._dynamo.utils", "torch._inductor", "timm.models.beit",
-         "timm.data.loader", "huggingface_hub.hf_api", "slivit.models.dino3d")
-print([name for name in begun if name in sys.modules])
+begun = "fastai sklearn matplotlib scipy.stats torch._dynamo.utils torch._inductor torch._decomp torch.export.unflatten"
+begun += " sympy.core pydicom torchvision.models timm.models.beit timm.data.loader huggingface_hub.hf_api"
+begun += " slivit.models.dino3d"
+print([name for name in begun.split() if name in sys.modules])
 """
 LATER = """
 import sys
@@ -28,8 +29,16 @@ import timm.models.resnet, torch
 
 assert "timm.models.beit" not in sys.modules
 with torch.device("meta"):
+    assert (2.0 * torch.ones(3)).shape == (3,)
+assert "torch._decomp" not in sys.modules
+import torch._decomp
+with torch.device("meta"):
     assert (2.0 * torch.ones(3)).shape == (3,)  # torch says that the compiler is not for this
+    assert torch.nn.Conv2d(2, 3, 3)(torch.ones(1, 2, 8, 8)).shape == (1, 3, 6, 6)
 assert "torch._dynamo" in sys.modules
+import torch.export.graph_signature as once
+assert once is sys.modules["torch.export.graph_signature"]
+assert once.ExportGraphSignature is torch.export.ExportGraphSignature
 assert "torch._dynamo.utils" not in sys.modules
 import timm, timm.data
 import torchvision
@@ -42,6 +51,16 @@ assert torch.equal(doubled, torch.full((3,), 2.0))
 assert torch._dynamo.disable.__module__.startswith("torch._dynamo")
 with torch.device("meta"):
     assert (2.0 * torch.ones(3)).shape == (3,)
+from torch._subclasses.fake_tensor import FakeTensorMode
+with FakeTensorMode():
+    fake = torch.nn.Conv2d(2, 3, 3)(torch.ones(1, 2, 8, 8))[:, :, None].unsqueeze(0).sum()
+assert fake.shape == ()
+import nibabel.nifti1
+assert nibabel.nifti1.pdcm.dataset.Dataset is __import__("pydicom").Dataset
+import sympy
+assert isinstance(sympy.Symbol("x"), sympy.Basic) and sympy.Basic.__module__ == "sympy.core.basic"
+exported = torch.export.export(torch.nn.Linear(2, 1), (torch.ones(1, 2),))
+assert exported.module()(torch.ones(1, 2)).shape == (1, 1)
 print("whole")
 """
 
