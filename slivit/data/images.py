@@ -24,6 +24,8 @@ from slivit.parallel import from_main, rank_and_size
 Row = Mapping[str, Any]
 OPEN = 64
 """Scans whose slices stay mapped into memory; each may hold a file open."""
+LARGER, LOOKED_AT = 1.5, 4
+"""Sides of the slices from which crops are cut, over a model's, and the scans whose slices are looked at for it."""
 SMALL, IN_MEMORY = 2**20, 2**29
 """Bytes of the slices of a scan that stay in memory as they are, and of all of them, in each process that reads."""
 
@@ -58,6 +60,34 @@ def count_slices(path: str, reader: Mapping[str, Any] | None = None) -> int:
     from slivit.data.readers import read_volume
 
     return read_volume(path, select=lambda depth: [depth // 2], **(reader or {})).depth
+
+
+def for_crops(settings: Preprocessing, paths: Sequence[str]) -> Preprocessing:
+    """The preprocessing of slices that random crops are cut from: up to half as long again a side as a model takes.
+
+    So a crop shows details that a slice shrunk to the model's size has lost. Slices are not enlarged beyond what a few
+    of the scans have; `resize` gives another size, such as that in which slices are stored.
+
+    Args:
+        settings: with the model's size set; square.
+        paths: of the scans.
+
+    Raises:
+        ReadError: a scan that cannot be read.
+    """
+    from slivit.data.readers import read_volume
+
+    slices, *size = settings.stored.size or (1, 1, 1)
+    if settings.resize is None:
+        places = np.unique(np.linspace(0, len(paths) - 1, min(LOOKED_AT, len(paths))).round().astype(int))
+        looked_at = (read_volume(paths[i], select=lambda d: [d // 2], **settings.reader) for i in places)
+        largest = max((max(volume.shape[1:]) for volume in looked_at), default=0)
+        size = [max(side, min(round(LARGER * side), largest)) for side in size]
+    spacing = settings.spacing
+    if spacing and settings.size:  # what a slice shows stays the same
+        finer = [model / side for model, side in zip(settings.size[1:], size, strict=True)]
+        spacing = (spacing[0], spacing[1] * finer[0], spacing[2] * finer[1])
+    return settings.model_copy(update={"size": (slices, *size), "resize": None, "spacing": spacing})
 
 
 class SliceReader:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from slivit.errors import ModelError
 from slivit.models.registry import ModelSpec, spec_of
@@ -32,6 +33,12 @@ def image_spec(model: nn.Module, method: str) -> ModelSpec:
 def grey(batch: Tensor) -> Tensor:
     """(B, 1, H, W) uint8 -> float32 from 0 to 1."""
     return batch.float() / 255
+
+
+def whole(batch: Tensor, size: int) -> Tensor:
+    """(B, 1, H, W) uint8 -> (B, 1, P, P) from 0 to 1: whole slices, which may be larger than a model takes."""
+    images = grey(batch)
+    return images if images.shape[-2:] == (size, size) else F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
 def to_model(images: Tensor, spec: ModelSpec) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from slivit.models.registry import ModelSpec
 from slivit.settings import Share
-from slivit.ssl._images import grey, to_model
+from slivit.ssl._images import to_model, whole
 from slivit.ssl._patches import (
     depth_of,
     embed,
@@ -161,7 +161,7 @@ def gmml(
 @torch.no_grad()
 def restored_pictures(network: Restorer, corrupt: Corruption, spec: ModelSpec, batch: Tensor) -> dict[str, Tensor]:
     """(B, 1, P, P) uint8 -> the images, corrupted, and with what was overwritten restored; each (B, P, P)."""
-    images = grey(batch)
+    images = whole(batch, spec.size[1])
     corrupted, mask = corrupt(images)
     restored = network.decoder(network.tokens(to_model(corrupted, spec))[1])
     restored = torch.where(mask[:, 0], shown(restored, spec), images[:, 0])

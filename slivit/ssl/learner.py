@@ -17,7 +17,7 @@ from fastai.optimizer import SGD, Adam
 from torch import Tensor
 
 from slivit.data.cache import SliceCache
-from slivit.data.images import LoadImage, LoadItem, Row, count_slices, slice_items, unlabelled_dataloaders
+from slivit.data.images import LoadImage, LoadItem, Row, count_slices, for_crops, slice_items, unlabelled_dataloaders
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import ModelError
 from slivit.models._depthwise import quicken
@@ -76,7 +76,8 @@ def pretext_dataloaders(
         scans: paths, or rows with "path" and "split" ("train" or "val"); a column "slices" spares opening each scan
             to count them.
         pretext: a method in 2D has single slices as items, one in 3D whole scans.
-        settings: the preprocessing, with its size set.
+        settings: the preprocessing, with its size set; a method in 2D gets slices up to 1.5 times as large, from which
+            it cuts crops.
         slices: of each scan and epoch, or "all".
         validation: the fraction of paths kept for the validation loss, at least one; rows tell it themselves.
         batch_size: items a step.
@@ -101,6 +102,7 @@ def pretext_dataloaders(
             row["path"]: row["slices"] if "slices" in row else count_slices(row["path"], settings.reader)
             for row in (items if slices == "all" else ())
         }
+        settings = for_crops(settings, [str(row["path"]) for row in items])
         items = slice_items(items, slices, counted)
     return unlabelled_dataloaders(
         items,

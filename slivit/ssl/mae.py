@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from slivit.errors import ModelError
 from slivit.models._vit import sincos_positions
 from slivit.models.registry import ModelSpec
-from slivit.ssl._images import grey, to_model
+from slivit.ssl._images import to_model, whole
 from slivit.ssl._patches import (
     depth_of,
     embed,
@@ -185,7 +185,7 @@ def mae(
 
     @torch.no_grad()
     def pictures(batch: Tensor) -> dict[str, Tensor]:
-        inputs, (patches, mask) = masked(grey(batch))
+        inputs, (patches, mask) = masked(whole(batch, size))
         return rebuilt_pictures(network(inputs).float(), patches, mask, patch, spec, normed=norm_pixels)
 
     return Pretext(

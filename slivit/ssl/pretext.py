@@ -21,7 +21,8 @@ class Pretext:
         name: of the method.
         model: what is trained; `forward(inputs) -> outputs`. An EMA teacher is a part of it without gradients, so
             that it is saved and resumed with the rest.
-        views: a batch on the device -> (inputs, targets). Batches are (B, 1, H, W) uint8 for methods in 2D.
+        views: a batch on the device -> (inputs, targets). Batches are (B, 1, H, W) uint8 for methods in 2D, and slices
+            may be larger than the model takes; see `slivit.data.images.for_crops`.
         loss: (outputs, targets) -> scalar. It may keep named parts of itself in `parts`.
         encoder: the registered model inside `model` whose backbone is kept in the end.
         features: (B, S, H, W) uint8 stacks as the encoder's preprocessing makes them -> (B, D) features of the encoder,

@@ -14,6 +14,7 @@ from slivit.checkpoint import save_backbone
 from slivit.checkpoint.lineage import started_from
 from slivit.data.cache import SliceCache
 from slivit.data.caching import cache_of, size_text
+from slivit.data.images import LARGER
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.table import as_shown
 from slivit.errors import ManifestError, RecipeError
@@ -153,11 +154,12 @@ def slice_cache(
     if recipe.data.cache or ("slices" in frame and (frame["slices"] == 1).all()):
         return cache_of(recipe.data)
     rows, columns = settings.stored.size[1:] if settings.stored.size else (1, 1)
-    need = int(frame["slices"].sum() if "slices" in frame else 0) * rows * columns
+    most = 1.0 if settings.resize else LARGER**2
+    need = round(int(frame["slices"].sum() if "slices" in frame else 0) * rows * columns * most)
     if need > ROOM * shutil.disk_usage(own.parent).free:
         log.warning("%s: its disk has no room for %s of slices, so each is read anew", own.parent, size_text(need))
         return None
-    log.info("slices are kept in %s while it trains%s", own, f": {size_text(need)}" if need else "")
+    log.info("slices are kept in %s while it trains%s", own, f": up to {size_text(need)}" if need else "")
     return SliceCache(own)
 
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from slivit.ssl._images import grey, to_model
+from slivit.ssl._images import to_model, whole
 from slivit.ssl._patches import (
     TOKENS_AND_POSITIONS,
     PixelHead,
@@ -98,10 +98,10 @@ def simmim(
 
     @torch.no_grad()
     def pictures(batch: Tensor) -> dict[str, Tensor]:
-        inputs, (images, mask) = masked(grey(batch))
+        inputs, (images, mask) = masked(whole(batch, size))
         rebuilt = torch.where(mask, network(inputs).float(), images)
-        whole = shown(images, spec)
-        return {"original": whole, "masked": torch.where(mask[:, 0], 0.5, whole), "rebuilt": shown(rebuilt, spec)}
+        original = shown(images, spec)
+        return {"original": original, "masked": torch.where(mask[:, 0], 0.5, original), "rebuilt": shown(rebuilt, spec)}
 
     return Pretext(
         name="simmim",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from slivit.errors import ModelError
 from slivit.models.vis_mae import PatchExpanding, mirrored
-from slivit.ssl._images import grey, to_model
+from slivit.ssl._images import to_model, whole
 from slivit.ssl._patches import (
     check_units,
     depth_of,
@@ -111,7 +111,7 @@ def swin_mae(
 
     @torch.no_grad()
     def pictures(batch: Tensor) -> dict[str, Tensor]:
-        inputs, (patches, mask) = masked(grey(batch))
+        inputs, (patches, mask) = masked(whole(batch, size))
         return rebuilt_pictures(network(inputs).float(), patches, mask, patch, spec, normed=norm_pixels)
 
     return Pretext(

@@ -21,7 +21,8 @@ def random_crop(
 ) -> Tensor:
     """Cut a part of random area and aspect ratio out of each image, resize it, and mirror some of them.
 
-    No side is longer than the image's: the larger a part, the nearer it is to the image's own aspect ratio.
+    No side is longer than the image's: the larger a part, the nearer it is to the image's own aspect ratio. A part that
+    is larger than the crop is averaged, so that a pattern too fine for the crop fades and makes no false one.
 
     Args:
         images: (B, C, H, W) float.
@@ -42,8 +43,12 @@ def random_crop(
     theta[:, 0, 0], theta[:, 1, 1] = width * mirror, height
     theta[:, 0, 2] = uniform(count, -1, 1) * (1 - width)
     theta[:, 1, 2] = uniform(count, -1, 1) * (1 - height)
-    grid = F.affine_grid(theta.to(images.device), [count, images.shape[1], size, size], align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    longest = max(float(width.max()) * images.shape[3], float(height.max()) * images.shape[2])
+    finer = max(1, math.ceil(longest / size - 1e-3))
+    shape = [count, images.shape[1], finer * size, finer * size]
+    grid = F.affine_grid(theta.to(images.device), shape, align_corners=False)
+    cut = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.avg_pool2d(cut, finer) if finer > 1 else cut
 
 
 def jitter(images: Tensor, strength: float, probability: float = 0.8) -> Tensor:
