@@ -1,6 +1,7 @@
 """The engine: training steps and predictions against the released code's shape, and what takes the time.
 
-Run: python benchmarks/engine.py [reading] [depthwise] [step] [inference] [start] [growth] [--slices 16] [--repeats 3]
+Run: python benchmarks/engine.py [share] [reading] [depthwise] [step] [inference] [start] [growth] [processes]
+[--slices 16] [--repeats 3]
 
 Everything is processor time of one thread in one run, so that a busy machine changes little; what counts are ratios.
 "Released shape" is SLIViT by its description, from the libraries that its code uses: Hugging Face's ConvNeXt-Tiny over
@@ -10,6 +11,7 @@ the slices stacked into one image, one token a slice, and a transformer of five 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
@@ -226,6 +228,61 @@ def grown(slices: int) -> None:
     print(json.dumps({"seconds": spent, "gb": (memory.peak() - before) / 1e9}))
 
 
+def processes(options: argparse.Namespace) -> None:
+    """Scans a second of two processes of one thread that train together, against one, in turn."""
+    import json
+
+    alone, together = [], []
+    for _ in range(options.repeats):
+        for size, runs in ((1, alone), (2, together)):
+            port = str(29500 + len(alone) + len(together))
+            code = f"import engine; engine.trained_together({options.slices})"
+            started = []
+            for rank in range(size):
+                told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "localhost"}
+                where = os.environ | {key: str(value) for key, value in told.items()} | {"MASTER_PORT": port}
+                command = [sys.executable, "-c", code]
+                started.append(
+                    subprocess.Popen(command, cwd=Path(__file__).parent, env=where, stdout=subprocess.PIPE, text=True)
+                )
+            said = [json.loads(process.communicate()[0].splitlines()[-1]) for process in started]
+            runs.append([sum(one["spent"] for one in said) / size, max(one["wall"] for one in said)])
+    (spent, wall), (spent_two, wall_two) = (map(min, zip(*runs, strict=True)) for runs in (alone, together))
+    print("| processes | processor seconds a scan | scans a second | against one |\n| --- | --- | --- | --- |")
+    print(f"| 1 | {spent:.2f} | {1 / wall:.2f} | 1.00 |")
+    print(f"| 2 | {spent_two:.2f} | {2 / wall_two:.2f} | {2 * wall / wall_two:.2f} |")
+    print(f"by processor time, as on two cores that nothing else uses: {2 * spent / spent_two:.2f}")
+
+
+def trained_together(slices: int, steps: int = 3) -> None:
+    """Print the processor time and the time of a step of one scan, in one of the processes that train one model."""
+    import json
+
+    from slivit.device import autocast
+    from slivit.models._depthwise import quicken
+    from slivit.parallel import process_group, wait_for_all
+    from slivit.train.spread import spread
+
+    torch.set_num_threads(1)
+    cpu = torch.device("cpu")
+    with process_group(cpu):
+        network = ours(slices).train().to(memory_format=torch.channels_last)
+        quicken(network)
+        model, x = spread(network, cpu), torch.randn(1, 3, slices * 256, 256)
+        optimiser = torch.optim.AdamW(model.parameters(), 1e-4)
+        for step in range(1 + steps):
+            if step == 1:
+                wait_for_all()
+                begun, spent = time.perf_counter(), time.process_time()
+            with autocast("bfloat16", cpu):
+                loss = model(x).float().square().mean()
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        wall, spent = time.perf_counter() - begun, time.process_time() - spent
+    print(json.dumps({"wall": wall / steps, "spent": spent / steps}))
+
+
 def reading(options: argparse.Namespace) -> None:
     """An epoch of all slices of CT volumes in .nii.gz, against reading each volume once."""
     import nibabel
@@ -324,6 +381,7 @@ PARTS = {
     "inference": inference,
     "start": start,
     "growth": growth,
+    "processes": processes,
 }
 
 
