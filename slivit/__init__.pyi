@@ -12,7 +12,7 @@ from slivit.data.blocks import TiledBlock as TiledBlock
 from slivit.data.blocks import VolumeBlock as VolumeBlock
 from slivit.data.blocks import volume_dataloaders as volume_dataloaders
 from slivit.data.importers import medmnist_manifest as medmnist_manifest
-from slivit.data.manifest import Columns as Columns
+from slivit.data.inspection import Columns as Columns
 from slivit.data.manifest import Manifest as Manifest
 from slivit.data.manifest import read_manifest as read_manifest
 from slivit.data.patch_blocks import MaskBlock as MaskBlock

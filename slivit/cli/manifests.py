@@ -29,13 +29,17 @@ def manifest(
         list[str] | None,
         typer.Option(metavar="CONDITION", help='Of dicom: which series, "modality=MR description~T1 slices>=20".'),
     ] = None,
+    channels: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SERIES", help='Of dicom: series of a study that are channels, "t1=T1 t2=T2".'),
+    ] = None,
     labels: Annotated[Path | None, typer.Option(help="Of dicom: a CSV of labels by patient or accession.")] = None,
 ) -> None:
     """Make a manifest of a public data set, of a folder of class folders, or of an archive of DICOM files."""
     from slivit.data.importers import make_manifest
 
     with told_errors():
-        given = _importer_options(name, options or [], where or [])
+        given = _importer_options(name, options or [], where or [], channels or [])
         given |= {"labels": str(labels)} if labels else {}
         made = make_manifest(name, root, out, **given)
         for note in made.notes:
@@ -105,14 +109,21 @@ def _written(value: Any) -> str:
     return str(list(value) if isinstance(value, tuple) else value)
 
 
-def _importer_options(name: str, words: list[str], where: list[str]) -> dict[str, Any]:
-    """The options of an importer; behind --where, words that are none of them are more conditions."""
+def _importer_options(name: str, words: list[str], where: list[str], channels: list[str]) -> dict[str, Any]:
+    """The options of an importer; behind --where or --channels, words that are none of them are more of those.
+
+    Raises:
+        SlivitError: both were given, so that it cannot be told of which a word is.
+    """
     from slivit.data.importers import importer_spec
 
     known = {*importer_spec(name).options, "missing", "shared", "val", "seed"}
-    more = [word for word in words if where and word.partition("=")[0] not in known]
+    more = [word for word in words if (where or channels) and word.partition("=")[0] not in known]
+    if more and where and channels:
+        raise SlivitError(f'"{more[0]}": of --where or of --channels? Write the word again: --channels {more[0]}')
     given = _pairs([word for word in words if word not in more])
-    return {**given, "where": (*where, *more)} if where else given
+    given |= {"channels": (*channels, *more)} if channels else {}
+    return {**given, "where": (*where, *(() if channels else more))} if where else given
 
 
 def _pairs(options: list[str]) -> dict[str, Any]:

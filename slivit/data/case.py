@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.data.readers import describe, read_volume
 from slivit.data.readers.address import options_of, parts_of, split_address
 from slivit.data.readers.base import ScanInfo
+from slivit.data.readers.geometry import difference
 from slivit.data.slices import intensity_range
 from slivit.data.sliding import Sliding
 from slivit.errors import ManifestError, ReadError
@@ -27,10 +28,6 @@ Labels = npt.NDArray[np.uint8]
 Shape = tuple[int, int, int]
 Align = Literal["error", "resample"]
 
-CLOSE_MM = 1e-3
-"""By which places and spacings of a scan and its mask may differ."""
-CLOSE_TURN = 1e-3
-"""By which the directions of their axes may: rounding of rotations in headers."""
 PLACES = 2000
 """How many voxels of each label are remembered, to draw patches from."""
 _TURNED = ("nifti", "itk", "dicom")
@@ -243,42 +240,15 @@ def on_grid(mask: Volume, image: ScanInfo | Volume, align: Align) -> npt.NDArray
     if not why:
         return mask.array
     if align == "error":
-        raise ManifestError(f'{why}; put them on one grid, or set data.align = "resample"')
+        raise ManifestError(f'the mask has another grid: {why}; put them on one grid, or set data.align = "resample"')
     if mask.affine is None or image.affine is None:
-        raise ManifestError(f"{why}, and it cannot be resampled, as one of them does not say where it lies")
+        raise ManifestError(
+            f"the mask has another grid: {why}; it cannot be resampled, as one of them does not say where it lies"
+        )
     from scipy.ndimage import affine_transform
 
     step = np.linalg.inv(mask.affine) @ image.affine
     return np.asarray(affine_transform(mask.array, step[:3, :3], step[:3, 3], image.shape, order=0))
-
-
-def difference(mask: Volume | ScanInfo, image: ScanInfo | Volume) -> str:
-    """What differs between two grids, in words; "" where nothing does.
-
-    Shapes are the same, spacings and the place of the first voxel within 1e-3 mm, and axes within 1e-3 of a radian,
-    which is more than the rounding of a rotation in a header.
-    """
-    if mask.shape != image.shape:
-        return f"the mask has {_by(mask.shape)} voxels, and the scan {_by(image.shape)}"
-    if mask.affine is None or image.affine is None:
-        return ""
-    (axes, spacing, origin), (others, steps, start) = _taken_apart(mask.affine), _taken_apart(image.affine)
-    if np.abs(spacing - steps).max() > CLOSE_MM:
-        return f"the mask has voxels of {_by(spacing)} mm, and the scan of {_by(steps)} mm"
-    if np.abs(axes - others).max() > CLOSE_TURN:
-        return f"the axes of the mask and of the scan differ by {np.degrees(np.abs(axes - others).max()):.3g} degrees"
-    if np.abs(origin - start).max() > CLOSE_MM:
-        return f"the mask lies {np.linalg.norm(origin - start):.4g} mm off the scan"
-    return ""
-
-
-def _taken_apart(affine: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    return affine[:3, :3] / spacing, spacing, affine[:3, 3]
-
-
-def _by(values: Iterable[Any]) -> str:
-    return " x ".join(f"{value:.6g}" for value in values)
 
 
 # -- both -------------------------------------------------------------------------------------------------------------

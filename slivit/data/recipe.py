@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from slivit.data.manifest import Columns
+from slivit.data.inspection import Columns
 from slivit.data.slice_labels import SliceLabels
 from slivit.errors import RecipeError
 from slivit.settings import Section, changed

@@ -18,11 +18,10 @@ from slivit.data.readers.dicom_archive import series_below
 from slivit.data.readers.dispatch import suffixes
 from slivit.data.readers.entries import FileEntry, folder_entries
 from slivit.data.scan_reading import ScanRef
+from slivit.data.table import is_table
 from slivit.errors import ManifestError, ReadError, gather
 
 log = logging.getLogger(__name__)
-
-TABLES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Finder:
         found: dict[str, ScanRef] = {}
         rows = []
         for path in given:
-            if Path(path).suffix.casefold() in TABLES:
+            if is_table(path):
                 rows += _rows(Path(path), self.channels)
             else:
                 found |= {ref.key: ref for ref in self._in(path) if ref.key not in found}
@@ -164,7 +163,7 @@ def _renamed(ref: ScanRef, folder: Path, name: str) -> ScanRef:
 
 def _rows(csv: Path, channels: tuple[str, ...]) -> list[ScanRef]:
     """The rows of a manifest: the addresses of its scans, and columns to be carried over."""
-    from slivit.data.manifest import inspect_manifest
+    from slivit.data.inspection import inspect_manifest
     from slivit.data.sources import columns_of
     from slivit.data.table import read_table
 

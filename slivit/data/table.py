@@ -1,4 +1,4 @@
-"""Read a CSV as text, with the line of every row, so that a message can name the line that an editor shows."""
+"""Read a CSV or a sheet as text, with the line of every row, so that a message can name the line that is shown."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,11 @@ from slivit.targets.task import class_name
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>"})
 """What an empty cell looks like, in lower case, as R, pandas and databases write it."""
 
+TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")
+"""How the names of tables end, a tab of a spreadsheet behind a # left aside."""
+LARGEST_SHEET = 1 << 30
+"""Bytes that the parts of a spreadsheet may unpack to."""
+
 _FORMULA = re.compile(r"^'*[=+\-@\t\r]")
 """What a spreadsheet would compute instead of show, and what was quoted because of that."""
 _NUMBER = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
@@ -29,18 +35,21 @@ _WHOLE_FLOAT = re.compile(r"^(-?\d+)\.0+$")
 
 
 def read_table(path: Path | str) -> pd.DataFrame:
-    """Read a CSV (comma, semicolon or tab) with every cell as stripped text.
+    """Read a CSV (comma, semicolon or tab) or a tab of a spreadsheet with every cell as stripped text.
+
+    Args:
+        path: of the file. A tab of a spreadsheet is named behind it: scans.xlsx#Labels. Without a name the
+            spreadsheet has to have one tab alone that holds something.
 
     Returns:
         A frame of `str`, whose index `row` is the line of the file on which each row starts (the header is line 1).
 
     Raises:
         ManifestError: no such file, an empty one, one that is neither UTF-8 nor marked UTF-16 text, rows with too many
-            or too few cells.
+            or too few cells, a spreadsheet of which no tab or none of this name can be read.
     """
     path = Path(path)
-    text = _text(path)
-    lines, rows = _rows(text, path)
+    lines, rows = _sheet_rows(path) if is_sheet(path) else _rows(_text(path), path)
     header, rows, lines = rows[0], rows[1:], lines[1:]
     problems = [f'the header names column "{name}" twice' for name, n in Counter(header).items() if n > 1 and name]
     problems += [
@@ -53,6 +62,71 @@ def read_table(path: Path | str) -> pd.DataFrame:
     gather(problems, str(path), ManifestError)
     frame = pd.DataFrame(rows, columns=header, index=pd.Index(lines, name="row"), dtype=object)
     return frame.drop(columns=[""], errors="ignore")
+
+
+def is_table(path: Path | str) -> bool:
+    """Whether a name is that of a CSV or a spreadsheet, perhaps with a tab behind a #."""
+    return _ending(path) in TABLES
+
+
+def is_sheet(path: Path | str) -> bool:
+    """Whether a name is that of a spreadsheet, perhaps with a tab behind a #."""
+    return _ending(path) in TABLES[2:]
+
+
+def _ending(path: Path | str) -> str:
+    name = Path(path).name
+    endings = [Path(part).suffix.casefold() for part in (name, name.partition("#")[0])]
+    return endings[0] if endings[0] in TABLES else endings[1]
+
+
+def _sheet_rows(path: Path) -> tuple[list[int], list[list[str]]]:
+    """The non-blank rows of a tab with their numbers, the header first; empty columns at the right are left out."""
+    cells = _tab(path)
+    cells.index = pd.RangeIndex(1, len(cells) + 1)
+    text = cells.apply(as_text).map(unquoted)
+    text = text.loc[(text != "").any(axis=1), (text != "").any(axis=0)]
+    return text.index.tolist(), text.to_numpy(dtype=object).tolist()
+
+
+def _tab(path: Path) -> pd.DataFrame:
+    """All cells of the tab that is meant."""
+    name, _, wanted = path.name.partition("#")
+    file = path.with_name(name)
+    if not file.is_file():
+        near = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []
+        raise ManifestError(f"{file}: there is no such file.{nearest(name, near)}")
+    if zipfile.is_zipfile(file) and _unpacked(file) > LARGEST_SHEET:
+        raise ManifestError(f"{file}: unpacks to more than {LARGEST_SHEET >> 30} GB; save the sheet as CSV (UTF-8)")
+    try:
+        tabs = pd.read_excel(file, sheet_name=None, header=None, dtype=object, keep_default_na=False)
+    except ImportError as error:
+        extra = 'pip install "slivit[formats]"' if _ending(file) == ".xlsx" else "save it as .xlsx"
+        raise ManifestError(f"{file}: this spreadsheet cannot be read here: {extra}, or save it as CSV") from error
+    except Exception as error:  # openpyxl says of damaged files what its parts raise, of any kind
+        raise ManifestError(f"{file}: this is no spreadsheet that can be read ({error}); save it as CSV") from error
+    return tabs[_chosen({name: tab for name, tab in tabs.items() if tab.size}, wanted, file)]
+
+
+def _unpacked(file: Path) -> int:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return sum(part.file_size for part in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return 0  # what is wrong with it is said by who reads it
+
+
+def _chosen(tabs: dict[Any, pd.DataFrame], wanted: str, file: Path) -> Any:
+    """The name of the tab that is wanted, or of the only one."""
+    names = [str(name) for name in tabs]
+    if wanted and wanted not in names:
+        raise ManifestError(
+            f'{file}: has no tab "{wanted}" with cells.{nearest(wanted, names)} Its tabs: {one_of(names)}'
+        )
+    if not wanted and len(names) != 1:
+        held = f"has {len(names)} tabs, {one_of(names)}; name one: {file}#{names[0]}" if names else "has no cells"
+        raise ManifestError(f"{file}: {held}")
+    return wanted or names[0]
 
 
 def as_shown(frame: pd.DataFrame) -> pd.DataFrame:

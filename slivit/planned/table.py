@@ -12,7 +12,7 @@ import pandas as pd
 from slivit.data.importers import list_importers, make_manifest
 from slivit.data.recipe import Data
 from slivit.data.sources import named_source
-from slivit.data.table import as_numbers, as_text, read_table
+from slivit.data.table import as_numbers, as_text, is_table, read_table
 from slivit.errors import ManifestError, nearest, one_of
 from slivit.targets.task import Task
 
@@ -26,7 +26,6 @@ NAMES = {
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLITS |= {"test": "test", "testing": "test", "holdout": "test"}
-SHEETS = (".xlsx", ".xls", ".ods")
 _MANY = 10  # whole numbers with more values than this are a quantity, with fewer they are classes
 
 
@@ -90,7 +89,7 @@ def scan_table(
 
 def _imported(scans: str, labels: str, importer: str) -> tuple[pd.DataFrame, str, Task | None] | None:
     """The table of a data set that an importer reads; None for a table, and for a folder with labels beside it."""
-    if labels or Path(scans).suffix.lower() in (".csv", ".tsv", *SHEETS):
+    if labels or is_table(scans):
         return None
     if importer and importer not in {spec.name for spec in list_importers()}:
         known = [spec.name for spec in list_importers()]
@@ -110,22 +109,13 @@ def _raw(scans: str | Path | pd.DataFrame, labels: str) -> pd.DataFrame:
         return scans.apply(as_text)
     place = Path(scans)
     if place.is_dir():
-        return _with_labels(place, _sheet(Path(labels)))
-    frame = _sheet(place)
+        return _with_labels(place, read_table(labels))
+    frame = read_table(place)
     path = _find(frame, "path") or _paths_by_content(frame, place.parent)
     if path is None:
         raise ManifestError(f"{place}: no column holds paths of scans; call it path. {_columns(frame)}")
     frame[path] = [str(place.parent / cell) if cell and not Path(cell).is_absolute() else cell for cell in frame[path]]
     return frame.rename(columns={path: "path"})
-
-
-def _sheet(path: Path) -> pd.DataFrame:
-    if path.suffix.lower() not in SHEETS:
-        return read_table(path)
-    try:
-        return pd.read_excel(path, dtype=str, keep_default_na=False).apply(as_text)
-    except ImportError as error:
-        raise ManifestError(f"{path}: spreadsheets need the package openpyxl; or save the sheet as CSV") from error
 
 
 def _with_labels(folder: Path, labels: pd.DataFrame) -> pd.DataFrame:

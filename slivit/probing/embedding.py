@@ -180,7 +180,7 @@ def embed(recipe: EmbedRecipe, *, overwrite: bool = False, progress: bool = True
 
 def listed_scans(data: Data) -> pd.DataFrame:
     """The scans of a data section with all their columns; labels are not looked at."""
-    from slivit.data.manifest import inspect_manifest
+    from slivit.data.inspection import inspect_manifest
     from slivit.data.sources import imported_frame, named_source
     from slivit.errors import ManifestError, gather
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slivit.data.checking.check import TIME_LIMIT, CheckResult, Progress, check_manifest
-from slivit.data.manifest import Columns
+from slivit.data.inspection import Columns
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.table import as_shown
 from slivit.files import whole_file

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slivit.data.manifest import inspect_manifest
+from slivit.data.inspection import inspect_manifest
 from slivit.data.readers.address import split_address
 from slivit.data.recipe import Data
 from slivit.data.sources import imported_frame, named_source

@@ -10,11 +10,12 @@ from typing import Any
 from slivit.data.cache_build import Prepared, prepare
 from slivit.data.caching import cache_of, size_text
 from slivit.data.channels import settings_for
-from slivit.data.manifest import inspect_manifest
+from slivit.data.inspection import inspect_manifest
 from slivit.data.notes import gathered_notes
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import Data
 from slivit.data.sources import load_manifest
+from slivit.data.table import is_table
 from slivit.errors import RecipeError
 from slivit.models.recipe import Model
 from slivit.plugins import Plugged
@@ -22,7 +23,6 @@ from slivit.recipe import Stage, apply_override, check_recipe, load_recipe
 from slivit.train.recipe import TrainingRecipe
 
 log = logging.getLogger(__name__)
-_TABLES = (".csv", ".tsv", ".txt")
 _SHOWN = 20
 
 
@@ -45,7 +45,7 @@ def recipe_for(target: str, overrides: Sequence[str], stage: Stage = "finetune")
     Raises:
         RecipeError: every problem at once.
     """
-    if Path(target).suffix.casefold() not in _TABLES:
+    if not is_table(target) and Path(target).suffix.casefold() != ".txt":
         return load_recipe(stage, target, overrides)
     values: dict[str, Any] = {"data": {"manifest": target}}
     for override in overrides:

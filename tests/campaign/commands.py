@@ -50,7 +50,11 @@ class Server:
     def __init__(self, folder: Path, scratch: Path) -> None:
         self.folder, self.scratch = folder, scratch
         self.process = subprocess.Popen(
-            [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(SERVER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "SLIVIT_WEIGHTS": str(folder / "weights"), "HF_HUB_OFFLINE": "1"},
         )
 
     def __enter__(self) -> Self:
@@ -96,37 +100,83 @@ def drafts(path: Path) -> list[str]:
 
 def jobs(ground: Path) -> list[Job]:
     """All commands that write, on the scans, recipes and runs of `conftest.ground`."""
-    g = str(ground)
-    run, csv, scan = f"{g}/trained", f"{g}/scans/scans.csv", f"{g}/scans/scan0.nii"
-    made: list[Job] = []
+    made = [*_trainings(ground), *_searches(ground), *_uses(ground), *_looks(ground), *_tables(ground)]
+    return sorted(made, key=lambda job: job.name)
 
-    def add(name: str, argv: list[str], out: str, *again: list[str], old: bool = False) -> None:
-        ways = again or (argv, [*argv, "--overwrite"])
-        made.append(Job(name, tuple(argv), out, tuple(map(tuple, ways)), old))
 
-    for stage, recipe in (("finetune", "fine"), ("finetune", "rates"), ("pretrain", "pre")):
-        command = [stage, f"{g}/{recipe}.toml"]
-        add(f"{stage} {recipe}", command, recipe, [stage, "--resume", f"{g}/{recipe}"], command)
-    add("evaluate", ["evaluate", run, "--out", f"{g}/evaluated", "testing.draws=5", "testing.pictures=0"], "evaluated")
-    predict = ["predict", run, f"{g}/scans.zip", f"{g}/scans/scan1.nii", "-o", f"{g}/table.csv", "--workers", "0"]
-    predict += ["--batch-size", "2", "--device", "cpu"]
-    add("predict", predict, "table.csv", [*predict, "--resume"])
-    tables = [f"a={g}/a.csv", f"b={g}/b.csv"]
-    add("compare", ["compare", *tables, "--out", f"{g}/compared", "--draws", "5"], "compared")
+def _job(
+    name: str, argv: list[str], out: str, *again: list[str], old: bool = False, beside: tuple[str, ...] = ()
+) -> Job:
+    ways = again or (argv, [*argv, "--overwrite"])
+    return Job(name, tuple(argv), out, tuple(map(tuple, ways)), old, beside)
+
+
+def _trainings(g: Path) -> list[Job]:
+    recipes = {"fine": "finetune", "rates": "finetune", "masks": "finetune"}
+    recipes |= {"pre": "pretrain", "ssl": "pretrain", "mixed": "pretrain"}
+    return [
+        _job(f"{stage} {recipe}", [stage, f"{g}/{recipe}.toml"], recipe, [stage, "--resume", f"{g}/{recipe}"],
+             [stage, f"{g}/{recipe}.toml"])
+        for recipe, stage in recipes.items()
+    ]  # fmt: skip
+
+
+def _searches(g: Path) -> list[Job]:
     curve = ["curve", f"{g}/fine.toml", f"{g}/curve", "fit.epochs=1", "--fractions", "0.5,1", "--seeds", "0"]
-    add("curve", curve, "curve", curve)
-    add("study", ["study", f"{g}/study.toml", "--processes", "0"], "study", ["study", f"{g}/study.toml"])
+    auto = ["auto", f"{g}/scans/scans.csv", "--plan", f"{g}/plan.toml", "--out", f"{g}/auto"]
+    return [
+        _job("curve", curve, "curve", curve),
+        _job("study", ["study", f"{g}/study.toml", "--processes", "0"], "study", ["study", f"{g}/study.toml"]),
+        _job("sweep", ["sweep", f"{g}/sweep.toml"], "sweep", ["sweep", f"{g}/sweep.toml"]),
+        _job("auto", auto, "auto", ["auto", "--resume", "--out", f"{g}/auto"], auto),
+    ]
+
+
+def _uses(g: Path) -> list[Job]:
+    run, segmenting, scan = f"{g}/trained", f"{g}/segmenting", f"{g}/scans/scan0.nii"
+    on = ["--workers", "0", "--batch-size", "2", "--device", "cpu"]
+    table = ["predict", run, f"{g}/scans.zip", f"{g}/scans/scan1.nii", "-o", f"{g}/table.csv", *on]
+    masks = ["predict", segmenting, scan, f"{g}/scans/scan1.nii", "-o", f"{g}/volumes/table.csv", *on]
+    evaluate = ["--out", f"{g}/evaluated", "testing.draws=5", "testing.pictures=0"]
+    explain = ["explain", run, scan, "--out", f"{g}/explained", "--method", "occlusion", "--device", "cpu"]
+    tables = [f"a={g}/a.csv", f"b={g}/b.csv"]
+    return [
+        _job("predict", table, "table.csv", [*table, "--resume"]),
+        _job("predict masks", masks, "volumes", [*masks, "--resume"]),
+        _job("evaluate", ["evaluate", run, *evaluate], "evaluated"),
+        _job("evaluate masks", ["evaluate", segmenting, *evaluate], "evaluated"),
+        _job("compare", ["compare", *tables, "--out", f"{g}/compared", "--draws", "5"], "compared"),
+        _job("export", ["export", run, f"{g}/exported", "--overwrite"], "exported", old=True),
+        _job("explain", [*explain, "--overwrite"], "explained", old=True),
+    ]
+
+
+def _looks(g: Path) -> list[Job]:
+    run, csv, scan = f"{g}/trained", f"{g}/scans/scans.csv", f"{g}/scans/scan0.nii"
     probe = ["probe", run, csv, "--kind", "binary", "--target", "bright", "--out", f"{g}/probed", "device=cpu"]
-    add("probe", [*probe, "testing.draws=5", "linear.iterations=20", "data.workers=0"], "probed")
+    probe += ["testing.draws=5", "linear.iterations=20", "data.workers=0"]
     seen = ["visualise", "--model", "dino3d_vit_small", "--random-init", scan, "model.slices=16", "model.image_size=32"]
     seen += ["model.dim=32", "model.depth=2", "model.heads=2", "--device", "cpu", "--out", f"{g}/seen"]
-    add("visualise", seen, "seen")
-    add("sweep", ["sweep", f"{g}/sweep.toml"], "sweep", ["sweep", f"{g}/sweep.toml"])
-    add("export", ["export", run, f"{g}/exported", "--overwrite"], "exported", old=True)
-    explain = ["explain", run, scan, "--out", f"{g}/explained", "--method", "occlusion", "--device", "cpu"]
-    add("explain", [*explain, "--overwrite"], "explained", old=True)
-    add("check", ["check", csv, "--kind", "binary", "--target", "bright", "--out", f"{g}/checked"], "checked")
-    add("manifest", ["manifest", "folders", f"{g}/classes", f"{g}/classes.csv"], "classes.csv")
-    add("prepare", ["prepare", f"{g}/fine.toml", "--cache", f"{g}/cache", "--workers", "0"], "cache")
-    add("phantoms", ["phantoms", "oct2d", f"{g}/phantoms", "-n", "4"], "phantoms")
-    return made
+    embed = ["embed", csv, f"{g}/embedded.parquet", "--model", "slice_vit", "--random-init", "model.slices=4"]
+    embed += ["model.image_size=16", "model.backbone_args={patch_size=8, embed_dim=16, depth=1, num_heads=2}"]
+    embed += ["data.workers=0", "device=cpu", "--raptor", "5"]
+    alike = ["similarity", csv, "a=random", f"b={g}/trained", "--backbone", "resnet10t", "--slices", "2"]
+    alike += ["--image-size", "32", "--out", f"{g}/alike"]
+    return [
+        _job("probe", probe, "probed"),
+        _job("embed", embed, "embedded.parquet", embed),
+        _job("visualise", seen, "seen"),
+        _job("similarity", alike, "alike"),
+        _job("check", ["check", csv, "--kind", "binary", "--target", "bright", "--out", f"{g}/checked"], "checked"),
+    ]
+
+
+def _tables(g: Path) -> list[Job]:
+    get = ["weights", "get", "ct-fm", "--accept-licence"]
+    return [
+        _job("manifest folders", ["manifest", "folders", f"{g}/classes", f"{g}/classes.csv"], "classes.csv"),
+        _job("manifest dicom", ["manifest", "dicom", f"{g}/archive", f"{g}/series.csv"], "series.csv"),
+        _job("prepare", ["prepare", f"{g}/fine.toml", "--cache", f"{g}/cache", "--workers", "0"], "cache"),
+        _job("phantoms", ["phantoms", "oct2d", f"{g}/phantoms", "-n", "4"], "phantoms"),
+        _job("weights get", get, "weights/fetched.json", get),
+    ]

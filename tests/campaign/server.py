@@ -1,15 +1,18 @@
 """Runs commands of slivit, each in a process of its own that begins with all libraries loaded, and ends some of them.
 
-A line of JSON comes in for each command, and one goes out: how it ended, what it said, and how many operations on
-files it came to. Python tells of those by audit events; the command gets a signal at the one that is asked for.
+A line of JSON comes in for each command, and one goes out: how it ended, what it said, how long it computed, and which
+operations on files it came to. Python tells of those by audit events; the command gets a signal at the one that is
+asked for.
 """
 
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import pkgutil
+import re
 import resource
 import signal
 import sys
@@ -27,20 +30,20 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 def watch(folder: str, at: int, number: int, counts: Path) -> None:
     """Count the operations below a folder by which files are made and changed, and end this process at one of them."""
-    counted, owner = 0, os.getpid()
+    done: list[str] = []
+    owner = os.getpid()
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        nonlocal counted
         if event not in EVENTS or os.getpid() != owner or not _below(folder, args):
             return
         if event == "open" and not args[2] & WRITING:
             return
-        counted += 1
-        if counted == at:
+        done.append(f"{event} {_kind(args[0])}")
+        if len(done) == at:
             os.kill(owner, number)
 
     sys.addaudithook(hook)
-    atexit.register(lambda: counts.write_text(str(counted)))
+    atexit.register(lambda: counts.write_text(json.dumps(done)))
 
 
 def _below(folder: str, args: tuple[Any, ...]) -> bool:
@@ -51,6 +54,11 @@ def _below(folder: str, args: tuple[Any, ...]) -> bool:
     if not isinstance(path, str):
         return False
     return path.startswith(folder) or (not path.startswith("/") and len(args) > 1 and args[-1] not in (-1, None))
+
+
+def _kind(path: Any) -> str:
+    """A path without what differs between processes: the numbers and random names of drafts and temporary folders."""
+    return re.sub(r"[0-9a-f]{6}-\d+-[0-9a-f]{6}|slivit-\w+|\d+", "*", os.fsdecode(path))
 
 
 def child(job: dict[str, Any]) -> None:
@@ -91,16 +99,18 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     pid = os.fork()
     if pid == 0:
         child(job)
-    while (done := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+    while not (done := os.wait4(pid, os.WNOHANG))[0]:
         if time.monotonic() - begun > job["seconds"]:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            return {"status": "hung", "said": "", "operations": 0}
+            return {"status": "hung", "said": "", "operations": [], "seconds": job["seconds"]}
         time.sleep(0.01)
     counts = scratch / "count.txt"
     said = "".join((scratch / name).read_text("utf-8", "replace") for name in ("out.txt", "err.txt"))
-    operations = int(counts.read_text()) if counts.is_file() else 0
-    return {"status": os.waitstatus_to_exitcode(done[1]), "said": said[-4000:], "operations": operations}
+    operations = json.loads(counts.read_text()) if counts.is_file() else []
+    seconds = done[2].ru_utime + done[2].ru_stime
+    status = os.waitstatus_to_exitcode(done[1])
+    return {"status": status, "said": said[-4000:], "operations": operations, "seconds": seconds}
 
 
 def main() -> None:
@@ -110,6 +120,8 @@ def main() -> None:
     for module in pkgutil.walk_packages(slivit.__path__, "slivit."):
         if not module.name.startswith(APART):
             import_module(module.name)
+    gc.collect()
+    gc.freeze()  # so that a process copies fewer pages of what it was forked from
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from commands import Server, amount, drafts, jobs, tree
+from commands import Job, Server, amount, drafts, jobs, tree
 
-NAMES = ("finetune fine", "pretrain pre", "evaluate", "predict", "export", "explain", "sweep", "prepare")
+NAMES = ("finetune fine", "finetune masks", "pretrain pre", "pretrain ssl", "evaluate", "predict", "predict masks",
+         "embed", "export", "explain", "sweep", "prepare", "auto")  # fmt: skip
 
 
 @pytest.fixture
@@ -29,11 +30,11 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], capture_output=True)
 
 
-def _on(disk: Path, ground: Path, argv) -> tuple[str, ...]:
+def _on(disk: Path, ground: Path, job: Job, argv: tuple[str, ...]) -> tuple[str, ...]:
     """A command whose results lie on the disk: recipes and scans stay where they are."""
-    names = ("fine", "rates", "pre", "evaluated", "table.csv", "exported", "explained", "sweep", "cache")
-    moved = [str(disk / Path(a).name) if Path(a).name in names and str(ground) in a else a for a in argv]
-    recipes = [a for a in argv if a.endswith((".toml",)) and argv[0] in ("finetune", "pretrain", "sweep")]
+    moved = [str(disk / Path(a).relative_to(ground)) if a.startswith(f"{ground}/{job.out}") and not
+             a.endswith(".toml") else a for a in argv]  # fmt: skip
+    recipes = [a for a in argv if a.endswith(".toml") and argv[0] in ("finetune", "pretrain", "sweep")]
     return (*moved, *(f"out={disk / Path(a).stem}" for a in recipes))
 
 
@@ -42,8 +43,8 @@ def _on(disk: Path, ground: Path, argv) -> tuple[str, ...]:
 def test_a_full_disk_is_told_and_room_lets_it_go_on(server, ground, disk, name, capsys):
     job = next(j for j in jobs(ground) if j.name == name)
     room = disk(200_000)
-    argv = _on(room, ground, job.argv)
-    out = room / Path(job.out).name
+    argv = _on(room, ground, job, job.argv)
+    out = room / job.out
     whole = server(argv)
     assert whole["status"] == 0, whole["said"]
     wanted, used = tree(out), sum(p.stat().st_size for p in room.rglob("*") if p.is_file()) // 1024
@@ -60,7 +61,7 @@ def test_a_full_disk_is_told_and_room_lets_it_go_on(server, ground, disk, name, 
             assert "No space left" in full["said"] or "are free there" in full["said"], full["said"]
             assert drafts(out) == []
         disk(200_000)
-        ways = [_on(room, ground, again) for again in job.again]
+        ways = [_on(room, ground, job, again) for again in job.again]
         ways = [[a for a in way if not a.startswith("out=")] if "--resume" in way else way for way in ways]
         tried = [server(tuple(way)) for way in ways]
         assert 0 in (full["status"], *(done["status"] for done in tried)), (full["said"], tried)

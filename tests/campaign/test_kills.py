@@ -11,12 +11,22 @@ import pytest
 from commands import amount, drafts, jobs, tree
 
 NAMES = [job.name for job in jobs(Path("/"))]
-SMALL = ("manifest",)
+SMALL = ("manifest folders", "weights get")
+KILLS = 12  # of each command
 
 
-def _places(operations: int, count: int) -> list[int]:
-    """Where a command is killed: spread over all its operations, its first and its last among them."""
-    return sorted({int(place) for place in np.linspace(1, operations, min(count, operations))})
+def _places(operations: list[str], count: int) -> list[int]:
+    """Where a command is killed: at operations that differ before such as are alike, spread over its course."""
+    first = {operation: place for place, operation in reversed(list(enumerate(operations, 1)))}
+    different = sorted(first.values())
+    alike = sorted(set(range(1, len(operations) + 1)) - set(different))
+    chosen = [_spread(different, count), _spread(alike, count - len(different))]
+    return sorted({place for places in chosen for place in places})
+
+
+def _spread(places: list[int], count: int) -> list[int]:
+    """So many of the places at most, the first and the last among them."""
+    return [places[int(i)] for i in np.linspace(0, len(places) - 1, max(min(count, len(places)), 0))]
 
 
 def _goes_on(server, job) -> dict:
@@ -39,7 +49,8 @@ def test_a_killed_command_goes_on_to_the_same_result(server, ground, clean, name
     kept, scratch = tmp_path / "kept", tmp_path / "tmp"
     if job.old:
         shutil.copytree(out, kept)
-    places = _places(whole["operations"], amount("KILLS", 300, 3 * len(NAMES)) // len(NAMES))
+    places = _places(whole["operations"], amount("KILLS", KILLS, 3))
+    took = whole["seconds"]
     for turn, place in enumerate(places):
         clean(job.out)
         if job.old:
@@ -53,6 +64,7 @@ def test_a_killed_command_goes_on_to_the_same_result(server, ground, clean, name
             wrong.append((place, "temporary files after SIGTERM", left[:5]))
         shutil.rmtree(scratch)
         done = _goes_on(server, job)
+        took += killed["seconds"] + done["seconds"]
         found = tree(out)
         if done["status"] != 0 and found != wanted:  # a run that was whole when it was killed says that it is
             wrong.append((place, "does not go on", done["said"][-400:]))
@@ -62,7 +74,8 @@ def test_a_killed_command_goes_on_to_the_same_result(server, ground, clean, name
         if left := drafts(out):
             wrong.append((place, "left behind", left[:5]))
     with capsys.disabled():
-        print(f"\n{name}: killed {len(places)} times in {whole['operations']} operations, {len(wrong)} wrong")
+        counted = f"killed {len(places)} times in {len(whole['operations'])} operations, {took:.0f} s of a core"
+        print(f"\n{name}: {counted}, {len(wrong)} wrong")
     clean(job.out)
     assert not wrong, "\n".join(map(str, wrong))
 

@@ -50,9 +50,12 @@ def test_a_mask_on_its_scan_is_the_scans_own_labels(tmp_path):
     ("affine", "words"),
     [
         (np.diag([1.0, 1, 2.1, 1]), "voxels of"),
-        (np.diag([-1.0, 1, 2, 1]), "off the scan"),
-        (np.array([[1.0, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]), "0.5 mm off"),
-        (np.array([[0.995, -0.0998, 0, 0], [0.0998, 0.995, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]), "axes"),
+        (np.diag([-1.0, 1, 2, 1]), "lie up to 19 mm away"),
+        (np.array([[1.0, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]), "lie up to 0.5 mm away"),
+        (
+            np.array([[0.995, -0.0998, 0, 0], [0.0998, 0.995, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]),
+            "turned by 5.7",
+        ),
     ],
 )
 def test_another_grid_is_an_error_that_says_what_differs(tmp_path, affine, words):

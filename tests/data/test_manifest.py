@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from slivit.data.importers.medmnist import medmnist_manifest
-from slivit.data.manifest import Columns, Manifest, read_manifest
+from slivit.data.inspection import Columns
+from slivit.data.manifest import Manifest, read_manifest
 from slivit.errors import ManifestError
 from slivit.targets.task import Task
 

@@ -5,9 +5,11 @@ import csv
 import pandas as pd
 import pytest
 
+from slivit.data.manifest import read_manifest
 from slivit.data.table import as_shown, read_shown, read_table
-from slivit.errors import message
+from slivit.errors import ManifestError, message
 from slivit.files import WriteError
+from slivit.targets.task import Task
 
 RISKY = ['=HYPERLINK("http://elsewhere.org","open")', "+1+1", "-2+3", "@SUM(A1)", "'=1", "'@x"]
 PLAIN = ["P01", "-5", "+1.5", "-2.5e-3", ".5", "a=b", "'quoted'", ""]
@@ -62,3 +64,40 @@ def test_an_error_of_a_callback_is_told_without_the_frame_of_fastai(error):
 def test_the_unicode_text_of_spreadsheets(tmp_path, encoding):
     (tmp_path / "t.csv").write_bytes("\ufeffpath\tpatient\na.nii\tMüller\n".encode(encoding))
     assert read_table(tmp_path / "t.csv")["patient"].tolist() == ["Müller"]
+
+
+@pytest.fixture
+def book(tmp_path):
+    """A spreadsheet with a tab of scans, one of notes and an empty one."""
+    pytest.importorskip("openpyxl")
+    with pd.ExcelWriter(tmp_path / "scans.xlsx") as file:
+        pd.DataFrame({"path": ["a.nii", "b.nii"], "patient": [1, 2], "ef": [51.5, 60]}).to_excel(
+            file, sheet_name="Scans 2020", index=False, startrow=2, startcol=1
+        )
+        pd.DataFrame({"note": ["mine"]}).to_excel(file, sheet_name="Notes", index=False)
+        pd.DataFrame().to_excel(file, sheet_name="Empty")
+    return tmp_path / "scans.xlsx"
+
+
+def test_of_several_tabs_one_is_named(book):
+    with pytest.raises(
+        ManifestError, match=r'has 2 tabs, "?Scans 2020"? or "?Notes"?; name one: .*scans.xlsx#Scans 2020'
+    ):
+        read_table(book)
+    with pytest.raises(ManifestError, match=r'no tab "Note" with cells.*Notes'):
+        read_table(f"{book}#Note")
+    table = read_table(f"{book}#Scans 2020")
+    assert table.to_dict("list") == {"path": ["a.nii", "b.nii"], "patient": ["1", "2"], "ef": ["51.5", "60"]}
+    assert table.index.tolist() == [4, 5]  # as the spreadsheet numbers them
+    task = Task(kind="regression", targets=("ef",))
+    manifest = read_manifest(f"{book}#Scans 2020", task, check_files=False)
+    assert manifest.rows()[0]["path"] == str(book.parent / "a.nii")
+
+
+def test_what_is_no_spreadsheet_is_told(tmp_path, book):
+    damaged = tmp_path / "cut.xlsx"
+    damaged.write_bytes(book.read_bytes()[:900])
+    with pytest.raises(ManifestError, match="no spreadsheet that can be read"):
+        read_table(damaged)
+    with pytest.raises(ManifestError, match="there is no such file"):
+        read_table(tmp_path / "other.xlsx#Notes")

@@ -8,12 +8,15 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from slivit.cli import app
 from slivit.data.importers import make_manifest
 from slivit.data.importers.dicom_where import Condition, meets, parse_conditions
 from slivit.data.manifest import read_manifest
 from slivit.data.readers import describe, read_volume
 from slivit.errors import ManifestError
+from slivit.targets.task import Task
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +165,32 @@ def test_the_command_takes_conditions_in_one_go(archive, tmp_path):
     done = subprocess.run([*map(str, command), *words], capture_output=True, text=True, check=False)
     assert (done.returncode, "3 scans of 3 patients" in done.stdout) == (0, True), done.stderr
     assert read_volume(pd.read_csv(tmp_path / "out.csv")["path"][0]).shape[0] == 7
+
+
+def test_series_of_a_study_become_the_channels_of_one_scan(archive, tmp_path):
+    labels = _labels(tmp_path, "patient,ill\nP0,0\nP1,1\nP2,0\nP3,1\n")
+    command = ["manifest", "dicom", str(archive), str(tmp_path / "both.csv"), "--where", "patient!=P9"]
+    done = CliRunner().invoke(
+        app, [*command, "--channels", "t1=T1 axial", "--channels", "t2=T2 modality=MR", "--labels", labels]
+    )
+    assert done.exit_code == 0, done.output
+    task = Task(kind="binary", targets=("ill",))
+    manifest = read_manifest(tmp_path / "both.csv", task, channels=("t1", "t2"), need_splits=())
+    assert manifest.frame["patient"].tolist() == ["P0", "P1", "P2", "P3"]
+    row = manifest.rows()[2]
+    assert (row["t1"], row["t2"]) == (str(archive / "p2/2"), str(archive / "p2/3"))
+    assert row["description"] == "T1 axial | T2 axial"
+
+
+def test_studies_without_a_channel_are_counted_and_two_series_for_one_are_an_error(archive, tmp_path):
+    two = {"channels": ("t1=T1", "t2=T2"), "workers": 0}
+    made = make_manifest("dicom", archive, tmp_path / "all.csv", **two, where=("patient!=P9",))
+    assert len(made.frame) == 4
+    with pytest.raises(ManifestError, match=r"patient P0, study 2020-01-02: any is .*T1 axial.*T2 axial"):
+        make_manifest("dicom", archive, channels=("any=axial", "t2=T2"), workers=0)
+    with pytest.raises(ManifestError, match="none of 4 studies has all channels: 4 have no t3"):
+        make_manifest("dicom", archive, channels=("t1=T1", "t3=T3"), workers=0, where=("patient!=P9",))
+    with pytest.raises(ManifestError, match="one channel is no more than a series"):
+        make_manifest("dicom", archive, channels=("t1=T1",), workers=0)
+    with pytest.raises(ManifestError, match="write NAME=PART"):
+        make_manifest("dicom", archive, channels=("patient=T1", "t2=T2"), workers=0)

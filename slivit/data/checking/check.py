@@ -16,7 +16,8 @@ from slivit.data.case_checks import look_at_masks, mask_problems
 from slivit.data.check_same import same_pixels
 from slivit.data.checking.findings import Finding, find_all, outlier_texts
 from slivit.data.checking.scan import ScanFacts, examine
-from slivit.data.manifest import SPLITS, Columns, inspect_manifest
+from slivit.data.inspection import Columns, inspect_manifest
+from slivit.data.manifest import SPLITS
 from slivit.data.manifest_checks import empty_splits
 from slivit.data.pool import spread
 from slivit.data.preprocessing import Preprocessing

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from slivit.data.importers.common import Source, finished
+from slivit.data.importers.dicom_channels import parse_channels, side_by_side
 from slivit.data.importers.dicom_labels import Labels, read_labels
 from slivit.data.importers.dicom_where import meets, parse_conditions
 from slivit.data.importers.registry import importer
@@ -22,7 +23,7 @@ from slivit.errors import ManifestError, ReadError, SlivitError, gather, one_of
 
 Choose = Literal["error", "all", "most_slices", "first", "latest"]
 _SOURCE = Source("A DICOM archive", "", "DICOM files of any name, in folders of any kind below the one that is given")
-_STUDY = {0x00080020: "study_date", 0x00080050: "accession"}
+_STUDY = {0x0020000D: "study", 0x00080020: "study_date", 0x00080050: "accession"}
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _SCOUTS = ("localizer", "localiser", "scout", "survey", "topogram", "3-plane", "3 plane", "3plane")
 _PROJECTIONS = {"MIP", "MINIP", "MPR", "PROJECTION IMAGE", "REFORMATTED", "CSA MPR", "CSA MIP"}
@@ -35,6 +36,7 @@ def dicom(
     root: Path,
     *,
     where: tuple[str, ...] = (),
+    channels: tuple[str, ...] = (),
     labels: str = "",
     by: Literal["", "patient", "accession"] = "",
     key: str = "",
@@ -58,6 +60,9 @@ def dicom(
         root: the folder.
         where: conditions on the columns: `modality=MR description~T1 slices>=20`. `=` and `~` (contains) leave case
             out of account, `modality=CT|MR` takes either, `!=` and `!~` mean not.
+        channels: series of one study that are the channels of one scan, by a part of their description or by
+            conditions: `t1=T1 t2=T2`. The table then has a row for each study and a column of paths for each channel,
+            which `data.channels` names; studies that lack one are left out, and several series for one are an error.
         labels: a CSV with a column of patients or accession numbers and the columns to predict.
         by: "patient" or "accession": by which of them the labels are joined; found by the columns where empty.
         key: what the CSV calls that column, where it is not patient or accession.
@@ -70,7 +75,7 @@ def dicom(
         workers: processes that read headers; 0 reads here.
     """
     _SOURCE.folder(root)
-    conditions = parse_conditions(where)
+    conditions, wanted = parse_conditions(where), parse_channels(channels)
     _check_kinds(keep)
     table, notes = _inventory(root, workers, frame)
     kept = meets(table, conditions)
@@ -78,9 +83,10 @@ def dicom(
         raise ManifestError(f"{root}: none of {len(table)} series meets where {one_of(where)}")
     notes += [f"{(~kept).sum()} of {len(table)} series do not meet where: left out"] if not kept.all() else []
     table = table[kept]
-    if not labels and not choose:
+    if not labels and not choose and not wanted:
         return finished(table, None, [*notes, *_inventory_notes(table)], _SOURCE, root)
     table = _trainable(table, ("original", *keep), notes)
+    table = side_by_side(table, wanted, notes) if wanted else table
     if not labels:
         return finished(_one_each(table, "patient", choose or "error", notes), None, notes, _SOURCE, root)
     given = read_labels(labels, by, key, target)
@@ -166,9 +172,10 @@ def _geometry(found: FoundSeries, frame: int | None) -> dict[str, Any]:
 
 
 def _study(first: Frame | None) -> dict[str, str]:
-    """Return date and accession number of the study, from one file of the series."""
+    """Return UID, date and accession number of the study, from one file of the series; one without is a study alone."""
     dataset = read_dataset(first.entry, first.entry.name, pixels=False, tags=tuple(_STUDY)) if first else None
     found = {name: text(dataset[tag].value) if dataset and tag in dataset else "" for tag, name in _STUDY.items()}
+    found["study"] = found["study"] or (f"{first.series.patient} {first.series.uid}" if first else "")
     date = found["study_date"]
     if len(date) == 8 and date.isdecimal():
         found["study_date"] = f"{date[:4]}-{date[4:6]}-{date[6:]}"
@@ -246,9 +253,8 @@ def _one_each(table: pd.DataFrame, by: str, choose: str, notes: list[str]) -> pd
         raise _several(shown, by)
     order = table.assign(_number=pd.to_numeric(table["number"], errors="coerce").fillna(0))
     first = {"most_slices": ("slices", False), "first": ("study_date", True), "latest": ("study_date", False)}[choose]
-    order = order.sort_values(
-        [first[0], "study_date", "_number", "path", "series"], ascending=[first[1], first[1], True, True, True]
-    )
+    by_name = ["_number", "path", *(["series"] if "series" in table else [])]
+    order = order.sort_values([first[0], "study_date", *by_name], ascending=[first[1]] * 2 + [True] * len(by_name))
     kept = order.drop_duplicates(by).index
     notes.append(f"{len(several)} of {len(counts)} {by}s have several series; one each was taken by choose={choose}")
     return table.loc[sorted(kept)]

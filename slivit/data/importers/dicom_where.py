@@ -49,6 +49,11 @@ class Condition:
         return number is not None and _OPERATORS[self.operator](float(number[0]), float(self.value))
 
 
+def is_condition(text: str) -> bool:
+    """Whether a text begins as a condition does."""
+    return _CONDITION.match(text) is not None
+
+
 def parse_conditions(text: Sequence[str]) -> list[Condition]:
     """Read conditions; each text holds one or several, divided by blanks or commas.
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 
-from slivit.data.readers.base import Affine, Array, Recounted, Scan, ScanInfo, counted
+from slivit.data.readers.base import Array, Recounted, Scan, ScanInfo, counted
+from slivit.data.readers.geometry import difference
 from slivit.errors import ReadError, nearest
 
 ALL = "all"
 """The value of the option `channel` that reads all channels of a file."""
 RESAMPLE = "resample"
 """The value of the option `align` that brings channels to the grid of the first."""
-_SAME = 1e-3  # mm
-_NOISE = 0.1  # voxels by which a grid may stray elsewhere, where rounded directions turn it
 
 
 def beside(scans: Sequence[Scan], source: str, align: str = "") -> Scan:
@@ -65,32 +63,6 @@ def beside(scans: Sequence[Scan], source: str, align: str = "") -> Scan:
     dtype = str(np.result_type(*(np.dtype(scan.info.dtype) for scan in scans)))
     info = replace(first, source=source, dtype=dtype, notes=tuple(dict.fromkeys(notes)), channels=len(scans))
     return Scan(info, load, scans[0].names)
-
-
-def difference(one: ScanInfo, other: ScanInfo) -> str:
-    """Say how the grid of a scan differs from another's; "" where voxels lie within 0.001 mm of each other.
-
-    Directions that two programs round differently turn a grid by next to nothing, which counts as the same: some corner
-    or the middle has to be where it was, and all others within a tenth of a voxel.
-    """
-    if one.shape != other.shape:
-        return f"{' x '.join(map(str, one.shape))} voxels instead of {' x '.join(map(str, other.shape))}"
-    if one.affine is not None and other.affine is not None:
-        apart = _apart(one.affine, other.affine, one.shape)
-        voxel = float(np.sqrt((other.affine[:3, :3] ** 2).sum(axis=0)).min())
-        if apart.max() <= _SAME or (apart.min() <= _SAME and apart.max() <= _NOISE * voxel):
-            return ""
-        return f"its voxels lie up to {apart.max():.3g} mm away"
-    if one.spacing and other.spacing and np.abs(np.subtract(one.spacing, other.spacing)).max() > _SAME:
-        told = (" x ".join(f"{s:.4g}" for s in spacing) for spacing in (one.spacing, other.spacing))
-        return f"a spacing of {next(told)} mm instead of {next(told)} mm"
-    return ""
-
-
-def _apart(one: Affine, other: Affine, shape: Sequence[int]) -> Array:
-    """(9,) how far the corners of two grids and their middles are from each other, in mm."""
-    ends = np.array([*product(*((0, n - 1) for n in shape)), [(n - 1) / 2 for n in shape]], np.float64)
-    return np.linalg.norm(ends @ (one - other)[:3, :3].T + (one - other)[:3, 3], axis=1)
 
 
 def _check_known(one: ScanInfo, first: ScanInfo) -> None:

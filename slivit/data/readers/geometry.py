@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +31,9 @@ from slivit.errors import ReadError, nearest, one_of
 
 TOWARDS = {"axial": "SPL", "coronal": "PIL", "sagittal": "RIP"}
 _CLEARLY = 1.5  # times the second largest spacing
+_SAME = 1e-3  # mm
+_TURNED = 0.05  # degrees from which on a turn is told
+_NOISE = 0.1  # voxels by which a grid may stray elsewhere, where rounded directions turn it
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -146,3 +151,59 @@ def view(shape: Sequence[int], affine: Affine, source: str, axis: str | None = N
         sizes[int(target)] = int(shape[stored_axis])
     turned = affine @ inv_ornt_aff(transform, tuple(shape))
     return View(transform, (sizes[0], sizes[1], sizes[2]), turned, axis)
+
+
+class Grid(Protocol):
+    """What says where voxels lie: a scan, opened or read."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """(D, H, W)."""
+
+    @property
+    def affine(self) -> Affine | None:
+        """(4, 4) from (d, h, w, 1) to RAS mm, where it is known."""
+
+    @property
+    def spacing(self) -> tuple[float, float, float] | None:
+        """Mm between slices, rows and columns, where they are known."""
+
+
+def difference(one: Grid, other: Grid) -> str:
+    """Say how a grid differs from another; "" where voxels lie within 0.001 mm of each other.
+
+    Directions that two programs round differently turn a grid by next to nothing, which counts as the same: some corner
+    or the middle has to be where it was, and all others within a tenth of a voxel.
+    """
+    if tuple(one.shape) != tuple(other.shape):
+        return f"{_by(one.shape)} voxels instead of {_by(other.shape)}"
+    apart = 0.0
+    if one.affine is not None and other.affine is not None:
+        places = _apart(one.affine, other.affine, one.shape)
+        voxel = float(np.sqrt((other.affine[:3, :3] ** 2).sum(axis=0)).min())
+        apart = float(places.max())
+        if apart <= _SAME or (places.min() <= _SAME and apart <= _NOISE * voxel):
+            return ""
+    if one.spacing and other.spacing and np.abs(np.subtract(one.spacing, other.spacing)).max() > _SAME:
+        return f"voxels of {_by(one.spacing)} mm instead of {_by(other.spacing)} mm"
+    if one.affine is None or other.affine is None:
+        return ""
+    turned = _turned(one.affine, other.affine)
+    away = f"its voxels lie up to {apart:.3g} mm away"
+    return f"its axes are turned by {turned:.3g} degrees, and {away}" if turned > _TURNED else away
+
+
+def _turned(one: Affine, other: Affine) -> float:
+    """The largest angle between the axes of two grids, in degrees."""
+    axes, others = (a[:3, :3] / np.linalg.norm(a[:3, :3], axis=0) for a in (one, other))
+    return float(np.degrees(np.arccos(np.clip((axes * others).sum(axis=0), -1, 1))).max())
+
+
+def _by(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.6g}" for value in values)
+
+
+def _apart(one: Affine, other: Affine, shape: Sequence[int]) -> Array:
+    """(9,) how far the corners of two grids and their middles are from each other, in mm."""
+    ends = np.array([*product(*((0, n - 1) for n in shape)), [(n - 1) / 2 for n in shape]], np.float64)
+    return np.linalg.norm(ends @ (one - other)[:3, :3].T + (one - other)[:3, 3], axis=1)

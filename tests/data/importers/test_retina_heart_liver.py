@@ -10,7 +10,8 @@ import pytest
 
 from slivit.data.importers import make_manifest
 from slivit.data.importers.medmnist import CHEST_NAMES, medmnist_manifest
-from slivit.data.manifest import Columns, read_manifest
+from slivit.data.inspection import Columns
+from slivit.data.manifest import read_manifest
 from slivit.errors import ManifestError
 
 
