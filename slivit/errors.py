@@ -75,6 +75,16 @@ def one_of(allowed: Iterable[str], limit: int = 30) -> str:
     return ", ".join(f'"{n}"' for n in names[:limit]) + rest
 
 
+def no_text(name: str) -> str:
+    """What is wrong with the name of a file that is no text, and can stand in no table; "" where it is text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        return f'the file name "{shown}" is not UTF-8, so no table can hold it; rename it (convmv -f latin1 -t utf-8)'
+    return ""
+
+
 def gather(problems: Sequence[str], where: str, kind: type[SlivitError], limit: int = 50) -> None:
     """Raise all `problems` as one error of class `kind`, or return where there are none.
 

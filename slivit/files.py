@@ -89,7 +89,8 @@ def _room(folder: Path, error: OSError, needed: int) -> str:
 def _draft(path: Path) -> Path:
     """A new name beside `path`, which no other process has, and by which it is known whose it was."""
     _remove_abandoned(path.parent)
-    name = f".{path.stem}.draft-{_machine()}-{os.getpid()}-{secrets.token_hex(3)}{path.suffix}"
+    stem = path.stem if len(os.fsencode(path.name)) < 200 else path.stem[:40]  # names end at 255 bytes
+    name = f".{stem}.draft-{_machine()}-{os.getpid()}-{secrets.token_hex(3)}{path.suffix}"
     return path.with_name(name)
 
 
@@ -126,6 +127,20 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _place(path: str | Path) -> Path:
+    """Where a result lies: behind links, which stay what they are.
+
+    Raises:
+        WriteError: a pipe or a device, which a result would put an ordinary file in place of.
+    """
+    path = Path(path)
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise WriteError(f"{path}: is a pipe or a device; results are written whole, to files and folders")
+    return path
+
+
 @contextmanager
 def whole_file(path: str | Path, needed: int = 0) -> Iterator[Path]:
     """Give a temporary path beside `path`, and move it to `path` where the block ends without an error.
@@ -135,9 +150,9 @@ def whole_file(path: str | Path, needed: int = 0) -> Iterator[Path]:
         needed: bytes that it will take, where known, for the message about a full disk.
 
     Raises:
-        WriteError: a full disk or a missing right.
+        WriteError: a full disk, a missing right, or something at the path that is no file.
     """
-    path = Path(path)
+    path = _place(path)
     with writing(path, needed):
         partial = _draft(path)
         try:
@@ -158,9 +173,9 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     leaves it aside as `.NAME.old`, and the next `whole_folder` of that path brings it back before anything else.
 
     Raises:
-        WriteError: a full disk or a missing right.
+        WriteError: a full disk, a missing right, or something at the path that is no folder.
     """
-    path = Path(path)
+    path = _place(path)
     aside = path.with_name(f".{path.name}.old")
     with writing(path):
         _bring_back(aside, path)

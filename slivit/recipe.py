@@ -194,11 +194,23 @@ def check_recipe(kind: type[Recipe], values: Mapping[str, Any], where: str) -> R
     Raises:
         RecipeError: every problem at once, each with the key, what was given, and what is allowed.
     """
+    gather([f"{key} holds a null byte, which no name does" for key in _null_bytes(values)], where, RecipeError)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         gather([_problem(kind, e) for e in error.errors()], where, RecipeError)
         raise
+
+
+def _null_bytes(values: Any, key: str = "recipe") -> Iterator[str]:
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            yield from _null_bytes(value, str(name) if key == "recipe" else f"{key}.{name}")
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _null_bytes(value, key)
+    elif isinstance(values, str) and "\0" in values:
+        yield key
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

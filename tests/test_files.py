@@ -134,3 +134,33 @@ def test_a_folder_is_never_gone_while_another_replaces_it(tmp_path):
     _folder(path, "new")
     assert (path / "text").read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["result"]
+
+
+def test_a_result_behind_a_link_leaves_the_link(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "table.csv").write_text("old")
+    (tmp_path / "file").symlink_to(tmp_path / "far" / "table.csv")
+    (tmp_path / "folder").symlink_to(tmp_path / "far")
+    write_text(tmp_path / "file", "new")
+    assert (tmp_path / "file").is_symlink()
+    assert (tmp_path / "far" / "table.csv").read_text() == "new"
+    for turn in "ab":
+        with whole_folder(tmp_path / "folder") as partial:
+            (partial / "result").write_text(turn)
+        assert (tmp_path / "folder").is_symlink()
+        assert [(p.name, p.read_text()) for p in (tmp_path / "far").iterdir()] == [("result", turn)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["far", "file", "folder"]
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WriteError, match="pipe: is a pipe or a device"):
+        write_text(tmp_path / "pipe", "x")
+    with pytest.raises(WriteError, match="null: is a pipe or a device"):
+        write_text("/dev/null", "x")
+
+
+def test_a_name_as_long_as_names_may_be_is_written(tmp_path):
+    path = tmp_path / f"{'ü' * 125}.csv"
+    write_text(path, "x")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]

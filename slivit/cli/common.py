@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,12 @@ from typer.core import TyperGroup
 
 from slivit.errors import SlivitError, message
 
-INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+INTERRUPTED = 128 + signal.SIGINT
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGXCPU") if hasattr(signal, name))
+"""Signals that ask a process to end: by a scheduler, a terminal that is closed, a limit of time."""
+_NAMES = "ENOSPC EDQUOT EFBIG EIO EROFS EACCES EPERM ENAMETOOLONG ELOOP EMFILE ENFILE ESTALE ETIMEDOUT EREMOTEIO"
+_OUTSIDE = {getattr(errno, name) for name in _NAMES.split() if hasattr(errno, name)}
+"""Errors for which the system is to blame, or what it was asked for, and not the program."""
 AGAIN = "the same command, given again, goes on"
 
 
@@ -60,8 +67,9 @@ class Told:
 def told_errors(go_on: str = "") -> Iterator[Told]:
     """Show a user's mistake without a traceback, and end with status 2; a bug keeps its traceback.
 
-    Ctrl-C ends with status 130, and SIGTERM, by which schedulers stop a job, with 143. Both leave no temporary folder,
-    and say how to go on.
+    Ctrl-C ends with status 130, and what schedulers and closed terminals send (`ENDING`) with 128 and the signal's
+    number. Both leave no temporary folder, and say how to go on. What the system refuses, such as a name that is too
+    long or printing to a full disk, is said in its words.
 
     Args:
         go_on: how; a command that knows it later sets it on what is given.
@@ -75,32 +83,47 @@ def told_errors(go_on: str = "") -> Iterator[Told]:
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         raise _stopped(told, INTERRUPTED) from None
-    except SystemExit as end:
-        if end.code != TERMINATED:
+    except _Ended as end:
+        raise _stopped(told, int(end.code or 0)) from None
+    except OSError as error:
+        if error.errno not in _OUTSIDE:
             raise
-        raise _stopped(told, TERMINATED) from None
+        what = os.fsdecode(error.filename)[:300] if error.filename else "what is printed or read"
+        typer.secho(f"slivit: {what}: {error.strerror}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(2) from None
+
+
+class _Ended(SystemExit):
+    """A signal asked this process to end."""
 
 
 def _stopped(told: Told, status: int) -> typer.Exit:
     way = told.go_on()
-    by = " by SIGTERM" if status == TERMINATED else ""
-    typer.secho(f"slivit: stopped{by}{'; ' if way else ''}{way}", err=True)
+    by = "" if status == INTERRUPTED else f" by {signal.Signals(status - 128).name}"
+    with suppress(OSError):  # the terminal may be gone
+        typer.secho(f"slivit: stopped{by}{'; ' if way else ''}{way}", err=True)
     return typer.Exit(status)
 
 
 @contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit, so that all that is open is closed; a second one changes nothing."""
+    """Let the signals of `ENDING` raise SystemExit, so that all that is open is closed; a second one changes nothing.
+
+    What the caller ignores (nohup) stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def end(*_: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise SystemExit(TERMINATED)
+    def end(number: int, _: Any) -> None:
+        for other in heard:
+            signal.signal(other, signal.SIG_IGN)
+        raise _Ended(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    heard = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
@@ -19,6 +18,7 @@ REVIEWS = "reviews.csv"
 ACCEPT, WRONG_LABEL, BAD_SCAN, COMMENT = "accept", "wrong label", "bad scan", "comment"
 VERDICTS = (ACCEPT, WRONG_LABEL, BAD_SCAN, COMMENT)
 DOUBTS = (WRONG_LABEL, BAD_SCAN)
+_LINES = 5  # of a note at most
 LONGEST = 2000
 """Characters of a comment or a name at most."""
 
@@ -94,16 +94,35 @@ def append_review(file: Path | str, review: Review) -> None:
 
 
 def read_reviews(file: Path | str) -> list[Review]:
-    """All notes of a file, in their order; none where there is no file. Lines that are no notes are passed over."""
+    """All notes of a file, in their order; none where there is no file. Lines that are no notes are passed over.
+
+    A note may run over several lines where a path does. What a dead process left half written ends at the line that
+    begins the next note, also where it opened a quote.
+    """
     file = Path(file)
     if not file.is_file():
         return []
-    rows = csv.reader(io.StringIO(file.read_text("utf-8", errors="replace"), newline=""))
-    found = []
-    for row in rows:
-        if len(row) == len(COLUMNS) and row[0] != COLUMNS[0] and row[COLUMNS.index("verdict")] in VERDICTS:
-            found.append(Review(**dict(zip(COLUMNS, map(unquoted, row), strict=True))))
+    lines = file.read_text("utf-8", errors="replace").replace("\0", "").splitlines(keepends=True)
+    found, start = [], 0
+    while start < len(lines):
+        note, used = next(((n, k) for k in range(1, _LINES + 1) if (n := _note(lines[start : start + k]))), (None, 1))
+        found += [note] if note else []
+        start += used
     return found
+
+
+def _note(lines: Sequence[str]) -> Review | None:
+    """The note that these lines are, if they are one."""
+    try:
+        rows = list(csv.reader(lines, strict=True))
+    except csv.Error:
+        return None
+    if len(rows) != 1 or len(rows[0]) != len(COLUMNS) or tuple(rows[0]) == COLUMNS:
+        return None
+    try:
+        return Review(**dict(zip(COLUMNS, map(unquoted, rows[0]), strict=True)))
+    except ManifestError:
+        return None
 
 
 def verdicts(reviews: Sequence[Review]) -> dict[str, dict[str, str]]:

@@ -19,7 +19,7 @@ from slivit.data.readers.dispatch import suffixes
 from slivit.data.readers.entries import FileEntry, folder_entries
 from slivit.data.scan_reading import ScanRef
 from slivit.data.table import is_table
-from slivit.errors import ManifestError, ReadError, gather
+from slivit.errors import ManifestError, ReadError, gather, no_text
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Finder:
             given: files, folders, zip archives, manifests (CSV with a column `path`) and "FILE.npz#SPLIT/INDEX".
 
         Raises:
-            ReadError: a path that is not there, or that holds no scan at all.
+            ReadError: a path that is not there, or that holds no scan at all, or whose name is no text.
             ManifestError: a CSV that is no manifest.
         """
         found: dict[str, ScanRef] = {}
@@ -55,6 +55,7 @@ class Finder:
                 rows += _rows(Path(path), self.channels)
             else:
                 found |= {ref.key: ref for ref in self._in(path) if ref.key not in found}
+        gather([told for key in found if (told := no_text(key))], "scans", ReadError, limit=10)
         return [_with_state(ref) for ref in (*found.values(), *rows)]
 
     def _in(self, path: str) -> list[ScanRef]:

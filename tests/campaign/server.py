@@ -78,6 +78,12 @@ def child(job: dict[str, Any]) -> None:
         if job.get("memory"):
             used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_DATA, (used + job["memory"], -1))
+        if job.get("files"):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (job["files"], job["files"]))
+        if job.get("user"):
+            os.setgroups([])
+            os.setgid(job["user"])
+            os.setuid(job["user"])
         watch(job["folder"], job.get("at", 0), job.get("signal", signal.SIGKILL), Path(job["scratch"]) / "count.txt")
         app(args=job["argv"], prog_name="slivit")
     except SystemExit as end:

@@ -1,14 +1,20 @@
 """Bad input, as a user meets it on the command line: a clear sentence with the file, status 2, nothing half written."""
 
+import errno
+import os
 import shutil
+import signal
+from contextlib import contextmanager
 
 import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from slivit.cli import app
+from slivit.cli.common import told_errors
 
 
 def told(*args):
@@ -132,3 +138,63 @@ def test_an_output_within_a_file_is_told(tmp_path, blob_scans, command):
     out = str(tmp_path / "file" / "out")
     given = [str(part).replace("{scans}", str(blob_scans)).replace("{}", out) for part in command]
     assert "lies in a file" in " ".join(told(*given).split())
+
+
+def test_names_that_are_no_text_and_names_that_are_too_long(tmp_path, blob_run, scans):
+    latin = tmp_path / "latin" / os.fsdecode(b"sc\xe4n.nii")
+    latin.parent.mkdir()
+    shutil.copy(tmp_path / "s0.nii.gz", latin)
+    assert r"sc\udce4n.nii" in told("predict", blob_run, latin.parent, "--device", "cpu")
+    picture = tmp_path / "classes" / os.fsdecode(b"h\xe4ll") / "a.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"")
+    assert "is not UTF-8" in told("manifest", "folders", tmp_path / "classes", tmp_path / "classes.csv")
+    long = tmp_path / ("x" * 300)
+    for command in (["check", f"{long}.csv"], ["predict", blob_run, f"{long}.nii"], ["finetune", f"{long}.toml"]):
+        assert "too long" in told(*command)
+    assert "holds a null byte" in told("finetune", "small_scans", 'out="a\\u0000b"', "data.manifest=x.csv")
+
+
+def test_what_the_system_refuses_is_said_in_its_words(capsys):
+    for error in (
+        OSError(errno.ENOSPC, "No space left on device"),
+        PermissionError(errno.EACCES, "Denied", "/scans/a"),
+    ):
+        with pytest.raises(typer.Exit) as end, told_errors():
+            raise error
+        assert end.value.exit_code == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "slivit: what is printed or read: No space left on device",
+        "slivit: /scans/a: Denied",
+    ]
+    with pytest.raises(FileNotFoundError), told_errors():
+        raise FileNotFoundError(errno.ENOENT, "a bug", "/a")
+
+
+@contextmanager
+def closing(closed):
+    try:
+        yield
+        signal.sigtimedwait([], 1)
+    finally:
+        closed.append(True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU])
+def test_signals_that_ask_to_end_are_told_and_close_what_is_open(capsys, number):
+    closed = []
+    with pytest.raises(typer.Exit) as end, told_errors("call it again"), closing(closed):
+        os.kill(os.getpid(), number)
+    assert (end.value.exit_code, closed) == (128 + number, [True])
+    assert capsys.readouterr().err == f"slivit: stopped by {number.name}; call it again\n"
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_process_that_ignores_hang_ups_goes_on(capsys):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with told_errors():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert capsys.readouterr().err == ""

@@ -44,6 +44,18 @@ def test_a_line_that_was_left_half_written_costs_itself_alone(tmp_path):
     assert "'=1+1" in file.read_text()  # no spreadsheet computes it
 
 
+def test_a_quote_that_was_left_open_costs_its_note_alone(tmp_path):
+    file = tmp_path / "reviews.csv"
+    append_review(file, Review("A", "1.nii", "accept"))
+    with file.open("a") as stream:
+        stream.write('B,"2, b.nii')
+    append_review(file, Review("A", "3, c.nii", "bad scan"))
+    with file.open("a") as stream:
+        stream.write(",9.nii,comment,,,,\nA,9.nii,comment,,,,\n\0,,,\n")  # nobody, nothing said, no note at all
+    append_review(file, Review("A", "new\nline.nii", "wrong label"))
+    assert [r.path for r in read_reviews(file)] == ["1.nii", "3, c.nii", "new\nline.nii"]
+
+
 def test_the_last_verdict_of_each_person_counts():
     a, b = "A", "B"
     given = [

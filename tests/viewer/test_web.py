@@ -295,3 +295,28 @@ def test_members_of_an_ensemble_are_opinions(runs, run):
     row = Desk([bench]).worklist("bright")["rows"][0]
     assert [value for value, _ in row["others"]] == [0.2, 0.9]
     assert isinstance(others[0], Other)
+
+
+ODD = ("", "-1", "10**9", "99999999999999999999999", "nan", "\0", "../../etc/passwd", "bright", "🫀", "x" * 5000)
+PLACES = ("/explain", "/place", "/neighbours", "/neighbour/0", "/neighbour/99999999999999999999", "/slice/0", "/heat/0")
+PLACES += ("/slice/99999999999999999999", "/calibration.svg", "/volume.nii", "/map.nii", "/mask/0.nii", "")
+BODIES = (b"", b"null", b"[]", b"{}", b'"x"', b"1e999", b"[" * 9000, b"\xff", b'{"verdict": []}', b'{"row": {}}',
+          b'{"reviewer": 1, "verdict": "accept", "key": -1}', b'{"reviewer": "a", "verdict": "accept", "key": "99"}',
+          b'{"reviewer": "\\ud800", "verdict": "accept", "key": "0", "comment": "x"}')  # fmt: skip
+
+
+def test_whatever_is_asked_is_answered_with_a_status_and_no_failure(ask, desk, tmp_path):
+    found = set()
+    for number in range(400):
+        rng = np.random.default_rng(number)
+        key, target, method, row = (ODD[int(i)] for i in rng.integers(len(ODD), size=4))
+        place = PLACES[number % len(PLACES)]
+        key = "0" if number % 3 else key.replace("/", "")
+        query = {k: v for k, v in {"target": target, "method": method, "run": row, "channel": row}.items() if v}
+        found.add(ask(f"/api/scan/{key}{place}", **query)[0])
+    for odd in ODD:
+        found |= {ask("/api/worklist", target=odd)[0], ask("/api/thumbnails", rows=f"{odd},{odd}")[0]}
+    for body in BODIES:
+        status, _ = ask("/api/reviews", "POST", body)
+        assert status == 422, body
+    assert found <= {200, 404, 422}, found

@@ -36,7 +36,7 @@ def parse_channels(given: Sequence[str]) -> dict[str, list[Condition]]:
                 f'channels: "{text}": write NAME=PART of the description, or NAME=CONDITIONS, such as t1=T1 or '
                 '"t1=description~T1 description!~CE"; each NAME once, and none that is a column of the archive'
             )
-        found[name] = parse_conditions([rule]) if is_condition(rule) else [Condition("description", "~", rule)]
+        found[name] = parse_conditions([rule if is_condition(rule) else f"description~{rule}"])
     if len(found) == 1:
         raise ManifestError(f"channels: there is only {one_of(found)}; one channel is no more than a series: use where")
     return found

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from slivit.errors import ManifestError, nearest, one_of
+from slivit.errors import ManifestError, nearest, no_text, one_of
 from slivit.plugins import load_plugins
 
 Importer = Callable[..., pd.DataFrame]
@@ -95,7 +95,11 @@ def run_importer(spec: ImporterSpec, root: Path, options: Mapping[str, Any]) -> 
         if key not in spec.options:
             allowed = one_of(spec.options) or "no options"
             raise ManifestError(f'{spec.name} has no option "{key}".{nearest(key, spec.options)} It takes {allowed}.')
-    return spec.run(root, **{key: _converted(spec.name, key, value, hints[key]) for key, value in options.items()})
+    given = {key: _converted(spec.name, key, value, hints[key]) for key, value in options.items()}
+    try:
+        return spec.run(root, **given)
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"{spec.name}: {no_text(str(error.object)) or error}") from error
 
 
 def _converted(name: str, key: str, value: Any, hint: Any) -> Any:
