@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from slivit.data.inspection import Columns
 from slivit.data.slice_labels import SliceLabels
+from slivit.data.table import is_table
 from slivit.errors import RecipeError
 from slivit.settings import Section, changed
 
@@ -116,7 +116,7 @@ class Data(Section):
 
 
 def _is_table(name: str) -> bool:
-    return Path(name).suffix == ".csv" and not name.startswith(MEDMNIST)
+    return is_table(name) and not name.startswith(MEDMNIST)
 
 
 def refuse_unused(data: Data, why: str, *names: str) -> None:

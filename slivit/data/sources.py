@@ -13,7 +13,7 @@ from slivit.data.manifest_checks import kept_rows
 from slivit.data.manifest_paths import addresses
 from slivit.data.medmnist_files import fetch_medmnist
 from slivit.data.recipe import MEDMNIST, Data
-from slivit.data.table import read_table
+from slivit.data.table import is_table, read_table
 from slivit.errors import ManifestError, gather
 from slivit.targets.task import Task
 
@@ -113,7 +113,7 @@ def named_source(data: Data, name: str = "") -> tuple[Path, str]:
     if name.startswith(MEDMNIST):
         name = str(fetch_medmnist(name.removeprefix(MEDMNIST), Path(data.root or "."), data.download))
     path = Path(name).expanduser()
-    return path, "" if path.suffix == ".csv" else data.importer or _importer_of(path)
+    return path, "" if is_table(path) else data.importer or _importer_of(path)
 
 
 def imported_frame(importer: str, path: Path, data: Data) -> pd.DataFrame:

@@ -176,7 +176,6 @@ class SelfSupervisedRecipe(Plugged):
             "align",
         )
         refuse_unused(self.data, "every row that is not of the test split is used", *unused)
-        refuse_unused(self.data, "self-supervision sees one channel at a time: give each a row of its own", "channels")
         if self.data.is_table:
             why = "images.validation and seed say which rows of a table are kept for validation"
             refuse_unused(self.data, why, "val_from_train", "split_seed")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.data.inspection import inspect_manifest
-from slivit.data.readers.address import split_address
+from slivit.data.readers.address import of_parts, parts_of, split_address
 from slivit.data.recipe import Data
 from slivit.data.sources import imported_frame, named_source
+from slivit.data.table import missing_columns, read_table
 from slivit.errors import ManifestError, gather, nearest
 from slivit.ssl.recipe import Images
 
@@ -51,7 +52,11 @@ def unlabelled_frame(data: Data, images: Images, seed: int = 0) -> pd.DataFrame:
 def _read(data: Data) -> tuple[pd.DataFrame, str]:
     path, importer = named_source(data)
     if importer:
-        return imported_frame(importer, path, data), str(path)
+        frame = imported_frame(importer, path, data)
+        gather(missing_columns(frame, data.channels), str(path), ManifestError)
+        if data.channels:
+            frame = frame.assign(path=[of_parts(row) for row in frame[list(data.channels)].to_numpy().tolist()])
+        return _channel_by_channel(frame, data.channels, str(path)), str(path)
     names = data.columns
     known = _columns_of(path)
     inspection = inspect_manifest(
@@ -61,16 +66,24 @@ def _read(data: Data) -> tuple[pd.DataFrame, str]:
         root=data.root or None,
         patient_from_path=names.patient not in known,
         where=data.where,
+        channels=data.channels,
     )
     gather(inspection.problems, str(path), ManifestError)
-    missing = [p for p in inspection.frame["path"] if not Path(split_address(p)[0]).exists()]
+    frame = _channel_by_channel(inspection.frame, data.channels, str(path))
+    missing = [p for p in frame["path"] if not Path(split_address(p)[0]).exists()]
     gather([f"there is no {p}" for p in missing], str(path), ManifestError)
-    return inspection.frame, str(path)
+    return frame, str(path)
+
+
+def _channel_by_channel(frame: pd.DataFrame, channels: Sequence[str], source: str) -> pd.DataFrame:
+    """Make each channel of a scan a scan of its own, since the methods see one at a time: the network learns of all."""
+    if not channels:
+        return frame
+    log.info("%s: the channels %s of %d scans are scans of their own", source, ", ".join(channels), len(frame))
+    return frame.assign(path=frame["path"].map(parts_of)).explode("path", ignore_index=True)
 
 
 def _columns_of(path: Path) -> Iterable[str]:
-    from slivit.data.table import read_table
-
     return set(read_table(path).columns)
 
 

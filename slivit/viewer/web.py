@@ -249,7 +249,7 @@ class Web:
         try:
             values = json.loads(await request.body())
             await run_in_threadpool(self.desk.add_review, values)
-        except (SlivitError, ValueError, TypeError, KeyError) as error:
+        except (SlivitError, ValueError, TypeError, KeyError, RecursionError) as error:
             return as_json({"error": str(error) or repr(error)}, WRONG)
         return as_json(await run_in_threadpool(self.desk.reviews))
 

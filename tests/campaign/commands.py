@@ -157,14 +157,14 @@ def _looks(g: Path) -> list[Job]:
     probe += ["testing.draws=5", "linear.iterations=20", "data.workers=0"]
     seen = ["visualise", "--model", "dino3d_vit_small", "--random-init", scan, "model.slices=16", "model.image_size=32"]
     seen += ["model.dim=32", "model.depth=2", "model.heads=2", "--device", "cpu", "--out", f"{g}/seen"]
-    embed = ["embed", csv, f"{g}/embedded.parquet", "--model", "slice_vit", "--random-init", "model.slices=4"]
+    embed = ["embed", csv, f"{g}/embedding/table.parquet", "--model", "slice_vit", "--random-init", "model.slices=4"]
     embed += ["model.image_size=16", "model.backbone_args={patch_size=8, embed_dim=16, depth=1, num_heads=2}"]
     embed += ["data.workers=0", "device=cpu", "--raptor", "5"]
     alike = ["similarity", csv, "a=random", f"b={g}/trained", "--backbone", "resnet10t", "--slices", "2"]
     alike += ["--image-size", "32", "--out", f"{g}/alike"]
     return [
         _job("probe", probe, "probed"),
-        _job("embed", embed, "embedded.parquet", embed),
+        _job("embed", embed, "embedding", embed),
         _job("visualise", seen, "seen"),
         _job("similarity", alike, "alike"),
         _job("check", ["check", csv, "--kind", "binary", "--target", "bright", "--out", f"{g}/checked"], "checked"),

@@ -9,6 +9,7 @@ from slivit.errors import ModelError, RecipeError
 from slivit.recipe import check_recipe
 from slivit.ssl import run as selfsupervised
 from slivit.ssl.recipe import PretextSettings, SelfSupervisedRecipe
+from slivit.ssl.unlabelled import unlabelled_frame
 from slivit.train import callbacks
 
 RESNET = {"name": "image_classifier", "backbone": "resnet10t", "image_size": 32, "stride": 16,
@@ -117,3 +118,18 @@ def test_a_recipe_can_name_a_method_that_somebody_registered(images, tmp_path):
         del _FACTORIES["my_method"]
     with pytest.raises(ModelError, match='no pre-training method "my_method"'):
         selfsupervised.run(own, overwrite=True)
+
+
+def test_each_channel_of_a_scan_is_a_scan_of_its_own(images, tmp_path):
+    """Two columns of images: twice as many scans, a patient's on one side of validation."""
+    rows = [line.split(",") for line in images.read_text().splitlines()[1:]]
+    pairs = [f"{a[0]},{b[0]},{a[1]},{a[2]}" for a, b in zip(rows[::2], rows[1::2], strict=True)]
+    table = images.with_name("pairs.csv")
+    table.write_text("\n".join(["t1,t2,patient,split", *pairs]))
+    values = recipe(table, tmp_path / "run", epochs=1).model_dump()
+    values["data"]["channels"] = ["t1", "t2"]
+    both = check_recipe(SelfSupervisedRecipe, values, "the tests")
+    frame = unlabelled_frame(both.data, both.images)
+    assert [p.rpartition("/")[2] for p in frame["path"]][:4] == ["0.png", "1.png", "2.png", "3.png"]
+    assert frame["split"].value_counts().to_dict() == {"train": 20, "val": 4}
+    assert (selfsupervised.run(both) / "checkpoint" / "model.safetensors").is_file()
