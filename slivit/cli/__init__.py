@@ -121,7 +121,7 @@ def phantoms(
     kind: Annotated[str, typer.Argument(help="oct, oct2d, echo, liver or ct.")],
     out: Annotated[Path, typer.Argument(help="A new folder.")],
     n: Annotated[int | None, typer.Option("-n", min=1, help="How many scans.")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Make scans with known answers, in real file formats."""
@@ -138,7 +138,7 @@ def phantoms(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Argument(help="A new folder.")] = Path("demo"),
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Run the main job on made-up scans: pre-train, fine-tune, evaluate, predict."""

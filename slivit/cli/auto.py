@@ -29,7 +29,7 @@ def auto(
     importer: Annotated[str, typer.Option(help="Of a public data set's folder; see slivit list importers.")] = "",
     time: Annotated[str, typer.Option(help="That it may take: 45m, 2h.")] = "45m",
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("auto"),
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
     weights: Annotated[
         list[str] | None, typer.Option(metavar="RUN", help="A run of yours to start networks from too; repeatable.")
     ] = None,

@@ -11,7 +11,7 @@ from slivit.data.inspection import Columns
 from slivit.data.slice_labels import SliceLabels
 from slivit.data.table import is_table
 from slivit.errors import RecipeError
-from slivit.settings import Section, changed
+from slivit.settings import Section, Seed, changed
 
 MEDMNIST = "medmnist:"
 
@@ -62,7 +62,7 @@ class Data(Section):
     channels: tuple[str, ...] = ()
     where: dict[str, str | int | float | list[str | int | float]] = Field(default_factory=dict)
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
-    split_seed: int = 0
+    split_seed: Seed = 0
     val_from_train: float = Field(default=0.0, ge=0, lt=1)
     folds: int = Field(default=0, ge=0)
     train_fraction: float = Field(default=1.0, gt=0, le=1)

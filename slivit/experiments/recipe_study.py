@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from slivit.data.recipe import Data
 from slivit.errors import nearest, one_of
 from slivit.plugins import Plugged
-from slivit.settings import Section
+from slivit.settings import Section, Seed
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 
@@ -29,7 +29,7 @@ class Phantoms(Section):
     kind: str
     out: str = Field(min_length=1)
     n: int = Field(ge=1)
-    seed: int = 0
+    seed: Seed = 0
 
 
 class StudyModel(Section):

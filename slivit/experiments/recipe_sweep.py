@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from slivit.plugins import Plugged
-from slivit.settings import Section
+from slivit.settings import Section, Seed
 
 SEARCHED = ("model", "preprocessing", "augmentation", "fit", "task")
 FIXED = ("fit.device", "fit.monitor", "task.kind", "task.targets", "task.classes", "task.center", "task.spread")
@@ -101,7 +101,7 @@ class SweepRecipe(Plugged):
     space: Annotated[dict[str, Dimension], BeforeValidator(_by_dotted_key)] = Field(min_length=1)
     trials: int = Field(default=30, ge=1)
     hours: float = Field(default=0.0, ge=0)
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     sampler: Literal["tpe", "random"] = "tpe"
     startup: int = Field(default=8, ge=1)
     prune: bool = True

@@ -15,7 +15,7 @@ from slivit.data.augmentation import Augmentation
 from slivit.data.preprocessing import Preprocessing
 from slivit.planned.look import Facts, summary
 from slivit.planned.networks import Candidate, keep_of, plan_networks
-from slivit.settings import Section
+from slivit.settings import Section, Seed
 from slivit.targets.task import Task
 
 PLAN = "plan.toml"
@@ -68,7 +68,7 @@ class Plan(Section):
 
     out: str = Field(min_length=1)
     source: str
-    seed: int = 0
+    seed: Seed = 0
     minutes: float = Field(gt=0)
     task: Task
     folds: int = Field(ge=2)

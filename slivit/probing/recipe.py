@@ -14,7 +14,7 @@ from slivit.models._starts import fill_start
 from slivit.models.recipe import Model
 from slivit.plugins import Plugged
 from slivit.recipe import Stage
-from slivit.settings import Precision, Section
+from slivit.settings import Precision, Section, Seed
 from slivit.targets.task import Task
 
 
@@ -85,7 +85,7 @@ class NetworkRecipe(Plugged):
     checkpoint: str = ""
     model: Model | None = None
     random_init: bool = False
-    seed: int = 0
+    seed: Seed = 0
     preprocessing: Preprocessing = Preprocessing()
 
     @model_validator(mode="before")

@@ -19,6 +19,7 @@ from slivit.plugins import Plugged
 from slivit.probing.embedding import Embeddings, chosen_parts, read_embeddings
 from slivit.probing.linear import Scaler, join
 from slivit.probing.recipe import Knn
+from slivit.settings import Seed
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class TableRecipe(Plugged):
     heads: tuple[Kind, ...] = ("linear", "forest", "neighbours")
     trees: int = Field(default=300, ge=1)
     choose_by: str = ""
-    seed: int = 0
+    seed: Seed = 0
     testing: Testing = Testing()
     page: bool = True
 

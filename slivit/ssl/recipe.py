@@ -12,7 +12,7 @@ from slivit.errors import RecipeError
 from slivit.models.recipe import Model
 from slivit.plugins import Plugged
 from slivit.recipe import Stage
-from slivit.settings import Precision, Section, changed
+from slivit.settings import Precision, Section, Seed, changed
 from slivit.targets.task import Task
 from slivit.train.recipe import Logging
 
@@ -150,7 +150,7 @@ class SelfSupervisedRecipe(Plugged):
 
     method: str = Field(min_length=1)
     out: str = Field(min_length=1)
-    seed: int = 0
+    seed: Seed = 0
     data: Data
     images: Images = Images()
     model: Model

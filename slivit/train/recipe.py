@@ -22,7 +22,7 @@ from slivit.models._starts import fill_start
 from slivit.models.recipe import Model
 from slivit.plugins import Plugged
 from slivit.recipe import Stage
-from slivit.settings import Precision, Section, changed
+from slivit.settings import Precision, Section, Seed, changed
 from slivit.targets.task import Task
 
 
@@ -200,7 +200,7 @@ class Labelled(Plugged):
     runner: ClassVar[str] = "slivit.train.run:run"
 
     out: str = Field(min_length=1)
-    seed: int = 0
+    seed: Seed = 0
     model: Model = Model()
     preprocessing: Preprocessing = Preprocessing()
     augmentation: Augmentation = Augmentation()

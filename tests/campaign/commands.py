@@ -104,11 +104,9 @@ def jobs(ground: Path) -> list[Job]:
     return sorted(made, key=lambda job: job.name)
 
 
-def _job(
-    name: str, argv: list[str], out: str, *again: list[str], old: bool = False, beside: tuple[str, ...] = ()
-) -> Job:
+def _job(name: str, argv: list[str], out: str, *again: list[str], old: bool = False) -> Job:
     ways = again or (argv, [*argv, "--overwrite"])
-    return Job(name, tuple(argv), out, tuple(map(tuple, ways)), old, beside)
+    return Job(name, tuple(argv), out, tuple(map(tuple, ways)), old)
 
 
 def _trainings(g: Path) -> list[Job]:
