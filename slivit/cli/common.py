@@ -24,6 +24,9 @@ ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGXCPU"
 _NAMES = "ENOSPC EDQUOT EFBIG EIO EROFS EACCES EPERM ENAMETOOLONG ELOOP EMFILE ENFILE ESTALE ETIMEDOUT EREMOTEIO"
 _OUTSIDE = {getattr(errno, name) for name in _NAMES.split() if hasattr(errno, name)}
 """Errors for which the system is to blame, or what it was asked for, and not the program."""
+ROOM = (
+    "there is not enough memory; lower fit.batch_size (--batch-size), slices or image_size, or take a smaller network"
+)
 AGAIN = "the same command, given again, goes on"
 
 
@@ -91,6 +94,17 @@ def told_errors(go_on: str = "") -> Iterator[Told]:
         what = os.fsdecode(error.filename)[:300] if error.filename else "what is printed or read"
         typer.secho(f"slivit: {what}: {error.strerror}", err=True, fg=typer.colors.RED)
         raise typer.Exit(2) from None
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        typer.secho(f"slivit: {ROOM}: {str(error).splitlines()[0][:300]}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(2) from None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    from slivit.device import out_of_memory
+
+    return out_of_memory(error)
 
 
 class _Ended(SystemExit):

@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from slivit.cli import app
-from slivit.cli.common import told_errors
+from slivit.cli.common import ROOM, told_errors
 
 
 def told(*args):
@@ -166,6 +166,8 @@ def test_what_the_system_refuses_is_said_in_its_words(capsys):
     assert capsys.readouterr().err.splitlines() == [
         "slivit: what is printed or read: No space left on device",
         "slivit: /scans/a: Denied",
+        f"slivit: {ROOM}: 10 GB",
+        f"slivit: {ROOM}: DefaultCPUAllocator: can't allocate memory: 9",
     ]
     with pytest.raises(FileNotFoundError), told_errors():
         raise FileNotFoundError(errno.ENOENT, "a bug", "/a")
