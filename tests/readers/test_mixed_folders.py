@@ -100,3 +100,47 @@ def test_oblique_series_with_echoes_and_patients(dicom_series, angles, echoes, p
             volume = read_volume(root / "all", **({"frame": echo} if echoes > 1 else {}))
             np.testing.assert_array_equal(volume.array, alone.array)
             np.testing.assert_allclose(volume.affine, alone.affine)
+
+
+def _frames(folder, *names):
+    folder.mkdir()
+    for value, name in enumerate(names):
+        Image.fromarray(np.full((4, 5), value, np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+def test_frames_of_several_scans_in_one_folder_are_never_joined(tmp_path):
+    eyes = _frames(tmp_path / "eyes", "OD_1", "OS_1", "OD_2", "OS_2", "OD_10", "OS_10")
+    with pytest.raises(ReadError, match=r'names of the frames are of 2 kinds: "OD_#" \(3\), "OS_#" \(3\). Choose one'):
+        read_volume(eyes)
+    assert read_volume(eyes, series="OS_#").array[:, 0, 0].tolist() == [1, 3, 5]
+    assert read_volume(f"{eyes}#series=os").array[:, 0, 0].tolist() == [1, 3, 5]
+    with pytest.raises(ReadError, match=r'no frame is called like "?\'?OU'):
+        read_volume(eyes, series="OU")
+    masks = _frames(tmp_path / "masks", "1", "1_mask", "2", "2_mask", "3", "3_mask")
+    with pytest.raises(ReadError, match='"#" \\(3\\), "#_mask" \\(3\\)'):
+        read_volume(masks)
+    assert read_volume(masks, series="#").array[:, 0, 0].tolist() == [0, 2, 4]
+    for name, odd in (("montage", "montage"), ("copy", "3 (copy)"), ("again", "3(1)")):
+        with pytest.raises(ReadError, match="of 2 kinds"):
+            read_volume(_frames(tmp_path / name, "1", "2", "3", odd))
+    people = _frames(tmp_path / "people", "P1_1", "P1_2", "P2_1", "P2_2")
+    with pytest.raises(ReadError, match="two numbers that vary"):
+        read_volume(people)
+    assert read_volume(people, series="P2_").array[:, 0, 0].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("slice-1", "slice-2", "slice-10"),
+        ("z-10", "z-1.25", "z+2"),
+        ("a", "b", "c"),
+        ("9f3a", "c04b", "77de", "e1f0"),
+        ("P7_1_of_3", "P7_2_of_3", "P7_3_of_3"),
+        ("1_t20", "2_t40", "3_t40"),
+        ("only",),
+    ],
+)
+def test_frames_whose_names_tell_of_one_scan_are_read(tmp_path, names):
+    assert read_volume(_frames(tmp_path / "frames", *names)).shape == (len(names), 4, 5)

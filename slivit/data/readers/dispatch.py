@@ -64,7 +64,7 @@ def _readers() -> Iterator[Reader]:
     yield Reader("dicom", "DICOM file, series folder or zip", dicom.SUFFIXES, ("series", *grid), _open_dicom)
     yield Reader("nifti", "NIfTI or Analyze file", nifti.SUFFIXES, ("affine", *grids), _open_nifti)
     yield Reader("image", "image or multi-page TIFF", frames.SUFFIXES, planes, _open_image)
-    yield Reader("frames", "folder or zip of image frames", (), (), _open_frames)
+    yield Reader("frames", "folder or zip of image frames", (), ("series",), _open_frames)
     yield Reader("video", "video clip", video.SUFFIXES, (), _open_video)
     yield Reader("npz", "item of a MedMNIST archive (FILE.npz#train/0)", (".npz",), ("item", "check_md5"), _open_npz)
     yield Reader("itk", "MetaImage or NRRD file", itk.SUFFIXES, grids, _open_itk)
@@ -83,8 +83,8 @@ def _open_image(found: Found, **options: Any) -> Scan:
     return frames.open_image(found.entries[0], found.source, **options)
 
 
-def _open_frames(found: Found) -> Scan:
-    return frames.open_frames(found.entries, found.source)
+def _open_frames(found: Found, **options: Any) -> Scan:
+    return frames.open_frames(found.entries, found.source, **options)
 
 
 def _open_video(found: Found) -> Scan:

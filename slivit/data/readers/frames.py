@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from slivit.data.readers.images import ImageHeader, read_header, read_pages
 from slivit.errors import ReadError
 
 _SPELLINGS = {".tiff": ".tif", ".jpeg": ".jpg"}
+_NUMBER = re.compile(r"(?<![0-9])[-+]?\d+(?:\.\d+)?")
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 
 
@@ -72,15 +74,24 @@ def _pages(
     return range(header.pages), ()
 
 
-def open_frames(entries: Sequence[Entry], source: str) -> Scan:
-    """Open a set of image files, one a slice, in natural order of their names (slice2 before slice10)."""
+def open_frames(entries: Sequence[Entry], source: str, *, series: str | int | None = None) -> Scan:
+    """Open a set of image files, one a slice, in natural order of their names (slice2 before slice10).
+
+    Args:
+        entries: the files.
+        source: their folder or archive, for messages.
+        series: of frames of several scans those to take: how their names are made, with # for numbers ("OD_#"), or a
+            part of their names.
+    """
     frames = [e for e in entries if suffix(e.name) in SUFFIXES]  # in natural order already
+    frames = frames if series is None else _of_series(frames, str(series), source)
     stack = _stack_among(frames)
     if stack is not None:
         scan = open_image(stack, source)
         told = f"{counted(len(frames) - 1, 'picture')} beside {stack.name} ignored"
         return replace(scan, info=replace(scan.info, notes=(*scan.info.notes, told)))
     _check_alike(frames, source)
+    _check_one_scan(frames, source)
     header = _header(frames[0], f"{source}/{frames[0].name}")
     if header.pages > 1:
         raise ReadError(
@@ -116,6 +127,56 @@ def _check_alike(frames: Sequence[Entry], source: str) -> None:
     if len(kinds) > 1:
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         raise ReadError(f"{source}: frames of several kinds lie together ({counts}). Keep one kind in the folder.")
+
+
+def _of_series(frames: Sequence[Entry], series: str, source: str) -> list[Entry]:
+    """Return the frames whose names are made like that, or hold that."""
+    families = _families(frames)
+    found = families.get(series) or [e for e in frames if series.casefold() in _stem(e).casefold()]
+    if not found:
+        raise ReadError(f"{source}: no frame is called like {series!r}; there are {_told(families)}.")
+    return found
+
+
+def _check_one_scan(frames: Sequence[Entry], source: str) -> None:
+    """Raise where names tell of several scans, or of images and masks: OD_1 and OS_1, 1 and 1_mask, P1_1 and P2_1.
+
+    Names that hold no numbers, or hardly repeat, tell nothing.
+    """
+    families = _families(frames)
+    numbered = {name: held for name, held in families.items() if "#" in name and len(held) > 1}
+    if len(families) > 1 and 2 * sum(map(len, numbered.values())) >= len(frames):
+        raise ReadError(
+            f"{source}: the names of the frames are of {len(families)} kinds: {_told(families)}. Choose one with "
+            f'series="{max(numbered, key=lambda name: len(numbered[name]))}", or keep one scan in a folder.'
+        )
+    numbers = [_NUMBER.findall(_stem(e)) for e in frames]
+    varied = [values for values in zip(*numbers, strict=False) if len(set(values)) > 1] if len(families) == 1 else []
+    if len(varied) > 1 and all(len(set(values)) < len(frames) for values in varied):
+        first = min(varied, key=lambda values: len(set(values)))
+        raise ReadError(
+            f"{source}: the names of the frames hold two numbers that vary, as those of several scans do: "
+            f"{frames[0].name}, {frames[-1].name}. Take those of one with series=PART of their names, such as that "
+            f"with {first[0]}, or keep one scan in a folder."
+        )
+
+
+def _families(frames: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Return the frames by how their names are made, with # for numbers."""
+    found: dict[str, list[Entry]] = {}
+    for entry in frames:
+        found.setdefault(_NUMBER.sub("#", _stem(entry)), []).append(entry)
+    return found
+
+
+def _stem(entry: Entry) -> str:
+    name = entry.name.rpartition("/")[2]
+    return name[: len(name) - len(suffix(name))]
+
+
+def _told(families: Mapping[str, Sequence[Entry]]) -> str:
+    counts = [f'"{name}" ({len(held)})' for name, held in sorted(families.items(), key=lambda f: -len(f[1]))]
+    return ", ".join(counts[:6]) + (f" and {len(counts) - 6} more" if len(counts) > 6 else "")
 
 
 def _kind(entry: Entry) -> str:
