@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from slivit.data.table import as_numbers, missing_columns, read_table, with_numbers
@@ -14,6 +15,8 @@ from slivit.targets.decision import RAW
 from slivit.targets.task import Task, class_name
 
 TEXT = ("path", "patient", "split", "notes", "error")
+LARGEST = 1e100
+"""Of a prediction or an answer: the squares of much larger ones are no numbers."""
 
 
 def read_predictions(path: str | Path, task: Task | None = None) -> tuple[pd.DataFrame, Task]:
@@ -46,6 +49,10 @@ def read_predictions(path: str | Path, task: Task | None = None) -> tuple[pd.Dat
 def _numbers(column: pd.Series, path: Path) -> pd.Series:
     values, bad = as_numbers(column)
     problems = [f'row {row}: {column.name} is "{column[row]}", which is not a number' for row in column.index[bad]]
+    large = values.abs().gt(LARGEST) & np.isfinite(values)
+    problems += [
+        f"row {row}: {column.name} is {values[row]:g}; up to {LARGEST:g} is allowed" for row in values.index[large]
+    ]
     gather(problems, str(path), ManifestError)
     return values
 

@@ -49,3 +49,9 @@ def test_tables_that_cannot_be_used(tmp_path):
     pd.DataFrame({"target_x": [1], "pred_x": ["much"]}).to_csv(tmp_path / "p.csv", index=False)
     with pytest.raises(ManifestError, match='row 2: pred_x is "much"'):
         read_predictions(tmp_path / "p.csv")
+
+
+def test_values_whose_squares_are_no_numbers_are_refused(tmp_path):
+    (tmp_path / "p.csv").write_text("path,target_y,pred_y\na,1,2\nb,1e308,-1e308\n")
+    with pytest.raises(ManifestError, match=r"row 3: target_y is 1e\+308; up to 1e\+100 is allowed"):
+        read_predictions(tmp_path / "p.csv")
