@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 FULL = os.environ.get("SLIVIT_CAMPAIGN") == "full"
+MODELS = {"trained": "fine", "segmenting": "masks"}
+"""Runs that commands use, and the recipes that they are trained by."""
 SERVER = Path(__file__).with_name("server.py")
 IGNORED = re.compile(r"(^|/)(log\.txt|workers/.*|lock\.json|\.lock|CACHEDIR\.TAG)$|\.journal(\.lock)?$|\.part$")
 """What tells of a run's course and not of its result: its log, its locks, and what is unfinished."""
@@ -65,12 +67,26 @@ class Server:
         self.process.wait()
 
     def __call__(self, argv: tuple[str, ...], *, scratch: str = "one", seconds: float = 300, **options: Any) -> Any:
-        """Run a command: `at` and `signal` end it at an operation on files, `memory` and `seconds` limit it."""
+        """Run a command: `at` and `signal` end it at an operation on files, `memory` and `seconds` limit it.
+
+        A trained model that the command names is made before.
+        """
+        for name in MODELS:
+            if any(a.endswith(str(self.folder / name)) and not a.startswith("out=") for a in argv):
+                self.model(name)
         where = {"folder": str(self.folder), "scratch": str(self.scratch / scratch)}
         line = {"argv": ["-q", *argv], "seconds": seconds, **where, **options}
         self.process.stdin.write(json.dumps(line) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
+
+    def model(self, name: str) -> Path:
+        """The run of a trained model, one of `MODELS`, which is made where it is not there yet."""
+        run = self.folder / name
+        if not run.exists():
+            done = self(("finetune", f"{self.folder}/{MODELS[name]}.toml", f"out={run}", "fit.epochs=1"))
+            assert done["status"] == 0, done["said"]
+        return run
 
 
 def tree(path: Path) -> Mapping[str, bytes]:

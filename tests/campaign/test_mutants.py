@@ -138,7 +138,7 @@ def seeds(ground, tmp_path, request) -> Callable[[str], list[Path]]:
             return [ground / name for name in (("scans/scans.csv", "pictures.csv"), ("fine.toml",))[kind == "recipe"]]
         server = request.getfixturevalue("server")
         if kind == "predictions":
-            return [ground / "a.csv", ground / "trained" / "predictions.csv"]
+            return [ground / "a.csv", server.model("trained") / "predictions.csv"]
         done = server(("export", f"{ground}/trained", str(folder)))
         assert done["status"] == 0, done["said"]
         return [folder / {"config": "config.json", "safetensors": "model.safetensors", "sums": "SHA256SUMS"}[kind]]
