@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -90,9 +89,15 @@ def _alive(owner: Mapping[str, Any], file: Path) -> bool:
         born = _born(owner.get("process"))
         return born is not None and born == owner.get("born")
     try:
-        return time.time() - file.stat().st_mtime < SILENT
+        return _now(file.parent) - file.stat().st_mtime < SILENT
     except OSError:
         return False
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock of the disk, which all machines share; their own may differ by more than `SILENT`."""
+    os.utime(folder / GUARD)
+    return (folder / GUARD).stat().st_mtime
 
 
 def _in_use(path: Path, owner: Mapping[str, Any]) -> str:

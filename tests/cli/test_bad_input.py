@@ -159,6 +159,8 @@ def test_what_the_system_refuses_is_said_in_its_words(capsys):
     for error in (
         OSError(errno.ENOSPC, "No space left on device"),
         PermissionError(errno.EACCES, "Denied", "/scans/a"),
+        MemoryError("10 GB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"),
     ):
         with pytest.raises(typer.Exit) as end, told_errors():
             raise error

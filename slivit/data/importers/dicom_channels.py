@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -11,6 +12,7 @@ from slivit.data.importers.dicom_where import Condition, is_condition, meets, pa
 from slivit.data.readers.address import of_parts, with_options
 from slivit.errors import ManifestError, gather, one_of
 
+Row = Mapping[str, Any]
 _OF_A_SERIES = ("path", "series", "frame", "description")
 _OF_A_STUDY = ("patient", "study", "study_date", "accession", "modality", "number", "kind", "slices", "spacing",
                "orientation", "size", "problem", "split")  # fmt: skip
@@ -53,37 +55,42 @@ def side_by_side(table: pd.DataFrame, channels: Mapping[str, Sequence[Condition]
     Raises:
         ManifestError: studies with several series for one channel, or none that has all.
     """
-    table = table.set_index(pd.Index(zip(table["patient"], table["study"], strict=True), tupleize_cols=False))
-    chosen = {name: table[meets(table, conditions)] for name, conditions in channels.items()}
-    several = [
-        f"patient {study[0]}, study {rows['study_date'].iloc[0] or study[1]}: {name} is "
-        + one_of([f'{n or "?"} "{d}"' for n, d in zip(rows["number"], rows["description"], strict=True)])
-        for name, found in chosen.items()
-        for study, rows in found.groupby(level=0, sort=False)
-        if len(rows) > 1
-    ]
+    found = {name: _by_study(table[meets(table, conditions)]) for name, conditions in channels.items()}
+    several = [_listed(name, rows) for name, held in found.items() for rows in held.values() if len(rows) > 1]
     way_out = 'several series for one channel; say more: "t1=description~T1 description!~CE"'
     gather(several, way_out, ManifestError, limit=20)
-    studies = list(dict.fromkeys(table.index))
-    whole = [s for s in studies if all(s in found.index for found in chosen.values())]
-    lacking = {name: sum(s not in found.index for s in studies) for name, found in chosen.items()}
+    studies = _by_study(table)
+    whole = [study for study in studies if all(study in held for held in found.values())]
+    lacking = {name: len(studies.keys() - held.keys()) for name, held in found.items()}
     told = ", ".join(f"{count} have no {name}" for name, count in lacking.items() if count)
     if not whole:
         raise ManifestError(f"none of {len(studies)} studies has all channels: {told}")
     if len(whole) < len(studies):
         notes.append(f"{len(studies) - len(whole)} of {len(studies)} studies left out: {told}")
-    return _joined({name: found[found.index.isin(whole)].sort_index() for name, found in chosen.items()})
+    return pd.DataFrame([_joined({name: held[study][0] for name, held in found.items()}) for study in whole])
 
 
-def _joined(channels: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The studies with their channels, each a table of the same studies; the rest is said of the first channel."""
-    paths = {name: [_address(row) for _, row in rows.iterrows()] for name, rows in channels.items()}
-    described = zip(*(rows["description"] for rows in channels.values()), strict=True)
-    first = next(iter(channels.values())).reset_index(drop=True)
-    joined = {"path": [of_parts(parts) for parts in zip(*paths.values(), strict=True)], **paths}
-    joined["description"] = [" | ".join(parts) for parts in described]
-    return pd.DataFrame(joined).join(first.drop(columns=[name for name in _OF_A_SERIES if name in first]))
+def _by_study(table: pd.DataFrame) -> dict[tuple[str, str], list[Row]]:
+    """The rows of each study; one UID of two patients, which is wrong, counts as two."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for record in table.to_dict("records"):
+        row = {str(name): value for name, value in record.items()}
+        found.setdefault((row["patient"], row["study"]), []).append(row)
+    return found
 
 
-def _address(row: pd.Series) -> str:
-    return with_options(row["path"], {name: row[name] for name in ("series", "frame") if name in row})
+def _listed(name: str, rows: Sequence[Row]) -> str:
+    series = one_of([f'{row["number"] or "?"} "{row["description"]}"' for row in rows])
+    return f"patient {rows[0]['patient']}, study {rows[0]['study_date'] or rows[0]['study']}: {name} is {series}"
+
+
+def _joined(channels: Mapping[str, Row]) -> Row:
+    """A study with its channels; what else the table says, it says of the first."""
+    paths = {
+        name: with_options(row["path"], {option: row[option] for option in ("series", "frame") if option in row})
+        for name, row in channels.items()
+    }
+    first = next(iter(channels.values()))
+    rest = {name: value for name, value in first.items() if name not in _OF_A_SERIES}
+    described = " | ".join(row["description"] for row in channels.values())
+    return {"path": of_parts(list(paths.values())), **paths, **rest, "description": described}
