@@ -23,6 +23,11 @@ _CHUNK = 8
 _AHEAD = 3  # chunks waiting for each worker: enough to keep it busy, few enough to keep memory flat
 
 
+def cores() -> int:
+    """Cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def spread(
     function: Callable[[Item], Result],
     items: Sequence[Item],

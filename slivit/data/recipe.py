@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Literal
 
 from pydantic import Field
 
 from slivit.data.inspection import Columns
+from slivit.data.pool import cores
 from slivit.data.slice_labels import SliceLabels
 from slivit.data.table import is_table
 from slivit.errors import RecipeError
@@ -76,7 +76,7 @@ class Data(Section):
     @property
     def processes(self) -> int:
         """`workers`, but no more than there are cores: beyond that they only slow each other down."""
-        return min(self.workers, os.cpu_count() or 1)
+        return min(self.workers, cores())
 
     @property
     def is_table(self) -> bool:

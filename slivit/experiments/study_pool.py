@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from slivit.data.pool import cores
 from slivit.experiments.study_worker import answer
 
 Make = Callable[[dict[str, str]], dict[str, str]]
@@ -103,7 +104,7 @@ def _ended(status: int, log: Path) -> str:
 
 def workers(count: int, folder: Path, gpus: Sequence[str]) -> list[Worker]:
     """`count` workers, spread over the GPUs, or over the cores of a CPU."""
-    threads = max(1, (os.cpu_count() or 1) // count)
+    threads = max(1, cores() // count)
     return [Worker(i, folder, gpus[i % len(gpus)] if gpus else None, threads) for i in range(count)]
 
 

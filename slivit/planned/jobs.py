@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from slivit.experiments.study_pool import work
 from slivit.experiments.study_worker import request
 from slivit.files import whole_file
 from slivit.folder import PREDICTIONS
+from slivit.planned.clock import Clock
 from slivit.planned.networks import Candidate
 from slivit.planned.plan import Plan
 from slivit.recipe import check_recipe, recipe_class, resolved_toml
@@ -30,11 +32,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A network on one fold."""
+    """A network on one fold, for as many epochs as planned unless it says otherwise."""
 
     candidate: Candidate
     fold: int
     folder: Path
+    epochs: int = 0
 
 
 def write_folds(frame: pd.DataFrame, plan: Plan) -> None:
@@ -60,14 +63,14 @@ def recipe_of_job(plan: Plan, job: Job) -> Any:
     chosen = job.candidate
     values = {
         "out": str(job.folder),
-        "seed": plan.seed + job.fold,
+        "seed": plan.seed + chosen.seed + job.fold,
         "data": {"manifest": str(fold_csv(plan, job.fold)), "workers": 0, "cache": str(Path(plan.out) / "cache")},
         "task": plan.task.model_dump(),
         "model": {"name": chosen.model, "weights": chosen.weights, **chosen.args},
         "preprocessing": plan.preprocessing.model_dump(),
         "augmentation": plan.augmentation.model_dump(),
         "fit": {
-            "epochs": chosen.epochs,
+            "epochs": job.epochs or chosen.epochs,
             "lr": chosen.lr,
             "batch_size": chosen.batch_size,
             "patience": 0,
@@ -78,33 +81,56 @@ def recipe_of_job(plan: Plan, job: Job) -> Any:
     return check_recipe(recipe_class("finetune"), values, f"{chosen.name}, fold {job.fold}")
 
 
-def train_jobs(plan: Plan, jobs: Sequence[Job], tell: Callable[[str], None]) -> dict[Path, str]:
+def train_jobs(
+    plan: Plan, order: Sequence[Candidate], folds: Iterable[int], clock: Clock, tell: Callable[[str], None]
+) -> dict[str, str]:
     """Train networks, several at a time, or go on with them; what is done already is left as it is.
 
+    Args:
+        plan: of the run.
+        order: the networks, the one that matters most first.
+        folds: of each.
+        clock: of the run, which leaves out or cuts short what the time is too short for.
+        tell: is given a sentence for each that ended.
+
     Returns:
-        The errors of those that failed, by folder.
+        The errors of those that failed, by name.
     """
-    left = [job for job in jobs if run_state(recipe_of_job(plan, job), overwrite=True) != "done"]
-    done, start, failed = len(jobs) - len(left), time.monotonic(), dict[Path, str]()
-    waiting = list(left)
+    waiting = [job_of(plan, candidate, fold) for candidate in order for fold in folds]
+    lock, failed = threading.Lock(), dict[str, str]()
 
     def take() -> Job | None:
-        return waiting.pop(0) if waiting else None
+        with lock:
+            while waiting:
+                job = waiting.pop(0)
+                known = job.candidate.name in clock.left_out or job.candidate.name in failed
+                job = replace(job, epochs=clock.epochs_for(job.candidate, job.fold, order, plan.folds))
+                if not job.epochs and not known:
+                    tell(f"{job.candidate.name} is left out: {clock.left_out[job.candidate.name]}")
+                if job.epochs and not known and run_state(recipe_of_job(plan, job), overwrite=True) != "done":
+                    return job
+            return None
 
     def make(job: Job, by: Callable[[dict[str, str]], dict[str, str]]) -> None:
-        nonlocal done
-        recipe = recipe_of_job(plan, job)
+        recipe, start = recipe_of_job(plan, job), time.monotonic()
         answer = by(request("finetune", resolved_toml(recipe), run_state(recipe, overwrite=True)))
-        done += 1
         if answer["error"]:
-            failed[job.folder] = answer["error"]
-        spent = time.monotonic() - start
-        rest = spent / max(done - (len(jobs) - len(left)), 1) * (len(jobs) - done)
-        said = f"failed: {answer['error']}" if answer["error"] else "done"
-        tell(f"{job.candidate.name}, fold {job.fold + 1} of {plan.folds}: {said}; about {rest / 60:.0f} min left here")
+            failed[job.candidate.name] = answer["error"]
+        else:
+            clock.ended(job.candidate, job.fold, time.monotonic() - start)
+        tell(_told(plan, job, answer["error"], (time.monotonic() - start) / 60, clock))
 
-    work(take, make, min(plan.workers, max(len(left), 1)), Path(plan.out))
+    work(take, make, min(plan.workers, len(waiting)), Path(plan.out))
     return failed
+
+
+def _told(plan: Plan, job: Job, error: str, minutes: float, clock: Clock) -> str:
+    """What came of a job, in a line."""
+    said = f"failed: {error}" if error else f"{job.epochs} epochs in {minutes:.1f} min"
+    if job.epochs < job.candidate.epochs:
+        said += f" (in place of {job.candidate.epochs}: the machine is slower than was thought)"
+    left = max(clock.left, 0) / 60
+    return f"{job.candidate.name}, fold {job.fold + 1} of {plan.folds}: {said}; {left:.0f} min left for networks"
 
 
 def out_of_fold(plan: Plan, frame: pd.DataFrame, candidate: Candidate, task: Task) -> npt.NDArray[np.float64]:

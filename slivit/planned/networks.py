@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ from slivit.settings import Section
 LEAST_EPOCHS, ENOUGH_EPOCHS = 8, 25
 STEPS = 3000
 """Steps of a training that is long enough from random weights: as many epochs as they take, from 40 to 120."""
-FOR_NETWORKS = 0.8
+FEW_STEPS = 1500
+FOR_NETWORKS = 0.85
 """Of the time; the rest is for reading, baselines and the report."""
+AGAIN = (2, 3)
+"""Other seeds of the first network, where time is left after all that fits was trained as long as it takes."""
 OVERHEAD, EACH_EPOCH = 1.35, 0.3
 """What batches, moves and the optimiser cost beside the two passes (a factor), and an epoch by itself (seconds)."""
 
@@ -39,6 +42,8 @@ class Candidate(Section):
         epochs: passes over the training scans.
         batch_size: scans a step.
         weights: that its backbone starts from; random where empty.
+        seed: added to that of the plan.
+        seconds: that a fold was thought to take; 0 where that is not known.
         why: the reason that it is here, and how long it was thought to take.
     """
 
@@ -49,6 +54,8 @@ class Candidate(Section):
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     weights: str = ""
+    seed: int = 0
+    seconds: float = Field(default=0.0, ge=0)
     why: str = ""
 
 
@@ -64,6 +71,7 @@ class Option:
         share: of the time that is left when its turn comes.
         why: the reason that it is here.
         weights: that its backbone starts from.
+        seed: added to that of the plan.
     """
 
     name: str
@@ -73,6 +81,7 @@ class Option:
     share: float
     why: str
     weights: str = ""
+    seed: int = 0
 
 
 def options_of(size: tuple[int, int, int]) -> Iterator[Option]:
@@ -138,7 +147,7 @@ def plan_networks(
     folds: int,
     seconds: float,
     weights: Sequence[str] = (),
-) -> tuple[list[Candidate], int, list[str]]:
+) -> tuple[list[Candidate], int, list[str], float]:
     """Choose networks, epochs and folds by the time that there is.
 
     Args:
@@ -150,38 +159,79 @@ def plan_networks(
         weights: runs of one's own, from which networks are started too.
 
     Returns:
-        The candidates, the folds that they leave time for, and sentences that say why.
+        The candidates, the folds that they leave time for, sentences that say why, and the share of a core that other
+        work left to this process.
     """
-    left, batch = FOR_NETWORKS * seconds, 16 if scans >= 64 else 8
+    batch = 16 if scans >= 64 else 8
     most = int(np.clip(STEPS * batch / scans, 40, 120))
     size = preprocessing.size or (1, 32, 32)
     alone, *others = options_of(size)
     options = [alone, *started_from(weights, size), *others]
-    costs = {o.name: OVERHEAD * seconds_a_scan(o.model, o.args, out_dim, batch) for o in options}
-    first = options[0]
-    folds = fewer_folds(folds, first.share * left / (scans * costs[first.name]), min(most, ENOUGH_EPOCHS))
-    candidates, reasons = [], []
+    measured = {o.name: seconds_a_scan(o.model, o.args, out_dim, batch) for o in options}
+    share = float(np.clip(np.mean([m.share for m in measured.values()]), 0.1, 1))
+    costs = {name: OVERHEAD * m.seconds / share for name, m in measured.items()}
+    folds = fewer_folds(
+        folds, alone.share * FOR_NETWORKS * seconds / (scans * costs[alone.name]), min(most, ENOUGH_EPOCHS)
+    )
+    again = [replace(alone, name=f"{alone.name}_{n}", share=1.0, seed=100 * n) for n in AGAIN]
+    costs |= {option.name: costs[alone.name] for option in again}
+    candidates, reasons = _within(seconds, [*options, *again], costs, scans, folds, most, batch)
+    if share < 0.8:
+        reasons.insert(0, f"other work leaves {share:.0%} of a core, so networks are thought to take longer by that")
+    return candidates, folds, reasons, share
+
+
+def _within(
+    seconds: float,
+    options: Sequence[Option],
+    costs: Mapping[str, float],
+    scans: int,
+    folds: int,
+    most: int,
+    batch: int,
+) -> tuple[list[Candidate], list[str]]:
+    """The networks for which there is time, each with its epochs; other seeds only where these are the most."""
+    chosen, reasons, left = dict[str, int](), [], FOR_NETWORKS * seconds
+    an_epoch = {o.name: scans * (folds - 1) * costs[o.name] + EACH_EPOCH * folds for o in options}  # of all folds
     for option in options:
-        an_epoch = scans * (folds - 1) * costs[option.name] + EACH_EPOCH * folds  # of all folds together
-        epochs = int(min(most, option.share * left / an_epoch))
-        if epochs < LEAST_EPOCHS:
-            reasons.append(f"{option.name} is left out: it takes {an_epoch:.0f} core seconds an epoch of all folds")
-            continue
-        left -= epochs * an_epoch
-        why = f"{option.why}; about {epochs * an_epoch / 60:.0f} core minutes for all folds"
-        candidates.append(
-            Candidate(
-                name=option.name,
-                model=option.model,
-                args=option.args,
-                lr=option.lr,
-                epochs=epochs,
-                batch_size=batch,
-                weights=option.weights,
-                why=why,
-            )
-        )
-    return candidates, folds, reasons
+        epochs = int(min(most, option.share * left / an_epoch[option.name]))
+        if epochs >= (most if option.seed else LEAST_EPOCHS):
+            left -= epochs * an_epoch[option.name]
+            chosen[option.name] = epochs
+        elif not option.seed:
+            taken = an_epoch[option.name]
+            reasons.append(f"{option.name} is left out: an epoch of all folds takes {taken:.0f} s of a worker")
+    for name in chosen:  # what is left goes to the first ones
+        more = min(most - chosen[name], int(left / an_epoch[name]))
+        chosen[name] += more
+        left -= more * an_epoch[name]
+    candidates = [
+        _candidate(o, chosen[o.name], _batch(batch, scans, chosen[o.name]), chosen[o.name] * an_epoch[o.name], folds)
+        for o in options
+        if o.name in chosen
+    ]
+    return candidates, reasons
+
+
+def _batch(most: int, scans: int, epochs: int) -> int:
+    """Scans a step: half as many where there would be few steps."""
+    return most if epochs * scans / most >= FEW_STEPS else max(8, most // 2)
+
+
+def _candidate(option: Option, epochs: int, batch: int, seconds: float, folds: int) -> Candidate:
+    """A network of the plan; `seconds` are those of all folds."""
+    return Candidate(
+        name=option.name,
+        model=option.model,
+        args=option.args,
+        lr=option.lr,
+        epochs=epochs,
+        batch_size=batch,
+        weights=option.weights,
+        seed=option.seed,
+        seconds=round(seconds / folds, 1),
+        why=f"{option.why}; about {seconds / 60:.0f} min of a worker for all folds",
+    )
 
 
 def fewer_folds(folds: int, passes: float, enough: int) -> int:
@@ -201,7 +251,20 @@ def keep_of(candidates: Sequence[Candidate]) -> int:
     return len(candidates) - 1 if len(candidates) > 2 else len(candidates)
 
 
-def seconds_a_scan(model: str, args: dict[str, Any], out_dim: int, batch: int) -> float:
+@dataclass(frozen=True)
+class Measured:
+    """What a step of training costs.
+
+    Args:
+        seconds: of one core (or of the GPU) for each scan.
+        share: of a core that this process got meanwhile; 1 on a GPU.
+    """
+
+    seconds: float
+    share: float = 1.0
+
+
+def seconds_a_scan(model: str, args: dict[str, Any], out_dim: int, batch: int) -> Measured:
     """How long one scan takes in a step of training, on one core or on the GPU: the fastest of three steps."""
     import torch
 
@@ -213,14 +276,16 @@ def seconds_a_scan(model: str, args: dict[str, Any], out_dim: int, batch: int) -
     try:
         network = create_model(model, out_dim, **args).train().to(device)
         x = torch.rand(spec_of(network).batch_shape(batch), device=device)
-        taken = []
+        taken, began = [], time.monotonic()
         for _ in range(3):
             start = _now(device)
             with autocast(choose_precision("auto", device), device):
                 loss = network(x).float().square().sum()
             loss.backward()
             taken.append(_now(device) - start)
-        return max(min(taken), 1e-4) / len(x)
+        waited = time.monotonic() - began
+        share = min(1.0, sum(taken) / waited) if device.type == "cpu" else 1.0
+        return Measured(max(min(taken), 1e-4) / len(x), share)
     finally:
         torch.set_num_threads(threads)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pandas as pd
 from pydantic import Field
 
 from slivit.data.augmentation import Augmentation
+from slivit.data.pool import cores
 from slivit.data.preprocessing import Preprocessing
 from slivit.planned.look import Facts, summary
 from slivit.planned.networks import Candidate, keep_of, plan_networks
@@ -107,13 +107,11 @@ def make_plan(
         weights: runs of one's own, from which networks are started too.
     """
     known = [f for f in facts if not f.error]
-    cores = os.cpu_count() or 1
-    machine = {"cores": cores, "memory_gb": _memory_gb()}
     preprocessing, reasons = plan_preprocessing(known)
     augmentation, why = plan_augmentation(known, task)
     most_folds, why_folds = plan_folds(frame, task)
-    workers = workers_of(cores)
-    candidates, folds, left_out = plan_networks(
+    workers = workers_of(cores())
+    candidates, folds, left_out, share = plan_networks(
         preprocessing, task.out_dim or 2, len(known), most_folds, 60 * minutes * workers, weights
     )
     if folds < most_folds:
@@ -132,7 +130,7 @@ def make_plan(
         baselines=tuple(Baseline(name=name, **values) for name, values in _fitting(preprocessing).items()),
         candidates=tuple(candidates),
         scans=summary(facts),
-        machine=machine,
+        machine={"cores": cores(), "memory_gb": _memory_gb(), "share": round(share, 2)},
         reasons=(*reasons, why, why_folds, *left_out),
     )
 

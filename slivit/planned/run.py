@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,14 +14,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from slivit.data.cache import SliceCache
+from slivit.data.pool import cores
 from slivit.data.splits import k_folds
 from slivit.data.table import as_shown, read_table
-from slivit.errors import RecipeError
+from slivit.errors import ManifestError, RecipeError
 from slivit.files import whole_file, write_json, write_text
-from slivit.folder import METRICS, SPLIT, logged
+from slivit.folder import LOG, METRICS, SPLIT, logged
 from slivit.folder.lock import locked, make_folder
 from slivit.planned import jobs
 from slivit.planned.build import build_ensemble
+from slivit.planned.clock import Clock
 from slivit.planned.finish import ENSEMBLE, MEAN, finish, records
 from slivit.planned.look import Facts, look_at_all
 from slivit.planned.networks import Candidate
@@ -100,7 +103,7 @@ def auto(
     """
     from slivit.run import Run
 
-    folder = Path(out)
+    folder, began = Path(out), monotonic()
     _open(folder, resume, overwrite)
     with locked(folder), logged(folder):
         table = scan_table(
@@ -111,7 +114,7 @@ def auto(
         planned, work = _planned(folder, table, time, seed, [str(w) for w in weights], str(plan))
         for reason in planned.reasons:
             log.info("plan: %s", reason)
-        _run(planned, work, folder)
+        _run(planned, work, folder, Clock(folder, planned.minutes, planned.workers, began))
     return Run(folder)
 
 
@@ -120,7 +123,7 @@ def _open(folder: Path, resume: bool, overwrite: bool) -> None:
         if not (folder / TABLE).is_file():
             raise RecipeError(f"{folder}: holds no {TABLE}, so there is no run of slivit auto to go on with")
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(p.name != LOG for p in folder.iterdir()):  # a log alone: it ended before it began
         if not overwrite:
             raise RecipeError(f"{folder}: is not empty; go on with --resume, or replace it with --overwrite")
         if not (folder / PLAN).is_file() and not (folder / TABLE).is_file():
@@ -149,6 +152,8 @@ def _planned(
         frame = frame.assign(patient=[f"scan {i}" for i in range(len(frame))])
     facts = _facts(frame)
     unreadable = [f.error for f in facts if f.error]
+    if len(unreadable) == len(facts):
+        raise ManifestError(f"{table.source}: none of {len(facts)} scans can be read; the first one: {unreadable[0]}")
     for error in unreadable[:3]:
         log.warning("left out: %s", error)
     if len(unreadable) > 3:
@@ -203,13 +208,11 @@ def _followed(given: Path, folder: Path) -> Plan:
 
 
 def _facts(frame: pd.DataFrame) -> list[Facts]:
-    import os
-
     from tqdm import tqdm
 
     facts = [Facts()] * len(frame)
     for index, seen in tqdm(
-        look_at_all(frame["path"].tolist(), min(4, os.cpu_count() or 1)), "look at scans", len(frame), disable=None
+        look_at_all(frame["path"].tolist(), min(4, cores())), "look at scans", len(frame), disable=None
     ):
         facts[index] = seen
     return facts
@@ -227,14 +230,14 @@ def _scans(frame: pd.DataFrame, test: pd.DataFrame, task: Task) -> Scans:
     return Scans(frame, test, fitted, answers_of(fitted, records(frame)))
 
 
-def _run(plan: Plan, work: Scans, folder: Path) -> None:
+def _run(plan: Plan, work: Scans, folder: Path, clock: Clock) -> None:
     """Everything behind the plan."""
     stacks = _stacks(plan, work.frame, folder)
     names = sorted({name for b in plan.baselines for name in b.features})
     features = features_of(stacks, names)
     predictions = dict(_baselines(plan, work, features))
     jobs.write_folds(work.frame, plan)
-    failed, networks = _networks(plan, work, folder)
+    failed, networks = _networks(plan, work, folder, clock)
     predictions |= networks
     temperatures = {name: temperature(work.task, work.y, p) for name, p in predictions.items()}
     ready = {name: calibrated(work.task, p, temperatures[name]) for name, p in predictions.items()}
@@ -287,24 +290,22 @@ def told_loss(work: Scans, p: Array) -> str:
     return f"{what} {loss(work.task, work.y, p):.3f}"
 
 
-def _networks(plan: Plan, work: Scans, folder: Path) -> tuple[dict[str, str], dict[str, Array]]:
+def _networks(plan: Plan, work: Scans, folder: Path, clock: Clock) -> tuple[dict[str, str], dict[str, Array]]:
     """Successive halving: all networks on the first fold, the better ones on all; what failed, and what is whole."""
     failed: dict[str, str] = {}
     kept = list(plan.candidates)
     halved = plan.keep < len(kept)
     rounds = (range(1), range(1, plan.folds)) if halved else (range(plan.folds),)  # no worker waits for nothing
     for number, folds in enumerate(rounds):
-        todo = [jobs.job_of(plan, candidate, fold) for candidate in kept for fold in folds]
-        errors = jobs.train_jobs(plan, todo, log.info)
-        failed |= {job.candidate.name: errors[job.folder] for job in todo if job.folder in errors}
-        kept = [c for c in kept if c.name not in failed]
+        failed |= jobs.train_jobs(plan, kept, folds, clock, log.info)
+        kept = [c for c in kept if c.name not in failed and c.name not in clock.left_out]
         if number == 0:
             kept = sorted(kept, key=lambda c: _first_fold(plan, work, c))[: plan.keep]
             write_json(folder / STATE, {"kept": [c.name for c in kept], "failed": failed})
     found = {c.name: jobs.out_of_fold(plan, work.frame, c, work.task) for c in kept}
     for name, p in found.items():
         log.info("network %s: %s out of fold", name, told_loss(work, p))
-    return failed, found
+    return failed | clock.left_out, found
 
 
 def _first_fold(plan: Plan, work: Scans, candidate: Candidate) -> float:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from slivit.data.pool import cores
 from slivit.device import Memory, out_of_memory
 
 Item = TypeVar("Item")
@@ -94,4 +94,4 @@ class Batcher:
 
 def default_workers(scans: int) -> int:
     """Processes that read scans: none for a few scans, since starting one takes longer than reading those."""
-    return 0 if scans < 8 else min(4, os.cpu_count() or 1)
+    return 0 if scans < 8 else min(4, cores())

@@ -1,5 +1,7 @@
 """The plan: enough epochs before many folds, sizes left alone where size may be the question, time spent once."""
 
+from time import monotonic
+
 import pandas as pd
 import pytest
 import torch
@@ -8,8 +10,9 @@ import slivit
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import CheckpointError, RecipeError
 from slivit.planned import networks
+from slivit.planned.clock import Clock
 from slivit.planned.look import Facts
-from slivit.planned.networks import fewer_folds, keep_of, plan_networks, started_from
+from slivit.planned.networks import Candidate, Measured, fewer_folds, keep_of, plan_networks, started_from
 from slivit.planned.plan import plan_augmentation, plan_preprocessing
 from slivit.planned.run import refuse_seen
 from slivit.targets.task import Task
@@ -20,7 +23,7 @@ SIZE = Task(kind="regression", targets=("mm3",))
 
 @pytest.fixture
 def a_second_a_scan(monkeypatch):
-    monkeypatch.setattr(networks, "seconds_a_scan", lambda model, args, out_dim, batch: 0.01)
+    monkeypatch.setattr(networks, "seconds_a_scan", lambda model, args, out_dim, batch: Measured(0.01))
 
 
 def test_folds_go_before_epochs_do():
@@ -35,10 +38,12 @@ def test_folds_go_before_epochs_do():
 def test_networks_fit_the_time_and_the_first_gets_most(size):
     grid, spent = Preprocessing(size=size), {}
     for seconds in (60, 1500, 6000, 60_000):
-        candidates, folds, reasons = plan_networks(grid, 1, 1000, 5, seconds)
+        candidates, folds, reasons, _ = plan_networks(grid, 1, 1000, 5, seconds)
         costs = [c.epochs * 1000 * (folds - 1) * 0.01 for c in candidates]
         assert sum(costs) <= seconds
-        assert len(candidates) + len(reasons) == len(list(networks.options_of(size)))
+        first = [c for c in candidates if not c.seed]
+        assert len(first) + len(reasons) == len(list(networks.options_of(size)))
+        assert all(c.epochs == 48 for c in candidates if c.seed)  # another seed only where all had what they need
         spent[seconds] = [c.epochs for c in candidates]
         assert spent[seconds] == sorted(spent[seconds], reverse=True)
     assert spent[60] == []
@@ -89,3 +94,32 @@ def test_a_run_that_saw_the_labels_of_these_scans_is_no_start(tmp_path):
     with pytest.raises(RecipeError, match="labels of 2 of these 4 scans"):
         refuse_seen([str(run)], frame)
     refuse_seen([str(run)], frame[2:])
+
+
+@pytest.fixture
+def two_networks():
+    options = {"model": "resnet3d_18", "lr": 1e-3, "epochs": 40, "batch_size": 8, "seconds": 100.0}
+    return [Candidate(name=name, **options) for name in ("first", "second")]
+
+
+def test_a_slow_machine_costs_the_later_networks_and_then_the_epochs_of_the_first(two_networks, tmp_path):
+    first, second = two_networks
+    clock = Clock(tmp_path, minutes=20, workers=1, began=monotonic())
+    assert clock.epochs_for(first, 0, two_networks, 5) == 40
+    clock.ended(first, 0, 250)  # thought to take 100 s: four more take 1000 s of 1140, and nothing is left
+    assert clock.expected(second, two_networks) == 250
+    assert clock.epochs_for(second, 0, two_networks, 5) == 0
+    assert "second" in clock.left_out
+    assert clock.epochs_for(first, 1, two_networks, 5) == 40
+    clock.before = 700.0  # 440 s are left for 1000
+    assert clock.epochs_for(first, 2, two_networks, 5) == 17
+    again = Clock(tmp_path, minutes=20, workers=1, began=monotonic())
+    assert again.epochs_for(first, 2, two_networks, 5) == 17
+    assert again.epochs_for(second, 0, two_networks, 5) == 0
+    assert again.before == pytest.approx(700, abs=5)
+
+
+def test_a_plan_without_costs_is_followed_whatever_the_time(two_networks, tmp_path):
+    unknown = [c.model_copy(update={"seconds": 0.0}) for c in two_networks]
+    clock = Clock(tmp_path, minutes=0.01, workers=2, began=monotonic() - 100)
+    assert [clock.epochs_for(c, 0, unknown, 2) for c in unknown] == [40, 40]

@@ -1,0 +1,105 @@
+"""The time of a run: what is left of it, what a network still needs, and what is left out or cut short for it.
+
+Decisions are written down when they are taken, so that a run that was stopped goes on as it was decided.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from slivit.files import write_json
+from slivit.planned.networks import LEAST_EPOCHS, Candidate
+
+CLOCK = "clock.json"
+FOR_TRAINING = 0.95
+"""Of the time of a run; the rest is for the ensemble, the test rows and the report."""
+
+
+class Clock:
+    """The time of a run, over all commands that went on with it.
+
+    Args:
+        folder: of the run.
+        minutes: that it may take.
+        workers: networks that are trained at a time.
+        began: when this command began, as `monotonic` says it.
+    """
+
+    def __init__(self, folder: Path, minutes: float, workers: int, began: float) -> None:
+        self.file, self.began, self.workers = folder / CLOCK, began, max(1, workers)
+        kept: dict[str, Any] = json.loads(self.file.read_text("utf-8")) if self.file.is_file() else {}
+        self.seconds, self.before = 60 * minutes, float(kept.get("spent", 0.0))
+        self.took: dict[str, dict[str, float]] = kept.get("took", {})
+        self.epochs: dict[str, int] = kept.get("epochs", {})
+        self.left_out: dict[str, str] = kept.get("left_out", {})
+        self.lock = threading.RLock()
+
+    @property
+    def spent(self) -> float:
+        """Seconds of this command and those before it."""
+        return self.before + monotonic() - self.began
+
+    @property
+    def left(self) -> float:
+        """Seconds that networks may still take."""
+        return FOR_TRAINING * self.seconds - self.spent
+
+    def keep(self) -> None:
+        """Write down what was decided."""
+        names = ("epochs", "left_out", "took")
+        write_json(self.file, {"spent": round(self.spent, 1), **{name: getattr(self, name) for name in names}})
+
+    def ended(self, candidate: Candidate, fold: int, seconds: float) -> None:
+        """Note how long a fold took."""
+        with self.lock:
+            self.took.setdefault(candidate.name, {})[str(fold)] = round(seconds, 1)
+            self.keep()
+
+    def expected(self, candidate: Candidate, planned: Sequence[Candidate]) -> float:
+        """Seconds that a fold of a network will take: as its others did, or as planned but as much slower as those."""
+        if own := self.took.get(candidate.name):
+            return sum(own.values()) / len(own)
+        pairs = [(t, c.seconds) for c in planned for t in self.took.get(c.name, {}).values() if c.seconds]
+        slower = sum(t for t, _ in pairs) / sum(s for _, s in pairs) if pairs else 1.0
+        return candidate.seconds * slower
+
+    def epochs_for(self, candidate: Candidate, fold: int, order: Sequence[Candidate], folds: int) -> int:
+        """Epochs of a network on a fold that is about to begin; 0 where the time is too short for all of its folds.
+
+        The first of the order is never left out: it is cut short.
+
+        Args:
+            candidate: the network.
+            fold: its number.
+            order: networks that are still in the run, the one that matters most first.
+            folds: of each.
+        """
+        name, key = candidate.name, f"{candidate.name}, fold {fold}"
+        with self.lock:
+            if name in self.left_out:
+                return 0
+            if key not in self.epochs:
+                self._decide(candidate, key, order, folds)
+            return self.epochs.get(key, 0)
+
+    def _decide(self, candidate: Candidate, key: str, order: Sequence[Candidate], folds: int) -> None:
+        before = order[: [c.name for c in order].index(candidate.name)]
+        each = self.expected(candidate, order)
+        to_do = [(c, folds - len(self.took.get(c.name, {}))) for c in before]
+        own = max(each, each * (folds - len(self.took.get(candidate.name, {}))) / self.workers)
+        needed = own + sum(n * self.expected(c, order) for c, n in to_do) / self.workers
+        if needed <= 1.05 * self.left or not each:
+            self.epochs[key] = candidate.epochs
+        elif before:
+            self.left_out[candidate.name] = (
+                f"all of its folds would take {needed / 60:.0f} min, with {max(self.left, 0) / 60:.0f} left"
+            )
+        else:
+            least = min(LEAST_EPOCHS, candidate.epochs)
+            self.epochs[key] = max(least, int(candidate.epochs * max(self.left, 0) / own))
+        self.keep()
