@@ -68,7 +68,7 @@ def build_ensemble(
 
 
 def _described(candidate: Candidate, plan: Plan) -> dict[str, Any]:
-    return {"kind": "network", "name": candidate.model, "args": candidate.args, "copies": plan.folds}
+    return {"kind": "network", "name": candidate.model, "args": candidate.args, "copies": len(plan.fold_numbers)}
 
 
 def _fill(member: Any, table: TableModel | None, candidate: Candidate | None, plan: Plan, task: Task) -> None:
@@ -80,4 +80,4 @@ def _fill(member: Any, table: TableModel | None, candidate: Candidate | None, pl
     if table is not None:
         member.load_state_dict({name: torch.as_tensor(value) for name, value in table.tensors.items()})
     if candidate is not None:
-        fill_copies(member, [job_of(plan, candidate, fold).folder for fold in range(plan.folds)], task)
+        fill_copies(member, [job_of(plan, candidate, fold).folder for fold in plan.fold_numbers], task)

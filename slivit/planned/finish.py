@@ -53,7 +53,8 @@ def finish(
         weights: of the ensemble's members.
         failed: candidates that failed, and why.
     """
-    split = pd.concat([work.frame.assign(split="val"), work.test.assign(split="test")], ignore_index=True)
+    parts = {"train": work.rest, "val": work.frame, "test": work.test}
+    split = pd.concat([rows.assign(split=name) for name, rows in parts.items()], ignore_index=True)
     with whole_file(folder / SPLIT) as partial:
         as_shown(split).to_csv(partial, index=False)
     write_json(folder / VERSIONS, package_versions())
@@ -73,7 +74,7 @@ def finish(
 
 
 def _record(plan: Plan, work: Scans) -> dict[str, Any]:
-    paths = work.frame["path"].astype(str).tolist()
+    paths = pd.concat([work.rest, work.frame])["path"].astype(str).tolist()
     seen = training_range(paths, plan.preprocessing, workers=0)
     record = {"stage": "auto", "source": plan.source, "scans": {"train": len(paths), "test": len(work.test)}}
     return record | ({"scans_range": seen.model_dump(mode="json")} if seen else {})
@@ -137,6 +138,7 @@ def _facts(
         "weights": dict(weights),
         "failed": dict(failed),
         "scans": len(work.frame),
+        "scans_that_train_alone": len(work.rest),
         "patients": len(set(groups)),
         "comparisons": _comparisons(task, y, predictions, best, groups, names[0]),
         "test": metrics["splits"].get("test", {}).get("metrics", {}),

@@ -104,7 +104,7 @@ def train_jobs(
             while waiting:
                 job = waiting.pop(0)
                 known = job.candidate.name in clock.left_out or job.candidate.name in failed
-                job = replace(job, epochs=clock.epochs_for(job.candidate, job.fold, order, plan.folds))
+                job = replace(job, epochs=clock.epochs_for(job.candidate, job.fold, order, len(plan.fold_numbers)))
                 if not job.epochs and not known:
                     tell(f"{job.candidate.name} is left out: {clock.left_out[job.candidate.name]}")
                 if job.epochs and not known and run_state(recipe_of_job(plan, job), overwrite=True) != "done":
@@ -129,8 +129,8 @@ def _told(plan: Plan, job: Job, error: str, minutes: float, clock: Clock) -> str
     said = f"failed: {error}" if error else f"{job.epochs} epochs in {minutes:.1f} min"
     if job.epochs < job.candidate.epochs:
         said += f" (in place of {job.candidate.epochs}: the machine is slower than was thought)"
-    left = max(clock.left, 0) / 60
-    return f"{job.candidate.name}, fold {job.fold + 1} of {plan.folds}: {said}; {left:.0f} min left for networks"
+    where = f"{job.candidate.name}, fold {job.fold + 1} of {len(plan.fold_numbers)}"
+    return f"{where}: {said}; {max(clock.left, 0) / 60:.0f} min left for networks"
 
 
 def out_of_fold(plan: Plan, frame: pd.DataFrame, candidate: Candidate, task: Task) -> npt.NDArray[np.float64]:

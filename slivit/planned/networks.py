@@ -18,7 +18,7 @@ from slivit.settings import Section
 LEAST_EPOCHS, ENOUGH_EPOCHS = 8, 25
 STEPS = 3000
 """Steps of a training that is long enough from random weights: as many epochs as they take, from 40 to 120."""
-FEW_STEPS = 1500
+FEW_STEPS, LEAST_STEPS = 1500, 600
 FOR_NETWORKS = 0.85
 """Of the time; the rest is for reading, baselines and the report."""
 AGAIN = (2, 3)
@@ -98,12 +98,18 @@ def options_of(size: tuple[int, int, int]) -> Iterator[Option]:
         )
         return
     volume = {"slices": slices, "image_size": side}
+    stem = 3 if side <= 48 else 5  # the first convolution has one channel, and would take half of the time
     why = "a narrow 3D network learns shape from few scans"
-    yield Option("resnet3d", "resnet3d_18", {**volume, "width": 16}, 2e-3, 0.75, why)
+    yield Option("resnet3d", "resnet3d_18", {**volume, "width": 16, "stem": stem}, 2e-3, 0.75, why)
     why = "SLIViT with a small backbone: slices first, then their order"
     yield Option("slivit_small", "slivit", {**volume, "backbone": "resnet10t", "stride": 16, **VIT}, 1e-3, 0.6, why)
     yield Option(
-        "resnet3d_wide", "resnet3d_18", {**volume, "width": 32}, 2e-3, 1.0, "the 3D network with more channels"
+        "resnet3d_wide",
+        "resnet3d_18",
+        {**volume, "width": 32, "stem": stem},
+        2e-3,
+        1.0,
+        "the 3D network with more channels",
     )
 
 
@@ -147,7 +153,7 @@ def plan_networks(
     folds: int,
     seconds: float,
     weights: Sequence[str] = (),
-) -> tuple[list[Candidate], int, list[str], float]:
+) -> tuple[list[Candidate], Folds, list[str], float]:
     """Choose networks, epochs and folds by the time that there is.
 
     Args:
@@ -170,15 +176,14 @@ def plan_networks(
     measured = {o.name: seconds_a_scan(o.model, o.args, out_dim, batch) for o in options}
     share = float(np.clip(np.mean([m.share for m in measured.values()]), 0.1, 1))
     costs = {name: OVERHEAD * m.seconds / share for name, m in measured.items()}
-    folds = fewer_folds(
-        folds, alone.share * FOR_NETWORKS * seconds / (scans * costs[alone.name]), min(most, ENOUGH_EPOCHS)
-    )
+    passes = alone.share * FOR_NETWORKS * seconds / (scans * costs[alone.name])
+    chosen = folds_for(folds, passes, min(most, ENOUGH_EPOCHS))
     again = [replace(alone, name=f"{alone.name}_{n}", share=1.0, seed=100 * n) for n in AGAIN]
     costs |= {option.name: costs[alone.name] for option in again}
-    candidates, reasons = _within(seconds, [*options, *again], costs, scans, folds, most, batch)
+    candidates, reasons = _within(seconds, [*options, *again], costs, scans, chosen, most, batch)
     if share < 0.8:
         reasons.insert(0, f"other work leaves {share:.0%} of a core, so networks are thought to take longer by that")
-    return candidates, folds, reasons, share
+    return candidates, chosen, reasons, share
 
 
 def _within(
@@ -186,16 +191,17 @@ def _within(
     options: Sequence[Option],
     costs: Mapping[str, float],
     scans: int,
-    folds: int,
+    folds: Folds,
     most: int,
     batch: int,
 ) -> tuple[list[Candidate], list[str]]:
     """The networks for which there is time, each with its epochs; other seeds only where these are the most."""
     chosen, reasons, left = dict[str, int](), [], FOR_NETWORKS * seconds
-    an_epoch = {o.name: scans * (folds - 1) * costs[o.name] + EACH_EPOCH * folds for o in options}  # of all folds
+    an_epoch = {o.name: scans * folds.passes * costs[o.name] + EACH_EPOCH * folds.trained for o in options}
+    least = least_epochs(scans * (folds.count - 1) / folds.count / max(8, batch // 2))
     for option in options:
         epochs = int(min(most, option.share * left / an_epoch[option.name]))
-        if epochs >= (most if option.seed else LEAST_EPOCHS):
+        if epochs >= (most if option.seed else least):
             left -= epochs * an_epoch[option.name]
             chosen[option.name] = epochs
         elif not option.seed:
@@ -206,11 +212,18 @@ def _within(
         chosen[name] += more
         left -= more * an_epoch[name]
     candidates = [
-        _candidate(o, chosen[o.name], _batch(batch, scans, chosen[o.name]), chosen[o.name] * an_epoch[o.name], folds)
+        _candidate(
+            o, chosen[o.name], _batch(batch, scans, chosen[o.name]), chosen[o.name] * an_epoch[o.name], folds.trained
+        )
         for o in options
         if o.name in chosen
     ]
     return candidates, reasons
+
+
+def least_epochs(steps: float) -> int:
+    """Epochs below which a network is not worth its time: 8, or fewer of many steps each."""
+    return int(np.clip(np.ceil(LEAST_STEPS / steps), 3, LEAST_EPOCHS))
 
 
 def _batch(most: int, scans: int, epochs: int) -> int:
@@ -234,16 +247,39 @@ def _candidate(option: Option, epochs: int, batch: int, seconds: float, folds: i
     )
 
 
-def fewer_folds(folds: int, passes: float, enough: int) -> int:
-    """As many folds as leave a network enough epochs, three at least (or as few as there are).
+@dataclass(frozen=True)
+class Folds:
+    """Into how many folds the scans are cut, and on how many of them networks are trained.
 
     Args:
-        folds: at most.
+        count: folds.
+        trained: of them, the first ones.
+    """
+
+    count: int
+    trained: int
+
+    @property
+    def passes(self) -> float:
+        """How many scans an epoch of all trained folds sees, as a multiple of the scans."""
+        return self.trained * (self.count - 1) / self.count
+
+
+def folds_for(most: int, passes: float, enough: int) -> Folds:
+    """The most folds that leave a network enough epochs: fewer ones, then one or two of three or four.
+
+    One network that was trained long enough, and tested on a quarter of the scans, is worth more than three of which
+    none was.
+
+    Args:
+        most: folds.
         passes: how often a network can see all scans in its share of the time.
         enough: epochs.
     """
-    fitting = [k for k in range(folds, 2, -1) if passes / (k - 1) >= enough]
-    return fitting[0] if fitting else min(folds, 3)
+    options = [Folds(k, k) for k in range(most, min(most, 3) - 1, -1)]
+    options += [Folds(3, 2)] if most >= 3 else []
+    last = Folds(min(most, 4), 1)
+    return next((f for f in options if passes / f.passes >= enough), last)
 
 
 def keep_of(candidates: Sequence[Candidate]) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from slivit.data.augmentation import Augmentation
 from slivit.data.pool import cores
@@ -55,6 +55,7 @@ class Plan(Section):
         minutes: that it may take.
         task: what is predicted.
         folds: patient-wise, stratified; every figure but those of test rows is out of fold.
+        trained: folds on which networks are trained, the first ones, where there is no time for all; 0 for all.
         keep: how many networks go on to all folds, after all were tried on the first one.
         workers: networks that are trained at a time, each on one core.
         preprocessing: how scans become slices, alike for all.
@@ -72,6 +73,7 @@ class Plan(Section):
     minutes: float = Field(gt=0)
     task: Task
     folds: int = Field(ge=2)
+    trained: int = Field(default=0, ge=0)
     keep: int = Field(ge=0)
     workers: int = Field(ge=0)
     preprocessing: Preprocessing
@@ -81,6 +83,17 @@ class Plan(Section):
     scans: dict[str, Any] = Field(default_factory=dict)
     machine: dict[str, Any] = Field(default_factory=dict)
     reasons: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _no_more_than_there_are(self) -> Self:
+        if self.trained > self.folds:
+            raise ValueError(f"trained is {self.trained}, and there are {self.folds} folds")
+        return self
+
+    @property
+    def fold_numbers(self) -> range:
+        """The folds on which networks are trained."""
+        return range(self.trained or self.folds)
 
 
 def make_plan(
@@ -114,16 +127,18 @@ def make_plan(
     candidates, folds, left_out, share = plan_networks(
         preprocessing, task.out_dim or 2, len(known), most_folds, 60 * minutes * workers, weights
     )
-    if folds < most_folds:
-        left_out.insert(0, f"{folds} folds in place of {most_folds}, so that networks have the time for enough epochs")
+    if folds.count < most_folds or folds.trained < folds.count:
+        part = f", of which networks are trained on {folds.trained}" if folds.trained < folds.count else ""
+        left_out.insert(0, f"{folds.count} folds in place of {most_folds}{part}: in this time there are no more epochs")
     return Plan(
         out=str(out),
         source=source,
         seed=seed,
         minutes=minutes,
         task=task,
-        folds=folds,
-        keep=keep_of(candidates),
+        folds=folds.count,
+        trained=folds.trained % folds.count,
+        keep=keep_of(candidates) if folds.trained > 1 else len(candidates),
         workers=workers,
         preprocessing=preprocessing,
         augmentation=augmentation,

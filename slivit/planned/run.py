@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -51,12 +51,19 @@ class Scans:
         test: the scans of a test split, which may be none.
         task: fitted on `frame`.
         y: (n,) class numbers, (n, t) 0, 1 or NaN, or (n, t) standardised values.
+        rest: scans that train alone, as no network was trained on the others of their folds.
     """
 
     frame: pd.DataFrame
     test: pd.DataFrame
     task: Task
     y: Array
+    rest: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def only(self, rows: Array) -> Scans:
+        """Some of the scans; the others train alone."""
+        kept = self.frame[rows].reset_index(drop=True)
+        return Scans(kept, self.test, self.task, self.y[rows], self.frame[~rows].reset_index(drop=True))
 
 
 def auto(
@@ -238,15 +245,17 @@ def _run(plan: Plan, work: Scans, folder: Path, clock: Clock) -> None:
     predictions = dict(_baselines(plan, work, features))
     jobs.write_folds(work.frame, plan)
     failed, networks = _networks(plan, work, folder, clock)
-    predictions |= networks
-    temperatures = {name: temperature(work.task, work.y, p) for name, p in predictions.items()}
-    ready = {name: calibrated(work.task, p, temperatures[name]) for name, p in predictions.items()}
+    seen = work.frame["fold"].isin(plan.fold_numbers if networks else range(plan.folds)).to_numpy()
+    told = work.only(seen)
+    predictions = {name: p[seen] for name, p in (predictions | networks).items()}
+    temperatures = {name: temperature(told.task, told.y, p) for name, p in predictions.items()}
+    ready = {name: calibrated(told.task, p, temperatures[name]) for name, p in predictions.items()}
     members = {name: p for name, p in ready.items() if name != MEAN}
-    weights = greedy(work.task, work.y, members, plan.seed)
-    nested = _nested(plan, work, members)
+    weights = greedy(told.task, told.y, members, plan.seed)
+    nested = _nested(plan, told, members)
     log.info("ensemble: %s", ", ".join(f"{share:.2f} {name}" for name, share in weights.items()))
     model = build_ensemble(plan, work.task, work.y, features, weights, temperatures)
-    finish(plan, work, folder, model, {**ready, ENSEMBLE: nested}, weights, failed)
+    finish(plan, told, folder, model, {**ready, ENSEMBLE: nested}, weights, failed)
 
 
 def _stacks(plan: Plan, frame: pd.DataFrame, folder: Path) -> list[Array]:
@@ -295,7 +304,8 @@ def _networks(plan: Plan, work: Scans, folder: Path, clock: Clock) -> tuple[dict
     failed: dict[str, str] = {}
     kept = list(plan.candidates)
     halved = plan.keep < len(kept)
-    rounds = (range(1), range(1, plan.folds)) if halved else (range(plan.folds),)  # no worker waits for nothing
+    first, all_folds = plan.fold_numbers[:1], plan.fold_numbers
+    rounds = (first, all_folds[1:]) if halved else (all_folds,)  # no worker waits for nothing
     for number, folds in enumerate(rounds):
         failed |= jobs.train_jobs(plan, kept, folds, clock, log.info)
         kept = [c for c in kept if c.name not in failed and c.name not in clock.left_out]
@@ -316,10 +326,12 @@ def _first_fold(plan: Plan, work: Scans, candidate: Candidate) -> float:
 
 
 def _nested(plan: Plan, work: Scans, members: Mapping[str, Array]) -> Array:
-    """(n, out_dim): each fold predicted by an ensemble that was chosen on the other folds."""
+    """(n, out_dim): each fold predicted by an ensemble that was chosen on the other folds; of one fold, its halves."""
     folds = work.frame["fold"].to_numpy()
+    if len(set(folds)) == 1:
+        folds = np.asarray(k_folds(work.frame, work.task, k=2, seed=plan.seed))
     out = np.zeros((len(folds), work.task.out_dim))
-    for fold in range(plan.folds):
+    for fold in sorted(set(folds)):
         others, here = folds != fold, folds == fold
         weights = greedy(work.task, work.y[others], {n: p[others] for n, p in members.items()}, plan.seed)
         out[here] = sum(share * members[name][here] for name, share in weights.items())

@@ -70,8 +70,11 @@ def sentences(found: Found, best: Mapping[str, str]) -> Iterator[str]:
     ensemble = in_words(board["ensemble"][metric])
     yield (
         f"The ensemble has a {spoken(metric)} of {ensemble} out of fold, over {count(found['scans'], 'scan')} of "
-        f"{count(found['patients'], 'patient')}; each fold was predicted by an ensemble that was chosen on the others."
+        f"{count(found['patients'], 'patient')}; each part was predicted by an ensemble that was chosen on the others."
     )
+    if alone := found.get("scans_that_train_alone"):
+        folds = f"{found['plan']['trained']} of {found['plan']['folds']} folds"
+        yield f"There was time to train networks on {folds} alone, so {count(alone, 'scan')} could not be predicted."
     if test := tests.get(("ensemble", best["member"])):
         yield f"Against its best member, {title(best['member'])}: {_difference(test, metric)}."
     if found["test"]:

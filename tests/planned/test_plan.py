@@ -12,7 +12,7 @@ from slivit.errors import CheckpointError, RecipeError
 from slivit.planned import networks
 from slivit.planned.clock import Clock
 from slivit.planned.look import Facts
-from slivit.planned.networks import Candidate, Measured, fewer_folds, keep_of, plan_networks, started_from
+from slivit.planned.networks import Candidate, Folds, Measured, folds_for, keep_of, plan_networks, started_from
 from slivit.planned.plan import plan_augmentation, plan_preprocessing
 from slivit.planned.run import refuse_seen
 from slivit.targets.task import Task
@@ -27,10 +27,11 @@ def a_second_a_scan(monkeypatch):
 
 
 def test_folds_go_before_epochs_do():
-    assert fewer_folds(5, passes=100, enough=25) == 5
-    assert fewer_folds(5, passes=75, enough=25) == 4
-    assert fewer_folds(5, passes=10, enough=25) == 3
-    assert fewer_folds(2, passes=10, enough=25) == 2
+    assert folds_for(5, passes=100, enough=25) == Folds(5, 5)
+    assert folds_for(5, passes=75, enough=25) == Folds(4, 4)
+    assert folds_for(5, passes=34, enough=25) == Folds(3, 2)
+    assert folds_for(5, passes=10, enough=25) == Folds(4, 1)
+    assert folds_for(2, passes=10, enough=25) == Folds(2, 1)
 
 
 @pytest.mark.usefixtures("a_second_a_scan")
@@ -39,7 +40,7 @@ def test_networks_fit_the_time_and_the_first_gets_most(size):
     grid, spent = Preprocessing(size=size), {}
     for seconds in (60, 1500, 6000, 60_000):
         candidates, folds, reasons, _ = plan_networks(grid, 1, 1000, 5, seconds)
-        costs = [c.epochs * 1000 * (folds - 1) * 0.01 for c in candidates]
+        costs = [c.epochs * 1000 * folds.passes * 0.01 for c in candidates]
         assert sum(costs) <= seconds
         first = [c for c in candidates if not c.seed]
         assert len(first) + len(reasons) == len(list(networks.options_of(size)))
