@@ -31,7 +31,12 @@ def auto(
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("auto"),
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
     weights: Annotated[
-        list[str] | None, typer.Option(metavar="RUN", help="A run of yours to start networks from too; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="RUN|NAME",
+            help="Pre-trained weights whose features are tried: a run of yours (networks start from it too), a name of "
+            "slivit list weights, or NAME=FILE; repeatable.",
+        ),
     ] = None,
     plan: Annotated[str, typer.Option(metavar="PLAN.toml", help="A plan to follow, in place of a new one.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT that was stopped.")] = False,

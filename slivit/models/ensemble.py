@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
+from slivit.models._frozen import FrozenNetwork
 from slivit.models._volume import check_volume
 from slivit.models.registry import create_model, register_model, spec_of
 from slivit.settings import Count, Whole
@@ -32,20 +33,26 @@ def pooling(count: int, cells: int) -> Tensor:
     return weights
 
 
-def table_features(x: Tensor, names: Sequence[str], covariates: Tensor | None = None) -> dict[str, Tensor]:
+def table_features(
+    x: Tensor,
+    names: Sequence[str],
+    covariates: Tensor | None = None,
+    frozen: Mapping[str, FrozenNetwork] | None = None,
+) -> dict[str, Tensor]:
     """What models of tables read of a batch of volumes.
 
     Args:
         x: (B, 1, S, H, W) from 0 to 1.
         names: "extent" (the share of slices, rows and columns that are not black throughout), "histogram" (of grey
-            levels, 32 bins), "voxelsN" (averages of N x N x N parts), "covariates".
+            levels, 32 bins), "voxelsN" (averages of N x N x N parts), "covariates", and the names of `frozen`.
         covariates: (B, k), where they are asked for.
+        frozen: networks that make features, by name.
 
     Returns:
         (B, n) float32 by name.
     """
-    grey = x[:, 0]
-    return {name: _feature(grey, name, covariates) for name in names}
+    grey, networks = x[:, 0], frozen or {}
+    return {name: networks[name](x) if name in networks else _feature(grey, name, covariates) for name in names}
 
 
 def _feature(grey: Tensor, name: str, covariates: Tensor | None) -> Tensor:
@@ -159,12 +166,15 @@ class Ensemble(nn.Module):
         members: Sequence[Mapping[str, Any]],
         activation: Activation,
         covariates: int,
+        frozen: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__()
         self.input_size, self.activation, self.described = size, activation, [dict(m) for m in members]
         self.covariates = covariates
         self.backbone = nn.ModuleList(make_member(m, out_dim) for m in members)
         self.head = Mean(len(members))
+        self.frozen = nn.ModuleList(FrozenNetwork(f["name"], f["args"], f.get("planes", 1)) for f in frozen)
+        self.frozen_names = [str(f["feature"]) for f in frozen]
         self.names = sorted({name for m in members for name in m.get("features", ())})
         self.register_buffer("temperatures", torch.ones(len(members)))
 
@@ -180,7 +190,8 @@ class Ensemble(nn.Module):
 
     def forward_members(self, x: Tensor, covariates: Tensor | None = None) -> Tensor:
         """(members, B, out_dim): what each member says, in probabilities or standardised values."""
-        features = table_features(x, self.names, covariates)
+        frozen: Any = dict(zip(self.frozen_names, self.frozen, strict=True))
+        features = table_features(x, self.names, covariates, frozen)
         found = []
         for member, described, temperature in zip(self.backbone, self.described, self.temperatures, strict=True):
             if isinstance(member, NetworkMember):
@@ -259,6 +270,7 @@ def ensemble(
     members: Sequence[Mapping[str, Any]] = ({"kind": "linear", "features": ["histogram"], "width": BINS},),
     activation: Activation = "sigmoid",
     covariates: Whole = 0,
+    frozen: Sequence[Mapping[str, Any]] = (),
 ) -> Ensemble:
     """An ensemble of networks and of models of tables: (B, 1, S, P, P) from 0 to 1 -> (B, out_dim) logits.
 
@@ -272,10 +284,12 @@ def ensemble(
             are averaged. `"linear"`: `features` and their `width`. `"forest"`: `features`, `trees`, `nodes`, `depth`.
         activation: of the task: "sigmoid", "softmax", or "identity" for a regression.
         covariates: how many numbers come beside the slices of a scan.
+        frozen: networks that are not trained and make features: `feature`, under which members name them, `name` and
+            `args` of a registered model with its own size, and `planes`, 3 where it looks from three sides.
 
     Raises:
         ModelError: a member that is none of these.
     """
     if not members:
         raise ModelError("ensemble: members is empty; an ensemble has one at least")
-    return Ensemble(out_dim, (slices, image_size, image_size), members, activation, covariates)
+    return Ensemble(out_dim, (slices, image_size, image_size), members, activation, covariates, frozen)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from slivit.planned.frozen import load_frozen
 from slivit.planned.jobs import job_of
 from slivit.planned.networks import Candidate
 from slivit.planned.plan import Plan, kinds_of
@@ -50,6 +51,7 @@ def build_ensemble(
     }
     candidates = {c.name: c for c in plan.candidates if c.name in weights}
     described = [tables[n].described if n in tables else _described(candidates[n], plan) for n in weights]
+    read = [f for f in plan.frozen if any(f.feature in d.get("features", ()) for d in described)]
     slices, side, _ = plan.preprocessing.size or (1, 1, 1)
     model: Any = create_model(
         "ensemble",
@@ -58,9 +60,12 @@ def build_ensemble(
         image_size=side,
         members=[{**d, "title": name} for d, name in zip(described, weights, strict=True)],
         activation=activation_of(task),
+        frozen=[{"feature": f.feature, "name": f.model, "args": f.args, "planes": f.planes} for f in read],
     )
     with torch.no_grad():
         model.head.weights.copy_(torch.tensor(list(weights.values())))
+        for network, frozen in zip(model.frozen, read, strict=True):
+            network.load_state_dict(load_frozen(frozen).state_dict())
         model.temperatures.copy_(torch.tensor([temperatures[name] for name in weights]))
         for member, name in zip(model.backbone, weights, strict=True):
             _fill(member, tables.get(name), candidates.get(name), plan, task)

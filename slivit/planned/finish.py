@@ -18,7 +18,7 @@ from slivit.evaluate.measure import measure, write_results
 from slivit.evaluate.recipe import Testing
 from slivit.files import whole_file, write_json
 from slivit.folder import SPLIT, VERSIONS
-from slivit.planned.plan import Plan
+from slivit.planned.plan import Plan, kinds_of
 from slivit.report.auto_page import write_auto
 from slivit.targets.task import Task
 
@@ -127,7 +127,7 @@ def _facts(
         found = summarise(task.kind, y, in_units(task, p), **options)
         board[name] = {n: found[n].to_dict() for n in names}
     networks = [c.name for c in plan.candidates if c.name in predictions]
-    best = {kind: _best(board, among, names[0]) for kind, among in _groups(board, networks).items()}
+    best = {kind: _best(board, among, names[0]) for kind, among in _groups(board, networks, plan).items()}
     facts: dict[str, Any] = {
         "schema": "slivit.auto",
         "version": 1,
@@ -147,10 +147,18 @@ def _facts(
     return facts | {"sentences": list(_sentences(facts, best))}
 
 
-def _groups(board: Mapping[str, Any], networks: list[str]) -> dict[str, list[str]]:
+def _groups(board: Mapping[str, Any], networks: list[str], plan: Plan) -> dict[str, list[str]]:
     simple = [n for n in board if n.startswith(("size", "histogram"))]
     baselines = [n for n in board if n not in (MEAN, ENSEMBLE, *networks)]
-    return {"network": networks, "simple": simple, "baseline": baselines, "member": baselines + networks}
+    named = {f.feature for f in plan.frozen}
+    frozen = [n for n, _, features in kinds_of(plan) if n in board and named & set(features)]
+    return {
+        "network": networks,
+        "simple": simple,
+        "baseline": [n for n in baselines if n not in frozen],
+        "frozen": frozen,
+        "member": baselines + networks,
+    }
 
 
 def _best(board: Mapping[str, Any], among: list[str], metric: str) -> str:
@@ -167,6 +175,7 @@ def _comparisons(
 
     found = []
     pairs = {(best["network"], best["simple"]), (best["network"], best["baseline"]), (ENSEMBLE, best["member"])}
+    pairs |= {(best["frozen"], best["network"]), (best["frozen"], best["baseline"])}
     for first, second in sorted(pairs):
         if not first or not second:
             continue

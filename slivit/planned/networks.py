@@ -117,7 +117,7 @@ def started_from(weights: Sequence[str], size: tuple[int, int, int]) -> Iterator
     """Networks whose backbone starts from runs of one's own, for another size; of images, as backbones of a SLIViT.
 
     Args:
-        weights: folders of runs or checkpoints.
+        weights: folders of runs or checkpoints; what else is named gives frozen features alone.
         size: (S, H, W) of the scans.
 
     Raises:
@@ -128,7 +128,7 @@ def started_from(weights: Sequence[str], size: tuple[int, int, int]) -> Iterator
     from slivit.folder import CHECKPOINT
 
     slices, side, _ = size
-    for number, where in enumerate(weights):
+    for number, where in enumerate(w for w in weights if Path(w).is_dir()):
         place = next((p for p in (Path(where) / CHECKPOINT, Path(where)) if (p / CONFIG).is_file()), None)
         if place is None:
             raise CheckpointError(f"{where}: holds no checkpoint; --weights takes the folder of a run of yours")

@@ -13,6 +13,8 @@ from pydantic import Field, model_validator
 from slivit.data.augmentation import Augmentation
 from slivit.data.pool import cores
 from slivit.data.preprocessing import Preprocessing
+from slivit.errors import RecipeError
+from slivit.planned.frozen import FOR_FROZEN, Frozen, plan_frozen
 from slivit.planned.look import Facts, summary
 from slivit.planned.networks import Candidate, keep_of, plan_networks
 from slivit.settings import Section, Seed
@@ -38,7 +40,8 @@ class Baseline(Section):
 
     Args:
         name: of its rows in the leaderboard.
-        features: "extent" (what of the grid is filled), "histogram" (of grey levels) and "voxelsN" (N cubed averages).
+        features: "extent" (what of the grid is filled), "histogram" (of grey levels), "voxelsN" (N cubed averages), and
+            "frozen NAME" of the plan's frozen networks.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Plan(Section):
         preprocessing: how scans become slices, alike for all.
         augmentation: of training scans.
         baselines: tried first.
+        frozen: pre-trained networks whose features baselines read.
         candidates: networks that are tried, the cheapest first.
         scans: what the scans are like.
         machine: what there is to compute with.
@@ -79,6 +83,7 @@ class Plan(Section):
     preprocessing: Preprocessing
     augmentation: Augmentation
     baselines: tuple[Baseline, ...]
+    frozen: tuple[Frozen, ...] = ()
     candidates: tuple[Candidate, ...]
     scans: dict[str, Any] = Field(default_factory=dict)
     machine: dict[str, Any] = Field(default_factory=dict)
@@ -117,15 +122,21 @@ def make_plan(
         facts: of those scans, in the same order.
         minutes: that the run may take.
         seed: of all that is random.
-        weights: runs of one's own, from which networks are started too.
+        weights: runs of one's own and published networks, whose features are read; networks start from runs too.
     """
     known = [f for f in facts if not f.error]
     preprocessing, reasons = plan_preprocessing(known)
     augmentation, why = plan_augmentation(known, task)
     most_folds, why_folds = plan_folds(frame, task)
-    workers = workers_of(cores())
+    workers, seconds = workers_of(cores()), 60 * minutes
+    frozen, slow = plan_frozen(weights, (preprocessing.size or (1, 0, 0))[0] > 1, len(frame), seconds)
     candidates, folds, left_out, share = plan_networks(
-        preprocessing, task.out_dim or 2, len(known), most_folds, 60 * minutes * workers, weights
+        preprocessing,
+        task.out_dim or 2,
+        len(known),
+        most_folds,
+        seconds * workers * (1 - FOR_FROZEN * bool(frozen)),
+        weights,
     )
     if folds.count < most_folds or folds.trained < folds.count:
         part = f", of which networks are trained on {folds.trained}" if folds.trained < folds.count else ""
@@ -142,11 +153,22 @@ def make_plan(
         workers=workers,
         preprocessing=preprocessing,
         augmentation=augmentation,
-        baselines=tuple(Baseline(name=name, **values) for name, values in _fitting(preprocessing).items()),
+        frozen=tuple(frozen),
+        baselines=(
+            *(Baseline(name=name, **values) for name, values in _fitting(preprocessing).items()),
+            *(Baseline(name=f.name, features=(f.feature,)) for f in frozen),
+        ),
         candidates=tuple(candidates),
         scans=summary(facts),
         machine={"cores": cores(), "memory_gb": _memory_gb(), "share": round(share, 2)},
-        reasons=(*reasons, why, why_folds, *left_out),
+        reasons=(
+            *reasons,
+            why,
+            why_folds,
+            *(f"frozen features of {f.name}: {f.why}" for f in frozen),
+            *slow,
+            *left_out,
+        ),
     )
 
 
@@ -263,10 +285,13 @@ def minutes_of(text: str) -> float:
     """Read "45m", "2h" or "90" (minutes).
 
     Raises:
-        ValueError: none of these.
+        RecipeError: none of these.
     """
     factor = {"m": 1.0, "h": 60.0}.get(text[-1:].lower())
-    minutes = float(text[:-1] if factor else text) * (factor or 1.0)
-    if not minutes > 0:
-        raise ValueError(f'"{text}" is no time')
+    try:
+        minutes = float(text[:-1] if factor else text) * (factor or 1.0)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise RecipeError(f'--time "{text}" is no time; give minutes or hours, such as 45m or 2h')
     return minutes

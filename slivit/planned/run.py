@@ -25,6 +25,7 @@ from slivit.planned import jobs
 from slivit.planned.build import build_ensemble
 from slivit.planned.clock import Clock
 from slivit.planned.finish import ENSEMBLE, MEAN, finish, records
+from slivit.planned.frozen import frozen_features
 from slivit.planned.look import Facts, look_at_all
 from slivit.planned.networks import Candidate
 from slivit.planned.plan import PLAN, Plan, kinds_of, make_plan, minutes_of
@@ -93,7 +94,8 @@ def auto(
         time: that it may take, such as "45m" or "2h".
         out: the run's folder.
         seed: of folds, networks and forests.
-        weights: folders of runs of your own, from which networks are started too, beside those from random weights.
+        weights: folders of runs of your own, published networks by name, or NAME=FILE: their frozen features are read
+            by linear models and forests. Networks are started from runs of your own too.
         plan: a `plan.toml` to follow, in place of a new one.
         resume: go on with a run that was stopped.
         overwrite: replace what lies in the folder.
@@ -110,7 +112,7 @@ def auto(
     """
     from slivit.run import Run
 
-    folder, began = Path(out), monotonic()
+    folder, began, minutes = Path(out), monotonic(), minutes_of(time)
     _open(folder, resume, overwrite)
     with locked(folder), logged(folder):
         table = scan_table(
@@ -118,7 +120,7 @@ def auto(
         )
         for sentence in table.sentences:
             log.info("%s", sentence)
-        planned, work = _planned(folder, table, time, seed, [str(w) for w in weights], str(plan))
+        planned, work = _planned(folder, table, minutes, seed, [str(w) for w in weights], str(plan))
         for reason in planned.reasons:
             log.info("plan: %s", reason)
         _run(planned, work, folder, Clock(folder, planned.minutes, planned.workers, began))
@@ -151,7 +153,7 @@ def _asked(folder: Path, resume: bool, *asked: Any) -> dict[str, Any]:
 
 
 def _planned(
-    folder: Path, table: ScanTable, time: str, seed: int, weights: Sequence[str], given: str
+    folder: Path, table: ScanTable, minutes: float, seed: int, weights: Sequence[str], given: str
 ) -> tuple[Plan, Scans]:
     """The plan, new or the one that there is, and the scans that it is for."""
     frame = table.frame.assign(path=[str(Path(p).absolute()) for p in table.frame["path"]])
@@ -174,7 +176,7 @@ def _planned(
         plan = _followed(Path(given), folder) if given else None
         about = [f for f, test in zip(facts, tests, strict=True) if not test]
         refuse_seen(weights, frame)
-        options: dict[str, Any] = {"minutes": minutes_of(time), "seed": seed, "weights": weights}
+        options: dict[str, Any] = {"minutes": minutes, "seed": seed, "weights": weights}
         plan = plan or make_plan(folder, table.source, choosing, task, about, **options)
         write_text(folder / PLAN, resolved_toml(plan))
     plan = check_recipe(Plan, read_values(folder / PLAN), str(folder / PLAN))
@@ -241,7 +243,8 @@ def _run(plan: Plan, work: Scans, folder: Path, clock: Clock) -> None:
     """Everything behind the plan."""
     stacks = _stacks(plan, work.frame, folder)
     names = sorted({name for b in plan.baselines for name in b.features})
-    features = features_of(stacks, names)
+    features = features_of(stacks, [n for n in names if n not in {f.feature for f in plan.frozen}])
+    features |= frozen_features(plan.frozen, stacks, folder)
     predictions = dict(_baselines(plan, work, features))
     jobs.write_folds(work.frame, plan)
     failed, networks = _networks(plan, work, folder, clock)

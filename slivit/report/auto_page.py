@@ -62,11 +62,12 @@ def sentences(found: Found, best: Mapping[str, str]) -> Iterator[str]:
 
     Args:
         found: `auto.json`, so far.
-        best: the best of each group ("network", "simple", "baseline", "member") by the main metric.
+        best: the best of each group ("network", "simple", "baseline", "frozen", "member") by the main metric.
     """
     metric, board = found["metrics"][0], found["leaderboard"]
     tests = {tuple(t["names"]): t for t in found["comparisons"]}
     yield _network_or_not(found, best, tests, metric)
+    yield from _frozen(found, best, tests, metric)
     ensemble = in_words(board["ensemble"][metric])
     yield (
         f"The ensemble has a {spoken(metric)} of {ensemble} out of fold, over {count(found['scans'], 'scan')} of "
@@ -104,6 +105,21 @@ def _network_or_not(found: Found, best: Mapping[str, str], tests: Mapping[Any, F
         verdict = "is not clearly better than" if (test["difference"] or 0) > 0 else "is no better than"
     what = "size and histogram alone" if best["simple"] else "coarse voxels and histogram"
     return f"The best network, {best['network']}, {verdict} {what} ({title(against)}): {_difference(test, metric)}."
+
+
+def _frozen(found: Found, best: Mapping[str, str], tests: Mapping[Any, Found], metric: str) -> Iterator[str]:
+    """What the frozen features of pre-trained networks are worth, and under which licence their weights are."""
+    if not best.get("frozen"):
+        return
+    value = in_words(found["leaderboard"][best["frozen"]][metric])
+    yield f"Frozen features of a pre-trained network ({title(best['frozen'])}) have a {spoken(metric)} of {value}."
+    for other, what in (("network", "the best trained network"), ("baseline", "the best model without a network")):
+        if test := tests.get((best["frozen"], best[other])):
+            yield f"Against {what}, {title(best[other])}: {_difference(test, metric)}."
+    for frozen in found["plan"]["frozen"]:
+        used = any(name.startswith(f"{frozen['name']}_") for name in found["weights"])
+        if frozen["licence"] and used:
+            yield f"The result holds the weights of {frozen['name']}, which are under {frozen['licence']}."
 
 
 def _difference(test: Found, metric: str) -> str:
