@@ -37,6 +37,7 @@ class Clock:
         self.took: dict[str, dict[str, float]] = kept.get("took", {})
         self.epochs: dict[str, int] = kept.get("epochs", {})
         self.left_out: dict[str, str] = kept.get("left_out", {})
+        self.trained: int = kept.get("trained", 0)
         self.lock = threading.RLock()
 
     @property
@@ -51,7 +52,7 @@ class Clock:
 
     def keep(self) -> None:
         """Write down what was decided."""
-        names = ("epochs", "left_out", "took")
+        names = ("epochs", "left_out", "took", "trained")
         write_json(self.file, {"spent": round(self.spent, 1), **{name: getattr(self, name) for name in names}})
 
     def ended(self, candidate: Candidate, fold: int, seconds: float) -> None:
@@ -67,6 +68,20 @@ class Clock:
         pairs = [(t, c.seconds) for c in planned for t in self.took.get(c.name, {}).values() if c.seconds]
         slower = sum(t for t, _ in pairs) / sum(s for _, s in pairs) if pairs else 1.0
         return candidate.seconds * slower
+
+    def one_more_fold(self, trained: int, order: Sequence[Candidate]) -> bool:
+        """Whether the networks are trained on another fold, as time is left for it.
+
+        Args:
+            trained: folds so far.
+            order: the networks that would be.
+        """
+        needed = sum(self.expected(candidate, order) for candidate in order)
+        if self.trained <= trained and 0 < needed <= self.left:
+            self.trained = trained + 1
+            self.epochs |= {f"{c.name}, fold {trained}": c.epochs for c in order}
+            self.keep()
+        return self.trained > trained
 
     def epochs_for(self, candidate: Candidate, fold: int, order: Sequence[Candidate], folds: int) -> int:
         """Epochs of a network on a fold that is about to begin; 0 where the time is too short for all of its folds.

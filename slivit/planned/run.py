@@ -247,7 +247,7 @@ def _run(plan: Plan, work: Scans, folder: Path, clock: Clock) -> None:
     features |= frozen_features(plan.frozen, stacks, folder)
     predictions = dict(_baselines(plan, work, features))
     jobs.write_folds(work.frame, plan)
-    failed, networks = _networks(plan, work, folder, clock)
+    plan, failed, networks = _networks(plan, work, folder, clock)
     seen = work.frame["fold"].isin(plan.fold_numbers if networks else range(plan.folds)).to_numpy()
     told = work.only(seen)
     predictions = {name: p[seen] for name, p in (predictions | networks).items()}
@@ -302,8 +302,12 @@ def told_loss(work: Scans, p: Array) -> str:
     return f"{what} {loss(work.task, work.y, p):.3f}"
 
 
-def _networks(plan: Plan, work: Scans, folder: Path, clock: Clock) -> tuple[dict[str, str], dict[str, Array]]:
-    """Successive halving: all networks on the first fold, the better ones on all; what failed, and what is whole."""
+def _networks(plan: Plan, work: Scans, folder: Path, clock: Clock) -> tuple[Plan, dict[str, str], dict[str, Array]]:
+    """Successive halving: all networks on the first fold, the better ones on all, and on more where time is left.
+
+    Returns:
+        The plan with the folds that were trained, what failed, and the predictions of what is whole.
+    """
     failed: dict[str, str] = {}
     kept = list(plan.candidates)
     halved = plan.keep < len(kept)
@@ -315,10 +319,20 @@ def _networks(plan: Plan, work: Scans, folder: Path, clock: Clock) -> tuple[dict
         if number == 0:
             kept = sorted(kept, key=lambda c: _first_fold(plan, work, c))[: plan.keep]
             write_json(folder / STATE, {"kept": [c.name for c in kept], "failed": failed})
+    plan = _more_folds(plan, kept, clock)
     found = {c.name: jobs.out_of_fold(plan, work.frame, c, work.task) for c in kept}
     for name, p in found.items():
         log.info("network %s: %s out of fold", name, told_loss(work, p))
-    return failed | clock.left_out, found
+    return plan, failed | clock.left_out, found
+
+
+def _more_folds(plan: Plan, networks: Sequence[Candidate], clock: Clock) -> Plan:
+    """Train on further folds as long as there is time, where the plan had none for all of them."""
+    while networks and (trained := len(plan.fold_numbers)) < plan.folds and clock.one_more_fold(trained, networks):
+        if jobs.train_jobs(plan, networks, [trained], clock, log.info):
+            break  # what was trained before is whole without it
+        plan = plan.model_copy(update={"trained": (trained + 1) % plan.folds})
+    return plan
 
 
 def _first_fold(plan: Plan, work: Scans, candidate: Candidate) -> float:

@@ -124,3 +124,16 @@ def test_a_plan_without_costs_is_followed_whatever_the_time(two_networks, tmp_pa
     unknown = [c.model_copy(update={"seconds": 0.0}) for c in two_networks]
     clock = Clock(tmp_path, minutes=0.01, workers=2, began=monotonic() - 100)
     assert [clock.epochs_for(c, 0, unknown, 2) for c in unknown] == [40, 40]
+
+
+def test_time_that_is_left_goes_to_another_fold_and_stays_decided(two_networks, tmp_path):
+    clock = Clock(tmp_path, minutes=20, workers=1, began=monotonic())
+    for candidate in two_networks:
+        clock.ended(candidate, 0, 300)
+    assert clock.one_more_fold(1, two_networks)  # 600 s of 1140
+    assert clock.epochs_for(two_networks[1], 1, two_networks, 1) == 40
+    clock.before = 700.0
+    assert not clock.one_more_fold(2, two_networks)
+    again = Clock(tmp_path, minutes=1, workers=1, began=monotonic())
+    assert again.one_more_fold(1, two_networks)  # as it was decided, although there is no time any more
+    assert not again.one_more_fold(2, two_networks)
