@@ -86,7 +86,8 @@ class Clock:
     def epochs_for(self, candidate: Candidate, fold: int, order: Sequence[Candidate], folds: int) -> int:
         """Epochs of a network on a fold that is about to begin; 0 where the time is too short for all of its folds.
 
-        The first of the order is never left out: it is cut short.
+        The first of the order is cut short rather than left out, but where no fold of it was trained yet and not even
+        half of the least epochs fit.
 
         Args:
             candidate: the network.
@@ -108,13 +109,13 @@ class Clock:
         to_do = [(c, folds - len(self.took.get(c.name, {}))) for c in before]
         own = max(each, each * (folds - len(self.took.get(candidate.name, {}))) / self.workers)
         needed = own + sum(n * self.expected(c, order) for c, n in to_do) / self.workers
+        least = min(LEAST_EPOCHS, candidate.epochs)
+        fitting = int(candidate.epochs * max(self.left, 0) / own) if own else candidate.epochs
         if needed <= 1.05 * self.left or not each:
             self.epochs[key] = candidate.epochs
-        elif before:
-            self.left_out[candidate.name] = (
-                f"all of its folds would take {needed / 60:.0f} min, with {max(self.left, 0) / 60:.0f} left"
-            )
+        elif before or (fitting < least / 2 and not self.took.get(candidate.name)):
+            told = f"its folds would take {needed / 60:.0f} min, with {max(self.left, 0) / 60:.0f} min left"
+            self.left_out[candidate.name] = told
         else:
-            least = min(LEAST_EPOCHS, candidate.epochs)
-            self.epochs[key] = max(least, int(candidate.epochs * max(self.left, 0) / own))
+            self.epochs[key] = max(least, fitting)
         self.keep()

@@ -92,7 +92,8 @@ def sentences(found: Found, best: Mapping[str, str]) -> Iterator[str]:
 def _network_or_not(found: Found, best: Mapping[str, str], tests: Mapping[Any, Found], metric: str) -> str:
     if not best["network"]:
         return (
-            "No network was trained to the end: the result rests on models of size, histogram and coarse voxels alone."
+            "No network was trained to the end, so the result rests on models of size, histogram and coarse voxels; "
+            f"more time than the {found['plan']['minutes']:g} minutes (--time) may change that."
         )
     against = best["simple"] or best["baseline"]
     test = tests.get((best["network"], against))

@@ -137,3 +137,12 @@ def test_time_that_is_left_goes_to_another_fold_and_stays_decided(two_networks, 
     again = Clock(tmp_path, minutes=1, workers=1, began=monotonic())
     assert again.one_more_fold(1, two_networks)  # as it was decided, although there is no time any more
     assert not again.one_more_fold(2, two_networks)
+
+
+def test_a_network_is_not_begun_where_the_baselines_left_no_time(two_networks, tmp_path):
+    first, second = two_networks
+    late = Clock(tmp_path, minutes=20, workers=1, began=monotonic() - 1100)  # 40 s are left for 500
+    assert late.epochs_for(first, 0, [first, second], 5) == 0
+    assert "with 1 min left" in late.left_out["first"]
+    late.took["second"] = {"0": 100.0}
+    assert late.epochs_for(second, 1, [second], 5) == 8  # what was begun is brought to its end
