@@ -7,7 +7,6 @@ the names that torchvision gave those of the 2D ResNet, as the authors' have. Li
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,7 +64,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet3d(nn.Module):
-    """(B, C, S, H, W) -> (B, features): a stem of 7 x 7 x 7 or smaller, four stages, global average pooling."""
+    """(B, C, S, H, W) -> (B, features): a 7 x 7 x 7 stem, four stages, global average pooling."""
 
     def __init__(
         self,
@@ -73,11 +72,10 @@ class ResNet3d(nn.Module):
         width: int,
         in_chans: int = 1,
         block: type[BasicBlock | Bottleneck] = BasicBlock,
-        stem: int = 7,
     ) -> None:
         super().__init__()
         self.block, self.expansion = block, 4 if block is Bottleneck else 1
-        self.conv1 = nn.Conv3d(in_chans, width, stem, (1, 2, 2), stem // 2, bias=False)
+        self.conv1 = nn.Conv3d(in_chans, width, 7, (1, 2, 2), 3, bias=False)
         self.bn1 = nn.BatchNorm3d(width)
         self.maxpool = nn.MaxPool3d(3, 2, 1)
         self.features = width
@@ -121,7 +119,6 @@ def resnet3d_18(
     in_chans: Count = 1,
     depths: Sequence[Count] = (2, 2, 2, 2),
     width: Count = 64,
-    stem: Literal[3, 5, 7] = 7,
     dropout: Share = 0.0,
     pretrained: bool | Weights = False,
 ) -> VolumeModel:
@@ -134,7 +131,6 @@ def resnet3d_18(
         in_chans: C. Weights of one channel are divided among several, so that equal channels give what one gave.
         depths: residual blocks of the four stages.
         width: channels of the stem and of the first stage; each further stage has twice as many.
-        stem: rows of the first convolution's cube; 3 suits small volumes, and costs a twelfth of 7.
         dropout: of the pooled features.
         pretrained: the path of weights with these names; those over three channels have their first layer summed.
 
@@ -145,7 +141,7 @@ def resnet3d_18(
     Source: Hara et al. 2018, section 3.2 and Table 1 (shortcuts of type B).
     """
     size = slices, image_size, image_size
-    return _resnet("resnet3d_18", BasicBlock, out_dim, size, in_chans, depths, width, dropout, pretrained, stem)
+    return _resnet("resnet3d_18", BasicBlock, out_dim, size, in_chans, depths, width, dropout, pretrained)
 
 
 @register_model(
@@ -190,11 +186,10 @@ def _resnet(
     width: int,
     dropout: float,
     pretrained: bool | Weights,
-    stem: int = 7,
 ) -> VolumeModel:
     if len(depths) != 4:
         raise ModelError(f"{name}: depths has one number for each of the four stages, got {tuple(depths)}")
-    network = ResNet3d(depths, width, in_chans, block, stem)
+    network = ResNet3d(depths, width, in_chans, block)
     return VolumeModel(
         network,
         WeightRules(architecture=name, first=("conv1.weight",)),

@@ -41,6 +41,7 @@ def finish(
     predictions: Mapping[str, Array],
     weights: Mapping[str, float],
     failed: Mapping[str, str],
+    curve: Mapping[str, Any],
 ) -> None:
     """Save the ensemble, predict the test rows once, measure everything, and draw the page.
 
@@ -52,6 +53,7 @@ def finish(
         predictions: (n, out_dim) out of fold, by model; that of the ensemble from a nested selection.
         weights: of the ensemble's members.
         failed: candidates that failed, and why.
+        curve: of learning, as `curve_of` has it.
     """
     parts = {"train": work.rest, "val": work.frame, "test": work.test}
     split = pd.concat([rows.assign(split=name) for name, rows in parts.items()], ignore_index=True)
@@ -63,7 +65,7 @@ def finish(
     testing = Testing(level=LEVEL, draws=DRAWS, by_patient=True)
     metrics = measure(table, work.task, testing, data={"source": plan.source, "external": False})
     write_results(folder, table, work.task, metrics)
-    facts = _facts(plan, work, predictions, weights, failed, metrics)
+    facts = _facts(plan, work, predictions, weights, failed, metrics, curve)
     write_json(folder / FACTS, facts)
     with whole_file(folder / LEADERBOARD) as partial:
         as_shown(pd.DataFrame(_rows(facts))).to_csv(partial, index=False)
@@ -114,6 +116,7 @@ def _facts(
     weights: Mapping[str, float],
     failed: Mapping[str, str],
     metrics: Mapping[str, Any],
+    curve: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything that the page says, as plain values."""
     from slivit.statistics import summarise
@@ -137,6 +140,7 @@ def _facts(
         "leaderboard": board,
         "weights": dict(weights),
         "failed": dict(failed),
+        "curve": dict(curve),
         "scans": len(work.frame),
         "scans_that_train_alone": len(work.rest),
         "patients": len(set(groups)),

@@ -98,19 +98,12 @@ def options_of(size: tuple[int, int, int]) -> Iterator[Option]:
         )
         return
     volume = {"slices": slices, "image_size": side}
-    stem = 3 if side <= 48 else 5  # the first convolution has one channel, and would take half of the time
     why = "a narrow 3D network learns shape from few scans"
-    yield Option("resnet3d", "resnet3d_18", {**volume, "width": 16, "stem": stem}, 2e-3, 0.75, why)
+    yield Option("resnet3d", "resnet3d_18", {**volume, "width": 16}, 2e-3, 0.75, why)
     why = "SLIViT with a small backbone: slices first, then their order"
     yield Option("slivit_small", "slivit", {**volume, "backbone": "resnet10t", "stride": 16, **VIT}, 1e-3, 0.6, why)
-    yield Option(
-        "resnet3d_wide",
-        "resnet3d_18",
-        {**volume, "width": 32, "stem": stem},
-        2e-3,
-        1.0,
-        "the 3D network with more channels",
-    )
+    why = "the 3D network with more channels"
+    yield Option("resnet3d_wide", "resnet3d_18", {**volume, "width": 32}, 2e-3, 1.0, why)
 
 
 def started_from(weights: Sequence[str], size: tuple[int, int, int]) -> Iterator[Option]:

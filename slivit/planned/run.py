@@ -24,6 +24,7 @@ from slivit.folder.lock import locked, make_folder
 from slivit.planned import jobs
 from slivit.planned.build import build_ensemble
 from slivit.planned.clock import Clock
+from slivit.planned.curve import curve_of, learning_curve
 from slivit.planned.finish import ENSEMBLE, MEAN, finish, records
 from slivit.planned.frozen import frozen_features
 from slivit.planned.look import Facts, look_at_all
@@ -246,6 +247,7 @@ def _run(plan: Plan, work: Scans, folder: Path, clock: Clock) -> None:
     features = features_of(stacks, [n for n in names if n not in {f.feature for f in plan.frozen}])
     features |= frozen_features(plan.frozen, stacks, folder)
     predictions = dict(_baselines(plan, work, features))
+    curve = learning_curve(plan, work, features, predictions)
     jobs.write_folds(work.frame, plan)
     plan, failed, networks = _networks(plan, work, folder, clock)
     seen = work.frame["fold"].isin(plan.fold_numbers if networks else range(plan.folds)).to_numpy()
@@ -258,7 +260,7 @@ def _run(plan: Plan, work: Scans, folder: Path, clock: Clock) -> None:
     nested = _nested(plan, told, members)
     log.info("ensemble: %s", ", ".join(f"{share:.2f} {name}" for name, share in weights.items()))
     model = build_ensemble(plan, work.task, work.y, features, weights, temperatures)
-    finish(plan, told, folder, model, {**ready, ENSEMBLE: nested}, weights, failed)
+    finish(plan, told, folder, model, {**ready, ENSEMBLE: nested}, weights, failed, curve_of(work, *curve))
 
 
 def _stacks(plan: Plan, frame: pd.DataFrame, folder: Path) -> list[Array]:

@@ -17,6 +17,8 @@ from slivit.targets.task import Task
 PAGE, FIGURES = "auto.html", "figures"
 Found = Mapping[str, Any]
 TITLES = {"mean": "mean of the training scans", "everything": "all features"}
+WORTH = 0.01
+"""By how much twice the labels must have raised the main metric for more of them to be thought to help."""
 NOTHING = {"roc_auc": (0.5, "chance"), "r2": (0.0, "mean")}
 """What a metric is where nothing was learned, and how that is called."""
 
@@ -78,6 +80,7 @@ def sentences(found: Found, best: Mapping[str, str]) -> Iterator[str]:
         yield f"There was time to train networks on {folds} alone, so {count(alone, 'scan')} could not be predicted."
     if test := tests.get(("ensemble", best["member"])):
         yield f"Against its best member, {title(best['member'])}: {_difference(test, metric)}."
+    yield from _curve(found, metric)
     if found["test"]:
         scans = count(found["test_scans"], "test scan")
         yield f"On {scans}, read once at the end: {spoken(metric)} {in_words(found['test'][metric])}."
@@ -121,6 +124,23 @@ def _frozen(found: Found, best: Mapping[str, str], tests: Mapping[Any, Found], m
         used = any(name.startswith(f"{frozen['name']}_") for name in found["weights"])
         if frozen["licence"] and used:
             yield f"The result holds the weights of {frozen['name']}, which are under {frozen['licence']}."
+
+
+def _curve(found: Found, metric: str) -> Iterator[str]:
+    """What more labels would bring, by what fewer would have cost."""
+    if not found.get("curve"):
+        return
+    values = [point["value"] for point in found["curve"]["points"]]
+    if None in values:
+        return
+    counts = [str(point["trained_on"]) for point in found["curve"]["points"]]
+    told = ", ".join(number(v) for v in values[:-1])
+    rises = values[-1] - values[-2] > WORTH
+    verdict = "so more labels would probably help it" if rises else "so twice as many labels may bring it little"
+    yield (
+        f"Trained on {', '.join(counts[:-1])} and {counts[-1]} patients, {title(found['curve']['model'])} has a "
+        f"{spoken(metric)} of {told} and {number(values[-1])}, {verdict}."
+    )
 
 
 def _difference(test: Found, metric: str) -> str:

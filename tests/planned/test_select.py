@@ -1,10 +1,16 @@
 """Greedy selection: never far behind the best model, better where models err differently, the same from run to run."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from slivit.data.splits import k_folds
+from slivit.planned.curve import curve_of, learning_curve
+from slivit.planned.plan import Baseline, Plan
+from slivit.planned.run import Scans
 from slivit.planned.select import calibrated, greedy, loss, temperature
 from slivit.targets.task import Task
+from slivit.train.table_models import fit_table, outputs_of
 
 REGRESSION = Task(kind="regression", targets=("a",))
 BINARY = Task(kind="binary", targets=("a",))
@@ -54,3 +60,29 @@ def test_missing_labels_count_nowhere():
     y = np.array([[1.0, np.nan], [0.0, 1.0]])
     p = np.array([[0.9, 0.5], [0.1, 0.8]])
     assert loss(Task(kind="multilabel", targets=("a", "b")), y, p) == pytest.approx(-np.mean(np.log([0.9, 0.9, 0.8])))
+
+
+def test_a_learning_curve_fits_nested_parts_of_the_training_scans():
+    rng = np.random.default_rng(0)
+    count = 200
+    x = rng.normal(size=(count, 30)).astype(np.float32)
+    y = (x[:, 0] + 0.5 * rng.normal(size=count))[:, None]
+    frame = pd.DataFrame({"path": [f"{i}.nii" for i in range(count)], "patient": range(count), "t": y[:, 0]})
+    task = Task(kind="regression", targets=("t",), loss="mse").fitted(frame.to_dict("records"))
+    folds = np.asarray(k_folds(frame, task, k=3, seed=0))
+    y = (y - np.array(task.center)) / np.array(task.spread)
+    work = Scans(frame.assign(fold=folds), frame[:0], task, y)
+    plan = Plan.model_construct(folds=3, seed=0, baselines=(Baseline(name="b", features=("f",)),))
+    whole = np.zeros_like(y)
+    for fold in range(3):
+        model = fit_table("linear", ("f",), x[folds != fold], y[folds != fold], task, 0)
+        whole[folds == fold] = outputs_of(model, x[folds == fold], task)
+    name, curve = learning_curve(plan, work, {"f": x}, {"b_linear": whole, "b_forest": np.zeros_like(y)})
+    assert name == "b_linear"
+    losses = [loss(task, y, curve[q]) for q in (1, 2, 4)]
+    assert losses[0] > losses[2]
+    points = curve_of(work, name, curve)["points"]
+    assert [p["trained_on"] for p in points] == [33, 67, 133]
+    assert points[0]["value"] < points[2]["value"]
+    few = dict.fromkeys(("b_linear", "b_forest"), whole[:30])
+    assert learning_curve(plan, work.only(np.arange(count) < 30), {"f": x[:30]}, few)[1] == {}
