@@ -30,7 +30,7 @@ from slivit.planned.frozen import frozen_features
 from slivit.planned.look import Facts, look_at_all
 from slivit.planned.networks import Candidate
 from slivit.planned.plan import PLAN, Plan, kinds_of, make_plan, minutes_of
-from slivit.planned.select import calibrated, greedy, loss, temperature
+from slivit.planned.select import calibrated, loss, temperature, weights_of
 from slivit.planned.table import ScanTable, scan_table
 from slivit.recipe import check_recipe, read_values, resolved_toml
 from slivit.targets.task import Task
@@ -250,17 +250,17 @@ def _run(plan: Plan, work: Scans, folder: Path, clock: Clock) -> None:
     curve = learning_curve(plan, work, features, predictions)
     jobs.write_folds(work.frame, plan)
     plan, failed, networks = _networks(plan, work, folder, clock)
-    seen = work.frame["fold"].isin(plan.fold_numbers if networks else range(plan.folds)).to_numpy()
-    told = work.only(seen)
-    predictions = {name: p[seen] for name, p in (predictions | networks).items()}
-    temperatures = {name: temperature(told.task, told.y, p) for name, p in predictions.items()}
-    ready = {name: calibrated(told.task, p, temperatures[name]) for name, p in predictions.items()}
+    predictions |= networks
+    known = {name: ~np.isnan(p).any(1) for name, p in predictions.items()}
+    temperatures = {n: temperature(work.task, work.y[known[n]], p[known[n]]) for n, p in predictions.items()}
+    ready = {name: calibrated(work.task, p, temperatures[name]) for name, p in predictions.items()}
     members = {name: p for name, p in ready.items() if name != MEAN}
-    weights = greedy(told.task, told.y, members, plan.seed)
-    nested = _nested(plan, told, members)
+    weights = weights_of(work.task, work.y, members, plan.seed)
+    seen = np.logical_and.reduce(list(known.values()))
+    ready = {name: p[seen] for name, p in ready.items()} | {ENSEMBLE: _nested(plan, work, members, seen)[seen]}
     log.info("ensemble: %s", ", ".join(f"{share:.2f} {name}" for name, share in weights.items()))
     model = build_ensemble(plan, work.task, work.y, features, weights, temperatures)
-    finish(plan, told, folder, model, {**ready, ENSEMBLE: nested}, weights, failed, curve_of(work, *curve))
+    finish(plan, work.only(seen), folder, model, ready, weights, failed, curve_of(work, *curve))
 
 
 def _stacks(plan: Plan, frame: pd.DataFrame, folder: Path) -> list[Array]:
@@ -301,7 +301,8 @@ def _baselines(plan: Plan, work: Scans, features: Mapping[str, Array]) -> Iterat
 def told_loss(work: Scans, p: Array) -> str:
     """The loss that selection makes small, in words."""
     what = "squared error (1 is the mean's)" if not work.task.makes_calls else "log loss"
-    return f"{what} {loss(work.task, work.y, p):.3f}"
+    known = ~np.isnan(p).any(1)
+    return f"{what} {loss(work.task, work.y[known], p[known]):.3f}"
 
 
 def _networks(plan: Plan, work: Scans, folder: Path, clock: Clock) -> tuple[Plan, dict[str, str], dict[str, Array]]:
@@ -344,14 +345,22 @@ def _first_fold(plan: Plan, work: Scans, candidate: Candidate) -> float:
     return loss(work.task, work.y[here], calibrated(work.task, p[here], by))
 
 
-def _nested(plan: Plan, work: Scans, members: Mapping[str, Array]) -> Array:
-    """(n, out_dim): each fold predicted by an ensemble that was chosen on the other folds; of one fold, its halves."""
-    folds = work.frame["fold"].to_numpy()
-    if len(set(folds)) == 1:
-        folds = np.asarray(k_folds(work.frame, work.task, k=2, seed=plan.seed))
-    out = np.zeros((len(folds), work.task.out_dim))
-    for fold in sorted(set(folds)):
+def _nested(plan: Plan, work: Scans, members: Mapping[str, Array], seen: Array) -> Array:
+    """(n, out_dim): each fold predicted by an ensemble that was chosen on the others; of one fold, its halves.
+
+    Args:
+        plan: of the run.
+        work: its scans.
+        members: (n, out_dim) by name, NaN for scans that networks did not predict.
+        seen: (n,) those that all predicted.
+    """
+    folds = work.frame["fold"].to_numpy().copy()
+    if len(set(folds[seen])) == 1:
+        folds[~seen] = -1
+        folds[seen] = k_folds(work.frame[seen].reset_index(drop=True), work.task, k=2, seed=plan.seed)
+    out = np.full((len(folds), work.task.out_dim), np.nan)
+    for fold in sorted(set(folds[seen])):
         others, here = folds != fold, folds == fold
-        weights = greedy(work.task, work.y[others], {n: p[others] for n, p in members.items()}, plan.seed)
+        weights = weights_of(work.task, work.y[others], {n: p[others] for n, p in members.items()}, plan.seed)
         out[here] = sum(share * members[name][here] for name, share in weights.items())
     return out

@@ -76,6 +76,30 @@ def greedy(task: Task, y: Array, predictions: Mapping[str, Array], seed: int = 0
     return {name: share / sum(kept.values()) for name, share in kept.items()}
 
 
+def weights_of(task: Task, y: Array, predictions: Mapping[str, Array], seed: int = 0) -> dict[str, float]:
+    """Weights of all models, where some predict only a part of the scans (NaN elsewhere).
+
+    Those that predict all are chosen on all, so that few scans do not decide among many models; then the others are
+    chosen beside what came of it, on the scans that they predict.
+
+    Args:
+        task: what is predicted.
+        y: see `loss`.
+        predictions: (n, out_dim) by model; one at least predicts all.
+        seed: of the draws of scans.
+    """
+    whole = {name: p for name, p in predictions.items() if not np.isnan(p).any()}
+    first = greedy(task, y, whole, seed)
+    part = {name: p for name, p in predictions.items() if name not in whole}
+    rows = ~np.isnan(np.concatenate(list(part.values()), 1)).any(1) if part else np.zeros(len(y), bool)
+    if not rows.any():
+        return first
+    together = sum(share * whole[name] for name, share in first.items())
+    second = greedy(task, y[rows], {"": together[rows], **{name: p[rows] for name, p in part.items()}}, seed)
+    weights = {name: share * second.get("", 0.0) for name, share in first.items()} | second
+    return {name: share for name, share in weights.items() if name and share > 0}
+
+
 def _chosen(task: Task, y: Array, predictions: Mapping[str, Array]) -> list[str]:
     """The models of one draw, each as often as it was taken, up to the number at which the loss was least."""
     first = min(predictions, key=lambda name: loss(task, y, predictions[name]))

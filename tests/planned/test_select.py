@@ -8,7 +8,7 @@ from slivit.data.splits import k_folds
 from slivit.planned.curve import curve_of, learning_curve
 from slivit.planned.plan import Baseline, Plan
 from slivit.planned.run import Scans
-from slivit.planned.select import calibrated, greedy, loss, temperature
+from slivit.planned.select import calibrated, greedy, loss, temperature, weights_of
 from slivit.targets.task import Task
 from slivit.train.table_models import fit_table, outputs_of
 
@@ -86,3 +86,18 @@ def test_a_learning_curve_fits_nested_parts_of_the_training_scans():
     assert points[0]["value"] < points[2]["value"]
     few = dict.fromkeys(("b_linear", "b_forest"), whole[:30])
     assert learning_curve(plan, work.only(np.arange(count) < 30), {"f": x[:30]}, few)[1] == {}
+
+
+def test_few_scans_of_a_network_do_not_choose_among_the_others():
+    rng = np.random.default_rng(1)
+    y = rng.normal(size=(400, 1))
+    whole = {f"m{i}": y + (0.5 + 0.05 * i) * rng.normal(size=y.shape) for i in range(8)}
+    network = np.where(np.arange(400)[:, None] < 20, y + 0.3 * rng.normal(size=y.shape), np.nan)
+    alone = greedy(REGRESSION, y, whole)
+    both = weights_of(REGRESSION, y, {**whole, "network": network})
+    assert sum(both.values()) == pytest.approx(1)
+    assert both["network"] > 0.3
+    for name, share in alone.items():  # as many scans as ever chose among them
+        assert both[name] == pytest.approx(share * (1 - both["network"]))
+    assert weights_of(REGRESSION, y, whole) == alone
+    assert weights_of(REGRESSION, y, {**whole, "none": np.full_like(y, np.nan)}) == alone
