@@ -44,6 +44,22 @@ def show_log(quiet: bool = False, verbose: bool = False) -> None:
     logging.getLogger("slivit").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
+def named_value(text: str, option: str) -> tuple[str, str]:
+    """The name and the value in NAME=VALUE.
+
+    Args:
+        text: what was given.
+        option: for the message.
+
+    Raises:
+        SlivitError: no such pair.
+    """
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise SlivitError(f'{option} "{text}": is NAME=VALUE, such as age=61')
+    return name.strip(), value.strip()
+
+
 class Everywhere(TyperGroup):
     """The program, whose own switches may stand behind the command, too."""
 

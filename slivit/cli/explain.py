@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slivit.cli.common import told_errors
+from slivit.cli.common import named_value, told_errors
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -30,6 +30,9 @@ def explain(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Scans that occlusion predicts at a time.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier explanation there.")] = False,
+    covariate: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE of a model that reads covariates, such as age=61; held fixed.")
+    ] = None,
 ) -> None:
     """Say which slices of a scan a prediction rests on, and where in them."""
     from tqdm import tqdm
@@ -42,7 +45,9 @@ def explain(
             bar.update(done - bar.n)
 
         options: dict[str, Any] = {"target": target, "methods": method, "fill": fill, "device": device}
-        run(checkpoint, scan, out, batch_size=batch_size, overwrite=overwrite, progress=progress, **options)
+        known = dict(named_value(text, "--covariate") for text in covariate or ())
+        options |= {"overwrite": overwrite, "progress": progress, "covariates": known}
+        run(checkpoint, scan, out, batch_size=batch_size, **options)
     typer.echo(out)
 
 

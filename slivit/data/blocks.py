@@ -17,6 +17,7 @@ from torch import Tensor
 
 from slivit.data.augmentation import Augmentation, apply_augmentation, draw_augmentation
 from slivit.data.channels import check_channels
+from slivit.data.covariate_blocks import CovariateBlock
 from slivit.data.layout import from_input as from_input
 from slivit.data.layout import to_input as to_input
 from slivit.data.oversampling import OversampledDL, item_classes
@@ -333,10 +334,12 @@ def volume_dataloaders(
             oversample=oversample,
         )
     options = {"mean": spec.mean, "std": spec.std, "augmentation": augmentation, "cache": cache}
+    reads = getattr(task, "inputs", ())
     block = DataBlock(
-        blocks=(BLOCKS[spec.input](settings, **options), TargetBlock(task)),
+        blocks=(BLOCKS[spec.input](settings, **options), *[CovariateBlock(task)] * bool(reads), TargetBlock(task)),
+        n_inp=1 + bool(reads),
         get_items=_rows,
-        get_x=scan_path,
+        get_x=[scan_path, scan_row] if reads else scan_path,
         get_y=scan_row,
         splitter=_split,
     )

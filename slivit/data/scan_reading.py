@@ -51,12 +51,14 @@ class ReadScan:
         look: what the scan is like.
         notes: what the reader noticed.
         error: why it could not be read.
+        doubts: what of its covariates no training scan had.
     """
 
     stack: npt.NDArray[np.uint8] | None
     look: Look | None = None
     notes: tuple[str, ...] = ()
     error: str = ""
+    doubts: tuple[str, ...] = ()
 
 
 def read_scan(ref: ScanRef, settings: Preprocessing) -> ReadScan:

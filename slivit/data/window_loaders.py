@@ -15,6 +15,7 @@ from fasttransform.cast import explode_types
 from torch import Tensor
 
 from slivit.data.blocks import EncodeTargets, InputSpec, TensorSlices, TensorTarget, batch_transforms
+from slivit.data.covariate_blocks import EncodeCovariates, TensorCovariates
 from slivit.data.oversampling import OversampledDL, item_classes
 from slivit.data.preprocessing import Preprocessing, load_slices, load_window
 from slivit.data.window_plan import ScanWindows
@@ -70,6 +71,17 @@ class EncodeWindows(Transform):
         return TensorTarget(torch.as_tensor(np.stack([self.task.encode(w) for w in scan.windows])))
 
 
+class EncodeScan(Transform):
+    """A scan to its encoded covariates."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.encode = EncodeCovariates(task).encodes
+
+    def encodes(self, scan: ScanWindows) -> TensorCovariates:
+        return self.encode(dict(scan.row))
+
+
 class ScanDL(TfmdDL):
     """A DataLoader that reads each scan once and gives its windows in batches.
 
@@ -118,15 +130,17 @@ class ScanDL(TfmdDL):
         return sum(-(-count // self.at_once) for count in self.counts)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for scan, (x, y) in enumerate(super().__iter__()):
+        for scan, (x, *known, y) in enumerate(super().__iter__()):
             self.scan = scan
             stacks = self.windows.cut(x[0].as_subclass(Tensor), self.length, self.at_once)
             for stack, part in zip(stacks, y[0].split(self.at_once), strict=True):
-                yield self.after_batch((TensorSlices(stack), part.as_subclass(TensorTarget)))
+                own = [z.expand(len(part), -1) for z in known]
+                yield self.after_batch((TensorSlices(stack), *own, part.as_subclass(TensorTarget)))
 
     def _one_pass(self) -> None:
         """Find what a batch consists of, which fastai reads off an item that is not yet cut into windows."""
-        self._n_inp, self._types = 1, explode_types(self.one_batch())
+        batch = self.one_batch()
+        self._n_inp, self._types = len(batch) - 1, explode_types(batch)
 
 
 def window_dataloaders(
@@ -164,8 +178,9 @@ def window_dataloaders(
     windows = [dict(w) for scan in plan if scan.row["split"] == "train" for w in scan.windows]
     scans = own_part([scan for scan in plan if scan.row["split"] == "val"])
     common = {"num_workers": workers, "device": device, "after_item": [ToTensor()]}
+    own = [EncodeCovariates(task)] if task.inputs else []
     train = OversampledDL(
-        _datasets(windows, LoadWindow(settings, cache), EncodeTargets(task), 0),
+        _datasets(windows, [LoadWindow(settings, cache), *own, EncodeTargets(task)], 0),
         classes=item_classes(windows, task) if oversample else None,
         bs=batch_of(batch_size, len(windows)),
         shuffle=True,
@@ -174,7 +189,7 @@ def window_dataloaders(
         **common,
     )
     valid = ScanDL(
-        _datasets(scans, LoadScan(settings, cache), EncodeWindows(task), 1),
+        _datasets(scans, [LoadScan(settings, cache), *[EncodeScan(task)] * len(own), EncodeWindows(task)], 1),
         windows=settings.windows,
         length=settings._size()[0],
         at_once=batch_size,
@@ -186,7 +201,7 @@ def window_dataloaders(
     return DataLoaders(train, valid, device=device)
 
 
-def _datasets(items: Sequence[Any], load: Transform, encode: Transform, subset: int) -> Datasets:
-    """Items under two transforms, as the training (0) or the validation (1) part of a fastai data set."""
-    every = list(range(len(items)))
-    return Datasets(list(items), [[load], [encode]], splits=[every, every]).subset(subset)
+def _datasets(items: Sequence[Any], transforms: Sequence[Transform], subset: int) -> Datasets:
+    """Items under transforms, the last one the target's, as training (0) or validation (1) of a fastai data set."""
+    every, pipes = list(range(len(items))), [[transform] for transform in transforms]
+    return Datasets(list(items), pipes, n_inp=len(pipes) - 1, splits=[every, every]).subset(subset)

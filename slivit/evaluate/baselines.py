@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MODEL, BASELINE = "model", "size and histogram"
+NAMED = "baseline"
+"""The column that says what a baseline reads."""
 
 
 def against_baseline(
@@ -24,19 +26,30 @@ def against_baseline(
 
     Args:
         table: predictions with answers; rows of "test" count, or those of "val" where there are none.
-        baseline: `path`, `split` and predictions of the same scans; None where there are none.
+        baseline: `path`, `split` and predictions of the same scans, those of several one below the other by their
+            column `baseline`; None where there are none.
         task: what is predicted.
         testing: level and draws of the interval.
 
     Returns:
-        The split, the scans, the metric, both values and their difference; None without scans that both predict.
+        The split, the scans, the metric, both values and their difference, with the same of further baselines under
+        "others"; None without scans that both predict.
     """
+    if baseline is None:
+        return None
+    several = {BASELINE: baseline} if NAMED not in baseline else dict(iter(baseline.groupby(NAMED, sort=False)))
+    found = [_against(table, rows, name, task, testing) for name, rows in several.items()]
+    first, *others = [comparison for comparison in found if comparison] or [None]
+    return first and (first | ({"others": others} if others else {}))
+
+
+def _against(
+    table: pd.DataFrame, baseline: pd.DataFrame, name: str, task: Task, testing: Testing
+) -> dict[str, Any] | None:
     import pandas as pd
 
     from slivit.statistics import compare_models
 
-    if baseline is None:
-        return None
     task = task.only(testing.targets)
     split = "test" if (table["split"] == "test").any() else "val"
     outputs = list(task.prediction_columns)
@@ -47,10 +60,10 @@ def against_baseline(
     options = testing.model_dump(include={"level", "draws", "by_patient", "stratified"})
     cases = {
         MODEL: cases_of(pd.DataFrame(mine[mine["path"].isin(both["path"])]), task, **options),
-        BASELINE: cases_of(both, task, **options),
+        name: cases_of(both, task, **options),
     }
     first, metric = cases[MODEL], task.measures.main[0]
-    predictions = {name: c.p for name, c in cases.items()}
+    predictions = {who: c.p for who, c in cases.items()}
     test = compare_models(task.kind, first.y, predictions, metrics=[metric], plan=first.plan, names=first.names)[0]
     return {"split": split, "scans": len(both)} | test.to_dict()
 

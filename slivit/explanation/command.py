@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slivit.explanation import TITLES, explain
 from slivit.explanation.outputs import check_folder
@@ -30,6 +30,7 @@ def run(
     batch_size: int = 8,
     overwrite: bool = False,
     progress: Progress | None = None,
+    covariates: Mapping[str, Any] | None = None,
 ) -> Explanation:
     """Explain the prediction of one scan, and write it down.
 
@@ -44,10 +45,11 @@ def run(
         batch_size: scans that occlusion predicts at a time.
         overwrite: replace an earlier explanation in the same folder.
         progress: is told how many of how many predictions are done.
+        covariates: of a model that reads such, by column.
     """
     check_folder(Path(out), overwrite)
     options = {"target": target, "methods": methods, "fill": fill, "device": device, "batch_size": batch_size}
-    found = explain(checkpoint, scan, **options, progress=progress)  # type: ignore[arg-type]
+    found = explain(checkpoint, scan, **options, progress=progress, covariates=covariates)  # type: ignore[arg-type]
     for note in found.scan.notes:
         log.warning("%s", note)
     log.info("%s", prediction_text(found))

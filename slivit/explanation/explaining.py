@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,7 @@ def explain(
     device: str = "auto",
     batch_size: int = 8,
     progress: Progress | None = None,
+    covariates: Mapping[str, Any] | None = None,
 ) -> Explanation:
     """Say which slices of a scan a prediction rests on, and where in them.
 
@@ -53,6 +55,8 @@ def explain(
         device: "auto", "cpu", "cuda", ...
         batch_size: scans that occlusion predicts at a time; it predicts one for each slice.
         progress: is told how many of how many predictions of the occlusion are done.
+        covariates: what is known of the scan beside its slices, by column, for a model that reads such: {"age": 61}.
+            They stay as they are whatever is done to the slices. The geometry is read from the scan.
 
     Returns:
         The slices with their scores, maps over them, and the prediction.
@@ -67,7 +71,7 @@ def explain(
         >>> found.ranking("occlusion")[:3], found.save("why")  # doctest: +SKIP
     """
     engine = engine_of(checkpoint, task=task, preprocessing=preprocessing, device=device, batch_size=batch_size)
-    seen = seen_by(engine, scan, target)
+    seen = seen_by(engine, scan, target, covariates)
     return explain_seen(engine, seen, target=target, methods=methods, fill=fill, progress=progress)
 
 
@@ -82,6 +86,18 @@ def explain_seen(
 ) -> Explanation:
     """As `explain`, for an engine and a scan that are in memory."""
     _check_methods(methods or ())
+    with engine.holding([scan.columns]):
+        return _explained(engine, scan, target, methods, fill, progress)
+
+
+def _explained(
+    engine: Engine,
+    scan: SeenScan,
+    target: str | None,
+    methods: Sequence[str] | None,
+    fill: Fill,
+    progress: Progress | None,
+) -> Explanation:
     predicted, _ = predict_with_evidence(engine, torch.from_numpy(scan.stack)[None])
     predictions = dict(engine.called(predicted).iloc[0])
     chosen = target_or(engine.task, target, predictions)

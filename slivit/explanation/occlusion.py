@@ -68,11 +68,12 @@ def occlude(
         raise ExplainError("occlusion needs at least two slices: nothing is left of a single one")
     number, total = number_of(engine.task, target), len(scan.sampled) + 1
     predicted, evidence = [], []
-    for p, e in predict_all(engine, occluded_stacks(scan, fill)):
-        predicted.append(p)
-        evidence.append(e[:, number])
-        if progress:
-            progress(sum(map(len, predicted)), total)
+    with engine.holding([scan.columns]):
+        for p, e in predict_all(engine, occluded_stacks(scan, fill)):
+            predicted.append(p)
+            evidence.append(e[:, number])
+            if progress:
+                progress(sum(map(len, predicted)), total)
     table = engine.called(torch.cat(predicted))
     column = engine.task.prediction_columns[number]
     found = torch.cat(evidence).numpy()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,7 @@ from slivit.data.preprocessing import Preprocessing, grid_of, preprocess
 from slivit.data.readers import read_volume
 from slivit.data.slices import BLANK, resample_positions, sample_slices
 from slivit.errors import ReadError
+from slivit.targets.covariates import extents
 from slivit.volume import Volume
 
 
@@ -32,6 +35,7 @@ class SeenScan:
         notes: what the reader noticed.
         grid: (rows, columns) of a slice before it was cropped or padded to the stack's; None where it fills them.
         channel: which of several is shown.
+        columns: what is known beside the slices, its geometry too: a model that reads covariates has them held fixed.
     """
 
     source: str
@@ -43,6 +47,7 @@ class SeenScan:
     notes: tuple[str, ...]
     grid: tuple[int, int] | None = None
     channel: int = 0
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def shown(self) -> npt.NDArray[np.uint8]:
@@ -64,12 +69,13 @@ class SeenScan:
         return width * columns / (height * rows)
 
 
-def see_scan(scan: str | Path | Volume, settings: Preprocessing) -> SeenScan:
+def see_scan(scan: str | Path | Volume, settings: Preprocessing, columns: Mapping[str, Any] | None = None) -> SeenScan:
     """Read a scan as a prediction does, and keep where its slices come from.
 
     Args:
         scan: anything that `read_volume` takes, or a whole volume.
         settings: the preprocessing, with its size set.
+        columns: what is known of it beside the slices.
 
     Raises:
         ReadError: the scan cannot be read or sampled.
@@ -91,7 +97,8 @@ def see_scan(scan: str | Path | Volume, settings: Preprocessing) -> SeenScan:
     shape = (volume.depth, *volume.shape[1:])
     slices = slice_numbers(volume.depth, settings, volume.spacing)
     grid = grid_of(volume, settings)
-    return SeenScan(volume.source, stack, slices, shape, volume.spacing, volume.affine, notes, grid)
+    known = {"path": volume.source, **(columns or {}), **extents(shape, volume.spacing)}
+    return SeenScan(volume.source, stack, slices, shape, volume.spacing, volume.affine, notes, grid, columns=known)
 
 
 def slice_numbers(

@@ -25,6 +25,7 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 NORMALISATION = ("mean", "std")
+COVARIATES = "covariates"
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,9 @@ def create_model(name: str, out_dim: int, **args: Any) -> nn.Module:
     Args:
         name: one of `list_models()`.
         out_dim: the number of outputs (logits, or standardised values of a regression).
-        **args: the model's own arguments; and `mean` and `std`, one number each of values in [0, 1], for another
-            normalisation than the model's own.
+        **args: the model's own arguments; `mean` and `std`, one number each of values in [0, 1], for another
+            normalisation than the model's own; and `covariates`, how many numbers a scan its head reads beside the
+            slices: the model is called as `model(x, covariates)` then.
 
     Returns:
         A module with `.spec` (a `ModelSpec` whose `size` is this instance's), `.backbone` and `.head`.
@@ -203,11 +205,13 @@ def create_model(name: str, out_dim: int, **args: Any) -> nn.Module:
     if out_dim < 1:
         raise ModelError(f"{name}: out_dim must be at least 1, got {out_dim}")
     allowed = [p for p in inspect.signature(factory).parameters if p != "out_dim"]
-    own = {key: value for key, value in args.items() if key in allowed or key not in NORMALISATION}
+    own = {key: value for key, value in args.items() if key in allowed or key not in (*NORMALISATION, COVARIATES)}
     for key in own:
         if key not in allowed:
             raise ModelError(f'{name} takes no argument "{key}".{nearest(key, allowed)} It takes {one_of(allowed)}.')
     model = call_checked(name, factory, out_dim, **own)
+    if COVARIATES not in allowed and args.get(COVARIATES):
+        _join(name, model, spec, args[COVARIATES])
     size = tuple(getattr(model, "input_size", spec.size))
     model.spec = replace(spec, size=size, args=dict(args))
     if published := getattr(model, "normalisation", None):
@@ -219,6 +223,17 @@ def create_model(name: str, out_dim: int, **args: Any) -> nn.Module:
         model.spec = replace(model.spec, mean=spec.mean * channels, std=spec.std * channels)
     model.spec = replace(model.spec, **_normalisation(name, args, model.spec.channels))
     return model
+
+
+def _join(name: str, model: nn.Module, spec: ModelSpec, count: Any) -> None:
+    """Put covariates before the head."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise ModelError(f"{name}: covariates is how many numbers there are, a whole number, got {count!r}")
+    if spec.output != "vector":
+        raise ModelError(f"{name} gives masks; covariates are read before the head of a prediction a scan")
+    from slivit.models._covariates import join_covariates
+
+    join_covariates(model, count)
 
 
 def takes_argument(name: str, argument: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,14 @@ from slivit.data.scan_finding import Finder
 from slivit.data.scan_reading import ScanRef
 from slivit.data.table import as_shown
 from slivit.data.training_range import range_of
-from slivit.errors import SlivitError
+from slivit.errors import ManifestError, SlivitError
 from slivit.files import scratch_folders, whole_file
 from slivit.folder import MASKS
 from slivit.predict.batching import default_workers
 from slivit.predict.journal import Journal, journal_of
 from slivit.predict.table import table_of
 from slivit.settings import Precision
+from slivit.targets.covariates import check_cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,6 +80,7 @@ def run(
         log.warning("the checkpoint does not say what its training scans were like: only the slices are checked")
     with scratch_folders() as scratch:
         refs = Finder(loaded.slices, scratch, loaded.preprocessing.channels).find(scans)
+        refs = _with_covariates(refs, loaded)
         with _journal(loaded, out, resume) as journal:
             todo = [ref for ref in {ref.key: ref for ref in refs}.values() if not journal.done(ref)]
             _announce(len(refs), len(todo))
@@ -91,6 +94,22 @@ def run(
             if not (table["error"] != "").any():
                 journal.remove()
     return table
+
+
+def _with_covariates(refs: Sequence[ScanRef], loaded: Checkpoint) -> list[ScanRef]:
+    """The scans of a model that reads covariates, which are new to a journal where those changed.
+
+    Raises:
+        ManifestError: columns that are missing, or texts in those of numbers.
+    """
+    inputs = loaded.task.inputs
+    check_cells(inputs, [{"path": ref.name, **ref.columns} for ref in refs])
+    told: dict[str, str] = {}
+    for ref in refs if inputs else ():
+        cells = str({c.name: ref.columns[c.name] for c in inputs if c.name in ref.columns})
+        if told.setdefault(ref.key, cells) != cells:
+            raise ManifestError(f"{ref.key}: stands twice in the table, with {told[ref.key]} and with {cells}")
+    return [replace(ref, state=f"{ref.state} {told[ref.key]}") if inputs else ref for ref in refs]
 
 
 def _announce(scans: int, todo: int) -> None:

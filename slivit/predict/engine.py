@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import chain, combinations
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from slivit.checkpoint import Checkpoint
+from slivit.data.covariates import covariate_rows
 from slivit.data.layout import dense_logits, normalised, to_input
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.scan_reading import ReadScan
 from slivit.device import Memory, autocast, choose_precision, out_of_memory
 from slivit.device import choose_device as choose_device
 from slivit.errors import ReadError
+from slivit.models._covariates import held
 from slivit.models._strided import steady
 from slivit.models.registry import spec_of
 from slivit.predict.batching import Batcher
 from slivit.predict.features import features, head_input
 from slivit.settings import Precision
+from slivit.targets.covariates import doubts, encoded, extents
 from slivit.targets.loss import TaskLoss
 from slivit.targets.task import Task
 
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 Numbered = tuple[int, ReadScan]
+Rows = Mapping[int, Mapping[str, Any]]
 FLIP_AXES = {"slices": -3, "vertical": -2, "horizontal": -1}
 _AT_ONCE = 8  # windows, where the batch size is to be found out
 
@@ -80,6 +86,8 @@ class Engine:
         self.batcher = Batcher(Memory(self.device), size=size, fixed=bool(windows or batch_size))
         self.at_once = batch_size or _AT_ONCE
         self.seconds = {"waiting": 0.0, "network": 0.0}
+        self.inputs = checkpoint.trained_for.inputs if checkpoint.trained_for else ()
+        self.covariates: Tensor | None = None
 
     @property
     def task(self) -> Task:
@@ -119,6 +127,29 @@ class Engine:
         with torch.inference_mode(), autocast(self.precision, self.device):
             return function(x)
 
+    @contextmanager
+    def holding(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+        """Have a model that reads covariates read those of scans, whatever is done with their slices in the block.
+
+        Args:
+            rows: of the scans of a batch, or of the one whose slices are looked at; with the columns of the covariates.
+
+        Raises:
+            ManifestError: columns that are missing.
+        """
+        if not self.inputs:
+            yield
+            return
+        before, self.covariates = self.covariates, self._encoded(rows)
+        try:
+            with held(self.model, self.covariates):
+                yield
+        finally:
+            self.covariates = before
+
+    def _encoded(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        return torch.from_numpy(np.stack([encoded(self.inputs, row) for row in rows])).to(self.device)
+
     def logits(self, stacks: Tensor) -> Tensor:
         """(B, S, H, W) -> (views, B, outputs) float32, of every mirrored view."""
         views = (stacks.flip(axes) if axes else stacks for axes in self.views)
@@ -153,7 +184,13 @@ class Engine:
         """As `predict`; with windows, of (B, D, H, W) scans, each by all of its windows."""
         if self.settings.windows is None:
             return self.predict(scans)
-        return torch.stack([self._by_windows(scan) for scan in scans])
+        if self.covariates is None:
+            return torch.stack([self._by_windows(scan) for scan in scans])
+        found = []
+        for scan, own in zip(scans, self.covariates, strict=True):
+            with held(self.model, own[None]):
+                found.append(self._by_windows(scan))
+        return torch.stack(found)
 
     def _by_windows(self, scan: Tensor) -> Tensor:
         """(D, H, W) -> (outputs,); fewer windows at once where memory does not do."""
@@ -179,13 +216,15 @@ class Engine:
         return self.call(partial(head_input, self.model), stacks).flatten(1).float().cpu()
 
     def over(
-        self, scans: Iterable[Numbered], function: Callable[[Tensor], Sequence[Result]]
+        self, scans: Iterable[Numbered], function: Callable[[Tensor], Sequence[Result]], rows: Rows | None = None
     ) -> Iterator[tuple[int, ReadScan, Result | None]]:
         """Run scans in batches, as they are read.
 
         Args:
             scans: with their numbers; one that could not be read goes through as it is.
             function: of (B, S, H, W) uint8; one result a scan.
+            rows: the columns of each scan's covariates, by its number, where the model reads such; its geometry may be
+                left to the scan.
 
         Yields:
             Number, scan and result, in the order in which they are done; no result where the scan has an `error`,
@@ -198,10 +237,10 @@ class Engine:
                 continue
             waiting[number] = scan
             if len(waiting) >= self.batcher.size:
-                yield from self._batch(waiting, function)
+                yield from self._batch(waiting, function, rows or {})
                 waiting = {}
         if waiting:
-            yield from self._batch(waiting, function)
+            yield from self._batch(waiting, function, rows or {})
 
     def _waited(self, scans: Iterable[Numbered]) -> Iterator[Numbered]:
         """The scans as they come; how long each took to come is added up."""
@@ -215,24 +254,29 @@ class Engine:
             yield found
 
     def _batch(
-        self, scans: Mapping[int, ReadScan], function: Callable[[Tensor], Sequence[Result]]
+        self, scans: Mapping[int, ReadScan], function: Callable[[Tensor], Sequence[Result]], rows: Rows
     ) -> Iterator[tuple[int, ReadScan, Result | None]]:
         too_large: set[int] = set()
+        known = {number: measured(rows[number], scan) for number, scan in scans.items()} if rows else {}
 
         def run(numbers: Sequence[int]) -> dict[int, Result]:
             stacks = torch.stack([torch.from_numpy(scans[number].stack) for number in numbers])
-            return dict(zip(numbers, function(stacks), strict=True))
+            with self.holding([known[number] for number in numbers] if known else []):
+                return dict(zip(numbers, function(stacks), strict=True))
 
         begun = time.perf_counter()
         results = self.batcher.run(run, list(scans), too_large.add)
         self.seconds["network"] += time.perf_counter() - begun
         for number, scan in scans.items():
             why = "there is not enough memory for the model to see it" if number in too_large else scan.error
-            yield number, replace(scan, error=why), results.get(number)
+            unlike = tuple(doubts(self.inputs, known[number])) if known else ()
+            yield number, replace(scan, error=why, doubts=unlike), results.get(number)
 
-    def predicted(self, scans: Iterable[Numbered]) -> Iterator[tuple[int, ReadScan, list[float] | None]]:
+    def predicted(
+        self, scans: Iterable[Numbered], rows: Rows | None = None
+    ) -> Iterator[tuple[int, ReadScan, list[float] | None]]:
         """As `over`, with predictions."""
-        return self.over(scans, lambda stacks: self.predict_whole(stacks).tolist())
+        return self.over(scans, lambda stacks: self.predict_whole(stacks).tolist(), rows if self.inputs else None)
 
     def read(self, paths: Sequence[str]) -> Iterator[Numbered]:
         """Read scans in this order, from the cache where there is one."""
@@ -250,8 +294,11 @@ class Engine:
         predictions: dict[int, list[float]] = {}
         scans: dict[int, ReadScan] = {}
         paths = [str(row["path"]) for row in rows]
-        for number, scan, values in _shown(self.predicted(self.read(paths)), len(rows), progress):
-            scans[number] = ReadScan(None, notes=scan.notes, error=error_of(paths[number], scan))
+        known = covariate_rows(rows, self.task, self.settings.reader, self.workers) if self.inputs else rows
+        scanned = self.predicted(self.read(paths), dict(enumerate(known)))
+        for number, scan, values in _shown(scanned, len(rows), progress):
+            notes = (*scan.notes, *scan.doubts)
+            scans[number] = ReadScan(None, notes=notes, error=error_of(paths[number], scan))
             if scan.error and on_error == "raise":
                 raise ReadError(scans[number].error)
             if values is not None:
@@ -265,6 +312,11 @@ class Engine:
         table = pd.DataFrame(predictions.double().numpy(), columns=list(self.task.prediction_columns))
         decision = self.checkpoint.operating_point
         return decision.apply(table, self.task) if decision and self.task.makes_calls else table
+
+
+def measured(row: Mapping[str, Any], scan: ReadScan) -> Mapping[str, Any]:
+    """The columns of a scan, with the geometry that was seen as it was read."""
+    return {**row, **extents(scan.look.shape, scan.look.spacing)} if scan.look else row
 
 
 def error_of(name: str, scan: ReadScan) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
+from slivit.models._covariates import held, joined
 
 POOLED = "pooled"
 
@@ -67,8 +69,11 @@ def head_input(model: nn.Module, x: Tensor) -> Tensor:
         )
     seen: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    layer = joined(model)
     try:
-        model(x)
+        # Covariates join behind what is looked at here, so they may be any.
+        with held(model, x.new_zeros(1, layer.covariates.in_features)) if layer else nullcontext():
+            model(x)
     finally:
         hook.remove()
     return seen[0]

@@ -28,14 +28,14 @@ def rows_of(engine: Engine, refs: Sequence[ScanRef]) -> Iterator[tuple[int, Row]
     """
     known = range_of(engine.checkpoint.training)
     scans = spread(partial(read_scan, settings=engine.settings), refs, engine.workers, died=died, chunk=1)
-    for number, scan, values in engine.predicted(scans):
+    for number, scan, values in engine.predicted(scans, {n: ref.columns for n, ref in enumerate(refs)}):
         yield number, _row(engine, refs[number], scan, values, known)
 
 
 def _row(
     engine: Engine, ref: ScanRef, scan: ReadScan, values: Sequence[float] | None, known: TrainingRange | None
 ) -> Row:
-    doubts = warnings_for(scan.look, engine.settings, known) if scan.look else ()
+    doubts = (*(warnings_for(scan.look, engine.settings, known) if scan.look else ()), *scan.doubts)
     error = error_of(ref.name, scan)
     if values is not None and not all(map(math.isfinite, values)):
         values, error = None, "the model's output is not a number for this scan"

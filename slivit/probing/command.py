@@ -20,7 +20,7 @@ from slivit.evaluate.details import check_subgroups
 from slivit.evaluate.measure import check_testing, measure, write_results
 from slivit.files import whole_file, write_json, write_tensors, write_text
 from slivit.folder import RECIPE, SPLIT, logged, open_results
-from slivit.models.registry import create_model, spec_of
+from slivit.models.registry import COVARIATES, create_model, spec_of
 from slivit.probing.networks import load_network
 from slivit.probing.recipe import ProbeRecipe
 from slivit.recipe import resolved_toml
@@ -111,6 +111,9 @@ def fitted_manifest(recipe: ProbeRecipe, network: Checkpoint) -> Manifest:
             "what to predict is not said: give --kind and --target, such as --kind binary --target drusen (task.kind "
             "and task.targets)"
         )
+    if recipe.task and recipe.task.covariates:
+        raise RecipeError("a probe's heads read the features of scans alone; leave task.covariates out")
+    task = task.model_copy(update={"covariates": (), "inputs": ()})
     manifest = load_manifest(recipe.data, task, channels=network.preprocessing.channels)
     return manifest.with_task(task.fitted(manifest.rows("train")))
 
@@ -218,7 +221,7 @@ def keep_head(folder: Path, head: nn.Linear, features: str, network: Checkpoint,
     if args is None:
         return
     spec = spec_of(network.model)
-    own = {key: value for key, value in spec.args.items() if key != "pretrained"}
+    own = {key: value for key, value in spec.args.items() if key not in ("pretrained", COVARIATES)}
     model: Any = create_model(spec.name, manifest.task.out_dim, **own | args)
     model.backbone.load_state_dict(network.model.get_submodule("backbone").state_dict())
     model.head.load_state_dict(head.state_dict())

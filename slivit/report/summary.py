@@ -48,14 +48,21 @@ def no_better(found: Mapping[str, Any] | None, split: Split, task: Task) -> Iter
     if own and nothing is not None and own["low"] is not None and own["low"] <= nothing:
         what = "chance" if task.makes_calls else "the mean of the training scans"
         yield f"It is not shown to be better than {what}: {spoken(metric)} {interval(own['low'], own['high'])}."
-    if not found or found["difference"] is None:
+    for one in (found, *found.get("others", ())) if found else ():
+        yield from _against(one, metric)
+
+
+def _against(found: Mapping[str, Any], metric: str) -> Iterator[str]:
+    """Whether the model is better than one baseline."""
+    if found["difference"] is None:
         return
     low, high = found["low"], found["high"]
     clear = low is not None and (low > 0 or high < 0)
     word = "not shown to be better" if not clear else "better" if found["difference"] > 0 else "worse"
     sure = f"{100 * found['level']:.0f}% interval {interval(low, high)}, p = {p_text(found['p_value'])}"
+    baseline = found["names"][1]
     yield (
-        f"It is {word} than size and histogram alone, on the same scans: {spoken(metric)} "
+        f"It is {word} than {baseline} alone, on the same scans: {spoken(metric)} "
         f"{number(found['first'])} against {number(found['second'])}, difference {number(found['difference'])} "
         f"({sure if low is not None else 'too few scans for an interval'})."
     )

@@ -73,7 +73,9 @@ def write_card(
         missing=MISSING,
         format=format,
         bf16=config.get("weights") == "bfloat16",
-        how=how_to_use(format, config.get("plugins", {}), config.get("adapter")),
+        how=how_to_use(
+            format, config.get("plugins", {}), config.get("adapter"), as_plain_text(config["task"].get("inputs", []))
+        ),
         recipe=_recipe(training),
         safety=SAFETY[format],
     )

@@ -15,6 +15,7 @@ from slivit.data.scan_reading import ScanRef, read_scan
 from slivit.errors import CheckpointError, SlivitError
 from slivit.sharing import standalone
 from slivit.sharing.serving import Predict
+from slivit.targets.covariates import width_of
 from slivit.targets.task import Task
 
 Array = npt.NDArray[Any]
@@ -64,6 +65,12 @@ def example_volume(slices: int, *channels: int) -> Array:
     return (rng.normal(100, 25, (*channels, *shape)) + 300 * ball).round().astype(np.int16)
 
 
+def example_covariates(checkpoint: Checkpoint) -> Array:
+    """(1, k) float32 made-up covariates, the same each time."""
+    rng = np.random.default_rng(20240601)
+    return rng.normal(0, 1, (1, width_of(checkpoint.task.inputs))).astype(np.float32)
+
+
 def readable(refs: Sequence[ScanRef], checkpoint: Checkpoint, most: int) -> list[tuple[ScanRef, Array]]:
     """Up to `most` scans that can be read, with their slices (..., N, H, W)."""
     found: list[tuple[ScanRef, Array]] = []
@@ -83,7 +90,8 @@ def predicted(predict: Predict, stack: Array, checkpoint: Checkpoint) -> Array:
     length = settings.size[0] if settings.size else stack.shape[-3]
     starts = settings.windows.starts(stack.shape[-3], length) if settings.windows else [0]
     parts = [np.ascontiguousarray(stack[None, ..., s : s + length, :, :] if windows else stack[None]) for s in starts]
-    return standalone.combined(np.concatenate([predict(part) for part in parts]).astype(np.float64), windows)
+    known = [example_covariates(checkpoint)] if checkpoint.task.inputs else []
+    return standalone.combined(np.concatenate([predict(part, *known) for part in parts]).astype(np.float64), windows)
 
 
 def compare(original: Predict, exported: Predict, stacks: Sequence[Array], checkpoint: Checkpoint) -> Array:

@@ -16,16 +16,18 @@ from slivit.data.preprocessing import preprocess
 from slivit.data.scan_reading import ScanRef
 from slivit.errors import SlivitError, nearest, one_of
 from slivit.files import whole_folder, write_json, write_tensors, write_text
+from slivit.install import install_command
 from slivit.models._lora import kept_state
 from slivit.models._stored import BF16, narrowed
 from slivit.models.registry import spec_of
 from slivit.predict.sums import sha256, write_sums
-from slivit.sharing import checking, serving, standalone
+from slivit.sharing import checking, reading, serving, standalone
 from slivit.sharing.card import write_card
 from slivit.sharing.checking import Difference
 from slivit.sharing.notes import CardNotes
 from slivit.sharing.privacy import without_paths
 from slivit.sharing.texts import preprocessing_page
+from slivit.targets.covariates import width_of
 from slivit.volume import Volume
 
 Format = Literal["safetensors", "onnx", "torch-export"]
@@ -131,7 +133,8 @@ def _write_model(checkpoint: Checkpoint, folder: Path, options: Options) -> serv
         for package in ("onnx", "onnxscript", "onnxruntime"):
             serving.needed(package)
     served = serving.Served(checkpoint).eval()
-    program = serving.program_of(served, _shape(checkpoint), bf16=options.bf16)
+    count = width_of(checkpoint.task.inputs)
+    program = serving.program_of(served, _shape(checkpoint), bf16=options.bf16, covariates=count)
     if options.format == "onnx":
         serving.write_onnx(program, folder / serving.ONNX)
         return serving.run_onnx(folder / serving.ONNX)
@@ -206,11 +209,13 @@ def _write_program(
     if format == "safetensors":
         return
     shutil.copyfile(standalone.__file__, folder / "preprocess.py")
+    shutil.copyfile(reading.__file__, folder / "reading.py")
     write_json(folder / PREPROCESSING, _described(checkpoint, config))
     write_text(folder / "PREPROCESSING.md", preprocessing_page(config["preprocessing"], serving.INPUT, serving.OUTPUT))
     volume, slices = _example(checkpoint)
     predicted = checking.predicted(original, slices, checkpoint)
-    np.savez_compressed(folder / EXAMPLE, volume=volume, slices=slices, prediction=predicted)
+    known = {"covariates": checking.example_covariates(checkpoint)} if checkpoint.task.inputs else {}
+    np.savez_compressed(folder / EXAMPLE, volume=volume, slices=slices, prediction=predicted, **known)
 
 
 def _shape(checkpoint: Checkpoint) -> tuple[int, ...]:
@@ -229,6 +234,7 @@ def _described(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, A
         "output": {"name": serving.OUTPUT, "shape": ["batch", len(outputs)], "dtype": "float32"},
         "outputs": outputs,
         "preprocessing": config["preprocessing"],
+        "install": install_command(),
         "task": config["task"],
         "operating_point": config.get("operating_point"),
     }

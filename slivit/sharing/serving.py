@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from slivit.checkpoint import Checkpoint
 from slivit.errors import CheckpointError, SlivitError
 from slivit.files import torch_file
+from slivit.models._covariates import held
 from slivit.models._stored import narrowed
 from slivit.models.registry import spec_of
 from slivit.predict.engine import Engine, mirror_axes
 
 Array = npt.NDArray[Any]
-Predict = Callable[[Array], Array]
-"""(B, S, H, W) uint8, or (B, C, S, H, W) of several channels -> (B, outputs) float32."""
+Predict = Callable[..., Array]
+"""(B, S, H, W) uint8, or (B, C, S, H, W) of several channels, and (B, k) covariates -> (B, outputs) float32."""
 
-INPUT, OUTPUT = "slices", "prediction"
+INPUT, COVARIATES, OUTPUT = "slices", "covariates", "prediction"
 ONNX, PT2 = "model.onnx", "model.pt2"
 _OPSET = 18
 _LARGEST_ONNX = 1_900_000_000  # bytes; protobuf ends at 2 GiB
@@ -53,15 +54,16 @@ class Served(nn.Module):
         self.register_buffer("center", torch.tensor(task.center or (0.0,)))
         self.register_buffer("spread", torch.tensor(task.spread or (1.0,)))
 
-    def forward(self, slices: Tensor) -> Tensor:
+    def forward(self, slices: Tensor, covariates: Tensor | None = None) -> Tensor:
         """(B, S, H, W) or (B, C, S, H, W) uint8 -> (B, outputs): probabilities, or values in the target's unit."""
-        views = [self._view(slices.flip(axes) if axes else slices) for axes in self.axes]
+        known = () if covariates is None else (covariates,)
+        views = [self._view(slices.flip(axes) if axes else slices, known) for axes in self.axes]
         return torch.stack(views).mean(0)
 
-    def _view(self, slices: Tensor) -> Tensor:
+    def _view(self, slices: Tensor, known: tuple[Tensor, ...]) -> Tensor:
         slices = slices if slices.ndim == 5 else slices.unsqueeze(1)
         x = slices.float() * self.scale + self.shift
-        outputs = self.network(x.flatten(2, 3) if self.tiled else x).float()
+        outputs = self.network(x.flatten(2, 3) if self.tiled else x, *known).float()
         return self.task.activation(outputs, self.center, self.spread)
 
 
@@ -81,30 +83,34 @@ class Widened(nn.Module):
             self._names[name] = kept
             self.register_buffer(kept, narrowed(tensor))
 
-    def forward(self, slices: Tensor) -> Tensor:
+    def forward(self, slices: Tensor, covariates: Tensor | None = None) -> Tensor:
         """As the network's own."""
+        inputs = (slices,) if covariates is None else (slices, covariates)
         weights = {name: getattr(self, kept) for name, kept in self._names.items()}
         wide = {n: w.float() if w.dtype == torch.bfloat16 else w for n, w in weights.items()}
-        return torch.func.functional_call(self._inner[0], wide, (slices,))
+        return torch.func.functional_call(self._inner[0], wide, inputs)
 
 
-def program_of(served: Served, size: tuple[int, ...], *, bf16: bool = False) -> torch.export.ExportedProgram:
+def program_of(
+    served: Served, size: tuple[int, ...], *, bf16: bool = False, covariates: int = 0
+) -> torch.export.ExportedProgram:
     """Trace a network into a graph with an open batch size.
 
     Args:
         served: on the CPU, in evaluation mode.
         size: (S, H, W), or (C, S, H, W).
         bf16: keep large weights in bfloat16.
+        covariates: how many numbers a scan it reads beside the slices.
 
     Raises:
         CheckpointError: the network cannot be traced.
     """
-    example = torch.zeros(2, *size, dtype=torch.uint8)
+    example = torch.zeros(2, *size, dtype=torch.uint8), *[torch.zeros(2, covariates)] * bool(covariates)
     module = Widened(served).eval() if bf16 else served.eval()
     batch = torch.export.Dim("batch", min=1, max=4096)
     try:
         with torch.no_grad(), _quiet():
-            return torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
+            return torch.export.export(module, example, dynamic_shapes=({0: batch},) * len(example))
     except (RuntimeError, torch._dynamo.exc.TorchDynamoException, ValueError) as error:
         name, why = type(served.network).__name__, str(error).splitlines()[0]
         raise CheckpointError(
@@ -128,7 +134,12 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     try:
         with torch.no_grad(), _quiet():
             written = torch.onnx.export(
-                program, input_names=[INPUT], output_names=[OUTPUT], opset_version=_OPSET, dynamo=True, verbose=False
+                program,
+                input_names=[INPUT, COVARIATES][: len(program.graph_signature.user_inputs)],
+                output_names=[OUTPUT],
+                opset_version=_OPSET,
+                dynamo=True,
+                verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise CheckpointError(f"the model has no form in ONNX ({str(error).splitlines()[0]})") from error
@@ -157,7 +168,7 @@ def needed(module: str) -> Any:
 def run_onnx(path: Path) -> Predict:
     """A function that runs an ONNX file."""
     session = needed("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda slices: np.asarray(session.run(None, {INPUT: slices})[0])
+    return lambda *inputs: np.asarray(session.run(None, dict(zip((INPUT, COVARIATES), inputs, strict=False)))[0])
 
 
 def run_engine(checkpoint: Checkpoint) -> Predict:
@@ -165,15 +176,20 @@ def run_engine(checkpoint: Checkpoint) -> Predict:
     engine = Engine(checkpoint, "cpu")
     if checkpoint.task.dense:
         return lambda slices: np.asarray(engine.predict_patch(torch.from_numpy(slices)).numpy())
-    return lambda slices: np.asarray(engine.predict(torch.from_numpy(slices)).numpy())
+
+    def run(slices: Array, *known: Array) -> Array:
+        with held(engine.model, torch.from_numpy(known[0])) if known else nullcontext():
+            return np.asarray(engine.predict(torch.from_numpy(slices)).numpy())
+
+    return run
 
 
-def run_module(module: Callable[[Tensor], Tensor]) -> Predict:
+def run_module(module: Callable[..., Tensor]) -> Predict:
     """A function that runs a module of torch on the CPU."""
 
-    def run(slices: Array) -> Array:
+    def run(*inputs: Array) -> Array:
         with torch.inference_mode():
-            return np.asarray(module(torch.from_numpy(slices)).numpy())
+            return np.asarray(module(*map(torch.from_numpy, inputs)).numpy())
 
     return run
 

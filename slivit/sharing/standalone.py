@@ -54,17 +54,44 @@ def check_no_pickles(path: Path) -> None:
                 raise SystemExit(f"{path} holds {name}, which could run foreign code; it is not opened")
 
 
-def read_scan(path: str, reader: Settings) -> tuple[Array, Spacing]:
-    """A (D, H, W) or (C, D, H, W) array from a .npy file, without spacing; slivit reads other formats, if it is there.
+def arguments(given: list[str], settings: Settings) -> tuple[list[str], dict[str, str]]:
+    """The scans, and what is known beside them, of a command line of scans and NAME=VALUE."""
+    names = {c["name"] for c in settings["task"].get("inputs") or []}
+    known = dict(text.split("=", 1) for text in given if text.partition("=")[0] in names)
+    return [text for text in given if text.partition("=")[0] not in names], known
 
-    "t1.nii.gz | t2.nii.gz" names the files of the channels.
+
+def covariates(volume: Array, spacing: Spacing, known: dict[str, str], settings: Settings) -> Array | None:
+    """(1, k) float32: what the model reads beside the slices, where it does.
+
+    Args:
+        volume: (..., D, H, W).
+        spacing: in mm, where it is known.
+        known: by name, as text; a name without a value is missing.
+        settings: of preprocessing.json.
     """
-    if path.endswith(".npy"):
-        return np.load(path, allow_pickle=False), None
-    from slivit.data.readers import read_volume
+    inputs = settings["task"].get("inputs") or []
+    names = ("geometry_z_mm", "geometry_y_mm", "geometry_x_mm")
+    sizes = (np.array(volume.shape[-3:]) * spacing).tolist() if spacing else [""] * 3
+    known = known | dict(zip(names, sizes, strict=True)) | {"geometry_slices": volume.shape[-3]}
+    if lacking := [c["name"] for c in inputs if c["name"] not in known]:
+        raise SystemExit(f"the model reads {', '.join(lacking)} as well: give NAME=VALUE, or NAME= where it is missing")
+    numbers = [number for c in inputs for number in covariate(c, known[c["name"]])]
+    return np.array([numbers], np.float32) if inputs else None
 
-    volume = read_volume(path, **reader)
-    return volume.array, volume.spacing
+
+def covariate(c: Settings, value: Any) -> list[float]:
+    """Standardised, or 1 at its level; then 1 where it is missing, if training scans lacked it."""
+    missing = value == ""
+    told = [float(str(value) == level) for level in c["levels"]] if c["levels"] else []
+    if not c["levels"]:
+        told = [0.0 if missing else (float(value) - c["mean"]) / c["spread"]]
+    return told + [float(missing)] * c["gaps"]
+
+
+def feed(part: Array, known: Array | None) -> dict[str, Array]:
+    """What the graph takes, by the names of its inputs."""
+    return {"slices": part} if known is None else {"slices": part, "covariates": known}
 
 
 def slice_numbers(depth: int, p: Settings) -> list[int]:

@@ -2,44 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
+
+from slivit.install import install_command
+from slivit.targets.covariates import GEOMETRY_COLUMNS
 
 _ALONE = """```bash
 pip install {packages}
-python predict.py scan.npy          # a (D, H, W) array; other formats where slivit is installed
+python predict.py scan.nii.gz{{known}}  # or a DICOM folder, a folder of frames, a .npy file of a (D, H, W) array
 python preprocess.py                # checks the preprocessing on example.npz
 ```
 
-`preprocess.py` is the preprocessing in numpy and OpenCV, `PREPROCESSING.md` says it in words, and `example.npz` holds a
-scan (`volume`), what becomes of it (`slices`) and its prediction, to try another implementation on."""
+`reading.py` reads scans as slivit does: NIfTI (needs nibabel), DICOM (pydicom as well) and frames (Pillow). What it
+cannot read without guessing it refuses in one line. `preprocess.py` is the preprocessing in numpy and OpenCV,
+`PREPROCESSING.md` says it in words, and `example.npz` holds a scan (`volume`), what becomes of it (`slices`) and its
+prediction, to try another implementation on."""
 
 _HOW: Mapping[str, str] = {
     "safetensors": """```bash
-pip install slivit{packages}
-slivit{switches} predict THIS_FOLDER scans/ -o predictions.csv
+{install}
+{packages}slivit{switches} predict THIS_FOLDER scans/ -o predictions.csv
 python predict.py scan.nii.gz       # the same in Python{environment}
 ```""",
-    "onnx": _ALONE.format(packages="numpy opencv-python-headless onnxruntime"),
-    "torch-export": _ALONE.format(packages="numpy opencv-python-headless torch"),
+    "onnx": _ALONE.format(packages="numpy opencv-python-headless onnxruntime nibabel pydicom Pillow"),
+    "torch-export": _ALONE.format(packages="numpy opencv-python-headless torch nibabel pydicom Pillow"),
 }
 
 
-def how_to_use(format: str, plugins: Collection[str] = (), adapter: Mapping[str, Any] | None = None) -> str:
+def how_to_use(
+    format: str,
+    plugins: Collection[str] = (),
+    adapter: Mapping[str, Any] | None = None,
+    inputs: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """How an export is used, in Markdown.
 
     Args:
         format: "safetensors", "onnx" or "torch-export".
         plugins: that the model was made with, by name; the graphs of the other formats need none.
         adapter: what the config says of adapters, of a model that holds those and a head alone.
+        inputs: the covariates that the model reads, as the task has them.
     """
     told = _HOW[format]
+    named = [c["name"] for c in inputs if c["name"] not in GEOMETRY_COLUMNS]
     if format != "safetensors":
-        return told
-    packages, switches = ("".join(f" {before}{name}" for name in plugins) for before in ("", "--plugin "))
+        beside = _READS.format(names=", ".join(named)) if named else ""
+        return told.format(known="".join(f" {name}=..." for name in named)) + beside
+    packages = f"pip install {' '.join(plugins)}\n" if plugins else ""
+    switches = "".join(f" --plugin {name}" for name in plugins)
     environment = f"; needs SLIVIT_PLUGINS={','.join(plugins)}" if plugins else ""
     needs = "" if adapter is None else _ADAPTER.format(**adapter)
-    return told.format(packages=packages, switches=switches, environment=environment) + needs
+    told = told.format(install=install_command(), packages=packages, switches=switches, environment=environment)
+    table = f"\n\nIt reads covariates: give scans as a table with the columns {', '.join(named)}." if named else ""
+    return told + needs + table
+
+
+_READS = (
+    "\n\nThe model reads {names} beside the slices: `NAME=VALUE` on the command line, `NAME=` where it is missing: "
+    'the input `covariates`, whose numbers `preprocessing.json` describes under "task", "inputs".'
+)
 
 
 _ADAPTER = (

@@ -11,6 +11,9 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from slivit.errors import ManifestError, one_of
+from slivit.targets.cells import class_name as class_name
+from slivit.targets.cells import is_missing as is_missing
+from slivit.targets.covariates import Covariate, columns_of, fit_covariates
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +59,10 @@ class Task(BaseModel):
             segmentation the name of one in `slivit.targets.mask_losses`.
         center: regression only: what standardises the targets; found in the training rows where empty.
         spread: as `center`.
+        covariates: columns of what is known beside the slices (age, sex), which the model reads before its head:
+            numbers, standardised by the training rows, and texts, one number a level. "geometry" is the extent in mm
+            and the number of slices, read from the scan. Missing ones are allowed. Not for segmentation.
+        inputs: the covariates as the training rows have them; found there.
 
     A new kind is a subclass that narrows `kind` to its own name, in a file that `slivit/targets/__init__.py` imports;
     its name stands in `Kind`. Defaults are those of a target that is a number. A kind must give:
@@ -87,6 +94,8 @@ class Task(BaseModel):
     loss: Literal["l1", "mse", "huber", "dice_ce", "dice", "vis_mae"] = "l1"
     center: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
+    covariates: tuple[str, ...] = ()
+    inputs: tuple[Covariate, ...] = ()
 
     makes_calls: ClassVar[bool] = False
     """Whether predictions are probabilities that a `Decision` turns into calls."""
@@ -141,6 +150,16 @@ class Task(BaseModel):
             raise ValueError(f"the loss {self.loss} belongs to segmentation, not to {self.kind}")
         self._check_weights()
         self._check_scale()
+        self._check_covariates()
+
+    def _check_covariates(self) -> None:
+        if self.covariates and self.dense:
+            raise ValueError("covariates are read before the head of a prediction a scan, not by a segmentation")
+        taken = {*self.targets, "path", "patient", "split"}
+        if odd := [c for i, c in enumerate(self.covariates) if c in taken or c in self.covariates[:i]]:
+            raise ValueError(f"{odd[0]} is no covariate: it is a target, where the scan is or whose, or named twice")
+        if self.inputs and tuple(c.name for c in self.inputs) != columns_of(self.covariates):
+            raise ValueError(f"inputs are not those of the covariates {self.covariates}")
 
     def _check_weights(self) -> None:
         if self.class_weights is None:
@@ -243,6 +262,8 @@ class Task(BaseModel):
             ManifestError: weights for another number of classes than the rows have.
         """
         completed = self.completed(rows)
+        if self.covariates and not self.inputs:
+            completed["inputs"] = fit_covariates(self.covariates, rows)
         try:
             task = Task.model_validate(self.model_dump() | completed)
         except ValidationError as error:
@@ -420,15 +441,3 @@ def _class_of(kind: Any, parent: type[Task] | None = None) -> type[Task] | None:
 
 def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{v:.4g}" for v in values)
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a manifest cell is empty."""
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-
-
-def class_name(value: Any) -> str:
-    """The name of a class as text, so that 3, 3.0 and "3" are one class."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()

@@ -12,13 +12,14 @@ import pandas as pd
 
 from slivit.data.preprocessing import Preprocessing, crop_slices, load_slices
 from slivit.errors import SlivitError
+from slivit.targets.covariates import encoded
 from slivit.train.table_models import Array, answers_of, features_of, fit_table, outputs_of
 
 if TYPE_CHECKING:
     from slivit.train.scans import Part
 
 log = logging.getLogger(__name__)
-FEATURES = ("extent", "histogram")
+FEATURES, READS = ("extent", "histogram"), ("size", "histogram")
 LEAST = 6
 """Training scans, fewer than which make no baseline."""
 
@@ -27,6 +28,7 @@ def baseline_table(part: Part, settings: Preprocessing, seed: int) -> pd.DataFra
     """Predict validation and test rows from what of the grid is filled and a histogram of grey levels.
 
     The model is ridge or logistic regression whose penalty is chosen inside the training rows. Scans are read once.
+    Where the task has covariates, they are read beside these, and once more by themselves.
 
     Args:
         part: the scans, under their fitted task.
@@ -34,24 +36,42 @@ def baseline_table(part: Part, settings: Preprocessing, seed: int) -> pd.DataFra
         seed: of the training.
 
     Returns:
-        `path`, `split` and the columns of predictions; None where there is too little to learn from, or a scan is cut
-        into windows.
+        `path`, `split`, `baseline` (what it reads) and the columns of predictions; None where there is too little to
+        learn from, or a scan is cut into windows.
     """
-    task, train, rest = part.task, part.rows("train"), part.rows("val", "test")
+    train, rest = part.rows("train"), part.rows("val", "test")
     if settings.windows is not None or len(train) < LEAST or not rest:
         return None
     log.info("baseline of size and histogram: %d scans are read once (testing.baselines=false leaves it out)",
              len(train) + len(rest))  # fmt: skip
     try:
         x = _features([str(row["path"]) for row in [*train, *rest]], part, settings)
-        model = fit_table("linear", FEATURES, x[: len(train)], answers_of(task, train), task, seed)
+        return pd.concat([_table(x, names, part, seed) for names, x in _read(x, part)], ignore_index=True)
     except (SlivitError, ValueError) as error:
         log.warning("no baseline of size and histogram: %s", str(error).splitlines()[0])
         return None
+
+
+def _read(x: Array, part: Part) -> Iterator[tuple[tuple[str, ...], Array]]:
+    """The features of each baseline, with their names."""
+    if not part.task.inputs:
+        yield READS, x
+        return
+    rows = [*part.rows("train"), *part.rows("val", "test")]
+    z = np.stack([encoded(part.task.inputs, row) for row in rows])
+    yield (*READS, *part.task.covariates), np.concatenate([x, z], 1)
+    yield part.task.covariates, z
+
+
+def _table(x: Array, names: tuple[str, ...], part: Part, seed: int) -> pd.DataFrame:
+    """What a model of some features, those of the training rows first, predicts of the other rows."""
+    task, train, rest = part.task, part.rows("train"), part.rows("val", "test")
+    model = fit_table("linear", FEATURES, x[: len(train)], answers_of(task, train), task, seed)
     p = outputs_of(model, x[len(train) :], task)
     p = p if task.makes_calls else p * np.array(task.spread) + np.array(task.center)
+    told = " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
     known = pd.DataFrame({"path": [row["path"] for row in rest], "split": [row["split"] for row in rest]})
-    return known.assign(**dict(zip(task.prediction_columns, p.T, strict=True)))
+    return known.assign(baseline=told, **dict(zip(task.prediction_columns, p.T, strict=True)))
 
 
 def _features(paths: Sequence[str], part: Part, settings: Preprocessing) -> Array:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from slivit.checkpoint import load_checkpoint, save_checkpoint, store_operating_point
+from slivit.data.covariates import with_covariates
 from slivit.data.manifest import Manifest
 from slivit.data.sources import load_manifest
 from slivit.data.splits import fold_tested, given_folds
 from slivit.data.table import as_shown, read_shown
 from slivit.errors import RecipeError
-from slivit.evaluate.baselines import add_baseline
+from slivit.evaluate.baselines import NAMED, add_baseline
 from slivit.evaluate.described import describe_rows
 from slivit.evaluate.details import check_subgroups
 from slivit.evaluate.measure import measure, write_results
@@ -28,6 +29,7 @@ from slivit.files import whole_file
 from slivit.folder import BASELINE, CHECKPOINT, PREDICTIONS, PROGRESS, RECIPE, SPLIT, RunFolder, is_finished
 from slivit.models.registry import create_model, spec_of
 from slivit.recipe import check_recipe
+from slivit.targets.covariates import fit_covariates, width_of
 from slivit.targets.task import Task
 from slivit.train.recipe import TrainingRecipe
 
@@ -113,6 +115,9 @@ def _manifest(recipe: TrainingRecipe) -> Manifest:
         folds = given_folds(frame, task, data.folds, data.split_seed)
         manifest = Manifest(frame.assign(split="", fold=folds), task, manifest.source, manifest.warnings)
     check_subgroups(manifest.frame, recipe.testing)
+    manifest = with_covariates(manifest, recipe.preprocessing.reader, data.processes)
+    if task.covariates:  # models that are averaged read the same numbers
+        task = task.model_copy(update={"inputs": fit_covariates(task.covariates, manifest.rows())})
     if task.exclusive:  # each fold has the outputs of all
         task = task.model_copy(update={"classes": task.fitted(manifest.rows()).classes})
     return manifest.with_task(task)
@@ -175,8 +180,9 @@ def pooled(places: Sequence[Path], task: Task, name: str = PREDICTIONS) -> pd.Da
     read = read_shown if name == BASELINE else lambda file: read_predictions(file, task)[0]
     table = pd.concat([read(place / name) for place in places], ignore_index=True)
     outputs = list(task.prediction_columns)
-    how = {column: "mean" if column in outputs else "first" for column in table if column not in ("split", "path")}
-    return table.groupby(["split", "path"], sort=False, as_index=False).agg(how)[list(table.columns)]
+    keys = [key for key in ("split", "path", NAMED) if key in table]
+    how = {column: "mean" if column in outputs else "first" for column in table if column not in keys}
+    return table.groupby(keys, sort=False, as_index=False).agg(how)[list(table.columns)]
 
 
 def average_of(places: Sequence[Path], task: Task) -> Any:
@@ -189,9 +195,10 @@ def average_of(places: Sequence[Path], task: Task) -> Any:
     first = spec_of(load_checkpoint(places[0]).model)
     slices, side, _ = first.size
     member: dict[str, Any] = {"kind": "network", "name": first.name, "args": dict(first.args), "copies": len(places)}
-    model: Any = create_model(
-        "ensemble", task.out_dim, slices=slices, image_size=side, members=[member], activation=activation_of(task)
-    )
+    own: dict[str, Any] = {"members": [member], "activation": activation_of(task)}
+    if task.inputs:
+        own["covariates"] = width_of(task.inputs)
+    model: Any = create_model("ensemble", task.out_dim, slices=slices, image_size=side, **own)
     fill_copies(model.backbone[0], places, task)
     return model.eval()
 

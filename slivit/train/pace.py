@@ -86,7 +86,7 @@ def operations(model: nn.Module, batch: tuple[Any, ...]) -> float:
     counter = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), counter:
-            model.eval().forward(*(part[:1] for part in batch))
+            model.eval()._call_impl(*(part[:1] for part in batch))  # its hooks too, but nothing compiled
     finally:
         for module, training in modes:
             module.training = training

@@ -20,6 +20,7 @@ from slivit.folder import CASES, METRICS, PREDICTIONS
 from slivit.models._lora import Lora
 from slivit.models._starts import fill_start
 from slivit.models.recipe import Model
+from slivit.models.registry import COVARIATES
 from slivit.plugins import Plugged
 from slivit.recipe import Stage
 from slivit.settings import Precision, Section, Seed, changed
@@ -248,6 +249,8 @@ class Labelled(Plugged):
         if pictures := changed(self.testing, "pictures"):
             why = "training writes no page; give it to slivit evaluate"
             raise RecipeError(f"testing.{pictures[0]} would do nothing: {why}, and leave it out here")
+        if COVARIATES in self.model.args:
+            raise RecipeError("model.covariates follows from task.covariates; name the columns there")
         for name, part in self.parts.items():
             with in_set(name):
                 check_testing(self.testing, part.task)
@@ -382,4 +385,6 @@ class MixedRecipe(Labelled):
         for part in self.sets.values():
             refuse_unused(part.data, "windows of slices are for one labelled set", "slice_labels")
             refuse_unused(part.data, "folds are for one labelled set", "folds")
+            if part.task.covariates:
+                raise ValueError("task.covariates join the head of one labelled set; of several the backbone is kept")
         return self

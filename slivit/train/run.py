@@ -28,6 +28,7 @@ from slivit.files import whole_file, write_json
 from slivit.folder import BASELINE, CHECKPOINT, HISTORY, METRICS, PREDICTIONS, RunFolder
 from slivit.models.registry import spec_of
 from slivit.parallel import bare, from_main, is_main, local_device, own_part, process_group
+from slivit.targets.covariates import width_of
 from slivit.targets.decision import Decision
 from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
@@ -114,15 +115,22 @@ def _begun(
         yield following
 
 
-def build_model(recipe: Labelled, out_dim: int) -> nn.Module:
-    """The recipe's model, seeded, with its backbone loaded where the recipe names weights."""
+def build_model(recipe: Labelled, out_dim: int, covariates: int = 0) -> nn.Module:
+    """The recipe's model, seeded, with its backbone loaded where the recipe names weights.
+
+    Args:
+        recipe: what to do.
+        out_dim: the number of outputs.
+        covariates: how many numbers a scan it reads beside the slices.
+    """
     from slivit.models._lora import adapt_backbone
     from slivit.models._weights import load_backbone
-    from slivit.models.registry import check_output, create_model
+    from slivit.models.registry import COVARIATES, check_output, create_model
     from slivit.train.callbacks import seed_everything
 
     seed_everything(recipe.seed)
-    model = create_model(recipe.model.name, out_dim, **recipe.model.args_for(recipe.preprocessing.planes))
+    args = recipe.model.args_for(recipe.preprocessing.planes) | ({COVARIATES: covariates} if covariates else {})
+    model = create_model(recipe.model.name, out_dim, **args)
     check_output(model, "mask" if any(part.task.dense for part in recipe.parts.values()) else "vector")
     if recipe.model.weights:
         load_backbone(model, recipe.model.weights)
@@ -204,7 +212,8 @@ class Trial:
 
     def model(self, recipe: Labelled) -> nn.Module:
         """A new model of the recipe, with as many outputs as the scans need."""
-        return build_model(recipe, self.scans.task.out_dim)
+        task = self.scans.task
+        return build_model(recipe, task.out_dim, width_of(task.inputs) if isinstance(task, Task) else 0)
 
     def learner(self, recipe: Labelled, folder: Path) -> VolumeLearner:
         """The fastai Learner of a recipe, with a new model."""

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from slivit.data.caching import cache_of
+from slivit.data.covariates import with_covariates
 from slivit.data.manifest import Manifest
 from slivit.data.preprocessing import Preprocessing, load_slices
 from slivit.data.recipe import Data
@@ -210,9 +211,13 @@ def labelled_scans(recipe: Labelled) -> LabelledScans:
     """
     parts, end = [], 0
     for name, section in recipe.parts.items():
-        manifest = load_manifest(section.data, section.task)
+        manifest = with_covariates(
+            load_manifest(section.data, section.task), recipe.preprocessing.reader, section.data.processes
+        )
         manifest = manifest.with_task(section.task.fitted(manifest.rows("train")))
         check_subgroups(manifest.frame, recipe.testing)
+        for covariate in manifest.task.inputs:
+            log.info("covariate %s", covariate)
         begin, end = end, end + manifest.task.out_dim
         parts.append(Part(name, section.data, manifest, slice(begin, end)))
     return LabelledScans(tuple(parts))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from slivit.checkpoint import Checkpoint, load_checkpoint
+from slivit.data.covariates import covariate_rows
 from slivit.data.manifest import read_manifest
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.readers import read_volume
@@ -176,9 +177,13 @@ class Bench:
     def look(self, row: Row, stacks: torch.Tensor) -> None:
         """Keep what the model, and an ensemble's members, say of a row's (1, S, H, W) slices, where it is not known."""
         if scan_key(row) not in self.known and row["split"] != "train":
-            self.known[scan_key(row)] = self.predict(stacks)
+            self.known[scan_key(row)] = self.predict(stacks, self.with_geometry(row))
         if not self.has_members(row):
-            self.keep_members(row, self.head_input(stacks))
+            self.keep_members(row, self.head_input(stacks, self.with_geometry(row)))
+
+    def with_geometry(self, row: Row) -> Row:
+        """A row with all that the model reads of it."""
+        return covariate_rows([row], self.checkpoint.task, self.settings.reader)[0]
 
     def has_members(self, row: Row) -> bool:
         """Whether it is known what an ensemble's members say of a row; every other model has none to be asked."""
@@ -218,18 +223,19 @@ class Bench:
         return key
 
     def _open(self, path: str, name: str, row: Row) -> Opened:
-        scan = seen_by(self.engine, path)
+        scan = seen_by(self.engine, path, columns=row)
         stacks = torch.from_numpy(scan.stack)[None]
-        return Opened(name, scan, self.predict(stacks), self.head_input(stacks), row)
+        known = scan.columns
+        return Opened(name, scan, self.predict(stacks, known), self.head_input(stacks, known), row)
 
-    def head_input(self, stacks: torch.Tensor) -> npt.NDArray[Any]:
-        """(n,) what the model's head reads of (1, S, H, W) slices."""
-        with self._lock:
+    def head_input(self, stacks: torch.Tensor, row: Row) -> npt.NDArray[Any]:
+        """(n,) what the model's head reads of (1, S, H, W) slices, and of its covariates in an ensemble."""
+        with self._lock, self.engine.holding([row]):
             return np.asarray(self.engine.head_input(stacks)[0].numpy())
 
-    def predict(self, stacks: torch.Tensor) -> dict[str, Any]:
-        """The prediction of one scan by column, with calls; of (1, S, H, W) slices, 0 to 255."""
-        with self._lock:
+    def predict(self, stacks: torch.Tensor, row: Row) -> dict[str, Any]:
+        """The prediction of one scan by column, with calls; of (1, S, H, W) slices, 0 to 255, and its covariates."""
+        with self._lock, self.engine.holding([row]):
             predictions = self.engine.predict_whole(stacks)
         return dict(self.engine.called(predictions).iloc[0])
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from slivit.checkpoint import read_config
+from slivit.data.covariates import covariate_rows
 from slivit.data.preprocessing import load_slices
 from slivit.data.slices import resize_slices
 from slivit.errors import ReadError, SlivitError
@@ -110,10 +111,11 @@ class Neighbours:
             warnings.simplefilter("ignore", UserWarning)
             try:
                 stack = load_slices(str(row["path"]), self.engine.settings)
+                known = covariate_rows([row], self.engine.task, self.engine.settings.reader)
             except ReadError:
                 self.unreadable += 1
                 return
-        with self._lock:
+        with self._lock, self.engine.holding(known):
             features = self.engine.head_input(torch.from_numpy(stack)[None])[0].numpy()
         self._known[identity(row)] = (features, thumbnail(stack))
 

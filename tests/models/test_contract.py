@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from slivit.errors import ModelError, SlivitError
+from slivit.models._covariates import held
 from slivit.models.registry import check_output, create_model, list_models, model_spec
 
 OUT_DIM = 3
@@ -90,6 +92,45 @@ def test_can_be_described_in_json_and_sent_to_another_process(model: nn.Module) 
         expected = model.eval()(batch(model))
         torch.testing.assert_close(copy.eval()(batch(model)), expected)
         torch.testing.assert_close(sent.eval()(batch(model)), expected)
+
+
+@pytest.mark.parametrize("name", list_models(output="vector"))
+def test_reads_covariates_before_its_head(name: str) -> None:
+    plain, own = small(name), create_model(name, OUT_DIM, **{**model_spec(name).small, **COVARIATES.get(name, READS)})
+    assert own.spec.args["covariates"] == 2
+    layers = [p for n, p in own.named_parameters() if n.endswith("covariates.weight")]
+    x, z = batch(plain), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    with torch.no_grad():
+        for table in () if layers else own.eval().buffers():
+            table.fill_(0.1)
+        if layers:  # at the start they change nothing
+            assert own.eval().load_state_dict(_renamed(plain), strict=False).unexpected_keys == []
+            torch.testing.assert_close(own(x, z), plain.eval()(x))
+            nn.init.ones_(layers[0])
+        seen = own(x, z)
+        assert not torch.allclose(seen, own(x, 0 * z))
+        for model in (pickle.loads(pickle.dumps(own)), deepcopy(own)):
+            torch.testing.assert_close(model(x, z), seen)
+        with held(own, z[:1]):
+            torch.testing.assert_close(own(x[:1]), seen[:1])
+            torch.testing.assert_close(own(x)[:1], seen[:1])
+        with pytest.raises(ModelError, match="covariates"):
+            own(x)
+
+
+READS = {"covariates": 2}
+COVARIATES = {  # an ensemble has no head of its own that could read them; its members do
+    "ensemble": READS | {"members": [{"kind": "linear", "features": ["histogram", "covariates"], "width": 34}]}
+}
+
+
+def _renamed(plain: nn.Module) -> dict[str, Tensor]:
+    """The weights of a network under the names that they have once covariates are read: one layer lies deeper."""
+    linear = next(n for n, part in plain.head.named_modules() if isinstance(part, nn.Linear))
+    prefix = f"head.{linear}".rstrip(".") + "."
+    return {
+        k.replace(prefix, prefix + "linear.") if k.startswith(prefix) else k: v for k, v in plain.state_dict().items()
+    }
 
 
 @pytest.mark.parametrize("name", list_models())

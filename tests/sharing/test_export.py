@@ -113,14 +113,15 @@ def test_the_example_is_what_the_program_beside_it_computes(exports, name):
 
 def test_predict_py_needs_only_what_it_says(exports, tmp_path):
     folder = exports["onnx"].folder
-    said = set(re.search(r"pip install ([^(]*)", (folder / "predict.py").read_text())[1].split())
+    said = set(re.search(r"pip install ([^\n]*)", (folder / "predict.py").read_text())[1].split())
     imported = set()
-    for file in ("predict.py", "preprocess.py"):
+    for file in ("predict.py", "preprocess.py", "reading.py"):
+        imported |= {p.split()[-1] for p in re.findall(r'_needs\("[\w.]+", "(\w+)"\)', (folder / file).read_text())}
         for node in ast.parse((folder / file).read_text()).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 imported |= {(getattr(node, "module", None) or node.names[0].name).split(".")[0]}
     names = {"cv2": "opencv-python-headless"}
-    assert {names.get(i, i) for i in imported} - set(sys.stdlib_module_names) - {"preprocess"} == said
+    assert {names.get(i, i) for i in imported} - set(sys.stdlib_module_names) - {"preprocess", "reading"} == said
     np.save(tmp_path / "scan.npy", example_volume(4))
     command = [sys.executable, str(folder / "predict.py"), str(tmp_path / "scan.npy")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": ""})
@@ -181,7 +182,7 @@ def test_every_kind_of_model_becomes_one_graph(name, kind, format, tmp_path):
 
 
 def test_an_export_that_computes_something_else_is_refused(blob_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(serving, "run_engine", lambda _: lambda slices: np.full((len(slices), 1), next(values)))
+    monkeypatch.setattr(serving, "run_engine", lambda _: lambda slices, *_: np.full((len(slices), 1), next(values)))
     values = iter(np.linspace(0, 1, 99))
     done = CliRunner().invoke(app, ["export", str(blob_run), str(tmp_path / "out")])
     assert done.exit_code == 2

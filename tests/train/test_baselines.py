@@ -54,6 +54,7 @@ def test_it_can_be_left_out(blob_scans, tmp_path):
 def test_the_answer_in_words(low, difference, interval, said):
     split = {"metrics": {"r2": {"value": 0.5, "low": low, "high": 0.9}}}
     found = {"first": 0.5, "second": 0.1, "difference": difference, "low": interval[0], "high": interval[1]}
+    found["names"] = ["model", "size and histogram"]
     sentences = list(no_better(found | {"level": 0.9, "p_value": 0.03}, split, SIZE))
     assert len(sentences) == len(said)
     for sentence, part in zip(sentences, said, strict=True):
