@@ -355,7 +355,6 @@ def code_version() -> str:
 def code_files() -> list[Path]:
     """The source files between a scan's file and its slices."""
     here = Path(__file__).parent
-    own = [
-        here / f"{name}.py" for name in ("preprocessing", "physical", "slices", "percentiles", "windows", "channels")
-    ]
+    names = ("preprocessing", "stacking", "foreground", "physical", "slices", "percentiles", "windows", "channels")
+    own = [here / f"{name}.py" for name in names]
     return [*sorted((here / "readers").glob("*.py")), here.parent / "volume.py", *own]

@@ -205,7 +205,12 @@ def empty_splits(frame: pd.DataFrame, need: Sequence[str]) -> list[str]:
     if not absent or present == {""}:
         return []
     told = one_of(sorted(present & set(SPLITS), key=SPLITS.index)) or "none"
-    return [f'split "{s}" has no row (there are {told}); add its rows, or leave the column out' for s in absent]
+    ways = {"val": "; data.val_from_train=0.15 moves that share of the training patients there"}
+    return [
+        f'split "{s}" has no row (there are {told}); add its rows, or leave the column out'
+        + (ways.get(s, "") if "train" in present else "")
+        for s in absent
+    ]
 
 
 def target_spread(frame: pd.DataFrame, task: Task, need: Sequence[str]) -> tuple[list[str], list[str]]:

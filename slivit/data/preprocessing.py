@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from slivit.data.channels import check_volume
-from slivit.data.physical import PLANES, Plane, at_spacing, fitted, in_plane, place_stack, resample_depth
-from slivit.data.slices import (
-    BLANK,
-    Interpolation,
-    Sampling,
-    Short,
-    intensity_range,
-    interpolate_slices,
-    resize_slice,
-    sample_slices,
-    shuffled,
-    to_uint8,
-    wrapped,
-)
+from slivit.data.foreground import Foreground, to_foreground
+from slivit.data.physical import PLANES, Plane
+from slivit.data.slices import BLANK, Interpolation, Sampling, Short, sample_slices
 from slivit.data.sliding import Sliding
+from slivit.data.stacking import crop_slices as crop_slices
+from slivit.data.stacking import grid_of as grid_of
+from slivit.data.stacking import one_channel, resized
 from slivit.data.windows import Windows
 from slivit.errors import ReadError
 from slivit.settings import NonNegative
 from slivit.volume import Volume
 
-Stack = TypeVar("Stack", bound=Any)
 SHORT_SCAN = r".*: has \d+ slices, \d+ are used: "
 """How the warning of a scan with too few slices begins, also where a cache repeats it: for a filter of warnings."""
 
-_OPTIONAL = ("window", "stretch", "resize", "windows", "spacing", "shuffle_slices", "planes")
+_OPTIONAL = ("window", "stretch", "resize", "windows", "spacing", "shuffle_slices", "planes", "foreground")
 
 
 class Preprocessing(BaseModel):
@@ -74,6 +64,9 @@ class Preprocessing(BaseModel):
         planes: take slices in several of the planes "axial", "coronal" and "sagittal", as many in each, one plane
             behind the other in the stack; None takes the one plane of the reader. Of a scan without an orientation they
             run across slices, rows and columns.
+        foreground: crop scans to what is not air before all else, by the rule of
+            `slivit.data.foreground.Foreground`: foreground = {} takes its defaults. None leaves them whole. Such scans
+            are read whole.
         channels: the names of the channels that every scan has, in their order; none of grey scans. A stage fills them
             in from the recipe's data. The contrast of each channel is stretched by itself.
 
@@ -102,6 +95,7 @@ class Preprocessing(BaseModel):
     shuffle_slices: int | None = None
     sliding: Sliding | None = None
     planes: tuple[Plane, ...] | None = None
+    foreground: Foreground | None = None
     channels: tuple[str, ...] = ()
 
     @model_validator(mode="before")
@@ -145,6 +139,8 @@ class Preprocessing(BaseModel):
             raise ValueError("spacing with a first number resamples all slices; leave out sampling and windows")
         if self.windows and self.sampling != "even":
             raise ValueError(f'windows take every slice; leave out sampling = "{self.sampling}"')
+        if self.windows and self.foreground:
+            raise ValueError("windows are of all slices, by their number in the scan; leave out foreground")
         if self.windows and self.shuffle_slices is not None:
             raise ValueError("windows are of consecutive slices; leave out shuffle_slices")
         return self
@@ -182,7 +178,7 @@ class Preprocessing(BaseModel):
         Raises:
             ReadError: no size is set, or one that `resize` is too small for.
         """
-        slices, *size = self._size()
+        slices, *size = self.sized()
         resize = self.resize or size
         if any(r < s for r, s in zip(resize, size, strict=True)):
             raise ReadError(f"preprocessing.resize is {resize}, smaller than the model's {tuple(size)}; enlarge it")
@@ -201,21 +197,23 @@ class Preprocessing(BaseModel):
 
     def select(self, depth: int) -> list[int]:
         """The indices of the slices to read of a scan of `depth` slices, without blanks."""
-        if self.planes:
+        if self.planes or self.foreground:
             return list(range(depth))
-        return [int(i) for i in self._indices(depth) if i != BLANK]
+        return [int(i) for i in self.indices(depth) if i != BLANK]
 
     def resamples(self, depth: int) -> bool:
         """Whether slices are interpolated between those of a scan of `depth` slices."""
-        padded = self.short == "pad" and depth < self._size()[0]
+        padded = self.short == "pad" and depth < self.sized()[0]
         return bool(self.between_slices) or (self.sampling == "resample" and not padded)
 
-    def _indices(self, depth: int) -> npt.NDArray[np.intp]:
-        if self.between_slices or (self.windows and depth >= self._size()[0]):
+    def indices(self, depth: int) -> npt.NDArray[np.intp]:
+        """(N,) the slices of which a scan of `depth` slices is sampled, in order; BLANK where one is padded."""
+        if self.between_slices or (self.windows and depth >= self.sized()[0]):
             return np.arange(depth)
-        return sample_slices(depth, self._size()[0], self.sampling, self.short)
+        return sample_slices(depth, self.sized()[0], self.sampling, self.short)
 
-    def _size(self) -> tuple[int, int, int]:
+    def sized(self) -> tuple[int, int, int]:
+        """(S, H, W), which must be set by now."""
         if self.size is None:
             raise ReadError("preprocessing.size is not set; give (slices, height, width)")
         return self.size
@@ -261,13 +259,13 @@ def load_window(path: str, settings: Preprocessing, start: int, depth: int) -> n
     """
     from slivit.data.readers import read_volume
 
-    slices = settings._size()[0]
+    slices = settings.sized()[0]
     if depth <= slices or not settings.fixed_range:
         return load_slices(path, settings)[..., start : start + slices, :, :]
     volume = read_volume(path, select=lambda _: range(start, start + slices), **settings.reader)
     check_volume(volume, settings)
-    stacks = [_resized(part, part.array, settings, slices) for part in volume.by_channel()]
-    return crop_slices(np.stack(stacks) if volume.array.ndim == 4 else stacks[0], settings._size()[1:])
+    stacks = [resized(part, part.array, settings, slices) for part in volume.by_channel()]
+    return crop_slices(np.stack(stacks) if volume.array.ndim == 4 else stacks[0], settings.sized()[1:])
 
 
 def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -291,126 +289,6 @@ def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
         ((4, 32, 32), dtype('uint8'))
     """
     check_volume(volume, settings)
-    stacks = [_one_channel(part, settings) for part in volume.by_channel()]
+    volume = to_foreground(volume, settings.foreground)
+    stacks = [one_channel(part, settings) for part in volume.by_channel()]
     return np.stack(stacks) if volume.array.ndim == 4 else stacks[0]
-
-
-def _one_channel(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]:
-    """The (S, H, W) stack of a grey volume."""
-    if settings.planes:
-        return _by_planes(volume, settings)
-    indices = settings._indices(volume.depth)
-    used = indices[indices != BLANK]
-    _tell_short(volume, settings, len(indices))
-    stack = volume.array if volume.indices is not None else volume.array[used]
-    if len(stack) != len(used):
-        raise ReadError(f"{volume.source}: expected the {len(used)} sampled slices, got {len(stack)}")
-    out = _resized(volume, stack, settings, len(indices))
-    if settings.between_slices:
-        depth = at_spacing(volume.depth, _spacing(volume)[0], settings.between_slices)
-        out = place_stack(resample_depth(out, depth), (settings._size()[0], *out.shape[1:]))
-    elif settings.resamples(volume.depth):
-        out = interpolate_slices(out, indices, volume.depth, settings._size()[0])
-    if settings.shuffle_slices is not None:
-        out = shuffled(out, settings.shuffle_slices)
-    return crop_slices(out, settings._size()[1:])
-
-
-def _by_planes(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]:
-    """The stacks of several planes one behind the other, black and white being the same in all."""
-    planes, (slices, *size) = settings.planes or (), settings._size()
-    if volume.indices is not None and len(volume.indices) < volume.depth:
-        raise ReadError(f"{volume.source}: only some slices were read; slices of several planes need the whole volume")
-    if slices % len(planes):
-        raise ReadError(
-            f"preprocessing.size has {slices} slices, which are not as many in each of {len(planes)} planes"
-        )
-    limits = _limits(volume.array, settings, volume.source)
-    one = {"planes": None, "size": (slices // len(planes), *size), "window": limits, "stretch": None}
-    stacks = []
-    for plane in planes:
-        turned, order = in_plane(volume, plane)
-        spacing = settings.spacing
-        if spacing and spacing[0]:
-            spacing = (spacing[order[0]], spacing[order[1]], spacing[order[2]])
-        stacks.append(_one_channel(turned, settings.model_copy(update=one | {"spacing": spacing})))
-    return np.concatenate(stacks)
-
-
-def _resized(
-    volume: Volume, stack: npt.NDArray[np.generic], settings: Preprocessing, slices: int
-) -> npt.NDArray[np.uint8]:
-    """The slices in 8 bits and of one size, with blank ones behind them up to `slices`."""
-    low, high = (0.0, 0.0) if settings.wrap else _limits(stack, settings, volume.source)
-    size = settings.stored._size()[1:]
-    rows, columns = _shape_of_slices(volume, settings, size)
-    out = np.zeros((slices, rows, columns), np.uint8)
-    # Slice by slice, so that what one step leaves is still in the processor's cache for the next.
-    for image, target in zip(stack, out, strict=False):
-        resize_slice(wrapped(image) if settings.wrap else to_uint8(image, low, high), target, settings.interpolation)
-    return out if (rows, columns) == size else place_stack(out, (slices, *size))
-
-
-def grid_of(volume: Volume, settings: Preprocessing) -> tuple[int, int] | None:
-    """(rows, columns) of a slice before it was cropped or padded round its centre; None where it fills the model's."""
-    if settings.fit == "stretch" and not (settings.spacing and settings.spacing[1]):
-        return None
-    return _shape_of_slices(volume, settings, settings.stored._size()[1:])
-
-
-def _shape_of_slices(volume: Volume, settings: Preprocessing, size: tuple[int, int]) -> tuple[int, int]:
-    """The rows and columns to which slices are resized before they are cropped or padded to `size`."""
-    height, width = volume.shape[1:]
-    if settings.spacing and settings.spacing[1]:
-        y, x = _spacing(volume)[1:]
-        return at_spacing(height, y, settings.spacing[1]), at_spacing(width, x, settings.spacing[2])
-    if settings.fit == "pad":
-        return fitted((height, width), volume.spacing and volume.spacing[1:], size)
-    return size
-
-
-def _spacing(volume: Volume) -> tuple[float, float, float]:
-    """The spacing of a scan that is to be resampled to another.
-
-    Raises:
-        ReadError: it has none.
-    """
-    if volume.spacing is None:
-        raise ReadError(
-            f"{volume.source}: has no spacing in mm, so it cannot be brought to preprocessing.spacing; leave that out "
-            'for scans without spacing (preprocessing.fit = "pad" keeps their aspect)'
-        )
-    return volume.spacing
-
-
-def crop_slices(stack: Stack, size: Sequence[int]) -> Stack:
-    """The middle of every slice.
-
-    Args:
-        stack: (..., h, w), an array or a tensor.
-        size: (H, W), at most (h, w).
-
-    Returns:
-        (..., H, W), a view.
-    """
-    top, left = (stack.shape[-2] - size[0]) // 2, (stack.shape[-1] - size[1]) // 2
-    return stack[..., top : top + size[0], left : left + size[1]]
-
-
-def _tell_short(volume: Volume, settings: Preprocessing, slices: int) -> None:
-    if volume.depth < slices and not settings.resamples(volume.depth):
-        how = "repeated evenly" if settings.short == "repeat" else "blank ones are put behind them"
-        told = f"{volume.source}: has {volume.depth} slices, {slices} are used: {how}"
-        warnings.warn(told, stacklevel=3)
-
-
-def _limits(stack: npt.NDArray[np.generic], settings: Preprocessing, source: str) -> tuple[float, float]:
-    """The intensities that become black and white."""
-    if settings.window and not settings.stretch:
-        return settings.window
-    if not settings.stretch and stack.dtype == np.uint8:
-        return 0.0, 255.0
-    try:
-        return intensity_range(stack, *(settings.stretch or (0.0, 100.0)), window=settings.window)
-    except ReadError as error:
-        raise ReadError(f"{source}: {error}") from error

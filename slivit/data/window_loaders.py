@@ -42,7 +42,7 @@ class LoadWindow(Transform):
     def encodes(self, window: dict) -> TensorSlices:
         start, path = window["start"], window["path"]
         if self.cache:
-            stack = self.cache.load(path, self.settings)[..., start : start + self.settings._size()[0], :, :]
+            stack = self.cache.load(path, self.settings)[..., start : start + self.settings.sized()[0], :, :]
         else:
             stack = load_window(path, self.settings, start, window["depth"])
         return TensorSlices(torch.from_numpy(stack))
@@ -191,7 +191,7 @@ def window_dataloaders(
     valid = ScanDL(
         _datasets(scans, [LoadScan(settings, cache), *[EncodeScan(task)] * len(own), EncodeWindows(task)], 1),
         windows=settings.windows,
-        length=settings._size()[0],
+        length=settings.sized()[0],
         at_once=batch_size,
         counts=[len(scan.windows) for scan in scans],
         targets=[task.encode(scan.row) for scan in scans],

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slivit.data.foreground import to_foreground
 from slivit.data.physical import slices_behind
 from slivit.data.preprocessing import Preprocessing, grid_of, preprocess
 from slivit.data.readers import read_volume
@@ -90,6 +91,9 @@ def see_scan(scan: str | Path | Volume, settings: Preprocessing, columns: Mappin
         volume = scan
     else:
         volume = read_volume(scan, select=settings.select, **settings.reader)
+    known = {"path": volume.source, **(columns or {}), **extents((volume.depth, *volume.shape[1:]), volume.spacing)}
+    # What was cut off is not explained: shape, slices and place are those of the cropped scan.
+    volume, settings = to_foreground(volume, settings.foreground), settings.model_copy(update={"foreground": None})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         stack = preprocess(volume, settings)
@@ -97,7 +101,6 @@ def see_scan(scan: str | Path | Volume, settings: Preprocessing, columns: Mappin
     shape = (volume.depth, *volume.shape[1:])
     slices = slice_numbers(volume.depth, settings, volume.spacing)
     grid = grid_of(volume, settings)
-    known = {"path": volume.source, **(columns or {}), **extents(shape, volume.spacing)}
     return SeenScan(volume.source, stack, slices, shape, volume.spacing, volume.affine, notes, grid, columns=known)
 
 

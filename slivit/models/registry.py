@@ -242,6 +242,13 @@ def takes_argument(name: str, argument: str) -> bool:
     return argument in inspect.signature(_FACTORIES[name][1]).parameters
 
 
+def argument_defaults(name: str) -> dict[str, Any]:
+    """A registered model's own arguments that have a default, with it."""
+    model_spec(name)
+    parameters = inspect.signature(_FACTORIES[name][1]).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
 def _normalisation(name: str, args: Mapping[str, Any], channels: int) -> dict[str, tuple[float, ...]]:
     """The fields of a specification that replace a model's own normalisation."""
     found = {}

@@ -169,7 +169,10 @@ def preprocess(volume: Array, p: Settings, spacing: Spacing = None) -> Array:
     if volume.ndim != (4 if channels else 3) or (channels and len(volume) != len(channels)):
         raise ValueError(f"the model takes {len(channels) or 'no'} channels {channels}; the scan is {volume.shape}")
     if channels:
-        return np.stack([preprocess(channel, {**p, "channels": []}, spacing) for channel in volume])
+        volume = volume[(slice(None), *box(volume, p["foreground"], spacing))] if p.get("foreground") else volume
+        return np.stack([preprocess(channel, {**p, "channels": [], "foreground": None}, spacing) for channel in volume])
+    if p.get("foreground"):
+        volume = volume[box(volume[None], p["foreground"], spacing)]
     wanted, height, width = p["size"]
     size = tuple(p.get("resize") or (height, width))
     numbers = slice_numbers(len(volume), p)
@@ -188,6 +191,37 @@ def preprocess(volume: Array, p: Settings, spacing: Spacing = None) -> Array:
     if p.get("shuffle_slices") is not None:
         out = out[np.random.default_rng([p["shuffle_slices"], zlib.crc32(out.tobytes())]).permutation(len(out))]
     return centred(out, (len(out), height, width))
+
+
+def box(channels: Array, rule: Settings, spacing: Spacing) -> tuple[slice, ...]:
+    """The slices, rows and columns round what is above the rule's threshold in any of (C, D, H, W)."""
+    sides = []
+    for axis in range(3):
+        ends = []
+        for channel in channels:
+            above = channel > foreground_threshold(channel, rule)
+            shares = above.mean(tuple(other for other in range(3) if other != axis))
+            kept = np.flatnonzero(shares >= max(rule["least"], 1e-12))
+            margin = int(np.ceil(rule["margin"] / (spacing or (1.0,) * 3)[axis] - 1e-6))
+            ends.append((kept[0] - margin, kept[-1] + 1 + margin) if len(kept) else (0, len(shares)))
+        starts, stops = zip(*ends, strict=True)
+        sides.append(slice(max(0, min(starts)), min(channels.shape[1 + axis], max(stops))))
+    return tuple(sides)
+
+
+def foreground_threshold(array: Array, rule: Settings) -> float:
+    """A number, a percentile of the scan, or the threshold of Otsu 1979 over 256 bins."""
+    if rule["threshold"] != "otsu" and rule["unit"] == "value":
+        return float(rule["threshold"])
+    values = array.reshape(-1)[:: max(1, array.size // 1_000_000) | 1].astype(np.float64)
+    values = values[np.isfinite(values)]
+    if not len(values) or rule["threshold"] != "otsu":
+        return float(np.percentile(values, rule["threshold"])) if len(values) else np.inf
+    counts, edges = np.histogram(values.clip(*np.percentile(values, (0.1, 99.9))), 256)
+    below = counts.cumsum()[:-1]
+    sums = (counts * (edges[:-1] + edges[1:]) / 2).cumsum()
+    apart = (sums[-1] * below / len(values) - sums[:-1]) ** 2 / np.maximum(below * (len(values) - below), 1)
+    return float(edges[1 + apart.argmax()])
 
 
 def shape_of_slices(shape: Any, p: Settings, size: Any, spacing: Spacing) -> tuple[int, int]:

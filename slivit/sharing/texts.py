@@ -145,13 +145,15 @@ def described_patches(p: Mapping[str, Any]) -> str:
 
 
 def _steps(p: Mapping[str, Any]) -> Iterator[str]:
-    slices, height, width = p["size"]
+    slices = p["size"][0]
     yield (
         "A scan is an array of D slices of rows and columns, grey, in the values that its format stores after "
         "rescaling (HU for CT). Axial slices run from inferior to superior, rows from anterior to posterior, columns "
         "from the patient's right to the left; coronal and sagittal rows run from superior to inferior."
         + (f" Reading options: {p['reader']}." if p.get("reader") else "")
     )
+    if rule := p.get("foreground"):
+        yield _foreground(rule)
     if planes := p.get("planes"):
         yield (
             f"The scan is turned into {', '.join(planes)} slices by flips and swaps of axes (of a scan without an "
@@ -164,6 +166,24 @@ def _steps(p: Mapping[str, Any]) -> Iterator[str]:
             f"A scan has {len(p['channels'])} channels on one grid, in this order: {', '.join(p['channels'])}. Each "
             "goes through the steps below by itself, and they are stacked: (C, D, H, W)."
         )
+    yield from _slice_steps(p)
+    if p.get("windows"):
+        w = p["windows"]
+        yield (
+            f"The scan is cut into windows of {slices} slices, one every {w['stride'] or slices}, the last moved back "
+            f"to end with the last slice; the prediction is their {w['score']}{_k(w)}."
+        )
+    if p.get("flips"):
+        yield (
+            f"Predictions are the mean over all combinations of the mirrorings {', '.join(p['flips'])}; exported "
+            "graphs do this themselves."
+        )
+    yield "The network's own scaling of the 8-bit values is part of every exported graph."
+
+
+def _slice_steps(p: Mapping[str, Any]) -> Iterator[str]:
+    """What happens to the slices of a scan, or of one of its planes and channels."""
+    slices, height, width = p["size"]
     yield _which(p, slices)
     yield _intensities(p)
     rows, columns = p.get("resize") or (height, width)
@@ -177,18 +197,19 @@ def _steps(p: Mapping[str, Any]) -> Iterator[str]:
         yield f"The slices are brought into the order {order}."
     if (rows, columns) != (height, width):
         yield f"The middle {height} x {width} is cut out: from row (h - {height}) // 2, column (w - {width}) // 2."
-    if p.get("windows"):
-        w = p["windows"]
-        yield (
-            f"The scan is cut into windows of {slices} slices, one every {w['stride'] or slices}, the last moved back "
-            f"to end with the last slice; the prediction is their {w['score']}{_k(w)}."
-        )
-    if p.get("flips"):
-        yield (
-            f"Predictions are the mean over all combinations of the mirrorings {', '.join(p['flips'])}; exported "
-            "graphs do this themselves."
-        )
-    yield "The network's own scaling of the 8-bit values is part of every exported graph."
+
+
+def _foreground(rule: Mapping[str, Any]) -> str:
+    threshold, percent = rule["threshold"], rule["unit"] == "percent"
+    what = f"percentile {threshold} of the scan" if percent else f"{threshold}"
+    if threshold == "otsu":
+        what = "Otsu's threshold (256 bins between percentiles 0.1 and 99.9)"
+    return (
+        f"The scan is cropped to its foreground, which is above {what} (of large scans every n-th value counts, n = "
+        f"values // 1000000, made odd): from the first to the last slice, row and column of which at least "
+        f"{100 * rule['least']:g} % is foreground in any channel, with {rule['margin']:g} mm round it (voxels without "
+        "spacing). Numbers and sizes below are those of the cropped scan."
+    )
 
 
 def _slices_resized(p: Mapping[str, Any], rows: int, columns: int) -> str:

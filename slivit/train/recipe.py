@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
+from slivit.checkpoint.lineage import check_start
 from slivit.data.augmentation import Augmentation
 from slivit.data.patches import Patches
 from slivit.data.preprocessing import Preprocessing
@@ -249,6 +250,7 @@ class Labelled(Plugged):
         if pictures := changed(self.testing, "pictures"):
             why = "training writes no page; give it to slivit evaluate"
             raise RecipeError(f"testing.{pictures[0]} would do nothing: {why}, and leave it out here")
+        check_start(self.model)
         if COVARIATES in self.model.args:
             raise RecipeError("model.covariates follows from task.covariates; name the columns there")
         for name, part in self.parts.items():
@@ -289,7 +291,7 @@ def check_dense(recipe: Labelled, part: LabelledSet) -> None:
         )
     idle = {
         "augmentation": changed(recipe.augmentation),
-        "preprocessing": changed(recipe.preprocessing, "sampling", "short", "fit", "windows"),
+        "preprocessing": changed(recipe.preprocessing, "sampling", "short", "fit", "windows", "foreground"),
         "testing": changed(recipe.testing, "subgroups", "site", "bands", "reference"),
     }
     for section, keys in idle.items():

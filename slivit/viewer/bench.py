@@ -17,6 +17,7 @@ import torch
 
 from slivit.checkpoint import Checkpoint, load_checkpoint
 from slivit.data.covariates import covariate_rows
+from slivit.data.foreground import to_foreground
 from slivit.data.manifest import read_manifest
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.readers import read_volume
@@ -210,7 +211,7 @@ class Bench:
         name = files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more"
         path = str(files[0] if len(files) == 1 else folder)
         opened = self._open(path, name, {})
-        opened.volume = read_volume(path, **self.settings.reader)
+        opened.volume = self._whole(path)
         return opened
 
     def drop(self, folder: Path) -> str:
@@ -250,7 +251,11 @@ class Bench:
         if not opened.row:
             raise SlivitError(f"{opened.name}: is no longer in memory; drop it again")
         path = str(opened.row["path"])
-        return self._volumes.get(scan_key(opened.row), lambda: read_volume(path, **self.settings.reader))
+        return self._volumes.get(scan_key(opened.row), lambda: self._whole(path))
+
+    def _whole(self, path: str) -> Volume:
+        """A scan at stored resolution, cropped as the model's is."""
+        return to_foreground(read_volume(path, **self.settings.reader), self.settings.foreground)
 
     def shown(self, opened: Opened, channel: int = 0) -> Volume:
         """As `volume`, one channel of it.

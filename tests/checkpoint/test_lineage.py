@@ -2,9 +2,12 @@
 
 import hashlib
 
+import pytest
+
 from slivit.checkpoint import save_backbone
-from slivit.checkpoint.lineage import started_from
+from slivit.checkpoint.lineage import check_start, started_from
 from slivit.data.preprocessing import Preprocessing
+from slivit.errors import RecipeError
 from slivit.models.recipe import Model
 from slivit.models.registry import create_model
 
@@ -29,3 +32,15 @@ def test_published_weights_are_the_first_link_too():
         "started_from": {"file": "KINETICS400_V1"}
     }
     assert started_from(Model(pretrained=False)) == started_from(Model()) == {}
+
+
+def test_a_stride_that_does_not_fit_is_named_before_anything_is_read(tmp_path):
+    model = create_model("image_classifier", 1, backbone="resnet10t", image_size=32, stride=16)
+    save_backbone(tmp_path / "run", model, Preprocessing(size=(1, 32, 32)))
+    wanted = {"name": "slivit", "backbone": "resnet10t", "weights": str(tmp_path / "run")}
+    told = "was trained with stride=16, and this recipe has model.stride=32.*set model.stride=16"
+    with pytest.raises(RecipeError, match=told):
+        check_start(Model(**wanted))
+    for stride in (8, 16):  # later layers can be left out
+        check_start(Model(**wanted, stride=stride))
+    check_start(Model(name="slivit", weights="no such run"))

@@ -44,6 +44,9 @@ def cases(draw):
     more["spacing"] = draw(st.sampled_from([None, (between, 0, 0), (between, 0.7, 1.9)]))
     more["interpolation"] = draw(st.sampled_from(["area", "bilinear"]))
     more["shuffle_slices"] = None if windows else draw(st.sampled_from([None, 0, 3]))
+    if not windows:
+        rules = ({}, {"threshold": 110, "margin": 0}, {"threshold": 70, "unit": "percent", "least": 0.4, "margin": 1})
+        more["foreground"] = draw(st.sampled_from([None, *rules]))
     if draw(st.booleans()) and not ends["window"] and not ends["stretch"]:
         more["wrap"] = True
     p = Preprocessing(
