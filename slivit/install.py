@@ -17,10 +17,6 @@ def install_command(extra: str = "") -> str:
 
     Returns:
         From what `SLIVIT_SOURCE` names; else from the repository, where its address is known; else from a clone of it.
-
-    Example:
-        >>> install_command("view")
-        'pip install ".[view]"  # in a clone of slivit\\'s repository'
     """
     extras = f"[{extra}]" if extra else ""
     source = os.environ.get(SOURCE, "").strip() or _repository()

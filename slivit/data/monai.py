@@ -12,6 +12,7 @@ from torch import Tensor
 
 from slivit.data.blocks import TensorSlices
 from slivit.errors import SlivitError
+from slivit.install import install_command
 from slivit.volume import Volume
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def need_monai() -> Any:
     try:
         import monai.data
     except ImportError as error:
-        raise SlivitError('this needs an extra: pip install "slivit[baselines]"') from error
+        raise SlivitError(f"this needs an extra: {install_command('baselines')}") from error
     return monai
 
 

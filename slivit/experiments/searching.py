@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from slivit.errors import RecipeError
 from slivit.experiments.recipe_sweep import Categorical, Float, Int, SweepRecipe
+from slivit.install import install_command
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -34,7 +35,7 @@ def need_optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise RecipeError('a sweep needs an extra: pip install "slivit[sweep]"') from error
+        raise RecipeError(f"a sweep needs an extra: {install_command('sweep')}") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slivit.install import install_command
+
 log = logging.getLogger(__name__)
 
 
@@ -57,7 +59,7 @@ def _compiles() -> bool:
     try:
         import slivit.models._depthwise_loop  # noqa: F401
     except ImportError:
-        log.info('training on a processor would be faster with the package numba: pip install "slivit[cpu]"')
+        log.info("training on a processor would be faster with the package numba: %s", install_command("cpu"))
         return False
     except RuntimeError as error:  # numba finds no folder for what it compiles
         log.info("training on a processor would be faster with a folder for numba, NUMBA_CACHE_DIR (%s)", error)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
+from slivit.install import install_command
 from slivit.models._volume import check_volume
 
 
@@ -68,7 +69,7 @@ def monai_blocks(name: str) -> Any:
         import einops  # noqa: F401 (MONAI asks for it only when a network is made)
         from monai.networks import blocks
     except ImportError as error:
-        raise ModelError(f'{name} needs the packages monai and einops: pip install "slivit[baselines]"') from error
+        raise ModelError(f"{name} needs the packages monai and einops: {install_command('baselines')}") from error
     return blocks
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
+from slivit.install import install_command
 from slivit.models._deformable import ReferenceAxes
 from slivit.models._vit_adapter import STAGES, AdapterUNet
 from slivit.models._volume import VolumeModel
@@ -176,7 +177,7 @@ def _network(**args: Any) -> nn.Module:
         import einops  # noqa: F401 (MONAI asks for it only when the network is made)
         from monai.networks.nets.vit import ViT
     except ImportError as error:
-        raise ModelError('monai_vit needs the packages monai and einops: pip install "slivit[baselines]"') from error
+        raise ModelError(f"monai_vit needs the packages monai and einops: {install_command('baselines')}") from error
     return ViT(**args)
 
 

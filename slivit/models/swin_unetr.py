@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
+from slivit.install import install_command
 from slivit.models._hub import fetch_url
 from slivit.models._masks import MaskModel, decode, encode
 from slivit.models._volume import VolumeModel
@@ -276,7 +277,7 @@ def _network(
         import einops  # noqa: F401 (MONAI asks for it only when the network runs)
         from monai.networks.nets.swin_unetr import SwinTransformer
     except ImportError as error:
-        raise ModelError(f'{name} needs the packages monai and einops: pip install "slivit[baselines]"') from error
+        raise ModelError(f"{name} needs the packages monai and einops: {install_command('baselines')}") from error
     # Where another device is the default, MONAI cannot read the numbers that it computes for drop_path.
     target = torch.get_default_device()
     with torch.device("cpu"):

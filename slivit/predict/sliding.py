@@ -11,6 +11,7 @@ from torch import Tensor
 
 from slivit.data.layout import dense_logits, normalised
 from slivit.errors import SlivitError
+from slivit.install import install_command
 
 if TYPE_CHECKING:
     from slivit.data.sliding import Sliding
@@ -70,7 +71,7 @@ def slide(
     try:
         from monai.inferers.utils import sliding_window_inference
     except ImportError as error:
-        raise SlivitError('segmentation needs the package monai: pip install "slivit[baselines]"') from error
+        raise SlivitError(f"segmentation needs the package monai: {install_command('baselines')}") from error
     large = outputs * scan[0, 0].numel() > ON_DEVICE
     logits: Any = sliding_window_inference(
         scan,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from slivit.data.recipe import Data
 from slivit.errors import ReadError, SlivitError
 from slivit.files import whole_file
+from slivit.install import install_command
 from slivit.models.registry import spec_of
 from slivit.predict.features import features
 from slivit.probing.recipe import NetworkRecipe
@@ -234,7 +235,7 @@ def _parquet() -> tuple[Any, Any]:
     try:
         return import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
-        raise SlivitError('tables of embeddings need the package pyarrow: pip install "slivit[embed]"') from error
+        raise SlivitError(f"tables of embeddings need the package pyarrow: {install_command('embed')}") from error
 
 
 def chosen_parts(embeddings: Embeddings, names: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:

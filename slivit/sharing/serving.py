@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from slivit.checkpoint import Checkpoint
 from slivit.errors import CheckpointError, SlivitError
 from slivit.files import torch_file
+from slivit.install import install_command
 from slivit.models._covariates import held
 from slivit.models._stored import narrowed
 from slivit.models.registry import spec_of
@@ -162,7 +163,7 @@ def needed(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise SlivitError(f'ONNX needs the package {module}: pip install "slivit[export]"') from error
+        raise SlivitError(f"ONNX needs the package {module}: {install_command('export')}") from error
 
 
 def run_onnx(path: Path) -> Predict:

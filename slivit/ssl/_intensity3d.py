@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from slivit.errors import SlivitError
+from slivit.install import install_command
 from slivit.ssl.views import Range, uniform
 
 POINTS = 10
@@ -151,7 +152,7 @@ class MonaiChanges:
             transforms: Any = importlib.import_module("monai.transforms")
         except ImportError as error:
             raise SlivitError(
-                'augmentation = "monai" needs MONAI: pip install "slivit[baselines]"; or take augmentation = "batch"'
+                f'augmentation = "monai" needs MONAI; take augmentation = "batch", or {install_command("baselines")}'
             ) from error
         one: list[Any] = [
             transforms.RandAdjustContrast(prob=settings.change, gamma=settings.gamma),

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from slivit.checkpoint import CONFIG, WEIGHTS
 from slivit.errors import RecipeError
+from slivit.install import install_command
 from slivit.train.recipe import Logging
 
 MOST_PARAMS, LONGEST = 100, 6000
@@ -231,4 +232,4 @@ def need_package(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise RecipeError(f'logging.tracker = "{name}" needs an extra: pip install "slivit[{name}]"') from error
+        raise RecipeError(f'logging.tracker = "{name}" needs an extra: {install_command(name)}') from error

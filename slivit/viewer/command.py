@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from slivit.install import install_command
 from slivit.viewer.server import ViewError, bind, is_loopback, open_browser, serve
 
 NEEDED = ("starlette", "uvicorn", "multipart")
@@ -47,7 +48,7 @@ def run(
         SlivitError: a checkpoint or manifest that cannot be read.
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise ViewError(f'the page needs {missing[0]}: pip install "slivit[view]"')
+        raise ViewError(f"the page needs {missing[0]}: {install_command('view')}")
     taken = bind(host, port)
     with taken:
         from slivit.viewer.bench import Bench

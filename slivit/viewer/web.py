@@ -21,6 +21,7 @@ from starlette.staticfiles import StaticFiles
 from slivit.display import nifti_bytes
 from slivit.errors import SlivitError
 from slivit.explanation import Explanation, target_or
+from slivit.install import install_command
 from slivit.viewer import panels, pictures
 from slivit.viewer.bench import DropFolder
 from slivit.viewer.desk import Desk
@@ -70,7 +71,7 @@ def _niivue(request: Request) -> Response:
     spec = find_spec("ipyniivue")
     file = Path(str(spec.origin)).parent / "static" / "widget.js" if spec and spec.origin else None
     if file is None or not file.is_file():
-        return Response('ipyniivue is missing: pip install "slivit[view]"', NOT_FOUND)
+        return Response(f"ipyniivue is missing: {install_command('view')}", NOT_FOUND)
     return FileResponse(file, media_type="text/javascript", headers={"Cache-Control": "max-age=86400"})
 
 

@@ -50,7 +50,7 @@ READ = {
     "rtdose.dcm": ((15, 10, 10), "float64"),
 }
 if not find_spec("libjpeg"):  # the extra `jpeg`
-    REFUSED |= dict.fromkeys(("JPEG-lossy.dcm", "JPGExtended.dcm"), "slivit[jpeg]")
+    REFUSED |= dict.fromkeys(("JPEG-lossy.dcm", "JPGExtended.dcm"), "[jpeg]")
     del READ["JPGExtended.dcm"]
 
 

@@ -172,6 +172,17 @@ def test_an_option_is_honoured_or_refused_before_training(kind, section, name, v
     assert getattr(part, name) != type(part).model_fields[name].get_default(call_default_factory=True)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_covariates_are_honoured_or_refused_before_training(kind, monkeypatch):
+    monkeypatch.setitem(TASK, "covariates", ["age"])
+    monkeypatch.setitem(KINDS["selfsupervised"][1], "task", TASK)
+    if kind in ONE:
+        assert checked(kind, "data", {}).task.covariates == ("age",)
+        return
+    with pytest.raises(SlivitError, match=r"task.covariates|unknown key .task"):
+        checked(kind, "data", {})
+
+
 @pytest.mark.parametrize("name", PRETEXT_FIT)
 def test_self_supervision_takes_its_own_fit(name):
     value, needs = PRETEXT_FIT[name]

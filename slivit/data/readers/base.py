@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slivit.errors import ReadError, SlivitError
+from slivit.install import install_command
 
 Array = npt.NDArray[Any]
 Load = Callable[[Sequence[int]], Array]
@@ -338,5 +339,5 @@ def needed(module: str, extra: str, source: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ReadError(
-            f"{source}: reading this format needs the package {module}. Install it with: pip install 'slivit[{extra}]'"
+            f"{source}: reading this format needs the package {module}. Install it with: {install_command(extra)}"
         ) from error
