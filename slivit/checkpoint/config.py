@@ -14,6 +14,7 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.data.training_range import TrainingRange
 from slivit.errors import CheckpointError, gather
 from slivit.models._lora import Lora
+from slivit.targets.covariates import width_of
 from slivit.targets.decision import Decision
 from slivit.targets.task import Task
 
@@ -142,6 +143,11 @@ class Config(BaseModel):
             return self
         if self.task.out_dim != self.model.out_dim:
             raise ValueError(f"model.out_dim is {self.model.out_dim}, and the task has {self.task.out_dim} outputs")
+        needed, given = width_of(self.task.inputs), self.model.args.get("covariates", 0)
+        if needed != given:
+            raise ValueError(
+                f"model.args.covariates is {given}, and the covariates of task.inputs are {needed} numbers"
+            )
         if self.operating_point and (unknown := self.operating_point.thresholds.keys() - set(self.task.targets)):
             raise ValueError(f"operating_point has a threshold for {', '.join(sorted(unknown))}, which is no target")
         return self

@@ -1,6 +1,7 @@
 """Covariates: from columns and the geometry of scans, through training, to all that predicts."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import slivit
-from slivit.errors import ManifestError, RecipeError
+from slivit.errors import CheckpointError, ManifestError, RecipeError
 from slivit.evaluate import command as evaluate
 from slivit.explanation import explain
 from slivit.predict import command as predict
@@ -94,6 +95,15 @@ def test_a_run_reads_them_and_keeps_how(trained):
     model = slivit.load_checkpoint(trained / "run").model
     weight = next(p for n, p in model.named_parameters() if n.endswith("covariates.weight"))
     assert weight[:, 0].abs().min() > 0  # age is learned from
+
+
+def test_a_config_whose_numbers_disagree_is_refused(trained, tmp_path):
+    shutil.copytree(trained / "run" / "checkpoint", tmp_path / "told")
+    config = json.loads((tmp_path / "told" / "config.json").read_text())
+    config["task"]["inputs"][1]["levels"].append("X")
+    (tmp_path / "told" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"the covariates of task.inputs are"):
+        slivit.load_checkpoint(tmp_path / "told")
 
 
 def test_a_run_says_whether_it_is_better_than_they_are_alone(trained):

@@ -38,6 +38,7 @@ _FACTS = (
     "high",
     "invalid",
     "empty",
+    "foreground",
     "content",
 )
 _DIED = "the program that read it was killed: a broken file crashed its decoder, or memory ran out"
@@ -73,8 +74,8 @@ class CheckResult:
         source: the manifest.
         table: one row a scan (the index is the line of the manifest): path, patient, split, the other columns of the
             manifest, then problem ("" where the scan could be read), depth, height, width, dtype, channels, spacing_d,
-            spacing_h, spacing_w (mm), orientation, low, p1, median, p99, high, invalid, empty (slices), content (a
-            hash), group, same_as (rows with the same pixels), outlier, notes.
+            spacing_h, spacing_w (mm), orientation, low, p1, median, p99, high, invalid, empty (slices), foreground (the
+            share that a crop keeps), content (a hash), group, same_as (rows with the same pixels), outlier, notes.
         task: what is predicted, where it was given.
         findings: the most important first.
         pictures: the middle slices.

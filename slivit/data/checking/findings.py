@@ -18,6 +18,7 @@ Level = Literal["wrong", "look"]
 Mask = npt.NDArray[np.bool_]
 _FEW = 8  # scans below which nothing is called an outlier
 _SELDOM = 0.05  # share of scans above which values far out are a group, not outliers
+_AIR = 0.4  # the share of a scan that a crop to its foreground keeps, below which that is said
 _MAGNITUDE, _TWICE, _SQUASHED = 10.0, 2.0, 1.5  # factors from which scales, spacings and sides are said to differ
 _TOLD = "of the voxels are NaN"  # a note that has a finding of its own
 _ALIKE = 0.8  # share of scans with one size above which another size is odd
@@ -70,6 +71,7 @@ def find_all(
         *_scales(table),
         *_spacings(table),
         *_aspects(table),
+        *_air(table),
         *_outliers(table),
         *_reader_notes(table),
     ]
@@ -278,6 +280,17 @@ def _aspects(table: pd.DataFrame) -> Iterator[Finding]:
             'other; resizing them to a square squashes what is in them. preprocessing.fit = "pad" keeps their aspect.'
         )
         yield Finding("look", "slices that will be squashed", text)
+
+
+def _air(table: pd.DataFrame) -> Iterator[Finding]:
+    """Scans that are mostly what lies around the patient."""
+    good = table[(table["problem"] == "") & (table["depth"] > 1)]
+    if len(good) and (kept := good["foreground"].median()) <= _AIR:
+        text = (
+            f"Half of the scans hold what is bright in at most {100 * kept:.0f} % of their volume; the rest is mostly "
+            'air. preprocessing.foreground = { threshold = "otsu" } crops them to it, so that more pixels show it.'
+        )
+        yield Finding("look", "much air around", text)
 
 
 def _outliers(table: pd.DataFrame) -> Iterator[Finding]:

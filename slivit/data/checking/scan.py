@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slivit.data.foreground import Foreground, foreground_box
 from slivit.errors import SlivitError
 from slivit.volume import Volume
 
@@ -34,6 +35,7 @@ class ScanFacts:
         low, p1, median, p99, high: intensities, in the scan's own unit.
         invalid: how many values are NaN or infinite.
         empty: how many slices hold no number at all.
+        foreground: the share of the scan that `preprocessing.foreground` would keep, by its defaults.
         content: a hash of shape and values, the same in every format and precision that holds them exactly.
         signature: mean intensities of blocks, for scans that are the same but for rounding.
         notes: what the reader noticed.
@@ -54,6 +56,7 @@ class ScanFacts:
     high: float = np.nan
     invalid: int = 0
     empty: int = 0
+    foreground: float = np.nan
     content: str = ""
     signature: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     notes: tuple[str, ...] = field(default=())
@@ -106,11 +109,17 @@ def _facts(path: str, volume: Volume) -> ScanFacts:
         invalid=invalid,
         empty=empty,
         channels=volume.channels,
+        foreground=_kept(volume),
         content=content_hash(array),
         signature=_signature(array),
         notes=(*volume.notes, *(_odd_channels(channels) if len(channels) > 1 else ())),
         picture=picture([part.array for part in channels], volume.spacing),
     )
+
+
+def _kept(volume: Volume) -> float:
+    box = foreground_box(volume.array, volume.spacing, Foreground())
+    return float(np.prod([side.stop - side.start for side in box]) / np.prod(volume.shape))
 
 
 def _odd_channels(channels: Sequence[Volume]) -> Iterator[str]:

@@ -272,3 +272,17 @@ def test_what_is_usual_for_a_set_is_not_flagged(scans, rng, tmp_path):
     assert (unusual_notes(result.table) == "").all()  # no picture is framed for it either
     tifffile.imwrite(tmp_path / "c0.tif", colour[0][..., 0], photometric="minisblack")
     assert "noticed while reading" in titles(check_manifest(tmp_path / "colour.csv", workers=0))
+
+
+def test_much_air_is_named_with_the_crop(tmp_path, rng):
+    for i in range(4):
+        array = rng.normal(0, 5, (40, 40, 12))
+        array[4:16, 4:16] += 100 + i
+        nibabel.save(nibabel.Nifti1Image(array.astype(np.float32), np.eye(4)), tmp_path / f"{i}.nii")
+    pd.DataFrame({"path": [f"{i}.nii" for i in range(4)], "patient": list("abcd")}).to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    result = check_manifest(tmp_path / "t.csv", workers=0)
+    texts = {finding.title: finding.text for finding in result.findings}
+    assert "preprocessing.foreground" in texts["much air around"]
+    assert result.table["foreground"].between(0.09, 0.35).all()
