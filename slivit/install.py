@@ -34,5 +34,6 @@ def _repository() -> str:
     except PackageNotFoundError:
         return ""
     pages = [page.partition(", ")[2] for page in told.get_all("Project-URL") or ()]
-    address = next((page for page in [told.get("Home-page") or "", *pages] if page.startswith("https://")), "")
+    pages = [*(told.get_all("Home-page") or ()), *pages]
+    address = next((page for page in pages if page.startswith("https://")), "")
     return f"git+{address}" if address else ""

@@ -37,10 +37,10 @@ def against_baseline(
     """
     if baseline is None:
         return None
-    several = {BASELINE: baseline} if NAMED not in baseline else dict(iter(baseline.groupby(NAMED, sort=False)))
-    found = [_against(table, rows, name, task, testing) for name, rows in several.items()]
-    first, *others = [comparison for comparison in found if comparison] or [None]
-    return first and (first | ({"others": others} if others else {}))
+    named = baseline if NAMED in baseline else baseline.assign(**{NAMED: BASELINE})
+    parts = [_against(table, rows, str(name), task, testing) for name, rows in named.groupby(NAMED, sort=False)]
+    found = [part for part in parts if part]
+    return {**found[0], **({"others": found[1:]} if found[1:] else {})} if found else None
 
 
 def _against(

@@ -214,8 +214,10 @@ def _write_program(
     write_text(folder / "PREPROCESSING.md", preprocessing_page(config["preprocessing"], serving.INPUT, serving.OUTPUT))
     volume, slices = _example(checkpoint)
     predicted = checking.predicted(original, slices, checkpoint)
-    known = {"covariates": checking.example_covariates(checkpoint)} if checkpoint.task.inputs else {}
-    np.savez_compressed(folder / EXAMPLE, volume=volume, slices=slices, prediction=predicted, **known)
+    example: dict[str, Any] = {"volume": volume, "slices": slices, "prediction": predicted}
+    if checkpoint.task.inputs:
+        example["covariates"] = checking.example_covariates(checkpoint)
+    np.savez_compressed(folder / EXAMPLE, **example)
 
 
 def _shape(checkpoint: Checkpoint) -> tuple[int, ...]:

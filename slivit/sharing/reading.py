@@ -133,7 +133,8 @@ def _rescaled(stored: Array, slope: float, intercept: float) -> Array:
     if stored.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
         return stored.astype(np.int64) * int(slope) + int(intercept)
     wide = stored.dtype.itemsize > (2 if stored.dtype.kind in "iu" else 4)
-    return stored.astype(np.float64 if wide else np.float32) * slope + intercept
+    scaled: Array = stored.astype(np.float64 if wide else np.float32)
+    return scaled * slope + intercept
 
 
 def _is_dicom(file: Path) -> bool:

@@ -10,6 +10,7 @@ from plum import dispatch
 from torch import Tensor
 
 from slivit.data.blocks import TensorSlices
+from slivit.data.covariate_blocks import pictured
 from slivit.errors import SlivitError
 
 if TYPE_CHECKING:
@@ -116,3 +117,9 @@ def plot_top_losses(  # noqa: F811 (one more case of fastai's function)
     for ax, (stack, known), (predicted, *_), loss in zip(axes, samples, outs, losses, strict=False):
         stack.show(ctx=ax, **kwargs)
         ax.set_title(f"known: {known}\npredicted: {predicted}\nloss {float(loss):.3f}", fontsize=9)
+
+
+@dispatch  # type: ignore[no-redef]
+def plot_top_losses(x: tuple, y: Any, samples: Any, *rest: Any, **kwargs: Any) -> None:  # noqa: F811 (as above)
+    """The same of models that read covariates, which have no picture."""
+    plot_top_losses(x[0], y, pictured(samples), *rest, **kwargs)
