@@ -49,23 +49,7 @@ def write_card(
     pages = Environment(
         loader=PackageLoader("slivit", "sharing"), undefined=StrictUndefined, keep_trailing_newline=True
     )
-    parts = list(_parts(metrics, task)) if metrics else []
-    told = {
-        "name": name,
-        "summary": f"Predicts {task.promise} from a volumetric scan (network: {spec.name}).",
-        "network": f"{spec.name}, {_size(spec)}; {spec.source}",
-        "difference": str(found),
-        "outputs": _outputs(task),
-        "decision": _decision(config, task),
-        "columns": list(parts[0]["cells"]) if parts else [],
-        "parts": parts,
-        "ranges": _ranges(range_of(training)),
-        "tables": list(_tables(metrics, task)) if metrics else [],
-        "limits": list(_limits(metrics, training, task)),
-        "preprocessing": (described_patches if task.dense else described_preprocessing)(config["preprocessing"]),
-        "training": list(_training(training)),
-        "origin": spec.licence or MISSING,
-    }
+    told = _told(config, spec, metrics, task) | {"name": name, "difference": str(found)}
     text = pages.get_template("card.md.j2").render(
         **as_plain_text(told),
         front=_front(name, task, metrics, notes, format),
@@ -80,6 +64,26 @@ def write_card(
         safety=SAFETY[format],
     )
     return _tidy(text)
+
+
+def _told(config: Config, spec: ModelSpec, metrics: Mapping[str, Any] | None, task: Task) -> dict[str, Any]:
+    """What the card says of a model, as nested values."""
+    training = config["training"]
+    parts = list(_parts(metrics, task)) if metrics else []
+    return {
+        "summary": f"Predicts {task.promise} from a volumetric scan (network: {spec.name}).",
+        "network": f"{spec.name}, {_size(spec)}; {spec.source}",
+        "outputs": _outputs(task),
+        "decision": _decision(config, task),
+        "columns": list(parts[0]["cells"]) if parts else [],
+        "parts": parts,
+        "ranges": _ranges(range_of(training)),
+        "tables": list(_tables(metrics, task)) if metrics else [],
+        "limits": list(_limits(metrics, training, task)),
+        "preprocessing": (described_patches if task.dense else described_preprocessing)(config["preprocessing"]),
+        "training": list(_training(training)),
+        "origin": spec.licence or MISSING,
+    }
 
 
 def as_plain_text(value: Any) -> Any:
