@@ -101,7 +101,7 @@ def test_from_the_command_line_to_an_export(run, tmp_path):
     made = run("-m", "slivit", "export", "runs/cubes", "shared", SLIVIT_PLUGINS="slivit-cubes")
     assert made.returncode == 0, made.stderr
     assert json.loads((tmp_path / "shared" / "config.json").read_text())["plugins"] == {"slivit-cubes": "0.1.0"}
-    assert "pip install slivit slivit-cubes" in (tmp_path / "shared" / "README.md").read_text()
+    assert "pip install slivit-cubes" in (tmp_path / "shared" / "README.md").read_text()
     assert run("-m", "slivit", "predict", "shared", "cubes/bright", "-o", "p.csv").returncode == 2
     done = run("-m", "slivit", "--plugin", "slivit-cubes", "predict", "shared", "cubes/bright", "-o", "p.csv")
     assert done.returncode == 0, done.stderr

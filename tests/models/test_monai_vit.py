@@ -90,5 +90,5 @@ def test_what_makes_no_network_is_told(wrong):
 
 def test_without_monai_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "monai.networks.nets.vit", None)
-    with pytest.raises(ModelError, match=r"slivit\[baselines\]"):
+    with pytest.raises(ModelError, match=r"\[baselines\]"):
         new_model()

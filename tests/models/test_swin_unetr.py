@@ -86,5 +86,5 @@ def test_without_monai_the_extra_is_named(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "monai.networks.nets.swin_unetr", None)
-    with pytest.raises(ModelError, match=r"slivit\[baselines\]"):
+    with pytest.raises(ModelError, match=r"\[baselines\]"):
         new_model()
