@@ -151,6 +151,7 @@ def gmml(
         views=views,
         loss=lambda restored, targets: l1_loss(restored, *targets),
         encoder=model,
+        divides=True,
         features=lambda batch: patch_features(model, spec, batch),
         pictures=lambda batch: restored_pictures(network, corrupt, spec, batch),
         extra={"decoder": network.decoder},

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelBackwardException, CancelStepException
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import AvgMetric
 from fastai.optimizer import SGD, Adam
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from slivit.data.cache import SliceCache
 from slivit.data.images import LoadImage, LoadItem, Row, count_slices, for_crops, slice_items, unlabelled_dataloaders
@@ -40,7 +41,6 @@ SGD_MOMENTUM = 0.9
 class PretextLearner(VolumeLearner):
     """A fastai Learner of a `Pretext`; `rates` are its groups' rates as fractions of the peak."""
 
-    divides = False  # the views of a batch belong together, and many losses compare its images
     pretext: Pretext
     rates: np.ndarray
     settings: PretextFit
@@ -51,6 +51,56 @@ class PretextLearner(VolumeLearner):
         for name, parameter in bare(self.model).named_parameters():
             if parameter.requires_grad and undecayed(name, parameter, self.pretext):
                 self.opt.state[parameter]["do_wd"] = False
+
+    @property
+    def batch_rows(self) -> int:
+        """How many views of images a batch has."""
+        return len(tree_leaves(self.xb[0])[0])
+
+    def _in_parts(self) -> None:
+        """A training step, `at_once` views at a time; the gradient is that of the whole batch, also of losses over it.
+
+        All parts go through the network without gradients; the loss of all outputs gives the gradient of each output,
+        with which each part goes through again. Only layers that look at a batch as a whole (BatchNorm) see a part.
+
+        Source: Gao et al. 2021 (arXiv:2101.06983), section 3.
+        """
+        parts, device = _split(self.xb[0], -(-self.batch_rows // self.at_once)), torch.device(self.dls.device or "cpu")
+        before = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        with torch.no_grad():
+            outputs = [self._of_part(part) for part in parts]
+        made = tree_map(lambda *leaves: torch.cat(leaves).requires_grad_(leaves[0].is_floating_point()), *outputs)
+        self.pred = made
+        self.enter_precision()
+        self("after_pred")
+        self.loss_grad = self.loss_func(self.pred, *self.yb)
+        self.loss = self.loss_grad.clone()
+        self("after_loss")
+        self._with_events(self._backward, "backward", CancelBackwardException)
+        gradients = _split(tree_map(lambda leaf: leaf.grad, made), len(parts))
+        torch.set_rng_state(before[0])  # the second time is the same as the first
+        if before[1] is not None:
+            torch.cuda.set_rng_state(before[1], device)
+        for part, gradient in zip(parts, gradients, strict=True):
+            pairs = zip(tree_leaves(self._of_part(part)), tree_leaves(gradient), strict=True)
+            with_gradient = [(output, own) for output, own in pairs if own is not None and output.requires_grad]
+            torch.autograd.backward(*map(list, zip(*with_gradient, strict=True)))
+        self._with_events(self._step, "step", CancelStepException)
+        self.opt.zero_grad()
+
+    def _of_part(self, part: Any) -> Any:
+        """What the network gives for a part of a batch, in the precision of the fit."""
+        self.enter_precision()
+        output = self.model(part)
+        self.leave_precision()
+        return output
+
+
+def _split(batch: Any, count: int) -> list[Any]:
+    """The tensors of a batch, in whatever tuples and dicts they are, cut into as many parts of rows."""
+    leaves, spec = tree_flatten(batch)
+    cut = [leaf.tensor_split(count) if leaf is not None else [None] * count for leaf in leaves]
+    return [tree_unflatten(list(part), spec) for part in zip(*cut, strict=True)]
 
 
 def undecayed(name: str, parameter: Tensor, pretext: Pretext) -> bool:
@@ -145,7 +195,7 @@ def pretext_learner(
     if torch.device(dls.device or "cpu").type == "cpu":
         quicken(pretext.model)
         steady(pretext.model)
-    if fit.checkpoint_activations:
+    if fit.checkpoint_activations is True:
         checkpoint_activations(pretext.model)
     if fit.shards and fit.optimiser == "lars":
         raise ModelError('fit.shards: "lars" needs whole weights; take "adamw" or "sgd", or shards = false')
@@ -165,7 +215,7 @@ def pretext_learner(
         cbs=[MakeViews(pretext.views), *precision_callbacks(fit.precision, dls), *limits, *pretext.callbacks, *cbs],
     )
     learn.pretext, learn.rates, learn.settings = pretext, rates, fit
-    learn.keeps_less = fit.checkpoint_activations
+    learn.keeps_less, learn.divides = fit.checkpoint_activations, pretext.divides
     return learn
 
 

@@ -194,6 +194,7 @@ def mae(
         views=lambda batch: masked(square(batch, size, crop, flip)),
         loss=loss,
         encoder=model,
+        divides=True,
         features=lambda batch: patch_features(model, spec, batch),
         pictures=pictures,
         extra={"decoder": decoder},

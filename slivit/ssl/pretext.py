@@ -34,6 +34,8 @@ class Pretext:
         parts: named scalars of the last step, logged as means over an epoch.
         extra: further modules to keep in files of their own, such as a decoder for segmentation.
         undecayed: parts of the names of parameters that have no weight decay, beside biases, norms and other vectors.
+        divides: each row of the model's inputs gives a row of every output by itself, so that a batch that is too large
+            for memory can go through in parts. (The loss may compare all rows.)
         depth_of: the name of a parameter -> its layer, 0 for the embedding, for layer-wise rates; None where the
             method has no layers.
 
@@ -56,6 +58,7 @@ class Pretext:
     parts: dict[str, float] = field(default_factory=dict)
     extra: Mapping[str, nn.Module] = field(default_factory=dict)
     undecayed: Sequence[str] = ()
+    divides: bool = False
     depth_of: Callable[[str], int] | None = None
 
 

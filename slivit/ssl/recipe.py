@@ -70,7 +70,8 @@ class PretextFit(Section):
         precision: "float32", "bfloat16", "float16" (GPU only), or "auto": the fastest that the device has, which is
             bfloat16 on newer GPUs and processors, float16 on older GPUs, and float32 elsewhere.
         checkpoint_activations: keep less for the backward pass and compute it again: less memory, about a third more
-            work.
+            work; "auto" does where memory does not do otherwise. (Before that, methods that see each image by itself
+            take a batch in parts.)
         shards: where several processes train, give each a share of the weights instead of a copy (FSDP).
         device: "auto", "cpu", "cuda", "mps".
 
@@ -94,7 +95,7 @@ class PretextFit(Section):
     patch_lr: float = Field(default=1.0, gt=0)
     clip: float = Field(default=0.0, ge=0)
     precision: Precision = "auto"
-    checkpoint_activations: bool = False
+    checkpoint_activations: bool | Literal["auto"] = "auto"
     shards: bool = False
     device: str = "auto"
 

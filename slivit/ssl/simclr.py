@@ -95,6 +95,7 @@ def simclr(
         views=views,
         loss=loss,
         encoder=model,
+        divides=True,
         features=lambda batch: frozen_features(model, spec, batch),
         callbacks=[WatchCollapse(lambda projections: {SPREAD: feature_spread(projections)}, parts)],
         parts=parts,

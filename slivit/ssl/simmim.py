@@ -109,6 +109,7 @@ def simmim(
         views=lambda batch: masked(square(batch, size, crop, flip)),
         loss=loss,
         encoder=model,
+        divides=True,
         features=lambda batch: patch_features(model, spec, batch),
         pictures=pictures,
         extra={"decoder": network.decoder},

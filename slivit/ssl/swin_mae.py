@@ -120,6 +120,7 @@ def swin_mae(
         views=lambda batch: masked(square(batch, size, crop, flip)),
         loss=lambda pixels, targets: mae_loss(pixels, *targets, normed=norm_pixels),
         encoder=model,
+        divides=True,
         features=lambda batch: patch_features(model, spec, batch),
         pictures=pictures,
         extra={"decoder": network.decoder},

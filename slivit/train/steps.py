@@ -131,8 +131,13 @@ class SparingLearner(Learner):
                 self._spare(reason)
             else:
                 log.warning("the network goes on uncompiled: %s", reason)
-                self.at_once = self.at_once or len(self.xb[0])
+                self.at_once = self.at_once or self.batch_rows
             self.enter_precision()
+
+    @property
+    def batch_rows(self) -> int:
+        """How many scans a batch has."""
+        return len(self.xb[0])
 
     def _whole(self) -> None:
         """A batch as fastai runs it."""
@@ -153,7 +158,7 @@ class SparingLearner(Learner):
         """
         self.opt.zero_grad()
         Memory(torch.device(self.dls.device or "cpu")).empty()
-        size = self.at_once or len(self.xb[0])
+        size = self.at_once or self.batch_rows
         if self.training and self.divides and size > 1 and rank_and_size()[1] == 1:
             self.at_once = (size + 1) // 2
             log.warning("memory does not do for %d at once (%s): steps add up parts of %d", size, reason, self.at_once)

@@ -15,6 +15,7 @@ from slivit.data.images import LoadImage, SliceReader, count_slices, seeded, sli
 from slivit.errors import CheckpointError
 from slivit.ssl._lars import lars
 from slivit.ssl.learner import pretext_learner, undecayed
+from slivit.train.callbacks import seed_everything
 from slivit.train.schedules import block_depth, layered_groups, warmup_cosine
 
 SWIN = {"slices": 1, "image_size": 32, "backbone_args": {"patch_size": 4, "window_size": 4, "embed_dim": 8,
@@ -237,6 +238,78 @@ def test_batches_that_make_a_step_together_count_alike_and_none_is_left_over():
     changed(learn)
     assert steps == [2, 5, 6]  # of seven batches, of two images each
     assert losses == [3.0] * 6 + [1.0]
+
+
+class Full(Callback):
+    """Memory for so many rows at a time; for any number where features are computed again."""
+
+    run_valid = False
+
+    def __init__(self, most, learn_of):
+        self.most = most
+        learn_of.register_forward_hook(self.look)
+
+    def look(self, module, inputs, output):
+        rows = len(output[0] if isinstance(output, tuple) else output)
+        if rows > self.most and torch.is_grad_enabled() and self.training and self.learn.keeps_less is not True:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def pretrained(method, images, most=0, **options):
+    """A learner after two epochs of a batch of four images, and its weights."""
+    seed_everything(0)
+    args = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 8}
+    model = slivit.create_model("slice_vit", 1, slices=1, image_size=32, backbone_args=args)
+    pretext = slivit.create_pretext(method, model, **options)
+    settings = slivit.Preprocessing(size=model.spec.size)
+    dls = slivit.pretext_dataloaders(images, pretext, settings, slices=1, batch_size=4, validation=0.3, device="cpu")
+    fit = slivit.PretextFit(epochs=2, lr=1e-2, optimiser="sgd", precision="float32", warmup=0)
+    learn = pretext_learner(dls, pretext, fit, seed=1, cbs=[Full(most, pretext.model)] if most else [])
+    with learn.no_bar(), learn.no_logging():
+        slivit.fit_pretext(learn)
+    return learn, torch.cat([p.detach().flatten() for p in pretext.model.parameters()])
+
+
+@pytest.mark.parametrize(
+    ("method", "most", "options"),
+    [("mae", 2, {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}), ("simmim", 1, {"unit": 16})],
+)
+def test_a_batch_too_large_for_memory_goes_through_in_parts_to_the_same_weights(volumes, method, most, options):
+    whole, expected = pretrained(method, volumes, **options)
+    parts, weights = pretrained(method, volumes, most, **options)
+    assert (parts.at_once, whole.at_once) == (most, 0)
+    assert torch.allclose(weights, expected, atol=1e-6)
+    assert list(parts.recorder.values[-1]) == pytest.approx(list(whole.recorder.values[-1]), abs=1e-5)
+
+
+def test_a_loss_that_compares_images_compares_those_of_all_parts():
+    """Contrast of two views, of which each goes through alone: the gradient is that of the whole batch."""
+    from fastai.data.core import DataLoader, DataLoaders
+
+    from slivit.ssl.losses.contrastive import nt_xent
+
+    def stepped(at_once):
+        learn = toy(optimiser="sgd", weight_decay=0.0, precision="float32")
+        rows = [(torch.randn(2, generator=torch.Generator().manual_seed(i)),) for i in range(4)]
+        learn.dls = DataLoaders(DataLoader(rows, bs=4), DataLoader(rows, bs=4), device=torch.device("cpu"))
+        learn.loss_func, learn.at_once = (lambda out, _: nt_xent(*out.chunk(2), 0.5)), at_once
+        before = torch.cat([p.detach().flatten() for p in learn.model.parameters()])
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1, 0.1)
+        return torch.cat([p.detach().flatten() for p in learn.model.parameters()]) - before
+
+    torch.manual_seed(3)
+    whole = stepped(0)
+    torch.manual_seed(3)
+    assert torch.allclose(stepped(1), whole, atol=1e-6)
+    assert whole.abs().max() > 1e-3
+
+
+def test_a_method_that_cannot_be_parted_keeps_less_or_says_what_to_change(volumes):
+    small = {"prototypes": 8, "head_hidden": 8, "bottleneck": 4, "small_crops": 0}
+    learn, _ = pretrained("dino", volumes, 1, **small)
+    assert learn.keeps_less is True
+    assert learn.at_once == 0
 
 
 def test_small_scans_stay_in_memory_and_items_of_an_archive_make_no_files(tmp_path, monkeypatch):
