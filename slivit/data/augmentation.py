@@ -186,9 +186,8 @@ def apply_augmentation(volumes: Tensor, draw: Draw) -> Tensor:
         volumes = torch.stack([apply_policy(v, p) for v, p in zip(grey, draw.policies, strict=True)])
     order = draw.slices.to(volumes.device)
     ordered = volumes[torch.arange(len(volumes), device=volumes.device)[:, None], order].float()
-    theta = draw.theta.to(volumes.device)
-    identity = torch.eye(2, 3, device=volumes.device)
-    if torch.equal(theta, identity.expand_as(theta)):
+    identity = torch.eye(2, 3, device=draw.theta.device)  # compared where it was drawn: a GPU would be waited for
+    if torch.equal(draw.theta, identity.expand_as(draw.theta)):
         return ordered
-    grid = affine_grid(theta, [len(volumes), 1, *volumes.shape[2:]], align_corners=False)
+    grid = affine_grid(draw.theta.to(volumes.device), [len(volumes), 1, *volumes.shape[2:]], align_corners=False)
     return grid_sample(ordered, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -146,7 +146,7 @@ class ImageCrops:
         crops = {"large": torch.cat([self._crop(images, kind) for kind in range(LARGE)])}
         if self.count:
             crops["small"] = torch.cat([self._crop(images, LARGE) for _ in range(self.count)])
-        return crops, torch.arange(len(batch))
+        return crops, torch.arange(len(batch), device=batch.device)
 
     def _crop(self, images: Tensor, kind: int) -> Tensor:
         area, size = self.kinds[kind]

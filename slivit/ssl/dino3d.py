@@ -199,7 +199,7 @@ def load_heads(branch: Branch, checkpoint: str | Path) -> None:
 def views(crops: dict[str, Tensor], changes: Intensities | None) -> tuple[dict[str, Tensor], Tensor]:
     """A batch of crops -> the same with other intensities, and the numbers of its volumes."""
     changed = {key: change_batch(crops[key], changes) for key in ("large", "small") if changes and len(crops[key])}
-    return crops | changed, torch.arange(len(crops["mask"]) // LARGE)
+    return crops | changed, torch.arange(len(crops["mask"]) // LARGE, device=crops["mask"].device)
 
 
 @torch.no_grad()

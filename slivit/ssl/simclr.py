@@ -82,7 +82,7 @@ def simclr(
 
     def views(batch: Tensor) -> tuple[Any, Any]:
         images = grey(batch)
-        return torch.cat([view(images), view(images)]), torch.arange(len(batch))
+        return torch.cat([view(images), view(images)]), torch.arange(len(batch), device=batch.device)
 
     def loss(projections: Tensor, _: Any) -> Tensor:
         first, second = projections.chunk(2)
