@@ -26,13 +26,15 @@ _DIED = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)(?: is killed by
 
 @contextmanager
 def noted(scan: str) -> Iterator[None]:
-    """Leave a note of the scan that is being read, in a process that reads for another one."""
+    """Leave a note of the scan that is being read, and of what was held before, in a process that reads for another."""
     folder = os.environ.get(NOTES)
     if not folder or parent_process() is None:
         yield
         return
+    from psutil import Process
+
     note = Path(folder) / str(os.getpid())
-    note.write_text(scan, "utf-8")
+    note.write_text(f"{scan}\n{Process().memory_info().rss}", "utf-8")
     try:
         yield
     finally:
@@ -95,12 +97,19 @@ def readers_watched(workers: int) -> Iterator[None]:
 
 
 def _told(folder: Path, pids: str, signal: str, workers: int) -> str:
+    from psutil import virtual_memory
+
+    from slivit.data.caching import size_text
+
     notes = [folder / pid.strip() for pid in pids.split(",")]
-    scans = [note.read_text("utf-8") for note in notes if note.is_file()]
+    read = [note.read_text("utf-8").rpartition("\n") for note in notes if note.is_file()]
+    scans, held = [scan for scan, _, _ in read], max((int(bytes_) for _, _, bytes_ in read), default=0)
     how = f" (signal: {signal})" if signal else ""
     fewer = "set data.workers (--workers) to fewer, 0 to read in this process"
-    what = f"; it was reading {one_of(scans)}" if scans else "; it was between two scans"
+    before = f", and held {size_text(held)} of memory before it" if held else ""
+    what = f"; it was reading {one_of(scans)}{before}" if scans else "; it was between two scans"
     return (
-        f"a process that reads scans died{how}{what}. {workers} processes read scans; where the system ended one "
+        f"a process that reads scans died{how}{what}; {size_text(virtual_memory().available)} are free now. {workers} "
+        f"processes read scans; where the system ended one "
         f"because memory ran out, {fewer}. A run goes on with --resume"
     )

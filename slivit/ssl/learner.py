@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from slivit.data.cache import SliceCache
 from slivit.data.images import LoadImage, LoadItem, Row, count_slices, for_crops, slice_items, unlabelled_dataloaders
 from slivit.data.preprocessing import Preprocessing
+from slivit.data.watching import readers_with_room
 from slivit.errors import ModelError
 from slivit.models._depthwise import quicken
 from slivit.models._strided import steady
@@ -154,9 +155,13 @@ def pretext_dataloaders(
         }
         settings = for_crops(settings, [str(row["path"]) for row in items])
         items = slice_items(items, slices, counted)
+    load = LoadImage(settings, cache) if pretext.load is None else LoadItem(pretext.load)
+    if workers:
+        one = sum(leaf.nbytes for leaf in tree_leaves(load.read(items[0], "one")) if isinstance(leaf, Tensor))
+        workers = readers_with_room(workers, batch_size * one)
     return unlabelled_dataloaders(
         items,
-        LoadImage(settings, cache) if pretext.load is None else LoadItem(pretext.load),
+        load,
         batch_size=batch_size,
         workers=workers,
         device=device,

@@ -201,6 +201,7 @@ def fit(
     from slivit.ssl.learner import fit_pretext
     from slivit.ssl.pictures import DrawPictures
     from slivit.train import callbacks
+    from slivit.train.beforehand import Beforehand
     from slivit.train.pace import Pace
 
     options = recipe.fit
@@ -209,6 +210,7 @@ def fit(
         callbacks.SeedEpochs(recipe.seed),
         callbacks.StopOnNaN(),
         callbacks.LogEpochs(),
+        *([] if options.shards else [Beforehand("views")]),
         Pace("items", work=False),
         callbacks.SaveProgress(folder, options.lr),
         callbacks.WriteHistory(folder / HISTORY),

@@ -182,10 +182,11 @@ class Trial:
         """
         from slivit.device import choose_device, choose_precision
         from slivit.train import callbacks
+        from slivit.train.beforehand import Beforehand
         from slivit.train.learner import find_lr, scheduled
         from slivit.train.pace import Pace
 
-        fit = recipe.fit
+        fit, items = recipe.fit, "windows" if self.plan is not None else "scans"
         progress = callbacks.progress_of(folder, resume=resume)
         learn = self.learner(recipe, folder)
         peak: Any = progress["lr_max"] if progress else find_lr(learn) if fit.lr == "find" else fit.lr
@@ -195,7 +196,8 @@ class Trial:
             callbacks.SeedEpochs(recipe.seed),
             callbacks.StopOnNaN(),
             callbacks.LogEpochs(),
-            Pace("windows" if self.plan is not None else "scans", work=not isinstance(self.scans.task, Segmentation)),
+            Beforehand(items),
+            Pace(items, work=not isinstance(self.scans.task, Segmentation)),
             best,
             callbacks.SaveProgress(folder, peak),
             callbacks.WriteHistory(folder / HISTORY),
