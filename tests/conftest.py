@@ -133,7 +133,7 @@ def blob_run(blob_scans, tiny_slivit, tmp_path_factory) -> Path:
         "task": {"kind": "binary", "targets": ["bright"]},
         "model": {**tiny_slivit, "backbone": "test_convnext"},
         "fit": {"epochs": 1, "lr": 1e-3, "device": "cpu", "precision": "float32"},
-        "testing": {"draws": 20, "operating_point": "youden", "precision": "float32"},
+        "testing": {"draws": 20, "operating_point": "youden", "precision": "float32", "baselines": False},
     }
     return finetune(check_recipe(FinetuneRecipe, recipe, "the tests"))
 
@@ -158,6 +158,7 @@ def tiny_recipe(tiny_slivit):
             "fit.precision": "float32",
             "testing.precision": "float32",
             "testing.draws": 20,
+            "testing.baselines": False,
             **{f"model.{key}": value for key, value in tiny_slivit.items()},
             **changes,
         }

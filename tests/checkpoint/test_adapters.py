@@ -29,6 +29,7 @@ def recipe(out, scans, weights, **changes):
         "task": {"kind": "binary", "targets": ["bright"]},
         "model": MODEL | {"weights": str(weights)},
         "fit": fit | changes,
+        "testing": {"draws": 20, "baselines": False},
     }
     return check_recipe(FinetuneRecipe, values, "test")
 

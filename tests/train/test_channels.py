@@ -57,7 +57,7 @@ def recipe(scans: Path, out: Path, *, table: str = "scans.csv", **changes):
         "preprocessing": {"stretch": False, "window": [50, 250], "flips": ["horizontal"]},
         "augmentation": {"flip_horizontal": True},
         "fit": {"epochs": 8, "lr": 0.01, "batch_size": 8, "device": "cpu", "precision": "float32", "patience": 0},
-        "testing": {"precision": "float32", "draws": 20},
+        "testing": {"precision": "float32", "draws": 20, "baselines": False},
     }  # fmt: skip
     for key, value in changes.items():
         section, _, name = key.partition("__")

@@ -28,7 +28,7 @@ def recipe(folder, csv, **fit):
         "task": {"kind": "binary", "targets": ["bright"]},
         "model": {"name": "slivit", **model_spec("slivit").small, "dropout": 0.0},
         "fit": FIT | fit,
-        "testing": {"draws": 20},
+        "testing": {"draws": 20, "baselines": False},
     }
     return check_recipe(FinetuneRecipe, values, "the tests")
 

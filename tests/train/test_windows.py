@@ -49,7 +49,7 @@ def recipe(csv, out, **changes):
         "augmentation": {"rotate": 20, "policy": "imagenet"},
         "fit": {"epochs": 2, "lr": [1e-2, 1e-3], "schedule": "constant", "batch_size": 4, "oversample": True,
                 "monitor": "roc_auc", "precision": "float32", "device": "cpu"},
-        "testing": {"draws": 20, "level": 0.95, "precision": "float32"},
+        "testing": {"draws": 20, "level": 0.95, "precision": "float32", "baselines": False},
     }  # fmt: skip
     for key, value in changes.items():
         section, _, name = key.partition("__")
