@@ -276,7 +276,8 @@ def plan_folds(frame: pd.DataFrame, task: Task) -> tuple[int, str]:
     patients = frame["patient"].nunique() if "patient" in frame else len(frame)
     fewest = patients
     for target in task.targets if task.makes_calls else ():
-        fewest = min(fewest, *(len(rows) for value, rows in frame.groupby(target) if value != 0 or task.two_classes))
+        groups = [rows for value, rows in frame.groupby(target) if value != 0 or task.two_classes]
+        fewest = min(fewest, *(rows["patient"].nunique() if "patient" in rows else len(rows) for rows in groups))
     folds = 5 if fewest >= 10 else 3 if fewest >= 3 else 2
     return folds, f"{folds} folds of patients: the rarest class (or the whole table) has {fewest}"
 

@@ -183,6 +183,8 @@ def _columns(frame: pd.DataFrame) -> str:
 def _with_task(frame: pd.DataFrame, targets: Sequence[str], kind: str, source: str) -> tuple[pd.DataFrame, Task]:
     """The rows with an answer, and the task that the answers suggest."""
     frame = frame.assign(**{t: as_text(frame[t]) for t in targets})
+    if not kind:
+        _refuse_slips(frame, targets, source)
     kind = kind or _guessed_kind(frame, targets)
     known = (
         (frame[list(targets)] != "").any(axis=1) if kind == "multilabel" else (frame[list(targets)] != "").all(axis=1)
@@ -198,7 +200,30 @@ def _with_task(frame: pd.DataFrame, targets: Sequence[str], kind: str, source: s
                     f"{source}: {name} is {frame[name][bad].iloc[0]!r}, which is no number; try --kind multiclass"
                 )
         frame = frame.assign(**{name: values for name, (values, _) in numbers.items()})
+    if all(frame[t].dropna().nunique() < 2 for t in targets):
+        value = frame[targets[0]].iloc[0]
+        raise ManifestError(
+            f"{source}: {one_of(targets)} is {value} for all of {len(frame)} scans, so there is nothing to tell apart"
+        )
     return frame.reset_index(drop=True), _task(kind, tuple(targets))
+
+
+def _refuse_slips(frame: pd.DataFrame, targets: Sequence[str], source: str) -> None:
+    """Refuse to take for classes what is a quantity but for a few cells, or what hardly two scans have in common."""
+    for name in targets:
+        cells = frame[name][frame[name] != ""]
+        bad = as_numbers(cells)[1]
+        many = cells[~bad].nunique() > _MANY
+        if many and 0 < bad.sum() < len(cells) / 2:
+            raise ManifestError(
+                f"{source}: {name} is a number for {int((~bad).sum())} scans and {cells[bad].iloc[0]!r} for another "
+                f"({int(bad.sum())} in all): correct them or leave them empty; or say --kind multiclass"
+            )
+        if bad.any() and len(cells) >= _MANY and cells.nunique() > len(cells) / 2:
+            raise ManifestError(
+                f"{source}: {name} has {cells.nunique()} different values for {len(cells)} scans, and classes need "
+                f"several scans each; name another column with --target. {_columns(frame)}"
+            )
 
 
 def _task(kind: str, targets: tuple[str, ...]) -> Task:

@@ -76,6 +76,17 @@ def test_a_table_in_memory():
         ("foo,label\nx,1\n", {}, "call it path"),
         ("path,label\nx,abc\n", {"kind": "regression"}, "no number"),
         ("path,label\nx,\n", {}, "no row has a value"),
+        ("path,label\nx,1\ny,1\n", {}, "is 1.0 for all of 2 scans, so there is nothing to tell apart"),
+        (
+            "path,ml\n" + "".join(f"s{i},{i}.5\n" for i in range(20)) + "z,see note\n",
+            {"target": "ml"},
+            "a number for 20 scans and 'see note' for another .1 in all.: correct them or leave them empty",
+        ),
+        (
+            "path,note\n" + "".join(f"s{i},text {i}\n" for i in range(20)),
+            {},
+            "20 different values for 20 scans",
+        ),
     ],
 )
 def test_what_cannot_be_guessed_is_asked_for(tmp_path, text, options, message):
