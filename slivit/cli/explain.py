@@ -52,7 +52,7 @@ def explain(
 
 
 def view(
-    checkpoint: Annotated[Path, typer.Argument(help="A run or checkpoint folder.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A run or checkpoint folder, or a folder of runs, as a study is.")],
     more: Annotated[
         list[Path] | None,
         typer.Argument(help="A CSV of scans (the run's own split if absent), and further runs to compare with."),

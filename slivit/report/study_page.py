@@ -16,8 +16,6 @@ from slivit.report.tables import Cell, Grid
 from slivit.targets.task import Task
 
 PAGE, FIGURES = "study.html", "figures"
-SEVERAL = 3
-"""Runs that the page names for the viewer, beside each other."""
 Values = Mapping[str, Any]
 
 
@@ -48,7 +46,7 @@ def write_study(out: Path | str, study: Values, recipe: str = "") -> Path:
         "excluded": exclusions(study),
         "times": time_grid(study),
         "recipe": recipe,
-        "view": view_command([run["folder"] for run in study["runs"] if run["state"] == "done"][:SEVERAL]),
+        "view": view_command([str(out)] if any(run["state"] == "done" for run in study["runs"]) else []),
     }
     with styled():
         return render("study.html.j2", context, {"all": study_plots(study)}, Path(out), page=PAGE, figures=FIGURES)

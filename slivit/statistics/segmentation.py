@@ -121,7 +121,7 @@ def score_mask(
     lesions, lesions_found = _parts(a, b)
     predicted_lesions, true_predicted = _parts(b, a)
     return MaskScores(
-        dice=_dice(a, b),
+        dice=mask_dice(a, b),
         hd95=hd95,
         surface_dice=surface_dice,
         tolerance_mm=float(tolerance_mm),
@@ -165,7 +165,8 @@ def _flat(part: Mask, whole: tuple[int, ...]) -> Mask:
     return part.reshape([n for n, side in zip(part.shape, whole, strict=True) if side > 1] or [part.size])
 
 
-def _dice(a: Mask, b: Mask) -> float | None:
+def mask_dice(a: Mask, b: Mask) -> float | None:
+    """Dice's coefficient of two masks of one shape; None where neither holds a voxel."""
     total = int(a.sum()) + int(b.sum())
     return 2 * int((a & b).sum()) / total if total else None
 

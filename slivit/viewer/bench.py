@@ -19,7 +19,7 @@ from slivit.checkpoint import Checkpoint, load_checkpoint
 from slivit.data.covariates import covariate_rows
 from slivit.data.foreground import to_foreground
 from slivit.data.manifest import read_manifest
-from slivit.data.preprocessing import Preprocessing
+from slivit.data.preprocessing import Preprocessing, load_slices
 from slivit.data.readers import read_volume
 from slivit.data.readers.address import short_name
 from slivit.data.reviews import scan_key
@@ -58,6 +58,9 @@ class Recent(Generic[Value]):
     def __init__(self, most: int) -> None:
         self._most, self._kept, self._lock = most, OrderedDict[Hashable, Value](), threading.RLock()
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._kept
+
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The value of a key; only one thread makes values at a time."""
         with self._lock:
@@ -81,6 +84,7 @@ class Opened:
         row: the manifest's row; empty for a dropped file.
         volume: the scan itself, where it cannot be read again.
         found: explanations by (target, method).
+        masks: (structures, D, H, W) of a run that segments, where the scan cannot be read again.
     """
 
     name: str
@@ -90,28 +94,31 @@ class Opened:
     row: Row = field(default_factory=dict)
     volume: Volume | None = None
     found: dict[tuple[str, str], Explanation] = field(default_factory=dict)
+    masks: npt.NDArray[np.bool_] | None = None
 
 
 class Bench:
     """A checkpoint, and the scans of a manifest.
 
     Args:
-        checkpoint: a run or checkpoint folder.
+        checkpoint: a run or checkpoint folder, or what `load_checkpoint` made of it.
         manifest: a CSV of scans to choose from; the split that the run used where None, if there is one.
         device: "auto", "cpu", "cuda", ...
         batch_size: scans that are predicted at a time.
 
     Raises:
-        SlivitError: no checkpoint there, one that segments, or a manifest that cannot be read.
+        SlivitError: no checkpoint there, or a manifest that cannot be read.
     """
 
     def __init__(
-        self, checkpoint: str | Path, manifest: str | Path | None = None, *, device: str = "auto", batch_size: int = 8
+        self,
+        checkpoint: str | Path | Checkpoint,
+        manifest: str | Path | None = None,
+        *,
+        device: str = "auto",
+        batch_size: int = 8,
     ) -> None:
-        self.checkpoint: Checkpoint = load_checkpoint(checkpoint)
-        if self.checkpoint.task.dense:
-            told = "segments, and slivit view shows runs that predict classes or values so far"
-            raise SlivitError(f"{checkpoint}: {told}; the page of its evaluation shows cases with masks and Dice")
+        self.checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
         self.run = self.checkpoint.path.parent if self.checkpoint.path.name == "checkpoint" else self.checkpoint.path
         self.engine = Engine(self.checkpoint, device, batch_size=batch_size)
         chosen = manifest or (self.run / SPLIT if (self.run / SPLIT).is_file() else None)
@@ -171,9 +178,18 @@ class Bench:
         """
         row = self.rows[row] if isinstance(row, int) else row
         opened = self._open(str(row["path"]), short_name(str(row["path"])), row)
-        self.known.setdefault(scan_key(row), opened.predictions)
+        if opened.predictions:
+            self.known.setdefault(scan_key(row), opened.predictions)
         self.keep_members(row, opened.features)
         return opened
+
+    def slices_of(self, row: Row) -> npt.NDArray[np.uint8]:
+        """What the model sees of a row, of which the middle slice stands for it in the list.
+
+        Raises:
+            ReadError: the scan cannot be read.
+        """
+        return load_slices(str(row["path"]), self.settings)
 
     def look(self, row: Row, stacks: torch.Tensor) -> None:
         """Keep what the model, and an ensemble's members, say of a row's (1, S, H, W) slices, where it is not known."""
@@ -250,8 +266,10 @@ class Bench:
             return opened.volume
         if not opened.row:
             raise SlivitError(f"{opened.name}: is no longer in memory; drop it again")
-        path = str(opened.row["path"])
-        return self._volumes.get(scan_key(opened.row), lambda: self._whole(path))
+        return self._volumes.get(scan_key(opened.row), lambda: self._read_volume(opened.row))
+
+    def _read_volume(self, row: Row) -> Volume:
+        return self._whole(str(row["path"]))
 
     def _whole(self, path: str) -> Volume:
         """A scan at stored resolution, cropped as the model's is."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from slivit.install import install_command
 from slivit.viewer.server import ViewError, bind, is_loopback, open_browser, serve
@@ -32,7 +33,7 @@ def run(
     """Serve the page until the process is stopped.
 
     Args:
-        checkpoint: a run or checkpoint folder.
+        checkpoint: a run or checkpoint folder, or a folder of runs, such as a study, whose page lists them.
         more: a CSV of scans to choose from (the run's own split where there is none), and further runs to compare with.
         readers: CSVs of people's calls; see `slivit.viewer.opinions.read_calls`.
         host: the address to listen on; the default is this machine's own and nobody else's.
@@ -51,22 +52,45 @@ def run(
         raise ViewError(f"the page needs {missing[0]}: {install_command('view')}")
     taken = bind(host, port)
     with taken:
-        from slivit.viewer.bench import Bench
-        from slivit.viewer.desk import Desk
-        from slivit.viewer.opinions import check_runs, read_calls, sort_out
-        from slivit.viewer.web import application
+        from slivit.viewer.opinions import check_runs, is_run, runs_in, sort_out
 
         if not is_loopback(taken):
             warn(OPEN_TO_OTHERS.format(host=host))
         manifest, others = sort_out(more)
-        check_runs([checkpoint, *others])
-        benches = [Bench(checkpoint, manifest, device=device, batch_size=batch_size)]
-        benches += [Bench(other, device=device, batch_size=batch_size) for other in others]
-        calls = [said for csv in readers for said in read_calls(csv, benches[0])]
+        options: dict[str, Any] = {"device": device, "batch_size": batch_size}
+        if not others and not readers and not is_run(checkpoint) and runs_in(checkpoint):
+            app = _of_a_folder(Path(checkpoint), manifest, options)
+        else:
+            check_runs([checkpoint, *others])
+            app = _of_runs(checkpoint, manifest, others, readers, options)
 
         def ready(url: str) -> None:
             tell(url)
             if browser:
                 open_browser(url)
 
-        serve(application(Desk(benches, calls)), taken, ready)
+        serve(app, taken, ready)
+
+
+def _of_a_folder(folder: Path, manifest: Path | None, options: Mapping[str, Any]) -> Any:
+    """The application that lists the runs of a folder."""
+    from slivit.viewer.shelf import Shelf, shelf_application
+
+    return shelf_application(Shelf(folder, manifest, **options))
+
+
+def _of_runs(
+    checkpoint: str | Path,
+    manifest: Path | None,
+    others: Sequence[Path],
+    readers: Sequence[str | Path],
+    options: Mapping[str, Any],
+) -> Any:
+    """The application over one run, or several beside each other."""
+    from slivit.viewer.desk import Desk
+    from slivit.viewer.opinions import read_calls
+    from slivit.viewer.segments import open_bench
+    from slivit.viewer.web import application
+
+    benches = [open_bench(checkpoint, manifest, **options), *(open_bench(other, **options) for other in others)]
+    return application(Desk(benches, [said for csv in readers for said in read_calls(csv, benches[0])]))

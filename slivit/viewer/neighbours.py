@@ -99,7 +99,7 @@ class Neighbours:
         similarity = cosines(np.stack([own for *_, own in known]), features)
         order = np.argsort(-similarity, kind="stable")
         best = [i for i in order if str(known[i][1]["path"]) != but][:count]
-        return [Neighbour(*known[i][:2], float(similarity[i])) for i in best]
+        return [Neighbour(known[i][0], known[i][1], float(similarity[i])) for i in best]
 
     def thumbnail(self, number: int) -> npt.NDArray[np.uint8] | None:
         """(H, W) the middle slice of a training scan; None where it is not known."""

@@ -63,6 +63,8 @@ class ViewedScan:
 def view(run: Path, scan: str | Path | int, *, target: str | None, method: str, device: str) -> ViewedScan:
     """See `slivit.Run.view`."""
     bench = Bench(run, device=device)
+    if bench.checkpoint.task.dense:
+        raise SlivitError(f"{run}: segments; slivit view {run} shows its masks over the planes of a scan")
     opened = bench.open_row(_row(bench, scan))
     name = target_or(bench.checkpoint.task, target, opened.predictions)
     found = bench.explain(opened, name, method)

@@ -27,7 +27,8 @@ class Judgement:
     """What one run, or one reader, says of one scan and one target.
 
     Args:
-        value: probability (of the called class, where classes exclude each other) or value in the target's unit.
+        value: probability (of the called class, where classes exclude each other), value in the target's unit, or mean
+            Dice of a segmentation.
         call: the call in words; "" where none is made.
         unsure: from 0 (as far from the threshold as can be) to 1; None where there is no probability.
     """
@@ -41,6 +42,8 @@ def judged(task: Task, decision: Decision | None, target: str, row: Row | None) 
     """What a row of predictions says of a target."""
     if row is None:
         return Judgement()
+    if task.dense:
+        return Judgement(_number(row.get("dice")))
     call = _call(row.get(f"call_{target}"))
     if task.exclusive:
         values = {name: _number(row.get(f"prob_{name}")) for name in task.classes}
@@ -103,21 +106,30 @@ def sort_out(more: Sequence[str | Path]) -> tuple[Path | None, list[Path]]:
     return (files[0] if files else None), [path for path in paths if path.is_dir()]
 
 
+def is_run(folder: str | Path) -> bool:
+    """Whether a folder is a run, or a checkpoint, itself."""
+    return any((Path(folder) / place / CONFIG).is_file() for place in (".", CHECKPOINT))
+
+
+def runs_in(folder: str | Path) -> list[Path]:
+    """The runs in a folder, at any depth, in the order of their names."""
+    return sorted(file.parent.parent for file in Path(folder).glob(f"**/{CHECKPOINT}/{CONFIG}"))
+
+
 def check_runs(folders: Sequence[str | Path]) -> None:
-    """Refuse a study or a sweep, and name the runs that are in it.
+    """Refuse a study or a sweep beside other runs, and name the runs that are in it.
 
     Raises:
         ViewError: a folder of several runs.
     """
-    for folder in map(Path, folders):
-        if any((folder / place / CONFIG).is_file() for place in (".", CHECKPOINT)):
-            continue
-        inside = sorted(file.parent.parent for file in folder.glob(f"**/{CHECKPOINT}/{CONFIG}"))
+    for folder in folders:
+        inside = [] if is_run(folder) else runs_in(folder)
         if inside:
             named = " ".join(map(str, inside[:NAMED]))
             rest = f" (and {len(inside) - NAMED} more)" if len(inside) > NAMED else ""
             raise ViewError(
-                f"{folder}: holds {len(inside)} runs; name one or several of them: slivit view {named}{rest}"
+                f"{folder}: holds {len(inside)} runs; give it alone to choose among them, or name some of them: "
+                f"slivit view {named}{rest}"
             )
 
 

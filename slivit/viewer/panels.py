@@ -18,6 +18,8 @@ def about(bench: Bench) -> dict[str, Any]:
     """What the page is about: the model, its task, and what can be asked for."""
     task = bench.checkpoint.task
     return {
+        "dense": task.dense,
+        "structures": list(task.parts) if task.dense else [],
         "run": bench.run.name,
         "model": spec_of(bench.checkpoint.model).name,
         "outputs": list(task.outputs),
@@ -27,20 +29,17 @@ def about(bench: Bench) -> dict[str, Any]:
         "two_ways": bool(task.allowed),
         "unit": task.unit,
         "scans": len(bench.rows),
-        "methods": [{"name": m, "title": TITLES[m], "says": explained(m, task)} for m in METHODS],
+        "methods": [{"name": m, "title": TITLES[m], "says": explained(m, task)} for m in METHODS if not task.dense],
     }
 
 
 def opened_facts(bench: Bench, opened: Opened, target: str) -> dict[str, Any]:
     """Everything about an opened scan but its pictures."""
-    task, scan = bench.checkpoint.task, opened.scan
+    task = bench.checkpoint.task
     predictions = predictions_of(bench, opened)
     value = float(predictions[column_of(task, target)])
     return {
-        "name": opened.name,
-        "path": str(opened.row.get("path", "")),
-        "patient": str(opened.row.get("patient", "")),
-        "split": str(opened.row.get("split") or ""),
+        **scan_facts(bench, opened),
         "target": target,
         "shown": number(value) if task.makes_calls else amount(number(value, 2), task.unit),
         "what": f"probability of {target}" if task.makes_calls else target,
@@ -49,6 +48,18 @@ def opened_facts(bench: Bench, opened: Opened, target: str) -> dict[str, Any]:
         "trust": bench.record.sentence(target, value),
         "plot": bench.record.drawn,
         "trust_title": "Calibration" if task.makes_calls else "Predicted and true",
+        "masks": [{"name": name, "number": i} for i, name in enumerate(masks_of(bench.run, opened.row))],
+    }
+
+
+def scan_facts(bench: Bench, opened: Opened) -> dict[str, Any]:
+    """What is told of a scan whatever the model predicts."""
+    scan = opened.scan
+    return {
+        "name": opened.name,
+        "path": str(opened.row.get("path", "")),
+        "patient": str(opened.row.get("patient", "")),
+        "split": str(opened.row.get("split") or ""),
         "notes": list(scan.notes),
         "shape": list(scan.shape),
         "spacing": list(scan.spacing) if scan.spacing else None,
@@ -57,7 +68,6 @@ def opened_facts(bench: Bench, opened: Opened, target: str) -> dict[str, Any]:
         "aspect": scan.aspect,
         "channels": channels_of(bench, opened),
         "input": list(scan.stack.shape),
-        "masks": [{"name": name, "number": i} for i, name in enumerate(masks_of(bench.run, opened.row))],
     }
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from slivit.data.preprocessing import load_slices
 from slivit.errors import SlivitError
 from slivit.files import whole_file
 from slivit.folder import note_result
@@ -91,7 +90,7 @@ class Thumbnails:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
-                stack = load_slices(str(row["path"]), self.bench.settings)
+                stack = self.bench.slices_of(row)
         except SlivitError as error:
             self.failed[number] = str(error)
             return

@@ -28,6 +28,7 @@ from slivit.viewer.desk import Desk
 from slivit.viewer.jobs import Jobs
 from slivit.viewer.masks import masks_of
 from slivit.viewer.nifti import map_bytes, mask_bytes, place_of
+from slivit.viewer.segments import MaskBench, case_facts, masks_facts
 from slivit.viewer.thumbnails import jpeg
 
 NOT_FOUND, WRONG = 404, 422
@@ -52,6 +53,8 @@ def application(desk: Desk) -> Starlette:
         Route("/api/reviews", _json(web.reviews)),
         Route(scan, _json(web.scan)),
         Route(f"{scan}/explain", _json(web.explain)),
+        Route(f"{scan}/masks", _json(web.masks)),
+        Route(f"{scan}/layer/{{name:str}}.nii", _picture(web.layer, "application/octet-stream")),
         Route(f"{scan}/place", _json(web.place)),
         Route(f"{scan}/neighbours", _json(web.neighbours)),
         Route(f"{scan}/neighbour/{{number:int}}", _picture(web.neighbour, "image/jpeg")),
@@ -159,6 +162,8 @@ class Web:
     def scan(self, request: Request) -> Any:
         """Everything about a scan but its pictures."""
         bench, opened = self.desk.opened(request)
+        if isinstance(bench, MaskBench):
+            return case_facts(bench, opened)
         target = target_or(bench.checkpoint.task, request.query_params.get("target") or None, opened.predictions)
         return panels.opened_facts(bench, opened, target)
 
@@ -218,6 +223,25 @@ class Web:
         masks = list(masks_of(bench.run, opened.row).values())
         number = request.path_params["number"]
         return mask_bytes(masks[number])[0] if number < len(masks) else None
+
+    def masks(self, request: Request) -> Any:
+        """The masks of a case of a run that segments, with Dice by structure, or that they are being made."""
+        bench, opened = self.desk.opened(request)
+        if not isinstance(bench, MaskBench):
+            raise SlivitError(f"{bench.run}: does not segment")
+        if not bench.has_masks(opened):
+            name = f"{bench.run}|{opened.scan.source}|{opened.name}|masks"
+            state = self.jobs.ask(name, lambda progress: bench.masks(opened))
+            if not bench.has_masks(opened):
+                return state
+        return {"state": "done", **masks_facts(bench.masks(opened))}
+
+    def layer(self, request: Request) -> bytes | None:
+        """A mask of a case of a run that segments; made anew where it has left memory since the page was told of it."""
+        bench, opened = self.desk.opened(request)
+        if not isinstance(bench, MaskBench):
+            return None
+        return bench.layer(opened, request.path_params["name"])
 
     def calibration(self, request: Request) -> bytes | None:
         """The calibration of the run with this scan's prediction marked."""

@@ -56,10 +56,11 @@ def _row(bench: Bench, target: str, number: int, others: Sequence[Other], groups
     known = bench.known.get(key)
     own = judged(task, bench.checkpoint.operating_point, target, known)
     truth = row.get(task.targets[0] if task.exclusive else target)
-    told = "" if is_missing(truth) else class_name(truth)
+    told = "" if task.dense or is_missing(truth) else class_name(truth)
     found = bench.record.like(target, own.value) if own.value is not None and not task.exclusive else None
     observed = found["observed"] if found else {}
     error = abs(own.value - float(told)) if told and own.value is not None and not task.makes_calls else None
+    error = 1 - own.value if task.dense and own.value is not None else error
     return {
         "n": number,
         "key": key,
@@ -75,8 +76,15 @@ def _row(bench: Bench, target: str, number: int, others: Sequence[Other], groups
         "unsure": _rounded(own.unsure),
         "notes": _notes(known),
         "groups": [_cell(row.get(name)) for name in groups],
+        "parts": [_part(known or {}, name) for name in task.parts] if task.dense else [],
         **_compared(task, target, key, own, others),
     }
+
+
+def _part(known: Row, structure: str) -> list[float | None]:
+    """Dice, predicted and true mL of a structure, as far as they are known."""
+    values = [known.get(f"{metric}/{structure}") for metric in ("dice", "predicted_ml", "true_ml")]
+    return [_rounded(float(value)) if value is not None and not is_missing(value) else None for value in values]
 
 
 def _compared(task: Task, target: str, key: str, own: Judgement, others: Sequence[Other]) -> dict[str, Any]:
@@ -104,7 +112,7 @@ def _mark_far(rows: Sequence[dict[str, Any]]) -> None:
 
 def _notes(known: Row | None) -> list[str]:
     """What makes a prediction doubtful, and what the reader noticed, from a table of predictions."""
-    told = [known.get(name) for name in ("error", "warnings", "notes")] if known else []
+    told = [known.get(name) or None for name in ("error", "warnings", "notes")] if known else []
     return [str(text) for text in told if not is_missing(text)]
 
 

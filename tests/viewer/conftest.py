@@ -11,14 +11,15 @@ import pandas as pd
 import pytest
 import torch
 
-from slivit.checkpoint import save_checkpoint, store_operating_point
+from slivit.checkpoint import load_checkpoint, save_checkpoint, store_operating_point
 from slivit.data.manifest import read_manifest
 from slivit.data.preprocessing import Preprocessing
 from slivit.evaluate.deciding import decide
+from slivit.evaluate.masks import measure_masks, scored_cases, write_cases
 from slivit.evaluate.measure import measure, write_results
 from slivit.evaluate.recipe import Testing as Options
 from slivit.models.registry import create_model, model_spec
-from slivit.predict.engine import predict_table
+from slivit.predict.engine import Engine, predict_table
 from slivit.targets.task import Task
 
 TASKS = {
@@ -57,6 +58,25 @@ def runs(blob_scans, tmp_path_factory):
         return made[kind]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def mask_run(blob_scans, tmp_path_factory):
+    """A run that segments, never trained: a checkpoint, a split, cases and masks of the test scans."""
+    pytest.importorskip("monai")
+    folder = tmp_path_factory.mktemp("masks") / "my_masks"
+    task = Task(kind="segmentation", labels={"blob": 1})
+    manifest = read_manifest(blob_scans.with_name("masks.csv"), task)
+    torch.manual_seed(0)
+    network = {"slices": 4, "image_size": 16, "filters": (4, 8, 8), "strides": (1, (1, 2, 2), (1, 2, 2))}
+    model = create_model("dynunet", task.out_dim, **network)
+    settings = Preprocessing(size=model.spec.size, stretch=(0.5, 99.5))
+    save_checkpoint(folder / "checkpoint", model, task, settings)
+    engine = Engine(load_checkpoint(folder), "cpu")
+    cases = scored_cases(engine, manifest.rows("test"), Options(draws=10), folder)
+    write_cases(folder, cases, task, measure_masks(cases, task, Options(draws=10)))
+    manifest.to_csv(folder / "split.csv")
+    return folder
 
 
 @pytest.fixture(scope="session")

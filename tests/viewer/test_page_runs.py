@@ -27,6 +27,8 @@ def test_other_tasks(serve, visit, runs, scans, kind):
 
 @pytest.mark.slow
 def test_runs_beside_each_other(serve, visit, run, tmp_path):
+    from selenium.webdriver.common.keys import Keys
+
     shutil.copytree(run, tmp_path / "second")
     table = pd.read_csv(tmp_path / "second" / "predictions.csv")
     table.assign(prob_bright=1 - table["prob_bright"], call_bright=1 - table["call_bright"]).to_csv(
@@ -40,4 +42,44 @@ def test_runs_beside_each_other(serve, visit, run, tmp_path):
     visitor.see(".compare", "calls differ")
     visitor.wait(lambda: len([e for e in visitor.all(".flat .under") if e.get_attribute("src")]) == 2)
     visitor.wait(lambda: [e for e in visitor.all(".rest .bars .bar") if e.is_displayed()])
+    visitor.quiet()
+    visitor.press("v")
+    visitor.see(".plane-cell .whose", "second: ")
+    visitor.wait(lambda: all(f"/map.nii?run={run}" in fetched(visitor) for run in (0, 1)))
+    first, second = visitor.wait(lambda: len(found := visitor.all(".plane-cell canvas")) == 2 and found)
+    visitor.press(Keys.HOME)
+    visitor.see(".slice-label", "slice 0 ")
+    before = [canvas.screenshot_as_png for canvas in (first, second)]
+    visitor.press(Keys.END)
+    visitor.see(".slice-label", "slice 5 ")
+    visitor.wait(lambda: first.screenshot_as_png != before[0] and second.screenshot_as_png != before[1])
+    visitor.script("document.querySelector('.tools input[type=checkbox]').click()")
+    visitor.wait(lambda: len(visitor.all(".plane-cell canvas")) == 1)
+    visitor.quiet()
+
+
+def fetched(visitor):
+    return visitor.script("return performance.getEntriesByType('resource').map(e => e.name).join(' ')")
+
+
+@pytest.mark.slow
+def test_runs_that_segment(serve, visit, mask_run, tmp_path):
+    second = shutil.copytree(mask_run, tmp_path / "second")
+    shutil.rmtree(second / "masks")  # so that its masks are predicted on demand
+    visitor = visit(serve(mask_run, second).url + "#view=planes&sort=value:up", "wide")
+    visitor.wait(lambda: visitor.all("#list tbody tr"))
+    known = [float(t) for t in visitor.texts("#list tbody td:nth-child(3)") if t[:1].isdigit()]
+    assert known == sorted(known)
+    visitor.see(".masks", "Volumes in mL")
+    rows = ".masks tr:nth-child(2) td"
+    visitor.wait(lambda: len(cells := visitor.texts(rows)) == 7 and all(cells))
+    one, two = visitor.texts(".masks table:first-of-type tr:nth-child(2) td")[1:]
+    assert one == two == f"{known[0]:.3f}"
+    visitor.wait(lambda: all(f"/layer/predicted.nii?run={run}" in fetched(visitor) for run in (0, 1)))
+    canvas = visitor.all(".plane-cell canvas")[0]
+    before = visitor.wait(lambda: canvas.screenshot_as_png)
+    visitor.press("3")
+    visitor.wait(lambda: "/layer/difference.nii?run=1" in fetched(visitor))
+    visitor.wait(lambda: canvas.screenshot_as_png != before)
+    visitor.wait(lambda: visitor.texts(".tools [aria-pressed=true]") == ["Planes", "Difference"])
     visitor.quiet()

@@ -22,7 +22,7 @@ from slivit.viewer.desk import Desk  # noqa: E402
 from slivit.viewer.jobs import PATIENCE, Job, Jobs  # noqa: E402
 from slivit.viewer.masks import masks_of  # noqa: E402
 from slivit.viewer.nifti import map_bytes, nifti_bytes, place_of, read_mask  # noqa: E402
-from slivit.viewer.opinions import Other, check_runs, judged, read_calls, sort_out  # noqa: E402
+from slivit.viewer.opinions import Other, check_runs, is_run, judged, read_calls, sort_out  # noqa: E402
 from slivit.viewer.server import ViewError  # noqa: E402
 from slivit.viewer.thumbnails import Thumbnails  # noqa: E402
 from slivit.viewer.web import application  # noqa: E402
@@ -124,9 +124,10 @@ def test_values_are_far_off_and_classes_wrong(runs):
 def test_what_is_looked_at_is_told_apart(run, scans, tmp_path):
     study = tmp_path / "study"
     shutil.copytree(run, study / "runs" / "slivit")
-    with pytest.raises(ViewError, match=r"holds 1 runs.*runs/slivit"):
+    with pytest.raises(ViewError, match=r"holds 1 runs; give it alone.*runs/slivit"):
         check_runs([study])
     check_runs([run, run / "checkpoint"])
+    assert [is_run(folder) for folder in (run, run / "checkpoint", study)] == [True, True, False]
     csv = tmp_path / "scans.csv"
     csv.write_text("path\n")
     assert sort_out([csv, study]) == (csv, [study])

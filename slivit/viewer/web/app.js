@@ -5,22 +5,23 @@ import { Side } from "./side.js";
 import { Worklist } from "./worklist.js";
 
 const KEYS = [["\u2191 \u2193", "previous, next scan"], ["\u2190 \u2192", "previous, next slice"], ["Page Up, Page Down", "five slices"], ["Home, End", "first, last slice"], ["/", "search"],
-  ["1 2 3", "occlusion, rollout, Grad-CAM; 0 none"], ["v", "planes or slices"], ["+ \u2212", "zoom"], ["w", "all columns, or the scan beside the list"], ["a x b", "accept, wrong label, bad scan"], ["c", "comment"],
+  ["1 2 3", "occlusion, rollout, Grad-CAM, or true mask, predicted mask, difference; 0 none"], ["v", "planes or slices"], ["+ \u2212", "zoom"], ["w", "all columns, or the scan beside the list"], ["a x b", "accept, wrong label, bad scan"], ["c", "comment"],
   ["right button", "window: across for width, down for level"], ["Shift and left button", "move the planes"], ["Ctrl and wheel", "zoom"]];
 
 async function start() {
   begin();
-  const about = await ask("/api/about");
+  const about = await ask("api/about");
   about.compared = about.opinions > 1;
   document.getElementById("desk").classList.toggle("compared", about.compared);
   document.title = `slivit: ${about.run}`;
   document.getElementById("run").textContent = about.run;
+  document.getElementById("shelf").hidden = !location.pathname.includes("/open/");
   document.getElementById("about").textContent = `${about.model} for ${about.targets.join(", ")}. For research; not a medical device.`;
   if (about.targets.length > 1 && !about.targets.includes(state.target)) state.target = "";
   const open = (n) => set({ scan: n, slice: "", cross: "", wide: "" });
   const list = new Worklist(document.getElementById("list"), about, open);
   const side = new Side(document.getElementById("side"), about, list, open);
-  const scan = new Scan(document.getElementById("scan"), about, (facts) => side.show(facts));
+  const scan = new Scan(document.getElementById("scan"), about, { drawn: (facts) => side.show(facts), measured: (cases) => side.measured(cases), opinion: (n, run) => list.opinion(n, run) });
   let shown = "";
 
   async function apply(changes = state) {
@@ -30,15 +31,16 @@ async function start() {
     if (state.scan === "") return;
     if (wanted !== shown) { shown = wanted; await scan.open(); return; }
     if ("channel" in changes) { await scan.channel(); return; }
-    if ("view" in changes) await scan.look();
+    if ("alone" in changes) scan.placeOf = null;
+    if ("view" in changes || "alone" in changes) await scan.look();
     if ("method" in changes) await scan.explain();
-    if ("masks" in changes) await scan.lay();
+    if ("masks" in changes || "layers" in changes) await scan.lay();
   }
 
   listen(list, scan, side);
   await list.load();
   await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));  // the list is painted before all else
-  side.keep(await ask("/api/reviews"));
+  side.keep(await ask("api/reviews"));
   onChange((changes) => apply(changes).catch((error) => trouble(error.message)));
   if (state.scan && list.row(state.scan) === undefined && !state.scan.startsWith("dropped")) {
     const found = list.rows.find((r) => r.key === state.scan || r.key.endsWith(`/${state.scan}`));
@@ -63,7 +65,9 @@ function listen(list, scan, side) {
     "/": () => list.search.focus(), "?": () => dialog.showModal(), w: () => list.widen(), v: () => set({ view: scan.deep.hidden ? "planes" : "slices" }),
     "+": () => scan.enlarge(1.25), "=": () => scan.enlarge(1.25), "-": () => scan.enlarge(1 / 1.25),
     a: () => side.note("accept"), x: () => side.note("wrong label"), b: () => side.note("bad scan"), c: () => document.querySelector(".comment")?.focus(),
-    ...Object.fromEntries(methods.map((m, i) => [String(i), () => set({ method: m })])),
+    ...Object.fromEntries(scan.about.dense
+      ? ["", "true", "predicted", "difference"].map((name, i) => [String(i), () => set({ layers: name })])
+      : methods.map((m, i) => [String(i), () => set({ method: m })])),
   };
   addEventListener("keydown", (e) => {
     if (e.ctrlKey || e.metaKey || e.altKey || dialog.open) return;
@@ -85,7 +89,7 @@ async function drop(chosen) {
   for (const file of chosen) form.append("files", file, file.name);
   trouble("");
   try {
-    const { key } = await ask("/api/drop", {}, { method: "POST", body: form });
+    const { key } = await ask("api/drop", {}, { method: "POST", body: form });
     set({ scan: key, slice: "", cross: "", wide: "" });
   } catch (error) { trouble(error.message); }
 }

@@ -29,16 +29,17 @@ const LAYER = { path: {}, data: null, paired_img_path: {}, paired_img_url: null,
   cal_min_neg: null, cal_max_neg: null, frame_4d: 0, colormap_type: 0, colormap_invert: false, modulation_image: null, modulate_alpha: 0, colormap_label: null };
 
 export class Planes {
-  constructor(place, { moved, windowed, zoomed }) {
+  // `number`: of these planes on the page; the package holds one viewer in each copy of its script.
+  constructor(place, number, { moved, windowed, zoomed }) {
     this.host = h("div", { class: "planes" });
     put(place, this.host);
-    Object.assign(this, { moved, windowed, zoomed, layers: new Map(), waiting: new Map(), cross: [0.5, 0.5, 0.5], zoom: 1, count: 0 });
+    Object.assign(this, { number, moved, windowed, zoomed, layers: new Map(), waiting: new Map(), cross: [0.5, 0.5, 0.5], zoom: 1, count: 0 });
   }
 
   begin() { return (this.begun ||= this.start()); }
 
   async start() {
-    const { default: widget } = await import("/niivue.js");
+    const { default: widget } = await import(this.number ? `../niivue.js?copy=${this.number}` : "../niivue.js");
     this.model = new Model({ opts: OPTIONS, volumes: [], meshes: [], height: 400, background_masks_overlays: 0, draw_lut: null, draw_opacity: 0.8,
       draw_fill_overwrites: true, graph: null, scene: null, overlay_outline_width: 0, overlay_alpha_shader: 1 }, (message) => this.heard(message));
     await widget.initialize({ model: this.model });
@@ -79,14 +80,14 @@ export class Planes {
       this.enlarge(this.zoom * (e.deltaY < 0 ? 1.15 : 1 / 1.15));
       this.zoomed(this.zoom);
     }, { capture: true, passive: false });
-    new ResizeObserver(() => this.say("resize_listener")).observe(this.host);
+    new ResizeObserver(() => { if (this.host.clientWidth) this.say("resize_listener"); }).observe(this.host);
   }
 
   say(type, data = []) { this.model.fire("msg:custom", { type, data }, []); }
   scene(values) { this.model.set("scene", values); this.say("draw_scene"); }
 
   layer(url, given) {
-    const id = `layer${(this.count += 1)}`;
+    const id = `layer${this.number}x${(this.count += 1)}`;  // all planes share one table of models
     const model = new Model({ ...LAYER, id, url, name: "scan.nii", colormap: "gray", opacity: 1, cal_min: null, cal_max: null, ...given });
     Model.all.set(id, model);
     return { id, model };
@@ -156,10 +157,10 @@ export class Planes {
     const { axis, flipped, shape } = this.place;
     const part = (Math.min(Math.max(number, 0), shape[0] - 1) + 0.5) / shape[0];
     this.cross[axis] = flipped ? 1 - part : part;
-    this.scene({ crosshairPos: [...this.cross] });
-    this.tell(null);
+    this.goto(this.cross);
   }
 
-  goto(cross) { this.cross = cross; this.scene({ crosshairPos: [...cross] }); this.tell(null); }
+  follow(cross) { this.cross = [...cross]; this.scene({ crosshairPos: [...cross] }); }
+  goto(cross) { this.follow(cross); this.tell(null); }
   step(by) { this.go(this.slice() + by); }
 }

@@ -1,16 +1,20 @@
 // The opened scan: its two views, the window, explanations and masks over it, the strip of its slices.
 import { addressOf, ask, h, number, put, set, state, trouble } from "./state.js";
-import { Planes } from "./planes.js";
+import { Several } from "./several.js";
 import { Slices } from "./slices.js";
 import { Strip } from "./strip.js";
 
 const DEEP = 12;
 const HU = { lung: [-1350, 150], bone: [-160, 1640], brain: [0, 80], "soft tissue": [-160, 240] };
+const BESIDE = 4;  // runs whose planes are shown beside each other
+const LAYERS = [["true", "True", "The true mask"], ["predicted", "Predicted", "The predicted mask"], ["difference", "Difference", "Where the two differ"]];
+export const DIFFERENCE = [[[86, 180, 233], "missed: in the true mask alone"], [[230, 159, 0], "added: in the predicted mask alone"], [[204, 121, 167], "another structure"]];
 export const LABELS = [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233], [122, 81, 149], [240, 228, 66]];
 
 export class Scan {
-  constructor(place, about, drawn) {
-    Object.assign(this, { place, about, drawn, facts: null, found: null, turn: 0 });
+  // `drawn` is told the facts of each scan, `measured` the masks of each run that segments; `opinion` gives a run's words.
+  constructor(place, about, { drawn, measured, opinion }) {
+    Object.assign(this, { place, about, drawn, measured, opinion, facts: null, found: null, turn: 0, maps: new Map(), cases: new Map() });
     this.title = h("div", { class: "scan-title" });
     this.tools = h("div", { class: "tools" });
     this.stage = h("div", { class: "stage" });
@@ -21,9 +25,9 @@ export class Scan {
     this.stripe = h("div", { class: "strip" });
     this.said = h("p", { class: "said quiet" });
     put(place, this.title, this.tools, this.stage, this.stripe, this.said);
-    this.strip = new Strip(this.stripe, (n) => this.view?.go(n));
-    this.slices = new Slices(this.flat, (n) => this.moved(n), about.runs);
-    this.planes = new Planes(this.deep, { moved: (n, cross, value) => this.moved(n, cross, value),
+    this.strip = new Strip(this.stripe, (n) => this.view?.go(n), about.dense);
+    this.slices = new Slices(this.flat, (n) => this.moved(n), about.dense ? about.runs.slice(0, 1) : about.runs);
+    this.planes = new Several(this.deep, about.runs, { moved: (n, cross, value) => this.moved(n, cross, value),
       windowed: (low, high) => this.showWindow(low, high), zoomed: (zoom) => set({ zoom: zoom.toFixed(2) }, true) });
     this.stage.addEventListener("wheel", (e) => { if (this.view === this.slices && !e.ctrlKey) { e.preventDefault(); this.step(Math.sign(e.deltaY)); } }, { passive: false });
     this.build();
@@ -37,6 +41,11 @@ export class Scan {
     this.methods = h("div", { class: "group", role: "group", "aria-label": "Explanation" },
       button("None", "No explanation ( 0 )", () => set({ method: "none" }), { "data-method": "none" }),
       ...this.about.methods.map((m, i) => button(m.title, `${m.says} ( ${i + 1} )`, () => set({ method: m.name }), { "data-method": m.name })));
+    this.methods.hidden = this.about.dense;
+    this.layers = h("div", { class: "group", role: "group", "aria-label": "Masks", hidden: !this.about.dense },
+      ...LAYERS.map(([name, words, title], i) => button(words, `${title} ( ${i + 1} )`, () => this.toggle(name), { "data-layer": name })));
+    this.beside = h("label", { class: "mask", title: "The planes of all runs beside each other", hidden: this.about.runs.length < 2 || this.about.runs.length > BESIDE },
+      h("input", { type: "checkbox", checked: !state.alone, onchange: (e) => set({ alone: e.target.checked ? "" : "1" }) }), "all runs");
     this.targets = h("select", { title: "Which output is explained", "aria-label": "Output", onchange: (e) => set({ target: e.target.value }) });
     this.runs = h("select", { title: "Which run is explained", "aria-label": "Run", onchange: (e) => set({ run: e.target.value }) },
       ...this.about.runs.map((name, i) => h("option", { value: i }, name)));
@@ -50,7 +59,7 @@ export class Scan {
     this.fill = range("Masks", "How strongly masks show", "fill");
     this.masks = h("span", { class: "masks" });
     this.zooms = h("div", { class: "group" }, button("\u2212", "Smaller ( - )", () => this.enlarge(1 / 1.25), { "aria-label": "Smaller" }), button("+", "Larger ( + )", () => this.enlarge(1.25), { "aria-label": "Larger" }));
-    put(this.tools, this.views, this.channels, this.zooms, this.windows, this.numbers, this.methods, this.targets, this.runs, this.opacity, this.masks, this.fill);
+    put(this.tools, this.views, this.channels, this.zooms, this.windows, this.numbers, this.methods, this.layers, this.targets, this.runs, this.beside, this.opacity, this.masks, this.fill);
   }
 
 
@@ -61,13 +70,13 @@ export class Scan {
     this.wait("reading ...");
     const asked = { key: state.scan, run: state.run };
     let facts;
-    try { facts = { ...await ask(`/api/scan/${encodeURIComponent(asked.key)}`, { run: asked.run, target: state.target }), ...asked }; } catch (error) {
+    try { facts = { ...await ask(`api/scan/${encodeURIComponent(asked.key)}`, { run: asked.run, target: state.target }), ...asked }; } catch (error) {
       if (turn === this.turn) { this.facts = null; this.wait(""); this.place.classList.add("empty"); this.drawn(null); put(this.title, h("h2", {}, "This scan cannot be shown")); trouble(error.message); }
       return;
     }
     if (turn !== this.turn) return;
     trouble("");
-    Object.assign(this, { facts, found: null, placeOf: null, fresh: state.slice === "" });
+    Object.assign(this, { facts, found: null, placeOf: null, fresh: state.slice === "", maps: new Map(), cases: new Map() });
     facts.channel = facts.channels[Number(state.channel)] ? state.channel : "0";
     put(this.targets, ...facts.outputs.map(([name]) => h("option", { value: name, selected: name === facts.target }, name)));
     this.targets.hidden = facts.outputs.length < 2;
@@ -82,6 +91,13 @@ export class Scan {
     this.drawn(facts);
     await this.look();
     await this.explain();
+  }
+
+  // The runs whose planes are shown: all of them, or the one that is looked at.
+  besides() { return state.alone || this.about.runs.length > BESIDE ? [this.facts.run] : this.about.runs.map((_, run) => String(run)); }
+  toggle(name) {
+    const chosen = state.layers.split(",").filter(Boolean);
+    set({ layers: (chosen.includes(name) ? chosen.filter((one) => one !== name) : [...chosen, name]).join() });
   }
 
   // Show another channel of the same scan.
@@ -108,6 +124,7 @@ export class Scan {
     for (const b of this.views.children) { b.setAttribute("aria-pressed", b.dataset.view === (planes ? "planes" : "slices")); b.disabled = b.dataset.view === "planes" && !possible; }
     this.flat.hidden = planes;
     this.deep.hidden = !planes;
+    this.beside.hidden = !planes || this.about.runs.length < 2 || this.about.runs.length > BESIDE;
     this.view = planes ? null : this.slices;
     this.windows.hidden = this.numbers.hidden = !planes;
     if (!planes) { this.wait(""); this.slices.go(this.strip.number); return; }
@@ -116,8 +133,10 @@ export class Scan {
       if (!this.placeOf) {
         const place = await ask(addressOf(facts, "place"));
         if (turn !== this.looks) return;
-        await this.planes.show(addressOf(facts, "volume.nii"), place);
+        const runs = this.besides();
+        await this.planes.show(runs, addressOf(facts, "volume.nii"), place);
         if (turn !== this.looks) return;
+        for (const run of runs) this.planes.label(run, [this.about.runs[run], this.opinion(facts.key, Number(run))].filter(Boolean).join(": "));
         this.placeOf = place;
         this.presets(place);
       }
@@ -132,7 +151,7 @@ export class Scan {
   }
 
   presets(place) {
-    put(this.windows, h("option", { value: "" }, "window: automatic"), h("option", { value: "full" }, "full range"), ...(place.hu ? Object.keys(HU).map((name) => h("option", { value: name }, name)) : []));
+    put(this.windows, h("option", { value: "" }, "window: auto"), h("option", { value: "full" }, "full range"), ...(place.hu ? Object.keys(HU).map((name) => h("option", { value: name }, name)) : []));
     this.showWindow(place.low, place.high, true);
   }
 
@@ -159,7 +178,9 @@ export class Scan {
     const turn = this.turn, facts = this.facts, method = state.method;
     for (const b of this.methods.children) b.setAttribute("aria-pressed", b.dataset.method === method);
     if (!facts) return;
+    if (this.about.dense) { await this.segment(facts); return; }
     this.found = null;
+    this.maps = new Map();
     if (method === "none") { this.said.textContent = ""; await this.plain(); return; }
     this.said.textContent = "computing ...";
     const current = () => turn === this.turn && method === state.method && facts === this.facts;
@@ -167,6 +188,7 @@ export class Scan {
     if (!found) return;
     if (!found.scores) { await this.plain(); this.said.textContent = found.error; return; }
     this.found = { ...found, method };
+    this.maps.set(facts.run, this.found);
     this.said.textContent = this.about.methods.find((m) => m.name === method).says;
     this.strip.show(facts.shape[0], this.found.slices, this.found.scores);
     this.colour(facts, facts.run, this.found);
@@ -177,7 +199,34 @@ export class Scan {
       if (String(run) === facts.run) continue;
       const other = await this.asked(facts, String(run), method, current);
       if (!other) return;
-      if (other.scores) { this.strip.other(run, other.slices, other.scores); this.colour(facts, run, { ...other, method }); }
+      if (!other.scores) continue;
+      this.strip.other(run, other.slices, other.scores);
+      this.colour(facts, run, { ...other, method });
+      this.maps.set(String(run), { ...other, method });
+      await this.lay();
+    }
+  }
+
+  // Of runs that segment: ask for the masks of each until they are there.
+  async segment(facts) {
+    const runs = this.about.runs.map((_, run) => String(run)).sort((a, b) => (b === facts.run) - (a === facts.run));
+    this.said.textContent = "comparing masks ...";
+    for (const run of runs) {
+      const found = await this.made(facts, run);
+      if (facts !== this.facts) return;
+      this.cases.set(run, found);
+      if (run === facts.run) this.said.textContent = found.error || found.notes.join(" ");
+      this.measured(this.cases);
+      await this.lay();
+    }
+  }
+
+  async made(facts, run) {
+    for (;;) {
+      try {
+        const found = await ask(addressOf(facts, "masks", { run }));
+        if (found.structures || found.state === "failed" || facts !== this.facts) return { notes: [], layers: [], ...found };
+      } catch (error) { return { notes: [], layers: [], error: error.message }; }
     }
   }
 
@@ -198,6 +247,7 @@ export class Scan {
   async plain() {
     this.strip.show(this.facts.shape[0], this.facts.sampled, null);
     for (const run of this.about.runs.keys()) this.slices.overlay(run, null, 1);
+    this.maps = new Map();
     await this.lay();
   }
 
@@ -208,27 +258,38 @@ export class Scan {
     this.opacity.hidden = !this.found?.map;
     this.drawMasks();
     if (this.view !== this.planes) return;
-    const map = this.found?.map ? addressOf(facts, "map.nii", { method: this.found.method }) : null;
-    await this.planes.overlay("map", map, { colormap: "inferno", opacity: state.opacity / 100, cal_min: 140, cal_max: 255, colormap_type: 2 });
-    const chosen = state.masks.split(",").filter(Boolean);
-    for (const mask of facts.masks) {
-      if (facts !== this.facts) return;
-      const url = chosen.includes(mask.name) ? addressOf(facts, `mask/${mask.number}.nii`) : null;
-      await this.planes.overlay(`mask ${mask.name}`, url, { opacity: state.fill / 100, colormap_label: table(mask.number) });
+    for (const run of this.planes.runs) {
+      for (const [name, url, given] of this.over(facts, run)) {
+        if (facts !== this.facts) return;
+        await this.planes.overlay(run, name, url, given);
+      }
     }
+  }
+
+  // What lies over a run's planes: a name, an address (null where it is not wanted) and a look each.
+  over(facts, run) {
+    const opacity = state.fill / 100, masks = state.masks.split(","), layers = state.layers.split(","), found = this.maps.get(run);
+    const map = found?.map ? addressOf(facts, "map.nii", { method: found.method, run }) : null;
+    const made = this.cases.get(run)?.layers || [];
+    return [["map", map, { colormap: "inferno", opacity: state.opacity / 100, cal_min: 140, cal_max: 255, colormap_type: 2 }],
+      ...facts.masks.map((mask) => [`mask ${mask.name}`, masks.includes(mask.name) ? addressOf(facts, `mask/${mask.number}.nii`) : null, { opacity, colormap_label: table(mask.number * 2) }]),
+      ...LAYERS.filter(([name]) => made.includes(name)).map(([name]) => [`layer ${name}`, layers.includes(name) ? addressOf(facts, `layer/${name}.nii`, { run }) : null,
+        { opacity, colormap_label: name === "difference" ? table(0, DIFFERENCE.map(([colour]) => colour)) : table(0) }])];
   }
 
   drawMasks() {
     const chosen = state.masks.split(",").filter(Boolean), planes = this.view === this.planes;
     put(this.masks, ...(planes ? this.facts.masks : []).map((mask) => h("label", { class: "mask" }, h("input", { type: "checkbox", checked: chosen.includes(mask.name),
       onchange: (e) => { set({ masks: (e.target.checked ? [...chosen, mask.name] : chosen.filter((m) => m !== mask.name)).join() }); } }), mask.name)));
-    this.fill.hidden = !planes || !chosen.length;
+    this.fill.hidden = !planes || !(this.about.dense || chosen.length);
+    for (const b of this.layers.children) b.setAttribute("aria-pressed", String(state.layers.split(",").includes(b.dataset.layer)));
   }
 
   fade() {
     this.slices.fade(state.opacity / 100);
     this.planes.fade("map", state.opacity / 100);
     for (const mask of this.facts?.masks || []) this.planes.fade(`mask ${mask.name}`, state.fill / 100);
+    for (const [name] of LAYERS) this.planes.fade(`layer ${name}`, state.fill / 100);
   }
 
   moved(slice, cross, value) {
@@ -248,8 +309,8 @@ export class Scan {
 }
 
 // The colours of a mask's labels; each mask begins with another one.
-function table(first) {
+function table(first, colours = LABELS) {
   const lut = [0, 0, 0, 0];
-  for (let i = 0; i < 32; i += 1) lut.push(...LABELS[(first * 2 + i) % LABELS.length], 255);
+  for (let i = 0; i < 32; i += 1) lut.push(...colours[(first + i) % colours.length], 255);
   return { lut, min: 0, max: 32, labels: [] };
 }

@@ -2,7 +2,7 @@
 
 const DEFAULTS = {
   scan: "", target: "", sort: "", filter: "", split: "", group: "", q: "", page: "0", wide: "",
-  run: "0", view: "", method: "gradcam", slice: "", cross: "", window: "", zoom: "1", channel: "0", opacity: "60", masks: "", fill: "50",
+  run: "0", view: "", method: "gradcam", slice: "", cross: "", window: "", zoom: "1", channel: "0", opacity: "60", masks: "", fill: "50", layers: "predicted", alone: "",
 };
 export const state = { ...DEFAULTS };
 const listeners = [];
@@ -49,7 +49,7 @@ export async function ask(path, query = {}, options = {}) {
 // The address of a part of an opened scan. It is made of what the server told of that scan, never of the state, which
 // names the next scan, target or run already while its facts are still on their way.
 export function addressOf({ key, run, target, channel }, part, more = {}) {
-  return `/api/scan/${encodeURIComponent(key)}/${part}?${new URLSearchParams({ run, target, channel, ...more })}`;
+  return `api/scan/${encodeURIComponent(key)}/${part}?${new URLSearchParams({ run, target, channel, ...more })}`;
 }
 
 // An element: properties, "on..." listeners, attributes, and children (texts are never read as HTML).

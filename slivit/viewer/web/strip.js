@@ -2,8 +2,9 @@
 import { h, put } from "./state.js";
 
 export class Strip {
-  constructor(place, go) {
-    this.go = go;
+  // `whole`: a model that sees every slice, so that nothing is said of which ones.
+  constructor(place, go, whole) {
+    Object.assign(this, { go, whole });
     this.bars = h("div", { class: "bars" });
     this.slider = h("input", { type: "range", class: "slice-slider", "aria-label": "Slice", min: 0, oninput: (e) => go(Number(e.target.value)) });
     this.label = h("output", { class: "slice-label quiet" });
@@ -41,7 +42,7 @@ export class Strip {
     this.number = number;
     this.slider.value = number;
     this.now.style.left = `${((number + 0.5) / this.depth) * 100}%`;
-    this.label.textContent = `slice ${number} of 0 to ${this.depth - 1}${this.taken.has(number) ? ", seen by the model" : ", not seen by the model"}`;
+    this.label.textContent = `slice ${number} of 0 to ${this.depth - 1}${this.whole ? "" : this.taken.has(number) ? ", seen by the model" : ", not seen by the model"}`;
   }
 }
 

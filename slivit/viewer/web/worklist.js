@@ -34,14 +34,14 @@ export class Worklist {
   filterEntries() {
     const calls = this.about.two_ways
       ? [["wrong", "wrong calls"], ["missed", "missed"], ["alarm", "false alarms"]]
-      : this.about.calls ? [["wrong", "wrong calls"]] : [["far", "largest errors"]];
+      : this.about.calls ? [["wrong", "wrong calls"]] : [["far", this.about.dense ? "lowest Dice" : "largest errors"]];
     const differ = this.about.compared ? [["differ", "runs differ"]] : [];
     const unsure = this.about.calls || this.about.compared ? [["unsure", "uncertain"]] : [];
-    return [["", "all scans"], ...differ, ...calls, ...unsure, ["noticed", "with warnings"], ["known", "with known answer"], ["doubted", "doubted"], ["unseen", "not reviewed"]];
+    return [["", "all scans"], ...differ, ...calls, ...unsure, ["noticed", "with warnings"], ...(this.about.dense ? [] : [["known", "with known answer"]]), ["doubted", "doubted"], ["unseen", "not reviewed"]];
   }
 
   async load() {
-    const found = await ask("/api/worklist", { target: this.about.exclusive ? "" : state.target });
+    const found = await ask("api/worklist", { target: this.about.exclusive ? "" : state.target });
     Object.assign(this, { rows: found.rows, groups: found.groups, runs: found.runs, unit: found.unit, target: found.target });
     for (const row of this.rows) row.text = `${row.name} ${row.patient} ${row.key}`.toLowerCase();
     this.fill(this.splits, "split", [...new Set(this.rows.map((r) => r.split))].filter(Boolean).map((s) => [s, s]), "all splits");
@@ -90,15 +90,25 @@ export class Worklist {
     }
   }
 
+  // Of runs that segment: Dice and volumes of each structure.
+  parts() {
+    const one = this.about.structures.length === 1;
+    return this.about.structures.flatMap((name, i) => [
+      !one && { key: `dice${i}`, title: `Dice ${name}`, by: (r) => r.parts[i][0], show: i < 2 ? "mid" : "more", cell: (r) => [number(r.parts[i][0])] },
+      { key: `ml${i}`, title: `mL ${name}`, by: (r) => r.parts[i][1], show: one ? "" : "more", cell: (r) => [number(r.parts[i][1], 2), h("small", {}, r.parts[i][2] === null ? "" : `true ${number(r.parts[i][2], 2)}`)], help: "Predicted volume, and the true one below" },
+    ]).filter(Boolean);
+  }
+
   columns() {
     const others = this.runs.slice(1).map((name, i) => ({ key: `run${i + 1}`, title: name, by: (r) => r.others[i][0] ?? r.others[i][1], cell: (r) => this.said(...r.others[i]) }));
     const compared = others.length ? [...others, { key: "spread", title: "differ", by: (r) => (r.differ ? 10 : 0) + (r.spread ?? 0), cell: (r) => [number(r.spread), r.differ ? h("small", { class: "flag missed" }, "calls differ") : ""], help: "Spread (SD) of the predictions; and whether the calls differ" }] : [];
     return [
-      { key: "name", title: "scan", by: (r) => r.name, cell: (r) => [h("b", { title: r.name }, r.name.replace(/\.nii(\.gz)?$/, "")), h("small", {}, [r.patient, r.split].filter(Boolean).join(" · "))], class: "name" },
-      { key: "value", title: this.runs.length > 1 ? this.runs[0] : this.about.calls ? "probability" : "predicted", by: (r) => r.value, cell: (r) => this.said(r.value, r.call) },
+      { key: "name", title: "scan", by: (r) => r.name, cell: (r) => [h("b", { title: r.name }, r.name.replace(/\.nii(\.gz)?$/, "")), h("small", {}, [r.name.startsWith(r.patient) ? "" : r.patient, r.split].filter(Boolean).join(" · "))], class: "name" },
+      { key: "value", title: this.runs.length > 1 ? this.runs[0] : this.about.calls ? "probability" : this.about.dense ? "Dice" : "predicted", by: (r) => r.value, cell: (r) => this.said(r.value, r.call) },
       ...compared,
-      { key: "truth", title: "known", by: (r) => (this.about.calls ? r.truth : r.truth === "" ? null : Number(r.truth)), cell: (r) => [this.about.calls ? r.truth : number(r.truth === "" ? null : r.truth, 2)] },
-      { key: "flag", title: this.about.calls ? "call" : "error", by: (r) => (this.about.calls ? r.flag : r.error), cell: (r) => this.flag(r), help: "Whether the call is right; of values, how far off they are" },
+      ...this.parts(),
+      !this.about.dense && { key: "truth", title: "known", by: (r) => (this.about.calls ? r.truth : r.truth === "" ? null : Number(r.truth)), cell: (r) => [this.about.calls ? r.truth : number(r.truth === "" ? null : r.truth, 2)] },
+      !this.about.dense && { key: "flag", title: this.about.calls ? "call" : "error", by: (r) => (this.about.calls ? r.flag : r.error), cell: (r) => this.flag(r), help: "Whether the call is right; of values, how far off they are" },
       this.about.calls && { key: "unsure", title: "unsure", show: "mid", by: (r) => r.unsure, cell: (r) => [h("i", { class: "meter", style: `--part:${Math.round(100 * (r.unsure ?? 0))}%`, title: number(r.unsure) })], help: "1 at the threshold, 0 as far from it as can be" },
       this.about.calls && !this.about.exclusive && { key: "observed", title: "observed", by: (r) => r.observed?.[0] ?? null, show: "more", cell: (r) => (r.observed ? [`${(100 * r.observed[0]).toFixed(0)}%`, h("small", {}, r.observed[1] === null ? "" : `${(100 * r.observed[1]).toFixed(0)} to ${(100 * r.observed[2]).toFixed(0)}%`)] : []), help: "Of the test scans with a probability like this one, the share that was positive, with its interval" },
       ...this.groups.map((name, i) => ({ key: `group${i}`, title: name, by: (r) => (r.groups[i] === "" ? null : r.groups[i]), show: "more", cell: (r) => [String(r.groups[i])] })),
@@ -107,10 +117,20 @@ export class Worklist {
     ].filter(Boolean);
   }
 
+  // What a run says of a scan, in words.
+  opinion(n, run) {
+    const row = this.row(n);
+    if (!row) return "";
+    const [value, call] = run ? row.others?.[run - 1] || [null, ""] : [row.value, row.call];
+    if (value === null && !call) return "";
+    const words = this.about.exclusive || call === "" ? call : call === "1" ? "positive" : "negative";
+    return [this.about.dense && "Dice", value === null ? "" : number(value, this.about.calls || this.about.dense ? 3 : 2), this.unit, words].filter(Boolean).join(" ");
+  }
+
   said(value, call) {
     if (value === null && !call) return [h("span", { class: "quiet" }, "\u2013")];
     const words = this.about.exclusive ? call : this.about.calls && call !== "" ? (call === "1" ? "positive" : "negative") : "";
-    return [value === null ? "" : number(value, this.about.calls ? 3 : 2), h("small", {}, words)];
+    return [value === null ? "" : number(value, this.about.calls || this.about.dense ? 3 : 2), h("small", {}, words)];
   }
 
   flag(row) {
@@ -124,10 +144,10 @@ export class Worklist {
   choose() {
     const [key, order] = state.sort.split(":");
     const columns = this.columns();
-    const column = columns.find((c) => c.key === key) || (this.runs.length > 1 && columns.find((c) => c.key === "spread"));
+    const column = columns.find((c) => c.key === key) || columns.find((c) => c.key === (this.runs.length > 1 ? "spread" : this.about.dense ? "value" : ""));
     this.shown = this.rows.filter((row) => this.takes(row));
     if (!column) { this.shown.sort((a, b) => (a.value === null) - (b.value === null) || a.n - b.n); return columns; }
-    const sign = order === "up" ? 1 : -1;
+    const sign = order === "up" || (!key && column.key === "value") ? 1 : -1;  // the lowest Dice comes first
     const empty = (v) => v === null || v === undefined || v === "";
     this.shown.sort((a, b) => {
       const [x, y] = [column.by(a), column.by(b)];
@@ -172,7 +192,7 @@ export class Worklist {
     let missing = this.drawn.map((r) => r.n);
     while (missing.length && turn === this.turn) {
       let found;
-      try { found = await ask("/api/thumbnails", { rows: missing.join() }); } catch (error) { trouble(error.message); return; }
+      try { found = await ask("api/thumbnails", { rows: missing.join() }); } catch (error) { trouble(error.message); return; }
       if (turn !== this.turn) return;
       for (const n of found.ready) this.picture(n, found.failed[n]);
       missing = missing.filter((n) => !found.ready.includes(n));
@@ -188,7 +208,7 @@ export class Worklist {
     const frame = this.body.querySelector(`tr[data-row="${n}"] .frame`);
     if (!frame) return;
     if (failed) { frame.title = failed; frame.textContent = "!"; return; }
-    put(frame, h("img", { src: `/api/thumbnail/${n}`, alt: "", width: 44, height: 44 }));
+    put(frame, h("img", { src: `api/thumbnail/${n}`, alt: "", width: 44, height: 44 }));
   }
 
   select() {
