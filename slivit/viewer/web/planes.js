@@ -80,7 +80,7 @@ export class Planes {
       this.enlarge(this.zoom * (e.deltaY < 0 ? 1.15 : 1 / 1.15));
       this.zoomed(this.zoom);
     }, { capture: true, passive: false });
-    new ResizeObserver(() => { if (this.host.clientWidth) this.say("resize_listener"); }).observe(this.host);
+    new ResizeObserver(() => this.say("resize_listener")).observe(this.host);
   }
 
   say(type, data = []) { this.model.fire("msg:custom", { type, data }, []); }

@@ -1,6 +1,6 @@
 // The three planes of one run, or of several beside each other: one scan, one crosshair, one window, one zoom, and over
 // each what its run says.
-import { h, put } from "./state.js";
+import { h } from "./state.js";
 import { Planes } from "./planes.js";
 
 export class Several {
@@ -20,6 +20,7 @@ export class Several {
       zoomed: (zoom) => { for (const one of this.others(planes)) one.enlarge(zoom); this.zoomed(zoom); },
     });
     Object.assign(planes, { label, cell: h("div", { class: "plane-cell" }, host, label) });
+    this.place.append(planes.cell);  // it stays there with its size, as a canvas of no size cannot be drawn
     return planes;
   }
 
@@ -28,7 +29,7 @@ export class Several {
     const turn = (this.turn = (this.turn || 0) + 1);
     this.runs = runs;
     for (const run of runs) if (!this.all.has(run)) this.all.set(run, this.make(run));
-    put(this.place, ...this.shown.map((planes) => planes.cell));
+    for (const [run, planes] of this.all) planes.cell.classList.toggle("away", !runs.includes(run));
     for (const run of runs) this.label(run, this.names[Number(run)]);
     for (const planes of this.shown) if (turn === this.turn) await planes.show(url, place);
   }
