@@ -1,7 +1,6 @@
 """How long the page takes; prints the figures of benchmarks/RESULTS.md."""
 
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +38,10 @@ def test_two_thousand_scans_and_the_time_they_take(browser, serve, visit, run, s
     browser.set_script_timeout(120)
     visitor.wait(lambda: "cross=" in browser.current_url)
     changes = {"planes, 160 x 512 x 512": visitor.script(CHANGES)}
+    visitor.wait(lambda: visitor.script(ALL_POINTS))
     visitor.press("v")
     visitor.wait(lambda: visitor.all(".flat .under")[0].is_displayed())
-    time.sleep(2)
+    visitor.wait(lambda: visitor.script(FETCHED, "/slice/") >= 6)  # the slices beside it are there, too
     changes["slices"] = visitor.script(CHANGES)
     with capsys.disabled():
         print("\nfirst paint, list (ms):", *(f"{a:.0f}, {b:.0f};" for a, b in figures))
@@ -58,6 +58,8 @@ def first_paint(visit, url):
     return visitor.wait(lambda: visitor.script(paint)), visitor.script(mark)
 
 
+ALL_POINTS = "return !document.querySelector('.planes.coarse')"
+FETCHED = "return performance.getEntriesByType('resource').filter((e) => e.name.includes(arguments[0])).length"
 CHANGES = """
     const found = [], gl = document.querySelector('.planes canvas')?.getContext('webgl2'), pixel = new Uint8Array(4);
     for (let i = 0; i < 20; i += 1) {

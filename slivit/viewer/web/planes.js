@@ -28,6 +28,8 @@ const OPTIONS = {
 const LAYER = { path: {}, data: null, paired_img_path: {}, paired_img_url: null, paired_img_data: null, colorbar_visible: false, colormap_negative: "",
   cal_min_neg: null, cal_max_neg: null, frame_4d: 0, colormap_type: 0, colormap_invert: false, modulation_image: null, modulate_alpha: 0, colormap_label: null };
 
+const SLOW = 30, REST = 250;  // ms of one drawing, and of rest after which all points are drawn again
+
 export class Planes {
   // `number`: of these planes on the page; the package holds one viewer in each copy of its script.
   constructor(place, number, { moved, windowed, zoomed }) {
@@ -118,6 +120,31 @@ export class Planes {
     this.place = place;
     this.say("resize_listener");
     this.enlarge(1);
+    this.timed();
+  }
+
+  // Whether drawing takes long, as it does without a graphics card. Reading a point back waits until all is drawn; the
+  // first drawing also hands the scan over, and does not count.
+  timed() {
+    const gl = this.canvas.getContext("webgl2"), point = new Uint8Array(4);
+    const drawn = () => { const begun = performance.now(); this.say("draw_scene"); gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, point); return performance.now() - begun; };
+    drawn();
+    this.slow = drawn() > SLOW;
+  }
+
+  // Where drawing takes long, fewer points are drawn while the planes move, and all of them once they rest.
+  move(values) {
+    this.model.set("scene", values);
+    if (this.slow && !this.coarse) this.points(true); else this.say("draw_scene");
+    if (!this.slow) return;
+    clearTimeout(this.rest);
+    this.rest = setTimeout(() => this.points(false), REST);
+  }
+
+  points(coarse) {
+    this.coarse = coarse;
+    this.host.classList.toggle("coarse", coarse);
+    this.say("resize_listener");
   }
 
   setWindow(low, high) {
@@ -160,7 +187,7 @@ export class Planes {
     this.goto(this.cross);
   }
 
-  follow(cross) { this.cross = [...cross]; this.scene({ crosshairPos: [...cross] }); }
+  follow(cross) { this.cross = [...cross]; this.move({ crosshairPos: [...cross] }); }
   goto(cross) { this.follow(cross); this.tell(null); }
   step(by) { this.go(this.slice() + by); }
 }
