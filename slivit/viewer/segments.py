@@ -111,6 +111,9 @@ class MaskBench(Bench):
     def _read_volume(self, row: Row) -> Volume:
         return read_scan(row, self.settings)
 
+    def _whole(self, path: str) -> Volume:
+        return read_scan({"path": path}, self.settings)
+
     def masks(self, opened: Opened) -> CaseMasks:
         """The masks of an opened scan: the predicted one from the run's folder, or predicted now.
 
