@@ -99,15 +99,14 @@ class Thumbnails:
 
     def _keep(self, number: int, data: bytes) -> None:
         """Keep a picture as a file; a folder that takes none only costs time at the next start."""
-        self._kept[number] = data
-        if not self._writable:
-            return
         try:
-            note_result(self.folder)
-            with whole_file(self._file(number)) as partial:
-                Path(partial).write_bytes(data)
+            if self._writable:
+                note_result(self.folder)
+                with whole_file(self._file(number)) as partial:
+                    Path(partial).write_bytes(data)
         except (SlivitError, OSError):
             self._writable = False
+        self._kept[number] = data  # once its file is there, so that who sees it finds both
 
 
 def jpeg(picture: Any) -> bytes:
