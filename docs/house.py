@@ -10,7 +10,19 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "slivit"
 OUT = Path(__file__).with_name("house.svg")
 ORDER = (
-    ("errors", "device", "parallel", "display", "files", "install", "settings", "plugins", "volume", "recipe"),
+    (
+        "errors",
+        "device",
+        "parallel",
+        "display",
+        "files",
+        "install",
+        "machines",
+        "settings",
+        "plugins",
+        "volume",
+        "recipe",
+    ),
     ("statistics",),
     ("targets",),
     ("data", "models", "phantoms"),

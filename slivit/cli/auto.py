@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slivit.cli.common import told_errors
+from slivit.cli.common import ClusterOption, told_errors
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -39,6 +39,7 @@ def auto(
         ),
     ] = None,
     plan: Annotated[str, typer.Option(metavar="PLAN.toml", help="A plan to follow, in place of a new one.")] = "",
+    cluster: ClusterOption = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT that was stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
 ) -> None:
@@ -53,5 +54,6 @@ def auto(
         from slivit.planned import auto as run
 
         options = {"target": target or (), "kind": kind, "labels": labels, "importer": importer, "time": time}
+        options |= {"cluster": cluster}
         run(scans, out=out, seed=seed, weights=weights or (), plan=plan, resume=resume, overwrite=overwrite, **options)  # type: ignore[arg-type]
         typer.echo(out / "report" / "auto.html")

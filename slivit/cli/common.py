@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -27,6 +27,10 @@ _OUTSIDE = {getattr(errno, name) for name in _NAMES.split() if hasattr(errno, na
 ROOM = (
     "there is not enough memory; lower fit.batch_size (--batch-size), slices or image_size, or take a smaller network"
 )
+ClusterOption = Annotated[
+    str,
+    typer.Option("--cluster", metavar="auto|ray://HOST:PORT", help="A Ray cluster that does the work, where one runs."),
+]
 AGAIN = "the same command, given again, goes on"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slivit.cli.common import AGAIN, told_errors
+from slivit.cli.common import AGAIN, ClusterOption, told_errors
 from slivit.errors import SlivitError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def prepare(
     cache: Annotated[Path | None, typer.Option(help="Where slices are kept, in place of data.cache.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read, in place of data.workers.")] = None,
     limit_gb: Annotated[float | None, typer.Option(min=0, help="Size limit, in place of data.cache_gb.")] = None,
+    cluster: ClusterOption = "",
     stage: Annotated[str, typer.Option(help="The recipe's stage: finetune or pretrain.")] = "finetune",
 ) -> None:
     """Read and preprocess every scan once, so that training starts at full speed."""
@@ -45,7 +46,7 @@ def prepare(
     with told_errors(AGAIN):
         if stage not in ("finetune", "pretrain"):
             raise SlivitError(f'--stage must be "finetune" or "pretrain", got "{stage}"')
-        told = run(recipe_for(target, [*(overrides or ()), *given], stage))  # type: ignore[arg-type]
+        told = run(recipe_for(target, [*(overrides or ()), *given], stage), cluster=cluster)  # type: ignore[arg-type]
         if told.failed:
             raise SlivitError(f"{len(told.failed)} of {_total(told)} scans cannot be read; see above")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from slivit.cli.common import told_errors
+from slivit.cli.common import ClusterOption, told_errors
 from slivit.errors import SlivitError, nearest, one_of
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def check(
         str | None, typer.Option(metavar="COLUMN,COLUMN", help="Columns of paths that are the channels of one scan.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read scans.")] = 2,
+    cluster: ClusterOption = "",
     time_limit: Annotated[float, typer.Option(min=0, help="Seconds that a scan may take; 0 for no limit.")] = 300.0,
     reviews: Annotated[
         Path | None, typer.Option(help="Notes of `slivit view`; reviews.csv beside the manifest if absent.")
@@ -86,15 +87,20 @@ def check(
     """
     from tqdm import tqdm
 
+    from slivit.machines import readers_at
     from slivit.report.check import run_check
 
-    with told_errors(), tqdm(desc="check", unit="scan", disable=None) as bar:
+    with (
+        told_errors(),
+        readers_at(cluster, workers) as readers,
+        tqdm(desc="check", unit="scan", disable=None) as bar,
+    ):
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        options: dict[str, Any] = {"root": root, "reader": _pairs(reader or []), "workers": workers}
+        options: dict[str, Any] = {"root": root, "reader": _pairs(reader or []), "workers": readers}
         options |= {"time_limit": time_limit, "where": _pairs(where or []), "reviews": reviews}
         options |= {"channels": tuple(name.strip() for name in channels.split(",")) if channels else ()}
         result = run_check(csv, out, _task(kind, target, label), progress=progress, **options)

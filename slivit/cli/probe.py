@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slivit.cli.common import told_errors
+from slivit.cli.common import ClusterOption, told_errors
 from slivit.errors import SlivitError
 
 ModelName = Annotated[str | None, typer.Option("--model", help="A network by name, where no checkpoint is given.")]
@@ -45,6 +45,8 @@ def embed(
         int | None, typer.Option(min=0, help="Random projections of each patch (Raptor: 100); 0 for none.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the projections, and of a network at random.")] = None,
+    processes: Annotated[int, typer.Option(min=0, help="Processes that compute, each with a GPU of its own.")] = 0,
+    cluster: ClusterOption = "",
     overwrite: Overwrite = False,
 ) -> None:
     """Write what a frozen network makes of every scan into one table, for heads here (slivit probe) or anywhere.
@@ -67,7 +69,8 @@ def embed(
         rest = [t for t in targets if t not in tables]
         checkpoint, manifest, values = _values(rest, "MANIFEST", options)
         plain = {"out": tables[0], **values, "data": {"manifest": manifest, **values.get("data", {})}}
-        typer.echo(run(check_recipe(EmbedRecipe, plain, f"embedding by {checkpoint or model}"), overwrite=overwrite))
+        recipe = check_recipe(EmbedRecipe, plain, f"embedding by {checkpoint or model}")
+        typer.echo(run(recipe, processes=processes, cluster=cluster, overwrite=overwrite))
 
 
 def similarity(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slivit.cli.common import AGAIN, told_errors
+from slivit.cli.common import AGAIN, ClusterOption, told_errors
 from slivit.errors import SlivitError
 
 Overrides = Annotated[
@@ -111,6 +111,7 @@ def curve(
     overrides: Overrides = None,
     fractions: Annotated[str, typer.Option(help="Of the training patients.")] = "0.1,0.25,0.5,1",
     seeds: Annotated[str, typer.Option(help="Of the training.")] = "0,1,2",
+    cluster: ClusterOption = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train runs of another recipe there anew.")] = False,
 ) -> None:
     """Train on nested subsets of the labels, and draw how performance grows with them."""
@@ -120,7 +121,8 @@ def curve(
     with told_errors(AGAIN):
         shares = [_number(text, float, "--fractions") for text in fractions.split(",")]
         starts = [_number(text, int, "--seeds") for text in seeds.split(",")]
-        typer.echo(run(load_recipe("finetune", recipe, overrides or ()), out, shares, starts, overwrite=overwrite))
+        loaded = load_recipe("finetune", recipe, overrides or ())
+        typer.echo(run(loaded, out, shares, starts, cluster=cluster, overwrite=overwrite))
 
 
 def _number(text: str, kind: type, option: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slivit.cli.common import told_errors
+from slivit.cli.common import ClusterOption, told_errors
 from slivit.errors import SlivitError
 
 FAILED = 1
@@ -47,6 +47,10 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Scans a batch: a number, or auto, which measures.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read scans.", show_default=False)] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=0, help="Processes that predict; one a GPU where there are several.")
+    ] = None,
+    cluster: ClusterOption = "",
     precision: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a table that was not finished.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a table.")] = False,
@@ -59,7 +63,7 @@ def predict(
 
     with told_errors("go on with the same command and --resume" if out else ""):
         options: dict[str, Any] = {"device": device, "batch_size": _batch_size(batch_size), "workers": workers}
-        options |= {"precision": precision, "backbone": backbone}
+        options |= {"precision": precision, "backbone": backbone, "processes": processes, "cluster": cluster}
         table = run(checkpoint, scans, out, resume=resume, overwrite=overwrite, **options)
     if out is None:
         from slivit.data.table import as_shown

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slivit.cli.common import AGAIN, told_errors
+from slivit.cli.common import AGAIN, ClusterOption, told_errors
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as seeds=[0] set.fit.epochs=5.")
@@ -29,6 +29,7 @@ def study(
     recipe: Annotated[str, typer.Argument(help="A study: a TOML file, or the name of a shipped one.")],
     overrides: Overrides = None,
     processes: Processes = None,
+    cluster: ClusterOption = "",
     only: Only = None,
     listed: Annotated[bool, typer.Option("--list", help="Show the runs and their state, and end.")] = False,
     so_far: Annotated[
@@ -49,6 +50,6 @@ def study(
             for line in listing(loaded, only or ()):
                 typer.echo(line)
             return
-        found = run(loaded, processes=processes, only=only or (), so_far=so_far, overwrite=overwrite)
+        found = run(loaded, processes=processes, cluster=cluster, only=only or (), so_far=so_far, overwrite=overwrite)
         typer.echo(found.page or found.folder)
     raise typer.Exit(1 if found.failed else 0)

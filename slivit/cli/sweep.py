@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slivit.cli.common import AGAIN, told_errors
+from slivit.cli.common import AGAIN, ClusterOption, told_errors
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -20,6 +20,7 @@ def sweep(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as trials=50 or set.data.manifest=scans.csv."),
     ] = None,
+    cluster: ClusterOption = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where another sweep lies.")] = False,
 ) -> None:
     """Search for the settings that do best on validation rows; called again, it goes on."""
@@ -27,4 +28,4 @@ def sweep(
     from slivit.recipe import load_recipe
 
     with told_errors(AGAIN):
-        typer.echo(run(load_recipe("sweep", recipe, overrides or ()), overwrite=overwrite))
+        typer.echo(run(load_recipe("sweep", recipe, overrides or ()), cluster=cluster, overwrite=overwrite))

@@ -12,6 +12,7 @@ from slivit.data.cache import SliceCache
 from slivit.data.pool import spread
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import ReadError
+from slivit.machines import Machines
 
 BUILT, FOUND = "built", "found"
 
@@ -36,7 +37,7 @@ def prepare(
     settings: Preprocessing,
     cache: SliceCache,
     *,
-    workers: int = 0,
+    workers: int | Machines = 0,
     progress: bool = False,
 ) -> Prepared:
     """Read, preprocess and keep every scan of a manifest.
@@ -45,7 +46,7 @@ def prepare(
         rows: with `path`; a scan that occurs twice is prepared once.
         settings: the preprocessing, with its size set.
         cache: where the slices are kept.
-        workers: processes that read scans; 0 reads in this one.
+        workers: processes that read scans, or the machines of a cluster; 0 reads in this one.
         progress: show a progress bar.
 
     Returns:

@@ -15,6 +15,8 @@ from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import TypeVar
 
+from slivit.machines import Machines
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Chunks = list[range]
@@ -23,15 +25,10 @@ _CHUNK = 8
 _AHEAD = 3  # chunks waiting for each worker: enough to keep it busy, few enough to keep memory flat
 
 
-def cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def spread(
     function: Callable[[Item], Result],
     items: Sequence[Item],
-    workers: int,
+    workers: int | Machines,
     died: Callable[[Item], Result],
     *,
     chunk: int = _CHUNK,
@@ -45,7 +42,7 @@ def spread(
     Args:
         function: importable by name in another process.
         items: what it is called on.
-        workers: how many processes; 0 calls the function here.
+        workers: how many processes; 0 calls the function here. Or the machines of a cluster.
         died: makes the result of an item on which its own process died.
         chunk: items that a process is given at once; 1 where results are large, since three chunks a process wait.
         limit: seconds that one item may take; a process that takes longer dies. 0 sets no limit, and neither do 0
@@ -57,12 +54,34 @@ def spread(
     function = partial(_within, function, limit) if limit else function
     suspects: Chunks = []
     chunks = [range(start, min(start + chunk, len(items))) for start in range(0, len(items), chunk)]
+    if isinstance(workers, Machines):
+        yield from _elsewhere(function, items, chunks, workers, died)
+        return
     while chunks:
         in_hand, chunks = yield from _run(function, items, chunks, workers, workers * _AHEAD)
         suspects += [range(i, i + 1) for held in in_hand for i in held]
     while suspects:
         in_hand, suspects = yield from _run(function, items, suspects, 1, 1)
         yield from ((i, died(items[i])) for held in in_hand for i in held)
+
+
+def _elsewhere(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    chunks: Chunks,
+    machines: Machines,
+    died: Callable[[Item], Result],
+) -> Iterator[tuple[int, Result]]:
+    """The same on machines, which make a call again by themselves where one of them is lost."""
+    suspects: list[int] = []
+    parts = [[items[i] for i in chunk] for chunk in chunks]
+    for number, results in machines.map(partial(_call, function), parts, lambda *_: None):  # type: ignore[arg-type]
+        if results is None:
+            suspects += chunks[number]
+        else:
+            yield from zip(chunks[number], results, strict=True)
+    alone = machines.map(function, [items[i] for i in suspects], lambda item, _: died(item))
+    yield from ((suspects[number], result) for number, result in alone)
 
 
 def _run(

@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from slivit.data.inspection import Columns
-from slivit.data.pool import cores
 from slivit.data.slice_labels import SliceLabels
 from slivit.data.table import is_table
 from slivit.errors import RecipeError
+from slivit.machines import cores
 from slivit.settings import Section, Seed, changed
 
 MEDMNIST = "medmnist:"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slivit.data.table import as_shown, read_table
-from slivit.errors import RecipeError
+from slivit.errors import RecipeError, SlivitError, gather
 from slivit.evaluate.comparing import Matched, per_run
 from slivit.evaluate.methods import Method, read_run
-from slivit.experiments.run_state import make_run, run_state
+from slivit.experiments.run_request import made_by, request
+from slivit.experiments.run_state import State, make_run, run_state
 from slivit.files import whole_file, write_json
 from slivit.folder import SPLIT
+from slivit.machines import machines_at
+from slivit.recipe import resolved_toml
 from slivit.train.recipe import FinetuneRecipe
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ def run(
     fractions: Sequence[float] = FRACTIONS,
     seeds: Sequence[int] = SEEDS,
     *,
+    cluster: str = "",
     overwrite: bool = False,
 ) -> Path:
     """Train on nested subsets and seeds, and draw how performance grows with the number of labels.
@@ -61,24 +65,47 @@ def run(
         out: the folder: `runs/`, `curve.json`, `curve.csv`, `curve.svg`, `curve.pdf`, `curve.html`.
         fractions: of the training patients, above 0 and up to 1.
         seeds: of the training.
+        cluster: a Ray cluster that makes the runs; without one they are made in this process, one after the other.
         overwrite: train anew where the folder holds runs of another recipe.
 
     Returns:
         The folder.
 
     Raises:
+        SlivitError: runs that failed on the cluster.
         RecipeError: fractions or seeds that cannot be used, or a folder with runs of another recipe.
     """
     out = Path(out)
     steps = plan(recipe, out, fractions, seeds)
     states = {step: run_state(step.recipe, overwrite=overwrite) for step in steps}
     log.info("%d runs, %d of them finished", len(steps), sum(s == "done" for s in states.values()))
-    for number, step in enumerate(steps, 1):
-        if states[step] != "done":
-            log.info("run %d of %d: %.4g of the labels, seed %d", number, len(steps), step.fraction, step.seed)
-            make_run(step.recipe, states[step])
+    _make(steps, states, cluster)
     _write(out, measure_curve(recipe, steps))
     return out
+
+
+def _make(steps: Sequence[Step], states: Mapping[Step, State], cluster: str) -> None:
+    """Make the runs that are missing.
+
+    Raises:
+        SlivitError: runs that failed on a cluster, once the others are made; here the first error is raised as it is.
+    """
+    waiting = [(number, step) for number, step in enumerate(steps, 1) if states[step] != "done"]
+    failed: list[str] = []
+
+    def make(job: tuple[int, Step]) -> None:
+        number, step = job
+        log.info("run %d of %d: %.4g of the labels, seed %d", number, len(steps), step.fraction, step.seed)
+        if not cluster:
+            make_run(step.recipe, states[step])
+            return
+        line = request("finetune", resolved_toml(step.recipe), states[step])
+        if error := made_by(machines, line)["error"]:
+            failed.append(f"{step.folder}: {error}")
+
+    with machines_at(cluster, 0, Path()) as machines:
+        machines.work(lambda: waiting.pop(0) if waiting else None, make)
+    gather(failed, "the runs of the curve", SlivitError)
 
 
 def _write(out: Path, found: dict[str, Any]) -> None:

@@ -11,14 +11,14 @@ from typing import Any
 from slivit.errors import RecipeError, SlivitError, gather
 from slivit.experiments.recipe_study import Phantoms, StudyRecipe
 from slivit.experiments.study_grid import ORIGIN, Grid, Job, chosen
-from slivit.experiments.study_pool import devices, work
 from slivit.experiments.study_schedule import Found, Schedule, outcome, spoken_time, states_of
 from slivit.files import write_json, write_text
 from slivit.folder.lock import make_folder
+from slivit.machines import devices, machines_at
 from slivit.recipe import resolved_toml
 
 log = logging.getLogger(__name__)
-STUDY, TABLE = "study.toml", "study.json"
+STUDY, TABLE, WORKERS = "study.toml", "study.json", "workers"
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def run(
     recipe: StudyRecipe,
     *,
     processes: int | None = None,
+    cluster: str = "",
     only: Sequence[str] = (),
     so_far: bool = False,
     overwrite: bool = False,
@@ -62,6 +63,7 @@ def run(
     Args:
         recipe: from `load_recipe("study", ...)`.
         processes: runs at a time; one for each GPU where None, or one on a CPU. 0 makes them in this process.
+        cluster: a Ray cluster that makes the runs, in place of this machine (see `slivit.machines.machines_at`).
         only: make these runs alone, such as "model=slivit,r3d_18" or "fraction=0.1" (see `study_grid.chosen`).
         so_far: compare the finished runs although others are missing.
         overwrite: train anew where the folder holds runs of other recipes.
@@ -79,12 +81,20 @@ def run(
     for scans in recipe.phantoms:
         make_scans(scans)
     check_networks(jobs)
-    count = processes if processes is not None else len(devices()) or 1
-    schedule = Schedule(jobs, states, count)
-    log.info("%d runs, %d of them finished", len(jobs), len(jobs) - schedule.total)
-    work(schedule.take, schedule.make, min(count, schedule.total), Path(recipe.out))
+    make_runs(jobs, states, Path(recipe.out), processes, cluster)
     page = finish(grid, states, so_far=so_far)
     return Outcome(Path(recipe.out), {j.folder: states[j.folder] for j in (*jobs, *grid.jobs, *grid.beside)}, page)
+
+
+def make_runs(
+    jobs: Sequence[Job], states: dict[Path, Found], folder: Path, processes: int | None, cluster: str
+) -> None:
+    """Make the runs that are missing; `states` tells what came of each."""
+    schedule = Schedule(jobs, states)
+    log.info("%d runs, %d of them finished", len(jobs), len(jobs) - schedule.total)
+    count = processes if processes is not None else len(devices()) or 1
+    with machines_at(cluster, min(count, schedule.total), folder / WORKERS) as schedule.machines:
+        schedule.machines.work(schedule.take, schedule.make)
 
 
 def wanted(grid: Grid, states: Mapping[Path, Found], only: Sequence[str] = ()) -> list[Job]:

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from slivit.checkpoint import CONFIG
 from slivit.errors import RecipeError, gather
+from slivit.experiments.run_request import made_by, request
 from slivit.experiments.run_state import run_state
 from slivit.experiments.study_grid import Job
-from slivit.experiments.study_pool import Make
-from slivit.experiments.study_worker import request
 from slivit.files import write_json
+from slivit.machines import Machines
 from slivit.recipe import resolved_toml
 
 log = logging.getLogger(__name__)
@@ -79,12 +79,12 @@ class Schedule:
     Args:
         jobs: in the order in which they are made; a run that others start from stands before them.
         states: what there is of every run.
-        processes: how many runs are made at a time.
+        machines: where the runs are made.
     """
 
     jobs: Sequence[Job]
     states: dict[Path, Found]
-    processes: int = 1
+    machines: Machines = field(default_factory=Machines)
     running: set[Path] = field(default_factory=set)
     turn: threading.Condition = field(default_factory=threading.Condition)
 
@@ -115,14 +115,15 @@ class Schedule:
                 self.waiting.remove(job)
                 self._record(job, {"state": "failed", "reason": f"what it starts from failed: {failed[0]}"})
 
-    def make(self, job: Job, by: Make) -> None:
+    def make(self, job: Job) -> None:
         """Make a run, and keep what came of it."""
         state = self.states[job.folder]
         begun = time.monotonic()
         found: dict[str, Any] = {"state": "failed", "reason": "stopped"}
         try:
             log.info("%s: %s", "going on" if state == "died" else "begun", job.name)
-            answered = by(request(job.stage, resolved_toml(job.ready), "died" if state == "died" else "new"))
+            line = request(job.stage, resolved_toml(job.ready), "died" if state == "died" else "new")
+            answered = made_by(self.machines, line)
             found = _judged(answered, round(time.monotonic() - begun, 1))
         finally:
             with self.turn:
@@ -152,7 +153,7 @@ class Schedule:
         known = {job: o["seconds"] for job in self.jobs if (o := outcome(job.folder)).get("state") == "done"}
         if not rest or not known:
             return None
-        return sum(_expected(job, known) for job in rest) / max(1, min(self.processes, len(rest)))
+        return sum(_expected(job, known) for job in rest) / max(1, min(self.machines.slots, len(rest)))
 
 
 def _judged(answered: dict[str, str], seconds: float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import time
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from slivit.experiments.recipe_sweep import LOSSES, Categorical, SweepRecipe
 from slivit.files import whole_file, write_json, write_text, writing
 from slivit.folder import HISTORY, LOG, PROGRESS, RECIPE, logged
 from slivit.folder.lock import make_folder
+from slivit.machines import machines_at
 from slivit.recipe import apply_override, check_recipe, load_recipe, resolved_toml
 from slivit.train.recipe import FinetuneRecipe
 from slivit.train.trackers import flat
@@ -54,7 +56,7 @@ class Sweep:
     worker: str
 
 
-def run(recipe: SweepRecipe, *, overwrite: bool = False) -> Path:
+def run(recipe: SweepRecipe, *, cluster: str = "", overwrite: bool = False) -> Path:
     """Search for the settings of a recipe that do best on its validation rows.
 
     Called again, it goes on; several processes may work on one sweep at the same time. Test rows are taken out of the
@@ -62,6 +64,7 @@ def run(recipe: SweepRecipe, *, overwrite: bool = False) -> Path:
 
     Args:
         recipe: from `load_recipe("sweep", ...)`.
+        cluster: a Ray cluster of which every GPU (or core) works on the sweep, in place of this process.
         overwrite: begin anew in a folder that holds another sweep.
 
     Returns:
@@ -75,12 +78,38 @@ def run(recipe: SweepRecipe, *, overwrite: bool = False) -> Path:
     searching.need_optuna()
     base = base_recipe(recipe)
     folder = open_sweep(recipe, base, overwrite=overwrite)
+    if cluster:
+        _everywhere(recipe, cluster)
     with logged(folder), searching.worker_lock(folder) as lock:
         manifest = load_manifest(base.data, base.task).without("test")
         study = searching.open_study(recipe, folder, "minimize" if falls(base) else "maximize")
         work(study, Sweep(recipe, base, folder, manifest, Path(lock.lock_file).name))
         finish(study, recipe, base, folder)
     return folder
+
+
+def _everywhere(recipe: SweepRecipe, cluster: str) -> None:
+    """Have every place of a cluster work on the sweep; a machine that is lost leaves a trial that another goes on with.
+
+    Raises:
+        SlivitError: what every place failed with.
+    """
+    with machines_at(cluster, 0, Path()) as machines:
+        copies = [resolved_toml(recipe)] * machines.slots
+        errors = [error for _, error in machines.map(_work_there, copies, lambda _, how: how)]
+    if all(errors):
+        raise SlivitError(errors[0])
+    for error in dict.fromkeys(filter(None, errors)):
+        log.warning("one place gave up: %s", error)
+
+
+def _work_there(toml: str) -> str:
+    """Work on a sweep that was opened; what went wrong, or nothing."""
+    try:
+        run(check_recipe(SweepRecipe, tomllib.loads(toml), "the sweep"))
+    except SlivitError as error:
+        return message(error)
+    return ""
 
 
 def base_recipe(recipe: SweepRecipe) -> FinetuneRecipe:

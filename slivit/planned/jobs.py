@@ -16,11 +16,11 @@ import pandas as pd
 
 from slivit.data.splits import fold_tested
 from slivit.data.table import as_shown, read_shown
+from slivit.experiments.run_request import made_by, request
 from slivit.experiments.run_state import run_state
-from slivit.experiments.study_pool import work
-from slivit.experiments.study_worker import request
 from slivit.files import whole_file
 from slivit.folder import PREDICTIONS
+from slivit.machines import machines_at
 from slivit.planned.clock import Clock
 from slivit.planned.networks import Candidate
 from slivit.planned.plan import Plan
@@ -82,7 +82,12 @@ def recipe_of_job(plan: Plan, job: Job) -> Any:
 
 
 def train_jobs(
-    plan: Plan, order: Sequence[Candidate], folds: Iterable[int], clock: Clock, tell: Callable[[str], None]
+    plan: Plan,
+    order: Sequence[Candidate],
+    folds: Iterable[int],
+    clock: Clock,
+    tell: Callable[[str], None],
+    cluster: str = "",
 ) -> dict[str, str]:
     """Train networks, several at a time, or go on with them; what is done already is left as it is.
 
@@ -92,6 +97,7 @@ def train_jobs(
         folds: of each.
         clock: of the run, which leaves out or cuts short what the time is too short for.
         tell: is given a sentence for each that ended.
+        cluster: a Ray cluster that trains them, in place of this machine.
 
     Returns:
         The errors of those that failed, by name.
@@ -111,16 +117,17 @@ def train_jobs(
                     return job
             return None
 
-    def make(job: Job, by: Callable[[dict[str, str]], dict[str, str]]) -> None:
+    def make(job: Job) -> None:
         recipe, start = recipe_of_job(plan, job), time.monotonic()
-        answer = by(request("finetune", resolved_toml(recipe), run_state(recipe, overwrite=True)))
+        answer = made_by(machines, request("finetune", resolved_toml(recipe), run_state(recipe, overwrite=True)))
         if answer["error"]:
             failed[job.candidate.name] = answer["error"]
         else:
             clock.ended(job.candidate, job.fold, time.monotonic() - start)
         tell(_told(plan, job, answer["error"], (time.monotonic() - start) / 60, clock))
 
-    work(take, make, min(plan.workers, len(waiting)), Path(plan.out))
+    with machines_at(cluster, min(plan.workers, len(waiting)), Path(plan.out) / "workers") as machines:
+        machines.work(take, make)
     return failed
 
 

@@ -11,9 +11,9 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from slivit.data.augmentation import Augmentation
-from slivit.data.pool import cores
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import RecipeError
+from slivit.machines import cores
 from slivit.planned.frozen import FOR_FROZEN, Frozen, plan_frozen
 from slivit.planned.look import Facts, summary
 from slivit.planned.networks import Candidate, keep_of, plan_networks

@@ -14,13 +14,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from slivit.data.cache import SliceCache
-from slivit.data.pool import cores
 from slivit.data.splits import k_folds
 from slivit.data.table import as_shown, read_table
 from slivit.errors import ManifestError, RecipeError
 from slivit.files import whole_file, write_json, write_text
 from slivit.folder import LOG, METRICS, SPLIT, logged
 from slivit.folder.lock import locked, make_folder
+from slivit.machines import cores
 from slivit.planned import jobs
 from slivit.planned.build import build_ensemble
 from slivit.planned.clock import Clock
@@ -80,6 +80,7 @@ def auto(
     seed: int = 0,
     weights: Sequence[str | Path] = (),
     plan: str | Path = "",
+    cluster: str = "",
     resume: bool = False,
     overwrite: bool = False,
 ) -> Run:
@@ -98,6 +99,7 @@ def auto(
         weights: folders of runs of your own, published networks by name, or NAME=FILE: their frozen features are read
             by linear models and forests. Networks are started from runs of your own too.
         plan: a `plan.toml` to follow, in place of a new one.
+        cluster: a Ray cluster that trains the networks, in place of this machine.
         resume: go on with a run that was stopped.
         overwrite: replace what lies in the folder.
 
@@ -124,7 +126,7 @@ def auto(
         planned, work = _planned(folder, table, minutes, seed, [str(w) for w in weights], str(plan))
         for reason in planned.reasons:
             log.info("plan: %s", reason)
-        _run(planned, work, folder, Clock(folder, planned.minutes, planned.workers, began))
+        _run(planned, work, folder, Clock(folder, planned.minutes, planned.workers, began), cluster)
     return Run(folder)
 
 
@@ -240,7 +242,7 @@ def _scans(frame: pd.DataFrame, test: pd.DataFrame, task: Task) -> Scans:
     return Scans(frame, test, fitted, answers_of(fitted, records(frame)))
 
 
-def _run(plan: Plan, work: Scans, folder: Path, clock: Clock) -> None:
+def _run(plan: Plan, work: Scans, folder: Path, clock: Clock, cluster: str = "") -> None:
     """Everything behind the plan."""
     stacks = _stacks(plan, work.frame, folder)
     names = sorted({name for b in plan.baselines for name in b.features})
@@ -249,7 +251,7 @@ def _run(plan: Plan, work: Scans, folder: Path, clock: Clock) -> None:
     predictions = dict(_baselines(plan, work, features))
     curve = learning_curve(plan, work, features, predictions)
     jobs.write_folds(work.frame, plan)
-    plan, failed, networks = _networks(plan, work, folder, clock)
+    plan, failed, networks = _networks(plan, work, folder, clock, cluster)
     predictions |= networks
     known = {name: ~np.isnan(p).any(1) for name, p in predictions.items()}
     temperatures = {n: temperature(work.task, work.y[known[n]], p[known[n]]) for n, p in predictions.items()}
@@ -305,7 +307,9 @@ def told_loss(work: Scans, p: Array) -> str:
     return f"{what} {loss(work.task, work.y[known], p[known]):.3f}"
 
 
-def _networks(plan: Plan, work: Scans, folder: Path, clock: Clock) -> tuple[Plan, dict[str, str], dict[str, Array]]:
+def _networks(
+    plan: Plan, work: Scans, folder: Path, clock: Clock, cluster: str = ""
+) -> tuple[Plan, dict[str, str], dict[str, Array]]:
     """Successive halving: all networks on the first fold, the better ones on all, and on more where time is left.
 
     Returns:
@@ -317,7 +321,7 @@ def _networks(plan: Plan, work: Scans, folder: Path, clock: Clock) -> tuple[Plan
     first, all_folds = plan.fold_numbers[:1], plan.fold_numbers
     rounds = (first, all_folds[1:]) if halved else (all_folds,)  # no worker waits for nothing
     for number, folds in enumerate(rounds):
-        failed |= jobs.train_jobs(plan, kept, folds, clock, log.info)
+        failed |= jobs.train_jobs(plan, kept, folds, clock, log.info, cluster)
         kept = [c for c in kept if c.name not in failed and c.name not in clock.left_out]
         if number == 0:
             kept = sorted(kept, key=lambda c: _first_fold(plan, work, c))[: plan.keep]
@@ -332,7 +336,7 @@ def _networks(plan: Plan, work: Scans, folder: Path, clock: Clock) -> tuple[Plan
 def _more_folds(plan: Plan, networks: Sequence[Candidate], clock: Clock) -> Plan:
     """Train on further folds as long as there is time, where the plan had none for all of them."""
     while networks and (trained := len(plan.fold_numbers)) < plan.folds and clock.one_more_fold(trained, networks):
-        if jobs.train_jobs(plan, networks, [trained], clock, log.info):
+        if jobs.train_jobs(plan, networks, [trained], clock, log.info, cluster):
             break  # what was trained before is whole without it
         plan = plan.model_copy(update={"trained": (trained + 1) % plan.folds})
     return plan

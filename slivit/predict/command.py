@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import Checkpoint, read_config
 from slivit.data.scan_finding import Finder
@@ -17,8 +17,9 @@ from slivit.data.training_range import range_of
 from slivit.errors import ManifestError, SlivitError
 from slivit.files import scratch_folders, whole_file
 from slivit.folder import MASKS
+from slivit.machines import devices, machines_at
 from slivit.predict.batching import default_workers
-from slivit.predict.journal import Journal, journal_of
+from slivit.predict.journal import Journal, Row, journal_of
 from slivit.predict.table import table_of
 from slivit.settings import Precision
 from slivit.targets.covariates import check_cells
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from slivit.predict.engine import Engine
 
 log = logging.getLogger(__name__)
+FEW = 32
+"""Scans, below which starting a process for each GPU takes longer than predicting with one."""
 
 
 def run(
@@ -40,6 +43,8 @@ def run(
     device: str = "auto",
     batch_size: int = 0,
     workers: int | None = None,
+    processes: int | None = None,
+    cluster: str = "",
     precision: Precision = "auto",
     resume: bool = False,
     overwrite: bool = False,
@@ -56,6 +61,9 @@ def run(
         device: "auto", "cpu", "cuda", ...
         batch_size: scans a batch; 0 finds out what is fastest and fits into memory.
         workers: processes that read scans; by the number of scans and cores where None.
+        processes: that predict, each with a GPU of its own where there are any; where None, one for each GPU if there
+            are several and many scans, else 0, which predicts in this one.
+        cluster: a Ray cluster whose machines predict; they must see the checkpoint and the scans under these paths.
         precision: in which the network computes; "auto" takes the fastest that the device has.
         resume: go on with a table that was not finished; scans that failed are tried again, and scans that changed.
         overwrite: replace a table, or begin one anew.
@@ -70,8 +78,8 @@ def run(
     Raises:
         SlivitError: a checkpoint or scans that are not there, or a table that is.
     """
-    from slivit.predict.engine import Engine
     from slivit.predict.opening import open_checkpoint
+    from slivit.predict.parts import Loaded, predict_parts
 
     _check_out(out, resume, overwrite)
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint, backbone=backbone)
@@ -84,9 +92,17 @@ def run(
         with _journal(loaded, out, resume) as journal:
             todo = [ref for ref in {ref.key: ref for ref in refs}.values() if not journal.done(ref)]
             _announce(len(refs), len(todo))
-            workers = default_workers(len(todo)) if workers is None else workers
-            engine = Engine(loaded, device, batch_size=batch_size, workers=workers, precision=precision)
-            _predict(engine, todo, refs, journal, progress, masks)
+            names = _mask_names(refs, todo) if masks else []
+            count = _processes(processes, device, len(todo))
+            if cluster or count:
+                where = Loaded(_name_of(checkpoint), backbone, device, batch_size, workers or 0, precision)
+                _check_seen(todo, cluster)
+                with machines_at(cluster, count, Path(out or ".").parent / "workers") as machines:
+                    _keep(predict_parts(machines, where, todo, names, masks), todo, journal, progress, loaded)
+            else:
+                workers = default_workers(len(todo)) if workers is None else workers
+                options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "precision": precision}
+                _predict(loaded, device, options, todo, names, masks, journal, progress)
         table = table_of(loaded, refs, journal.rows)
         if out is not None:
             with whole_file(out) as partial:
@@ -155,24 +171,42 @@ def _masks_folder(loaded: Checkpoint, out: str | Path | None) -> Path | None:
 
 
 def _predict(
-    engine: Engine,
+    loaded: Checkpoint,
+    device: str,
+    options: Mapping[str, Any],
     refs: Sequence[ScanRef],
-    everything: Sequence[ScanRef],
+    names: Sequence[str],
+    masks: Path | None,
     journal: Journal,
     progress: bool,
-    masks: Path | None,
 ) -> None:
-    from tqdm import tqdm
-
+    """Predict scans in this process."""
+    from slivit.predict.engine import Engine
     from slivit.predict.masks import mask_rows
     from slivit.predict.stream import rows_of
 
-    rows = mask_rows(engine, refs, everything, masks) if masks else rows_of(engine, refs)
+    engine = Engine(loaded, device, **options)
+    rows = mask_rows(engine, refs, names, masks) if masks else rows_of(engine, refs)
+    _keep(rows, refs, journal, progress, loaded, engine)
+
+
+def _keep(
+    rows: Iterator[tuple[int, Row]],
+    refs: Sequence[ScanRef],
+    journal: Journal,
+    progress: bool,
+    loaded: Checkpoint,
+    engine: Engine | None = None,
+) -> None:
+    """Put rows into the journal as they come, and say what they took."""
+    from tqdm import tqdm
+
+    blank = dict.fromkeys(loaded.task.prediction_columns)
     begun = time.perf_counter()
     with tqdm(total=len(refs), desc="predict", unit="scan", disable=None if progress else True, leave=False) as bar:
         failed = 0
         for index, row in rows:
-            journal.add(refs[index], row)
+            journal.add(refs[index], {**blank, **row})
             failed += bool(row["error"])
             bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
             bar.update()
@@ -180,8 +214,44 @@ def _predict(
         _tell_seconds(engine, len(refs), time.perf_counter() - begun)
 
 
-def _tell_seconds(engine: Engine, scans: int, seconds: float) -> None:
+def _mask_names(refs: Sequence[ScanRef], todo: Sequence[ScanRef]) -> list[str]:
+    """The names of the masks' files of some scans; all scans have a say in them."""
+    from slivit.predict.masks import case_names
+
+    names = dict(zip((ref.key for ref in refs), case_names([ref.key for ref in refs]), strict=True))
+    return [names[ref.key] for ref in todo]
+
+
+def _name_of(checkpoint: str | Path | Checkpoint) -> str:
+    """By what another process opens a checkpoint."""
+    return str(checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint)
+
+
+def _processes(asked: int | None, device: str, scans: int) -> int:
+    """How many processes predict, where no cluster does; 0 for this one alone."""
+    if asked is not None:
+        return asked
+    gpus = len(devices()) if device == "auto" and scans >= FEW else 0
+    return gpus if gpus > 1 else 0
+
+
+def _check_seen(refs: Sequence[ScanRef], cluster: str) -> None:
+    """Refuse scans that only this machine sees: those out of an archive, which lie in a temporary folder.
+
+    Raises:
+        SlivitError: there is one.
+    """
+    apart = (ref.name for ref in refs if ref.path != ref.name and not Path(ref.name.partition("#")[0]).exists())
+    hidden = next(apart, "") if cluster else ""
+    if hidden:
+        raise SlivitError(f"{hidden}: lies in an archive, which no other machine sees into; unpack it for --cluster")
+
+
+def _tell_seconds(engine: Engine | None, scans: int, seconds: float) -> None:
     """Say what the prediction took, in all and a scan."""
+    if engine is None:
+        log.info("%.1f s, %.2g s a scan", seconds, seconds / scans)
+        return
     parts = ", ".join(f"{spent / scans:.2g} {what}" for what, spent in _named(engine))
     log.info("%.1f s, %.2g s a scan (%s); batches of up to %d", seconds, seconds / scans, parts, engine.batcher.size)
 

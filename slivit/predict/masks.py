@@ -143,27 +143,26 @@ def cleaned(mask: Mask, spacing: Sequence[float] | None, sliding: Sliding) -> Ma
 
 
 def mask_rows(
-    engine: Engine, refs: Sequence[ScanRef], everything: Sequence[ScanRef], folder: Path
+    engine: Engine, refs: Sequence[ScanRef], names: Sequence[str], folder: Path
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Segment the scans of a collaborator, and write their masks; one that cannot be has its error in its row.
 
     Args:
         engine: with a model that gives masks.
         refs: the scans to segment.
-        everything: all scans of the table, by which files are named.
+        names: of their files, see `case_names`.
         folder: where the masks go.
 
     Yields:
         The number of a scan and its row: the volume of each structure in mL, `warnings`, `notes` and `error`.
     """
     task = task_of(engine)
-    names = dict(zip((ref.key for ref in everything), case_names([ref.key for ref in everything]), strict=True))
     for number, ref in enumerate(refs):
         values: list[float | None] = [None] * len(task.structures)
         notes, error = "", ""
         try:
             found = segment(engine, {**ref.columns, "path": ref.path}, ref.options)
-            write_masks(folder, names[ref.key], found, task, ref.path)
+            write_masks(folder, names[number], found, task, ref.path)
             values = [volume if math.isfinite(volume) else None for volume in found.millilitres()]
             notes = "; ".join(note.replace(ref.path, ref.name) for note in found.volume.notes)
         except SlivitError as problem:

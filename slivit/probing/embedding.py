@@ -7,8 +7,11 @@ Origin: written for this project from the paper. Licence: Apache-2.0.
 from __future__ import annotations
 
 import json
+import math
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,18 +19,24 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import Data
-from slivit.errors import ReadError, SlivitError
+from slivit.errors import ReadError, SlivitError, one_of
 from slivit.files import whole_file
 from slivit.install import install_command
+from slivit.machines import machines_at
 from slivit.models.registry import spec_of
 from slivit.predict.features import features
 from slivit.probing.recipe import NetworkRecipe
+from slivit.recipe import check_recipe, resolved_toml
 from slivit.settings import Precision
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from slivit.probing.extract import Extracted
+
+PART = 256  # scans of a call: what is lost, at most, with a machine
 FORMAT, KEY = 1, b"slivit"
 SLICES, RAPTOR = "slices", "raptor"
 
@@ -141,13 +150,22 @@ class Embeddings:
     about: Mapping[str, Any]
 
 
-def embed(recipe: EmbedRecipe, *, overwrite: bool = False, progress: bool = True) -> Path:
+def embed(
+    recipe: EmbedRecipe,
+    *,
+    processes: int = 0,
+    cluster: str = "",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
     """Embed the scans of a manifest, and write the table, whole or not at all.
 
     What was computed before is found again by the scans' contents, so that one that died goes on where it was.
 
     Args:
         recipe: see `EmbedRecipe`.
+        processes: that compute, each with a GPU of its own where there are any; 0 computes in this one.
+        cluster: a Ray cluster whose machines compute; they must see the scans and `folder` under these paths.
         overwrite: replace an earlier table.
         progress: show a progress bar.
 
@@ -157,26 +175,86 @@ def embed(recipe: EmbedRecipe, *, overwrite: bool = False, progress: bool = True
     Raises:
         SlivitError: pyarrow is not installed, a table that is there, or scans that cannot be read.
     """
-    from slivit.data.caching import cache_of
-    from slivit.probing.extract import about_features, extract
-    from slivit.probing.networks import load_network
+    from slivit.probing.extract import about_features, stored
 
     out = Path(recipe.out)
     _parquet()
     if out.exists() and not overwrite:
         raise SlivitError(f"{out}: is there already; replace it with --overwrite")
+    frame = listed_scans(recipe.data)
+    paths = [str(path) for path in frame["path"]]
+    model, settings, origin = _embedder(recipe)
+    if cluster or processes:
+        precision = _elsewhere(recipe, list(dict.fromkeys(paths)), processes, cluster)
+        found = stored(model, paths, settings, _folder(recipe), precision)
+    else:
+        found = _extracted(recipe, model, settings, paths, progress)
+    about = about_features(model, found, settings) | {"origin": origin}
+    write_embeddings(out, Embeddings(frame, found.parts, about))
+    return out
+
+
+def _embedder(recipe: EmbedRecipe) -> tuple[Embedder, Preprocessing, dict[str, Any]]:
+    """The network of a recipe, its preprocessing, and where its weights are from."""
+    from slivit.probing.networks import load_network
+
     network = load_network(recipe)
     settings = network.preprocessing.model_copy(update={"flips": ()})
     planes = len(settings.planes or ("",))
     model = Embedder(network.model, planes=planes, raptor=recipe.raptor, by_slice=recipe.by_slice, seed=recipe.seed)
-    frame = listed_scans(recipe.data)
+    return model, settings, dict(network.origin)
+
+
+def _folder(recipe: EmbedRecipe) -> str | Path:
+    return recipe.folder or Path(recipe.out).parent / "features"
+
+
+def _extracted(
+    recipe: EmbedRecipe, model: Embedder, settings: Preprocessing, paths: Sequence[str], progress: bool = False
+) -> Extracted:
+    from slivit.data.caching import cache_of
+    from slivit.probing.extract import extract
+
     options: dict[str, Any] = {"batch_size": recipe.batch_size, "workers": recipe.data.processes}
     options |= {"precision": recipe.precision, "cache": cache_of(recipe.data), "progress": progress}
-    folder = recipe.folder or out.parent / "features"
-    found = extract(model, list(frame["path"]), settings, folder, device=recipe.device, **options)
-    about = about_features(model, found, settings) | {"origin": dict(network.origin)}
-    write_embeddings(out, Embeddings(frame, found.parts, about))
-    return out
+    return extract(model, paths, settings, _folder(recipe), device=recipe.device, **options)
+
+
+def _elsewhere(recipe: EmbedRecipe, paths: Sequence[str], processes: int, cluster: str) -> str:
+    """Have features computed and kept, each part of the scans by one call.
+
+    Returns:
+        The precision in which they were computed.
+
+    Raises:
+        SlivitError: a process that died again and again, or devices that choose different precisions.
+    """
+    with machines_at(cluster, processes, Path(recipe.out).parent / "workers") as machines:
+        size = max(1, min(PART, math.ceil(len(paths) / (4 * max(1, machines.slots)))))
+        parts = [(resolved_toml(recipe), paths[i : i + size]) for i in range(0, len(paths), size)]
+        used = {precision for _, precision in machines.map(_extract_part, parts, _died)}
+    if len(used) > 1:
+        raise SlivitError(f"the devices computed in {one_of(used)}; name one precision for all with precision=float32")
+    return used.pop() if used else recipe.precision
+
+
+def _extract_part(part: tuple[str, Sequence[str]]) -> str:
+    """Compute and keep the features of some scans; the precision in which."""
+    toml, paths = part
+    recipe, model, settings = _kept(toml)
+    return _extracted(recipe, model, settings, paths).precision
+
+
+@lru_cache(maxsize=1)
+def _kept(toml: str) -> tuple[EmbedRecipe, Embedder, Preprocessing]:
+    """What a process keeps between parts."""
+    recipe: EmbedRecipe = check_recipe(EmbedRecipe, tomllib.loads(toml), "the embedding")
+    model, settings, _ = _embedder(recipe)
+    return recipe, model, settings
+
+
+def _died(part: tuple[str, Sequence[str]], how: str) -> str:
+    raise SlivitError(f"{part[1][0]} or one of the {len(part[1]) - 1} scans after it: {how}")
 
 
 def listed_scans(data: Data) -> pd.DataFrame:
@@ -248,7 +326,7 @@ def chosen_parts(embeddings: Embeddings, names: Sequence[str] = ()) -> dict[str,
     Raises:
         SlivitError: a set that there is not.
     """
-    from slivit.errors import nearest, one_of
+    from slivit.errors import nearest
 
     sets: dict[str, tuple[str, ...]] = {name: (name,) for name in embeddings.parts}
     if {"mean", "max", "spread"} <= sets.keys():

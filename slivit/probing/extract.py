@@ -91,6 +91,27 @@ def extract(
     return Extracted(store.load(digests), len(missing), seconds, weights, engine.precision)
 
 
+def stored(
+    model: nn.Module, paths: Sequence[str], settings: Preprocessing, folder: str | Path, precision: str
+) -> Extracted:
+    """The features of scans that other processes computed and kept.
+
+    Args:
+        model, paths, settings, folder: as `extract` takes them.
+        precision: in which they were computed.
+
+    Raises:
+        ReadError: features that are not there.
+    """
+    weights = read_digest(model)
+    store = FeatureStore(folder, _about(model, weights, settings, precision))
+    digests = [store.digest(path) for path in paths]
+    there = store.found()
+    if absent := next((path for path, digest in zip(paths, digests, strict=True) if digest not in there), ""):
+        raise ReadError(f"{absent}: its features are not in {folder}; do all machines see the same folder there?")
+    return Extracted(store.load(digests), len(set(digests)), 0.0, weights, precision)
+
+
 def read_digest(model: nn.Module) -> str:
     """A number that stands for the weights that the features of a model follow from.
 

@@ -11,6 +11,7 @@ from slivit.data.inspection import Columns
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.table import as_shown
 from slivit.files import whole_file
+from slivit.machines import Machines
 from slivit.report.check_page import write_check_page
 from slivit.report.mask_sheet import write_mask_sheet
 from slivit.targets.segmentation import Segmentation
@@ -30,7 +31,7 @@ def run_check(
     reader: Mapping[str, Any] | None = None,
     where: Mapping[str, Any] | None = None,
     channels: Sequence[str] = (),
-    workers: int = 2,
+    workers: int | Machines = 2,
     time_limit: float = TIME_LIMIT,
     reviews: Path | str | None = None,
     pictures: int = 1000,

@@ -17,6 +17,7 @@ from slivit.data.recipe import Data
 from slivit.data.sources import load_manifest
 from slivit.data.table import is_table
 from slivit.errors import RecipeError
+from slivit.machines import readers_at
 from slivit.models.recipe import Model
 from slivit.plugins import Plugged
 from slivit.recipe import Stage, apply_override, check_recipe, load_recipe
@@ -53,11 +54,12 @@ def recipe_for(target: str, overrides: Sequence[str], stage: Stage = "finetune")
     return check_recipe(PrepareRecipe, values, f"preparing {target}")
 
 
-def run(recipe: TrainingRecipe | PrepareRecipe, *, progress: bool = True) -> Prepared:
+def run(recipe: TrainingRecipe | PrepareRecipe, *, cluster: str = "", progress: bool = True) -> Prepared:
     """Fill the cache of a recipe, so that its training starts at full speed.
 
     Args:
         recipe: from `recipe_for`, or a training recipe; `data.workers` processes read.
+        cluster: a Ray cluster that reads in their place; it must see the scans and the cache.
         progress: show a progress bar.
 
     Returns:
@@ -72,8 +74,8 @@ def run(recipe: TrainingRecipe | PrepareRecipe, *, progress: bool = True) -> Pre
         raise RecipeError("data.cache is empty, so there is nowhere to keep slices; set it with data.cache=FOLDER")
     settings = settings_for(recipe.preprocessing, _spec(recipe.model), recipe.data.channels)
     rows = _rows(recipe)
-    with gathered_notes(cache.folder):
-        told = prepare(rows, settings, cache, workers=recipe.data.processes, progress=progress)
+    with gathered_notes(cache.folder), readers_at(cluster, recipe.data.processes) as workers:
+        told = prepare(rows, settings, cache, workers=workers, progress=progress)
     log.info("%d scans prepared, %d were there, %d cannot be read", told.built, told.found, len(told.failed))
     held = cache.info()
     log.info("%s: %d scans, %s", cache.folder, held.scans, size_text(held.bytes))

@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-APART = ("slivit.viewer", "slivit.__main__", "slivit.experiments.study_worker")
+APART = ("slivit.viewer", "slivit.__main__", "slivit.machines.worker")
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod", "os.link", "os.symlink"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 

@@ -22,6 +22,7 @@ from slivit.data.manifest_checks import empty_splits
 from slivit.data.pool import spread
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.reviews import REVIEWS, read_reviews
+from slivit.machines import Machines
 from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
 
@@ -42,6 +43,7 @@ _FACTS = (
     "content",
 )
 _DIED = "the program that read it was killed: a broken file crashed its decoder, or memory ran out"
+MASK_READERS = 2  # of this machine, where a cluster reads the scans
 TIME_LIMIT = 300.0
 """Seconds; far more than a sound scan takes, also from a slow disk."""
 
@@ -115,7 +117,7 @@ def check_manifest(
     reader: Mapping[str, Any] | None = None,
     where: Mapping[str, Any] | None = None,
     channels: Sequence[str] = (),
-    workers: int = 2,
+    workers: int | Machines = 2,
     time_limit: float = TIME_LIMIT,
     reviews: Path | str | None = None,
     progress: Progress | None = None,
@@ -131,7 +133,7 @@ def check_manifest(
         reader: options for `read_volume`, such as {"axis": "coronal"}.
         where: as `read_manifest` takes it.
         channels: as `read_manifest` takes them.
-        workers: how many processes read; 0 reads here.
+        workers: how many processes read, or the machines of a cluster; 0 reads here.
         time_limit: seconds after which a scan counts as one that cannot be read; 0 sets none, and neither do 0 workers.
         reviews: what people noted who looked at the scans; `reviews.csv` beside the manifest by default.
         progress: called with the number of scans done and of all scans.
@@ -161,10 +163,13 @@ def check_manifest(
     return CheckResult(str(csv), table, task, find_all(table, task, problems, found.warnings, notes), pictures)
 
 
-def _mask_problems(frame: pd.DataFrame, task: Segmentation, reader: Mapping[str, Any], workers: int) -> list[str]:
+def _mask_problems(
+    frame: pd.DataFrame, task: Segmentation, reader: Mapping[str, Any], workers: int | Machines
+) -> list[str]:
     """All that is wrong with the masks of a table, as training would tell it."""
     rows = [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
-    looks = look_at_masks(rows, task, Preprocessing(reader=dict(reader)), "error", workers)
+    here = workers if isinstance(workers, int) else MASK_READERS
+    looks = look_at_masks(rows, task, Preprocessing(reader=dict(reader)), "error", here)
     return mask_problems(looks, task)
 
 
