@@ -35,7 +35,7 @@ class Cluster(Machines):
         self.ray = _ray()
         try:
             self.ray.init(address=address, log_to_driver=False, logging_level="warning", ignore_reinit_error=True)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        except (ConnectionError, ValueError, RuntimeError, TimeoutError, self.ray.exceptions.RayError) as error:
             raise SlivitError(_unreachable(address, error)) from error
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         gpus = [] if reading else [node for node in nodes if node.get("GPU", 0) >= 1]

@@ -41,6 +41,7 @@ class Start(BaseModel):
         restricts: what the licence forbids, in words; it is then accepted before the weights are fetched.
         citation: the paper.
         tested: on what the conversion was tested.
+        checked: where repository, file, licence and input were read, and what could not be.
         preprocessing: what the network was trained on: the keys of `[preprocessing]` that it needs.
     """
 
@@ -60,6 +61,7 @@ class Start(BaseModel):
     restricts: str = ""
     citation: str
     tested: str
+    checked: str
     preprocessing: dict[str, Any] = Field(default_factory=dict)
 
     @property

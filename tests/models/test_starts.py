@@ -10,12 +10,13 @@ from typer.testing import CliRunner
 from slivit.checkpoint.lineage import describe_start
 from slivit.cli import app
 from slivit.data.preprocessing import Preprocessing
-from slivit.errors import CheckpointError, RecipeError
+from slivit.errors import CheckpointError, ModelError, RecipeError
 from slivit.models._starts import fetched, fill_start, find_start, get, locate, starts
 from slivit.models._weights import load_backbone
 from slivit.models.registry import create_model, model_spec
 from slivit.probing.embedding import EmbedRecipe
 from slivit.recipe import check_recipe
+from slivit.ssl.recipe import SelfSupervisedRecipe
 from slivit.train.recipe import FinetuneRecipe
 
 
@@ -40,6 +41,7 @@ def test_every_entry_names_a_network_a_licence_a_paper_and_an_input(name):
     assert start.licence
     assert "arXiv" in start.citation or "doi" in start.citation
     assert start.hub or start.url or start.page
+    assert start.checked
     Preprocessing(**start.preprocessing)
     assert bool(start.restricts) >= ("NC" in start.licence)
 
@@ -62,6 +64,16 @@ def test_another_network_or_input_is_refused():
     values = {"model": {"weights": "ct-fm"}, "preprocessing": {"window": [-100, 900], "stretch": False}}
     with pytest.raises(RecipeError, match=r"preprocessing.window is \[-100, 900\], and ct-fm was trained with"):
         fill_start(values)
+
+
+def test_self_supervision_from_a_name_sees_the_input_of_that_network_and_refuses_another():
+    values = {"method": "mae", "out": "x", "data": {"manifest": "scans.csv"}, "model": {"weights": "ct-fm"}}
+    filled = check_recipe(SelfSupervisedRecipe, values, "a test")
+    assert (filled.model.name, filled.preprocessing.window) == ("ct_fm", (-1024, 2048))
+    assert check_recipe(SelfSupervisedRecipe, values | {"model": {"weights": "dinov2-small"}}, "a test").model.args
+    other = {"model": {"weights": "openmind-primus-m"}, "preprocessing": {"spacing": [2.0, 2.0, 2.0]}}
+    with pytest.raises(RecipeError, match=r"preprocessing.spacing is \[2.0, 2.0, 2.0\], and openmind-primus-m was"):
+        check_recipe(SelfSupervisedRecipe, values | other, "a test")
 
 
 def test_without_a_network_it_is_told_what_to_fetch_and_where_to_put_it(alone):
@@ -159,6 +171,89 @@ def test_merlin_s_checkpoint_holds_a_text_encoder_and_heads_that_are_left_out():
         torch.testing.assert_close(target.eval().forward_features(x), source.eval().forward_features(x))
         turned = x.transpose(-1, -2).flip(-1, -2)
         assert not torch.allclose(source(x), source(turned), atol=1e-6)
+
+
+def test_resenc_l_s_published_names_are_those_of_its_public_definition():
+    with torch.device("meta"):
+        state = create_model("resenc_l", 1).backbone.state_dict()
+    assert 2 * len(state) == 448, "as many as the published encoder has, where each stands twice"
+    shapes = {
+        "stem.convs.0.conv.weight": (32, 1, 3, 3, 3),
+        "stages.0.blocks.0.conv1.norm.bias": (32,),
+        "stages.1.blocks.0.skip.1.conv.weight": (64, 32, 1, 1, 1),
+        "stages.4.blocks.0.skip.1.norm.weight": (320,),
+        "stages.5.blocks.5.conv2.conv.bias": (320,),
+    }
+    assert {name: tuple(state[name].shape) for name in shapes} == shapes
+    assert not any("skip" in name for name in state if name.startswith(("stages.0.", "stages.5.")))
+
+
+def test_a_checkpoint_of_nnssl_holds_the_encoder_three_times_and_a_decoder(tmp_path):
+    args = model_spec("resenc_l").small
+    source, target = create_model("resenc_l", 1, **args), create_model("resenc_l", 1, **args)
+    own = {f"encoder.{name}": tensor for name, tensor in source.backbone.state_dict().items()}
+    twice = {n.replace(".conv.", ".all_modules.0.").replace(".norm.", ".all_modules.1."): t for n, t in own.items()}
+    whole = own | twice | {f"decoder.{name}": tensor for name, tensor in (own | twice).items()}
+    whole |= {"decoder.transpconvs.0.weight": torch.zeros(2), "decoder.seg_layers.4.bias": torch.zeros(1)}
+    plan = {"key_to_encoder": "encoder.stages", "pretrain_num_input_channels": 1}
+    torch.save({"network_weights": whole, "nnssl_adaptation_plan": plan, "citations": []}, tmp_path / "c.pth")
+    load_backbone(target, tmp_path / "c.pth")
+    torch.testing.assert_close(target.backbone.state_dict(), source.backbone.state_dict())
+
+
+def test_primus_m_s_published_names_and_what_is_left_out():
+    with torch.device("meta"):
+        state = create_model("primus_m", 1).backbone.state_dict()
+    shapes = {
+        "down_projection.proj.weight": (864, 1, 8, 8, 8),
+        "eva.pos_embed": (1, 20**3, 864),
+        "eva.blocks.15.attn.q_proj.bias": (864,),
+        "eva.blocks.0.attn.norm.weight": (864,),
+        "eva.blocks.0.mlp.fc1_g.weight": (2304, 864),
+        "eva.blocks.0.gamma_2": (864,),
+        "eva.norm.weight": (864,),
+    }
+    assert {name: tuple(state[name].shape) for name in shapes} == shapes
+    assert "eva.blocks.0.attn.k_proj.bias" not in state
+    args = model_spec("primus_m").small
+    source, target = create_model("primus_m", 1, **args), create_model("primus_m", 1, **args)
+    more = {"mask_token": torch.zeros(1, 1, 24), "up_projection.decode.0.0.weight": torch.zeros(2)}
+    load_backbone(target, {"network_weights": source.backbone.state_dict() | more})
+    torch.testing.assert_close(target.backbone.state_dict(), source.backbone.state_dict())
+
+
+def test_primus_m_s_tokens_lie_in_the_published_order_and_positions_fit_another_cube():
+    args = model_spec("primus_m").small | {"slices": 16, "image_size": 24}
+    backbone = create_model("primus_m", 1, **args).backbone.eval()
+    assert tuple(backbone.eva.grid) == (3, 2, 3), "rows, slices, columns"
+    seen = []
+    backbone.eva.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    x = torch.rand(1, 1, 16, 24, 24)
+    with torch.no_grad():
+        out = backbone(x)
+        patches = backbone.down_projection((x - x.mean()) / x.std(correction=0))
+    assert tuple(out.shape) == (1, 24, 2, 3, 3)
+    torch.testing.assert_close(seen[0][0, 4], patches[0, :, 1, 0, 1])  # token 4: row 0, slice 1, column 1
+    source = create_model("primus_m", 1, **model_spec("primus_m").small)
+    wider = create_model("primus_m", 1, **model_spec("primus_m").small | {"slices": 32, "image_size": 32})
+    load_backbone(wider, source.backbone.state_dict())
+    torch.testing.assert_close(wider.backbone.eva.pos_embed.mean(1), source.backbone.eva.pos_embed.mean(1))
+    with pytest.raises(ModelError, match="slices = image_size"):
+        load_backbone(create_model("primus_m", 1, **args), source.backbone.state_dict())
+    with pytest.raises(ModelError, match="multiple of 6"):
+        create_model("primus_m", 1, **model_spec("primus_m").small | {"dim": 32})
+
+
+def test_primus_m_s_rotations_turn_by_the_distance_along_each_axis_alone():
+    from timm.layers import apply_rot_embed_cat
+
+    from slivit.models.openmind import rotations
+
+    turned = apply_rot_embed_cat(torch.ones(27, 12), rotations((3, 3, 3), 12))
+    grid = (turned @ turned.T).reshape(3, 3, 3, 3, 3, 3)
+    torch.testing.assert_close(grid[0, 0, 0, 1, 0, 0], grid[1, 2, 1, 2, 2, 1])
+    torch.testing.assert_close(grid[0, 0, 0, 0, 1, 0], grid[0, 0, 0, 0, 0, 1])
+    assert grid[0, 0, 0, 2, 0, 0] < grid[0, 0, 0, 1, 0, 0] < grid[0, 0, 0, 0, 0, 0]
 
 
 def test_retfound_s_file_is_a_masked_autoencoder_s():
