@@ -45,20 +45,32 @@ class Cluster(Machines):
         else:
             cores = 1
             super().__init__(max(1, sum(int(node.get("CPU", 0)) for node in nodes)))
+        self.closed, self.waiting = False, set[Any]()
         self.remote = self.ray.remote(num_cpus=cores, num_gpus=int(bool(gpus)), max_retries=0)(_there)
 
     def once(self, function: Callable[[Item], Result], item: Item) -> Result:
         """Make a call on a machine that is free."""
+        if self.closed:
+            raise SystemExit
         errors = self.ray.exceptions
+        call = self.remote.remote(str(Path.cwd()), function, item)
+        self.waiting.add(call)
         try:
-            return self.ray.get(self.remote.remote(str(Path.cwd()), function, item))
+            return self.ray.get(call)
         except errors.RayTaskError as error:
             raise error.cause from error
         except errors.RayError as error:
+            if self.closed:
+                raise SystemExit from None
             raise Lost(f"its process or machine was lost ({str(error).strip().splitlines()[0]})") from error
+        finally:
+            self.waiting.discard(call)
 
     def close(self) -> None:
         """Leave the cluster; calls that are being made are given up."""
+        self.closed = True
+        for call in list(self.waiting):
+            self.ray.cancel(call, force=True)
         self.ray.shutdown()
 
 
@@ -75,7 +87,7 @@ def _there(folder: str, function: Callable[[Any], Any], item: Any) -> Any:
 
 
 def _ray() -> Any:
-    # Workers find out nothing by themselves of packages; usage statistics are not ours to send.
+    # Ray sends statistics of its use to its makers; that is for the user to allow.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         return import_module("ray")

@@ -1,7 +1,8 @@
 """Merlin's image encoder: a ResNet-152 inflated to 3D, which learned from abdominal CT, reports and diagnoses.
 
 Paper: Blankemeier et al. 2024, Merlin (arXiv:2406.06512).
-Origin: written for this project from the paper and the names and shapes of the released weights. Licence: Apache-2.0.
+Origin: written for this project from the paper, the names and shapes of the released weights, and the window, spacing
+and order of axes in the package merlin-vlm 0.0.7 (MIT). Licence: Apache-2.0.
 """
 
 from __future__ import annotations

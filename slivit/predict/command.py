@@ -95,7 +95,7 @@ def run(
             names = _mask_names(refs, todo) if masks else []
             count = _processes(processes, device, len(todo))
             if cluster or count:
-                where = Loaded(_name_of(checkpoint), backbone, device, batch_size, workers or 0, precision)
+                where = Loaded(_name_of(checkpoint), backbone, device, batch_size, workers, precision)
                 _check_seen(todo, cluster)
                 with machines_at(cluster, count, Path(out or ".").parent / "workers") as machines:
                     _keep(predict_parts(machines, where, todo, names, masks), todo, journal, progress, loaded)

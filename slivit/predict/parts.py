@@ -28,7 +28,8 @@ class Loaded:
         backbone: of a model that holds adapters alone.
         device: "auto", "cpu", "cuda", ...
         batch_size: scans a batch; 0 finds out what is fastest.
-        workers: processes that read scans.
+        workers: processes that read scans beside the one that predicts; where None, some for a GPU, and none on a CPU,
+            whose cores predict.
         precision: in which the network computes.
     """
 
@@ -36,7 +37,7 @@ class Loaded:
     backbone: str = ""
     device: str = "auto"
     batch_size: int = 0
-    workers: int = 0
+    workers: int | None = None
     precision: Any = "auto"
 
 
@@ -111,9 +112,13 @@ def _died(part: Part, how: str) -> list[Row]:
 
 @lru_cache(maxsize=1)
 def _engine(loaded: Loaded) -> Engine:
+    from slivit.device import choose_device
+    from slivit.predict.batching import default_workers
     from slivit.predict.engine import Engine
     from slivit.predict.opening import open_checkpoint
 
     checkpoint = open_checkpoint(loaded.checkpoint, backbone=loaded.backbone)
-    options: dict[str, Any] = {"batch_size": loaded.batch_size, "workers": loaded.workers}
+    on_gpu = choose_device(loaded.device).type == "cuda"
+    workers = loaded.workers if loaded.workers is not None else default_workers(MOST) * on_gpu
+    options: dict[str, Any] = {"batch_size": loaded.batch_size, "workers": workers}
     return Engine(checkpoint, loaded.device, precision=loaded.precision, **options)
