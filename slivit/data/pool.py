@@ -75,7 +75,7 @@ def _elsewhere(
     """The same on machines, which make a call again by themselves where one of them is lost."""
     suspects: list[int] = []
     parts = [[items[i] for i in chunk] for chunk in chunks]
-    for number, results in machines.map(partial(_call, function), parts, lambda *_: None):  # type: ignore[arg-type]
+    for number, results in machines.map(partial(_call, function), parts, lambda *_: None):
         if results is None:
             suspects += chunks[number]
         else:

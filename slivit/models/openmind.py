@@ -59,6 +59,29 @@ class ResidualBlock(nn.Module):
         return functional.leaky_relu(self.conv2(self.conv1(x)) + self.skip(x))
 
 
+class Stem(nn.Module):
+    """The first convolution: (B, 1, S, H, W) -> (B, width, S, H, W)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(ConvNorm(1, width, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convs(x)
+
+
+class Stage(nn.Module):
+    """Residual blocks, of which the first may stride and widen."""
+
+    def __init__(self, old: int, new: int, depth: int, stride: int) -> None:
+        super().__init__()
+        rest = (ResidualBlock(new, new, 1) for _ in range(depth - 1))
+        self.blocks = nn.Sequential(ResidualBlock(old, new, stride), *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
+
+
 class ResidualEncoder(nn.Module):
     """(B, 1, S, H, W) -> (B, widths[-1], S / 32, H / 32, W / 32) with six stages.
 
@@ -69,20 +92,14 @@ class ResidualEncoder(nn.Module):
 
     def __init__(self, widths: Sequence[int], blocks: Sequence[int]) -> None:
         super().__init__()
-        self.stem = nn.Module()
-        self.stem.convs = nn.Sequential(ConvNorm(1, widths[0], 3))
-        self.stages = nn.Sequential()
-        for number, ((old, new), depth) in enumerate(zip(pairwise((widths[0], *widths)), blocks, strict=True)):
-            stage = nn.Module()
-            first = ResidualBlock(old, new, 2 if number else 1)
-            stage.blocks = nn.Sequential(first, *(ResidualBlock(new, new, 1) for _ in range(depth - 1)))
-            self.stages.append(stage)
+        self.stem = Stem(widths[0])
+        sizes = zip(pairwise((widths[0], *widths)), blocks, strict=True)
+        self.stages = nn.Sequential(
+            *(Stage(old, new, depth, 2 if i else 1) for i, ((old, new), depth) in enumerate(sizes))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem.convs(standardised(x))
-        for stage in self.stages:
-            x = stage.blocks(x)
-        return x
+        return self.stages(self.stem(standardised(x)))
 
 
 class PatchEmbed(nn.Module):
