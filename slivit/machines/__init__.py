@@ -19,8 +19,7 @@ from typing import Self, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-TRIES = 4
-"""How often a call is made, at most, where machines are lost."""
+TRIES, READING_TRIES = 4, 2  # a scan that kills its reader does so every time
 
 
 class Died(Exception):
@@ -36,10 +35,11 @@ class Machines:
 
     Args:
         slots: calls at a time; 0 where they are made in the caller's own thread.
+        tries: how often a call is made, at most, where machines are lost.
     """
 
-    def __init__(self, slots: int = 0) -> None:
-        self.slots = slots
+    def __init__(self, slots: int = 0, tries: int = TRIES) -> None:
+        self.slots, self.tries = slots, tries
 
     def once(self, function: Callable[[Item], Result], item: Item) -> Result:
         """Make a call, and wait for what it gives; safe to use from as many threads as there are slots.
@@ -64,7 +64,7 @@ class Machines:
             Died: its process ended, or machine after machine was lost.
             Exception: what the function raised.
         """
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(self.tries)):
             try:
                 return self.once(function, item)
             except Lost:

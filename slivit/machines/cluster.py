@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slivit.errors import SlivitError
-from slivit.machines import Lost, Machines
+from slivit.machines import READING_TRIES, TRIES, Lost, Machines
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,7 +44,8 @@ class Cluster(Machines):
             super().__init__(sum(int(node["GPU"]) for node in gpus))
         else:
             cores = 1
-            super().__init__(max(1, sum(int(node.get("CPU", 0)) for node in nodes)))
+            tries = READING_TRIES if reading else TRIES
+            super().__init__(max(1, sum(int(node.get("CPU", 0)) for node in nodes)), tries)
         self.closed, self.waiting = False, set[Any]()
         self.remote = self.ray.remote(num_cpus=cores, num_gpus=int(bool(gpus)), max_retries=0)(_there)
 
