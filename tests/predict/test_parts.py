@@ -32,15 +32,23 @@ def refs(blob_scans):
     return [ScanRef(path, path) for path in paths]
 
 
+def assert_same(found, expected):
+    """The same rows; probabilities but for what other batches change in the last bits."""
+    assert sorted(found) == sorted(expected)
+    for number, row in expected.items():
+        assert found[number] == row | {"prob_bright": pytest.approx(row["prob_bright"], abs=1e-6)}
+
+
 def test_rows_are_those_of_one_process_and_a_death_is_told(blob_run, refs):
     expected = dict(rows_of(Engine(load_checkpoint(blob_run), "cpu", batch_size=2, precision="float32"), refs))
     loaded = Loaded(str(blob_run), device="cpu", batch_size=2, precision="float32")
-    assert dict(predict_parts(Machines(), loaded, refs)) == pytest.approx(expected)
+    assert_same(dict(predict_parts(Machines(), loaded, refs)), expected)
     machines = Fragile()
     found = dict(predict_parts(machines, loaded, refs))
     assert machines.sizes == [3, 3, 3, 1, 1, 1], "the part is read again scan by scan"
     assert "scan3.nii: could not be predicted: the process was killed" in found[3].pop("error")
-    assert {i: row for i, row in found.items() if i != 3} == {i: row for i, row in expected.items() if i != 3}
+    del found[3], expected[3]
+    assert_same(found, expected)
 
 
 def test_several_gpus_are_used_for_many_scans_and_an_archive_stays_here(monkeypatch, refs, tmp_path):
