@@ -326,14 +326,14 @@ def _networks(
         if number == 0:
             kept = sorted(kept, key=lambda c: _first_fold(plan, work, c))[: plan.keep]
             write_json(folder / STATE, {"kept": [c.name for c in kept], "failed": failed})
-    plan = _more_folds(plan, kept, clock)
+    plan = _more_folds(plan, kept, clock, cluster)
     found = {c.name: jobs.out_of_fold(plan, work.frame, c, work.task) for c in kept}
     for name, p in found.items():
         log.info("network %s: %s out of fold", name, told_loss(work, p))
     return plan, failed | clock.left_out, found
 
 
-def _more_folds(plan: Plan, networks: Sequence[Candidate], clock: Clock) -> Plan:
+def _more_folds(plan: Plan, networks: Sequence[Candidate], clock: Clock, cluster: str) -> Plan:
     """Train on further folds as long as there is time, where the plan had none for all of them."""
     while networks and (trained := len(plan.fold_numbers)) < plan.folds and clock.one_more_fold(trained, networks):
         if jobs.train_jobs(plan, networks, [trained], clock, log.info, cluster):

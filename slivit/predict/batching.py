@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from slivit.data.pool import cores
 from slivit.device import Memory, out_of_memory
+from slivit.machines import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
