@@ -1,6 +1,6 @@
 """The machines of a Ray cluster: it finds a free one for each call, and another where one is lost.
 
-Ray (https://docs.ray.io, Apache-2.0) is an extra: pip install "slivit[cluster]".
+Ray (https://docs.ray.io, Apache-2.0) is the extra cluster.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slivit.errors import SlivitError
+from slivit.install import install_command
 from slivit.machines import READING_TRIES, TRIES, Lost, Machines
 
 Item = TypeVar("Item")
@@ -93,7 +94,7 @@ def _ray() -> Any:
     try:
         return import_module("ray")
     except ImportError as error:
-        raise SlivitError('--cluster needs the package ray: pip install "slivit[cluster]"') from error
+        raise SlivitError(f"--cluster needs the package ray: {install_command('cluster')}") from error
 
 
 def _unreachable(address: str, error: Exception) -> str:
