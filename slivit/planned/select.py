@@ -94,7 +94,7 @@ def weights_of(task: Task, y: Array, predictions: Mapping[str, Array], seed: int
     rows = ~np.isnan(np.concatenate(list(part.values()), 1)).any(1) if part else np.zeros(len(y), bool)
     if not rows.any():
         return first
-    together = sum(share * whole[name] for name, share in first.items())
+    together = np.sum([share * whole[name] for name, share in first.items()], axis=0)
     second = greedy(task, y[rows], {"": together[rows], **{name: p[rows] for name, p in part.items()}}, seed)
     weights = {name: share * second.get("", 0.0) for name, share in first.items()} | second
     return {name: share for name, share in weights.items() if name and share > 0}
