@@ -20,10 +20,29 @@ class MaskLearner(VolumeLearner):
     overlap = 0.0
     """Of windows over validation scans."""
 
+    windows_at_once = 0
+    """Of a validation scan; as many as patches in a batch where 0."""
+
+    @property
+    def divides(self) -> bool:
+        """Whether the parts of a batch add up to it: not where one Dice is over all of its patches."""
+        return not self.loss_func.task.mask_loss.together
+
+    def spared(self) -> str:
+        windows = self.windows_at_once or self.dls.train.bs
+        if windows == 1:
+            return ""
+        self.windows_at_once = windows // 2
+        return f"{self.windows_at_once} of its windows at once"
+
     def output(self) -> Tensor:
-        """Logits of patches, or of a whole scan where it validates."""
+        """Logits of patches, or of a whole validation scan, whose mask goes where its logits are."""
         x, input = self.xb[0].as_subclass(Tensor), self.model_spec.input
-        return dense_logits(self.model, x, input) if self.training else self._slid(x, input)
+        if self.training:
+            return dense_logits(self.model, x, input)
+        logits = self._slid(x, input)
+        self.yb = tuple(y.to(logits.device) for y in self.yb)
+        return logits
 
     def _slid(self, scan: Tensor, input: str) -> Tensor:
         return slide(
@@ -32,7 +51,7 @@ class MaskLearner(VolumeLearner):
             self.model_spec.size,
             overlap=self.overlap,
             blend="constant",
-            at_once=self.dls.train.bs,
+            at_once=self.windows_at_once or self.dls.train.bs,
             outputs=self.loss_func.task.out_dim,
             device=self.dls.device or "cpu",
         )

@@ -95,11 +95,11 @@ def forget_compiled(model: nn.Module) -> bool:
 class SparingLearner(Learner):
     """A fastai Learner whose batch is run in another way where it fails for want of memory, or in compiled code.
 
-    `at_once` scans of a batch are computed at a time (0 for all), `rows` are those of the part; `divides` says whether
-    a batch may be parted at all, and `keeps_less` whether features are computed again for the gradients.
+    `at_once` scans of a batch are computed at a time (0 for all), `rows` are those of the part, and `keeps_less` says
+    whether features are computed again for the gradients.
     """
 
-    at_once, divides = 0, True
+    at_once = 0
     keeps_less: bool | Literal["auto"] = "auto"
     rows = slice(None)
     xb: tuple[torch.Tensor, ...]
@@ -108,6 +108,15 @@ class SparingLearner(Learner):
     def output(self) -> torch.Tensor:
         """What the network gives for the batch, or a part of it."""
         return cast(torch.Tensor, self.model(*self.xb))
+
+    @property
+    def divides(self) -> bool:
+        """Whether the gradients of a batch's parts add up to that of the batch."""
+        return True
+
+    def spared(self) -> str:
+        """Need less memory for the next try of a validation batch; returns in which way, "" where nothing is left."""
+        return ""
 
     def _do_one_batch(self) -> None:
         """Run a batch, in another way as long as there is one; the batches that follow go on in the same way.
@@ -156,8 +165,12 @@ class SparingLearner(Learner):
         Raises:
             SlivitError: nothing is left to spare.
         """
-        self.opt.zero_grad()
+        if self.training:
+            self.opt.zero_grad()
         Memory(torch.device(self.dls.device or "cpu")).empty()
+        if not self.training and (way := self.spared()):
+            log.warning("memory does not do for a validation scan (%s): %s", reason, way)
+            return
         size = self.at_once or self.batch_rows
         if self.training and self.divides and size > 1 and rank_and_size()[1] == 1:
             self.at_once = (size + 1) // 2

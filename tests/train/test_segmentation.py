@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import slivit
 from slivit.errors import RecipeError, SlivitError
@@ -90,6 +91,44 @@ def test_a_run_that_died_goes_on_as_if_it_had_not(run, blob_scans, tmp_path):
     resumed = finetune(load_recipe("finetune", tmp_path / "run" / "recipe.toml"), resume=True)
     own, other = (pd.read_csv(r / "history.csv").to_numpy() for r in (run, resumed))
     np.testing.assert_allclose(own, other, rtol=1e-4)
+
+
+class Full(callbacks.Callback):
+    """Memory for so many patches at a time."""
+
+    def __init__(self, most, network):
+        self.most, self.hook = most, network.register_forward_pre_hook(self.look)
+
+    def look(self, network, inputs):
+        if len(inputs[0]) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize("loss", ["dice_ce", "vis_mae"])
+def test_patches_and_windows_too_many_for_memory_are_run_in_parts(blob_scans, tmp_path, caplog, loss):
+    pytest.importorskip("monai")
+
+    def trained(most):
+        own = recipe(
+            blob_scans, tmp_path, task={"loss": loss}, fit={"batch_size": 4, "optimiser": "sgd"}, patches={"steps": 2}
+        )
+        learn = Trial(labelled_scans(own), fitted_preprocessing(own)).learner(own, tmp_path)
+        learn.add_cb(Full(most, learn.model))
+        callbacks.seed_everything(0)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1, 1e-2)
+        return learn
+
+    if loss == "vis_mae":  # its Dice is one over all patches
+        with pytest.raises(SlivitError, match="not enough memory for 4 at once"):
+            trained(1)
+        return
+    whole, parts = trained(4), trained(1)
+    assert (parts.at_once, parts.windows_at_once) == (1, 1)
+    assert "1 of its windows at once" in caplog.text
+    for ours, theirs in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+    assert list(parts.recorder.values[0]) == pytest.approx(list(whole.recorder.values[0]), abs=1e-4)
 
 
 def test_evaluation_writes_a_page_with_overlays(run, tmp_path):
