@@ -21,7 +21,7 @@ import slivit
 from slivit.recipe import load_recipe
 
 DINO3D = "dim=96, depth=4, heads=3, slices=32, image_size=48, position_size=48, layer_scale=1.0"
-SWIN = "image_size=64, window_size=4, width=48, depths=[2, 2, 2, 2], heads=[3, 6, 12, 24]"
+SWIN = "image_size=64, window_size=4, width=24, depths=[2, 2, 2, 2], heads=[3, 6, 12, 24]"
 FROZEN = ["fit.freeze_backbone=true"]
 MODELS: dict[str, list[str]] = {
     "dynunet": [],
@@ -30,7 +30,7 @@ MODELS: dict[str, list[str]] = {
         'model={name="swin_unetr", slices=32, image_size=64, width=12, depths=[1, 1, 1, 1], heads=[1, 2, 2, 4]}'
     ],
     "dino3d_adapter": [
-        f'model={{name="dino3d_adapter", vit="small", {DINO3D}, decoder_width=16, prior_width=16}}',
+        f'model={{name="dino3d_adapter", vit="small", {DINO3D}, decoder_width=8, prior_width=8}}',
         *FROZEN,
     ],
     "dino3d_linear": [f'model={{name="dino3d_linear", vit="small", {DINO3D}}}', "fit.lr=1e-3", *FROZEN],
@@ -38,8 +38,8 @@ MODELS: dict[str, list[str]] = {
 }
 """What differs from the recipe; a name with "-pretrained" behind it starts from PRETRAINING on the same scans."""
 
-STEPS = {"dynunet": 1000}
-"""Of each model, 600 where it is not named: they take about 300 s of processor time each."""
+STEPS = {"dynunet": 1000, "dino3d_linear": 600, "dino3d_adapter": 150}
+"""Of each model, 300 where it is not named."""
 
 PRETRAINING: dict[str, tuple[str, list[str]]] = {
     "dino3d": (
@@ -50,7 +50,7 @@ PRETRAINING: dict[str, tuple[str, list[str]]] = {
             "model.position_size=48",
             "preprocessing.stretch=[0.5,99.5]",
             "pretext.change=0.8",
-            "fit.epochs=60",
+            "fit.epochs=30",
             "fit.batch_size=16",
         ],
     ),
@@ -58,10 +58,10 @@ PRETRAINING: dict[str, tuple[str, list[str]]] = {
         "vis_mae_small",
         [
             'model={name="slice_swin", backbone="swin_tiny_patch4_window7_224", image_size=64, slices=1, backbone_args='
-            "{patch_size=4, window_size=4, embed_dim=48, depths=[2, 2, 2, 2], num_heads=[3, 6, 12, 24]}}",
+            "{patch_size=4, window_size=4, embed_dim=24, depths=[2, 2, 2, 2], num_heads=[3, 6, 12, 24]}}",
             "preprocessing.stretch=[0.5,99.5]",
             "pretext.unit=8",
-            "fit.epochs=8",
+            "fit.epochs=5",
         ],
     ),
 }
@@ -103,8 +103,9 @@ def train(table: Path, out: Path, model: str, seed: int) -> dict[str, Any]:
         begun, spent = time.process_time(), json.loads(timing.read_text()) if timing.is_file() else 0.0
         goes_on = (folder / "progress.pt").is_file()
         overrides = [f"out={folder}", f"data.manifest={table}", f"data.cache={out / 'cache'}", f"seed={seed}"]
-        steps = STEPS.get(plain_name, 600)
-        overrides += [f"fit.epochs={steps // 100}", "fit.device=cpu", *MODELS[plain_name], *start]
+        steps = STEPS.get(plain_name, 300)
+        overrides += ["fit.epochs=3", f"patches.steps={steps // 3}"] if steps < 1000 else ["fit.epochs=10"]
+        overrides += ["fit.device=cpu", *MODELS[plain_name], *start]
         source = folder / "recipe.toml" if goes_on else "hippocampus"
         recipe = load_recipe("finetune", source, [] if goes_on else overrides)
         try:

@@ -151,8 +151,9 @@ def _run_masks(
         metrics = measure_masks(cases, task_of(engine), testing, data)
         write_cases(folder, cases, task_of(engine), metrics)
         write_text(folder / RECIPE, resolved_toml(recipe))
-        page = write_masks_page(folder, manifest.rows(), cases, metrics, checkpoint.preprocessing, recipe.data.align)
-        log.info("page: %s", page)
+        if recipe.page:
+            rows, settings = manifest.rows(), checkpoint.preprocessing
+            log.info("page: %s", write_masks_page(folder, rows, cases, metrics, settings, recipe.data.align))
     return folder
 
 

@@ -13,6 +13,7 @@ from slivit.data.case import Align, read_mask
 from slivit.data.splits import split_place
 from slivit.data.table import as_shown
 from slivit.errors import RecipeError, SlivitError
+from slivit.evaluate.details import details_of
 from slivit.evaluate.measure import SCHEMA, drawn_cases, log_headlines, metrics_of
 from slivit.evaluate.recipe import Testing
 from slivit.files import whole_file, write_json
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
-NO_SPACING = "has no spacing, so a voxel counts as 1 x 1 x 1 mm in distances and volumes"
+NO_SPACING = "has no spacing in mm, so no distances and volumes; give the table a column `spacing`"
 SCORES = tuple(field.name for field in fields(MaskScores))
+OF_STRUCTURES = ("case", "structure", *SCORES, "volume_error_ml", "notes")
+"""The columns of a table of cases that are not the case's own."""
 
 
 def scored_cases(
@@ -53,7 +56,8 @@ def scored_cases(
         progress: show a progress bar.
 
     Returns:
-        One row a case and structure: `case`, `path`, `patient`, `split`, `structure`, the scores, `notes`, `error`.
+        One row a case and structure: `case`, `path`, `patient`, `split`, the row's other columns, `structure`, the
+        scores, `notes`, `error`.
     """
     import pandas as pd
     from tqdm import tqdm
@@ -63,7 +67,10 @@ def scored_cases(
     records: list[dict[str, Any]] = []
     for row, name in zip(shown, names, strict=True):
         records += list(_scored(engine, row, name, testing, folder, align))
-    return pd.DataFrame(records)
+    table = pd.DataFrame(records)
+    numbers = [*SCORES, "volume_error_ml"]
+    table[numbers] = table[numbers].apply(pd.to_numeric)
+    return table
 
 
 def _scored(
@@ -72,6 +79,7 @@ def _scored(
     task: Any = engine.task
     scores: dict[str, Any]
     told = {key: row.get(key, "") for key in ("path", "patient", "split")}
+    told |= {key: value for key, value in row.items() if key not in (*task.targets, *engine.settings.channels)}
     try:
         found = segment(engine, row)
         truth = read_mask(row, found.volume, task, engine.settings, align)
@@ -104,11 +112,14 @@ def score_case(found: Segmented, truth: Any, task: Segmentation, tolerance_mm: f
         task: its structures, and whether voxels are ignored.
         tolerance_mm: of the surface Dice.
     """
-    spacing = found.volume.spacing or (1.0, 1.0, 1.0)
     ignored = truth == IGNORED if task.ignore is not None else None
     return {
         name: score_mask(
-            task.structure(truth, place), found.masks[place], spacing, tolerance_mm=tolerance_mm, ignore=ignored
+            task.structure(truth, place),
+            found.masks[place],
+            found.volume.spacing,
+            tolerance_mm=tolerance_mm,
+            ignore=ignored,
         )
         for place, name in enumerate(task.structures)
     }
@@ -154,12 +165,14 @@ def measure_masks(
             for name in task.structures
             for own in [whole[whole["structure"] == name]]
         }
+        drawn = drawn_cases(by_case(part, task, testing.penalty_mm), task, testing)
         splits[str(split)] = {
             "scans": int(part["case"].nunique()),
             "patients": int(part["patient"].nunique()),
             "counts": {task.targets[0]: counts},
-            "metrics": metrics_of(drawn_cases(by_case(part, task, testing.penalty_mm), task, testing), testing),
+            "metrics": metrics_of(drawn, testing),
             "structures": structures,
+            **(details_of(drawn, testing) if split != "val" or len(set(cases["split"])) == 1 else {}),
         }
     return {
         **SCHEMA,
@@ -185,7 +198,7 @@ def _plain(estimates: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def by_case(cases: pd.DataFrame, task: Segmentation, penalty_mm: float | None = None) -> pd.DataFrame:
-    """One row a case, as comparisons, curves and studies take it: `path`, `patient`, `split`, `error`, `task.measured`.
+    """One row a case, as comparisons, curves and studies take it: the manifest's columns, `error`, `task.measured`.
 
     The value of a case is the mean over those structures where it is defined.
 
@@ -197,7 +210,7 @@ def by_case(cases: pd.DataFrame, task: Segmentation, penalty_mm: float | None = 
     scored = cases.assign(absolute_volume_error_ml=cases["volume_error_ml"].abs())
     scored["hd95"] = scored["hd95"].replace(math.inf, math.nan if penalty_mm is None else penalty_mm)
     grouped = scored.groupby("case", sort=False)
-    out = grouped[["path", "patient", "split", "error"]].first()
+    out = grouped[[name for name in cases if name not in OF_STRUCTURES]].first()
     for metric in CASE_METRICS:
         out[metric] = grouped[metric].mean()
         own = scored.pivot(index="case", columns="structure", values=metric)

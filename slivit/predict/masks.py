@@ -256,7 +256,7 @@ def stored_image(values: npt.NDArray[np.int32], volume: Volume, path: str) -> An
 
     kind = np.uint8 if values.max(initial=0) < 256 and values.min(initial=0) >= 0 else np.int32
     file = files_in(path)[0]  # the other channels lie on its grid
-    affine = volume.affine if volume.affine is not None else np.diag([*(volume.spacing or (1.0, 1.0, 1.0)), 1.0])
+    affine = volume.affine if volume.affine is not None else _usual_view(volume.spacing or (1.0, 1.0, 1.0))
     if file.casefold().endswith(_NIFTI) and volume.affine is not None:
         scan: Any = nibabel.load(file)
         data = onto_axes(values, affine, _in_mm(scan), scan.shape[:3])
@@ -272,6 +272,12 @@ def stored_image(values: npt.NDArray[np.int32], volume: Volume, path: str) -> An
         image.set_qform(image.affine, 1)
     image.header.set_slope_inter(1, 0)
     return image
+
+
+def _usual_view(spacing: Sequence[float]) -> npt.NDArray[np.float64]:
+    """An affine for a scan that has none, under which readers give its slices back as they are."""
+    z, y, x = spacing
+    return np.array([[0, 0, -x, 0], [0, -y, 0, 0], [z, 0, 0, 0], [0, 0, 0, 1]], np.float64)
 
 
 def _in_mm(scan: Any) -> npt.NDArray[np.float64]:

@@ -16,9 +16,11 @@ from slivit.errors import SlivitError
 from slivit.folder import MASKS
 from slivit.report.draw import Plot, new_figure, nothing, styled
 from slivit.report.page import render, shown_split
+from slivit.report.plots_groups import subgroup_plots
 from slivit.report.plots_regression import LIMITS, bland_altman
 from slivit.report.style import INK, PALETTE, QUIET, count, in_words, metric_name, number
-from slivit.report.tables import Grid, cell
+from slivit.report.summary import largest_gap
+from slivit.report.tables import Grid, cell, site_grid, subgroup_grids
 from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
 from slivit.volume import Volume
@@ -53,16 +55,19 @@ def write_masks_page(
     """
     task: Any = Task(**metrics["task"])
     split = shown_split(metrics)
+    shown = metrics["splits"][split]
     part = cases[(cases["split"] == split) & (cases["error"] == "")]
     failed = cases[(cases["split"] == split) & (cases["error"] != "")].drop_duplicates("case")
     context = {
         "title": f"Segmentation: {', '.join(task.structures)}",
         "split": split,
         "structures": task.structures,
-        "sentences": list(sentences(metrics["splits"][split], task)),
-        "table": structures_grid(metrics["splits"][split], task),
+        "sentences": list(sentences(shown, task)),
+        "table": structures_grid(shown, task),
         "failed": failed_grid(failed) if len(failed) else None,
         "settings": metrics["settings"],
+        "subgroups": subgroup_grids(shown, task) if "subgroups" in shown else [],
+        "sites": site_grid(shown, metrics, task),
     }
     own = {str(row["path"]): row for row in rows}
     with styled():
@@ -70,6 +75,7 @@ def write_masks_page(
             "overlays": list(overlays(folder, own, part, task, settings, align)),
             "boxes": [box_plot(part, task, name) for name in ("dice", "hd95")],
             "volumes": [volume_plot(part, s, i, metrics["settings"]) for i, s in enumerate(task.structures)],
+            "subgroups": list(subgroup_plots(shown, task)) if "subgroups" in shown else [],
         }
         return render("masks.html.j2", context, plots, folder / "report")
 
@@ -87,6 +93,8 @@ def sentences(split: Mapping[str, Any], task: Segmentation) -> Iterator[str]:
     failed = next(iter(split["counts"].values()))["missing"]
     if failed:
         yield f"{count(failed, 'case')} could not be measured, and {'counts' if failed == 1 else 'count'} nowhere."
+    if "subgroups" in split:
+        yield from largest_gap(split, task)
 
 
 def structures_grid(split: Mapping[str, Any], task: Segmentation) -> Grid:

@@ -31,7 +31,7 @@ def sentences(split: Split, task: Task, metrics: Mapping[str, Any], where: str) 
     for name in task.findings:
         yield from FINDINGS[name](split, task, metrics)
     if "subgroups" in split:
-        yield from _gap(split, task)
+        yield from largest_gap(split, task)
     yield from _readers(split)
 
 
@@ -201,7 +201,8 @@ FINDINGS: Mapping[str, Callable[[Split, Task, Mapping[str, Any]], Iterator[str]]
 """The findings that kinds of task have (see `Task.findings`): from a split, the task and all metrics to sentences."""
 
 
-def _gap(split: Split, task: Task) -> Iterator[str]:
+def largest_gap(split: Split, task: Task) -> Iterator[str]:
+    """Between which subgroups the main metric differs most, in plain words."""
     metric = task.measures.gap
     gap = split["subgroups"]["largest"].get(metric)
     if gap is None:

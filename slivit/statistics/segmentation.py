@@ -46,25 +46,32 @@ class MaskScores:
         lesions_found: those that share a voxel with the predicted mask.
         predicted_lesions: connected parts of the predicted mask.
         false_lesions: those that share no voxel with the true mask.
+
+    Without a spacing in mm, distances, surfaces within a tolerance and volumes are None.
     """
 
     dice: float | None
     hd95: float | None
     surface_dice: float | None
     tolerance_mm: float
-    true_ml: float
-    predicted_ml: float
-    false_positive_ml: float
-    false_negative_ml: float
+    true_ml: float | None
+    predicted_ml: float | None
+    false_positive_ml: float | None
+    false_negative_ml: float | None
     lesions: int
     lesions_found: int
     predicted_lesions: int
     false_lesions: int
 
     @property
-    def volume_error_ml(self) -> float:
+    def volume_error_ml(self) -> float | None:
         """Predicted less true volume."""
-        return self.predicted_ml - self.true_ml
+        return None if self.predicted_ml is None or self.true_ml is None else self.predicted_ml - self.true_ml
+
+    @property
+    def in_mm(self) -> bool:
+        """Whether the spacing is known, so that there are distances and volumes."""
+        return self.true_ml is not None
 
     @property
     def empty(self) -> bool:
@@ -83,7 +90,7 @@ class MaskScores:
 
 
 def score_mask(
-    truth: Any, predicted: Any, spacing: Sequence[float], *, tolerance_mm: float = 1.0, ignore: Any = None
+    truth: Any, predicted: Any, spacing: Sequence[float] | None, *, tolerance_mm: float = 1.0, ignore: Any = None
 ) -> MaskScores:
     """Compare the masks of one structure on the same grid.
 
@@ -94,7 +101,7 @@ def score_mask(
     Args:
         truth: (S, H, W) bool, or 0 and 1.
         predicted: as `truth`.
-        spacing: mm between voxels along the three axes.
+        spacing: mm between voxels along the three axes; None where that is not known.
         tolerance_mm: of the surface Dice.
         ignore: (S, H, W) bool, True where voxels count for neither mask.
 
@@ -103,7 +110,7 @@ def score_mask(
 
     Source: Maier-Hein et al., Nat. Methods 21 (2024) 195 (Dice, HD95, normalised surface distance; edge cases).
     """
-    sides = _spacing(spacing)
+    sides = None if spacing is None else _spacing(spacing)
     true, found = _mask(truth, "truth"), _mask(predicted, "predicted")
     if true.shape != found.shape:
         raise StatisticsError(f"the masks must have one shape; got truth {true.shape}, predicted {found.shape}.")
@@ -112,12 +119,13 @@ def score_mask(
     if ignore is not None:
         counted = ~_mask(ignore, "ignore")
         true, found = true & counted, found & counted
-    millilitres = math.prod(sides) / MM3_PER_ML
     box = _box(true | found)
     # Everything lies in the box of the two masks: outside of it neither has a voxel.
     a, b = _flat(true[box], true.shape), _flat(found[box], true.shape)
-    axes = [side for side, n in zip(sides, true.shape, strict=True) if n > 1]
-    hd95, surface_dice = _surface_scores(a, b, axes, tolerance_mm)
+    hd95, surface_dice = None, None
+    if sides:
+        axes = [side for side, n in zip(sides, true.shape, strict=True) if n > 1]
+        hd95, surface_dice = _surface_scores(a, b, axes, tolerance_mm)
     lesions, lesions_found = _parts(a, b)
     predicted_lesions, true_predicted = _parts(b, a)
     return MaskScores(
@@ -125,10 +133,10 @@ def score_mask(
         hd95=hd95,
         surface_dice=surface_dice,
         tolerance_mm=float(tolerance_mm),
-        true_ml=float(a.sum() * millilitres),
-        predicted_ml=float(b.sum() * millilitres),
-        false_positive_ml=float((b & ~a).sum() * millilitres),
-        false_negative_ml=float((a & ~b).sum() * millilitres),
+        true_ml=_millilitres(a, sides),
+        predicted_ml=_millilitres(b, sides),
+        false_positive_ml=_millilitres(b & ~a, sides),
+        false_negative_ml=_millilitres(a & ~b, sides),
         lesions=lesions,
         lesions_found=lesions_found,
         predicted_lesions=predicted_lesions,
@@ -150,6 +158,10 @@ def _mask(values: Any, what: str) -> Mask:
     if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
         raise StatisticsError(f"{what} must hold 0 and 1 alone: one structure; got {np.unique(array)[:5].tolist()}.")
     return array.astype(np.bool_, copy=False)
+
+
+def _millilitres(mask: Mask, sides: tuple[float, ...] | None) -> float | None:
+    return None if sides is None else float(mask.sum() * math.prod(sides) / MM3_PER_ML)
 
 
 def _box(union: Mask) -> tuple[slice, ...]:
@@ -211,10 +223,10 @@ VALUES = {
     "dice": lambda s: _or_nan(s.dice),
     "hd95": lambda s: _or_nan(s.hd95),
     "surface_dice": lambda s: _or_nan(s.surface_dice),
-    "volume_error_ml": lambda s: s.volume_error_ml,
-    "absolute_volume_error_ml": lambda s: abs(s.volume_error_ml),
-    "false_positive_ml": lambda s: s.false_positive_ml,
-    "false_negative_ml": lambda s: s.false_negative_ml,
+    "volume_error_ml": lambda s: _or_nan(s.volume_error_ml),
+    "absolute_volume_error_ml": lambda s: abs(_or_nan(s.volume_error_ml)),
+    "false_positive_ml": lambda s: _or_nan(s.false_positive_ml),
+    "false_negative_ml": lambda s: _or_nan(s.false_negative_ml),
 }
 """What is averaged over cases, by name."""
 
@@ -292,6 +304,8 @@ class MaskSample:
             return "" if self.size(name) else "there is no such lesion"
         notes = []
         empty, missed = sum(s.empty for s in self.scores), sum(s.missed for s in self.scores)
+        if name != "dice" and (unknown := sum(not s.in_mm for s in self.scores)):
+            notes.append(f"{unknown} of {self.n} cases are left out: their spacing in mm is not known")
         if empty and name in ("dice", "hd95", "surface_dice"):
             notes.append(f"{empty} of {self.n} cases are left out: the structure is in neither mask")
         if missed and name == "hd95":

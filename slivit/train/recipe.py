@@ -292,7 +292,6 @@ def check_dense(recipe: Labelled, part: LabelledSet) -> None:
     idle = {
         "augmentation": changed(recipe.augmentation),
         "preprocessing": changed(recipe.preprocessing, "sampling", "short", "fit", "windows", "foreground"),
-        "testing": changed(recipe.testing, "subgroups", "site", "bands", "reference"),
     }
     for section, keys in idle.items():
         if keys:

@@ -128,6 +128,12 @@ def test_other_formats_get_a_mask_at_their_places(tmp_path):
         assert image.dataobj[at[2], at[1], at[0]] == volume.array[at]
 
 
+def test_a_scan_without_a_place_gets_a_mask_that_is_read_back_on_its_voxels(tmp_path):
+    volume = Volume(numbers((10, 18, 20)), None, "pictures", None)
+    nibabel.save(stored_image(volume.array.astype(np.int32), volume, "pictures"), file := tmp_path / "mask.nii.gz")
+    assert (slivit.read_volume(str(file)).array == volume.array).all()
+
+
 def test_the_number_of_windows_is_monais():
     assert windows_of((155, 240, 240), (112, 112, 112), 0.75) == 3 * 6 * 6
     assert windows_of((10, 10, 10), (8, 16, 16), 0.0) == 2

@@ -112,6 +112,19 @@ def test_volumes_are_in_millilitres():
     assert got.hd95 == pytest.approx(10)
 
 
+def test_without_a_spacing_there_are_no_distances_and_volumes():
+    a, b = np.zeros((2, 4, 6, 6), bool)
+    a[:, :3], b[:, :2] = True, True
+    got = score_mask(a, b, None)
+    assert (got.dice, got.lesions, got.lesions_found) == (pytest.approx(0.8), 1, 1)
+    assert {got.hd95, got.surface_dice, got.true_ml, got.volume_error_ml, got.false_negative_ml} == {None}
+    means = summarise_masks([got, score_mask(a, b, (1, 1, 1))], plan=Plan(draws=0))
+    assert means["dice"].value == pytest.approx(0.8)
+    assert means["hd95"].value == 1
+    assert "1 of 2 cases are left out: their spacing in mm is not known" in means["hd95"].why
+    assert summarise_masks([got], plan=Plan(draws=0))["volume_error_ml"].value is None
+
+
 def test_ignored_voxels_count_for_neither():
     a, b = np.zeros((2, 4, 6, 6), bool)
     a[:, :3], b[:, :3] = True, True

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import torch
 
 import slivit
@@ -132,12 +133,41 @@ def test_patches_and_windows_too_many_for_memory_are_run_in_parts(blob_scans, tm
 
 
 def test_evaluation_writes_a_page_with_overlays(run, tmp_path):
-    chosen = evaluating.recipe_for(str(run), ["testing.draws=20", "device=cpu"], None, tmp_path / "evaluation")
+    table = pd.read_csv(run / "split.csv").assign(scanner=lambda rows: np.where(rows.index % 2, "A", "B"))
+    table.to_csv(tmp_path / "scanners.csv", index=False)
+    options = ["testing.draws=20", "device=cpu", "testing.site=scanner"]
+    chosen = evaluating.recipe_for(str(run), options, str(tmp_path / "scanners.csv"), tmp_path / "evaluation")
     folder = evaluating.run(chosen)
     page = (folder / "report" / "index.html").read_text()
-    for part in ("figure-case-best", "figure-case-worst", "figure-box-dice", "figure-volume-1", "HD95"):
+    parts = (
+        "figure-case-best",
+        "figure-case-worst",
+        "figure-box-dice",
+        "figure-volume-1",
+        "HD95",
+        "Sites side by side",
+    )
+    for part in (*parts, "figure-subgroups-dice"):
         assert part in page
-    assert len(pd.read_csv(folder / "cases.csv")) == 4
+    cases = pd.read_csv(folder / "cases.csv")
+    assert len(cases) == 4
+    groups = json.loads((folder / "metrics.json").read_text())["splits"]["test"]["subgroups"]["columns"]["scanner"]
+    for name, group in groups.items():
+        assert group["metrics"]["dice"]["value"] == pytest.approx(cases.loc[cases["scanner"] == name, "dice"].mean())
+
+
+def test_a_scan_without_spacing_has_a_dice_and_no_distance(run, blob_scans, tmp_path):
+    scan, mask = (np.asarray(nibabel.load(blob_scans.with_name(f"{n}33.nii")).dataobj) for n in ("scan", "mask"))
+    for name, array in (("scan", scan.astype(np.uint16)), ("mask", mask)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", array.transpose(2, 1, 0), photometric="minisblack")
+    pd.DataFrame([{"path": "scan.tif", "mask": "mask.tif", "patient": "p"}]).to_csv(tmp_path / "t.csv", index=False)
+    chosen = evaluating.recipe_for(str(run), ["testing.draws=20"], str(tmp_path / "t.csv"), tmp_path / "e")
+    (row,) = pd.read_csv(evaluating.run(chosen) / "cases.csv").to_dict("records")
+    assert row["dice"] >= 0
+    assert pd.isna(row["hd95"])
+    assert pd.isna(row["true_ml"])
+    assert "no spacing in mm" in row["notes"]
+    assert "figure-case-best" in (tmp_path / "e" / "report" / "index.html").read_text()
 
 
 @pytest.mark.slow
