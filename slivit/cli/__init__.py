@@ -16,6 +16,7 @@ from slivit.cli import bench as cli_bench
 from slivit.cli import data as cli_data
 from slivit.cli import explain as cli_explain
 from slivit.cli import manifests as cli_manifests
+from slivit.cli import nnunet as cli_nnunet
 from slivit.cli import probe as cli_probe
 from slivit.cli import quick_imports
 from slivit.cli import report as cli_report
@@ -172,6 +173,7 @@ for module in (
     cli_sharing,
     cli_weights,
     cli_bench,
+    cli_nnunet,
 ):
     module.add_commands(app)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.data.case import Align, read_mask
+from slivit.data.preprocessing import Preprocessing
 from slivit.data.splits import split_place
 from slivit.data.table import as_shown
 from slivit.errors import RecipeError, SlivitError
@@ -59,6 +60,34 @@ def scored_cases(
         One row a case and structure: `case`, `path`, `patient`, `split`, the row's other columns, `structure`, the
         scores, `notes`, `error`.
     """
+    task: Any = engine.task
+    options = {"align": align, "progress": progress}
+    return score_rows(lambda row, _: segment(engine, row), rows, task, engine.settings, testing, folder, **options)
+
+
+def score_rows(
+    found_of: Callable[[Mapping[str, Any], str], Segmented],
+    rows: Sequence[Mapping[str, Any]],
+    task: Segmentation,
+    settings: Preprocessing,
+    testing: Testing,
+    folder: Path,
+    *,
+    align: Align = "error",
+    progress: bool = False,
+) -> pd.DataFrame:
+    """As `scored_cases`, of masks from anywhere.
+
+    Args:
+        found_of: the predicted masks of a row, whose case has this name.
+        rows: of a manifest, with masks.
+        task: its structures.
+        settings: whose reader options count.
+        testing: its tolerance.
+        folder: where the masks go, into `masks`.
+        align: see `slivit.data.case.read_mask`.
+        progress: show a progress bar.
+    """
     import pandas as pd
     from tqdm import tqdm
 
@@ -66,41 +95,39 @@ def scored_cases(
     shown = tqdm(rows, desc="segment", unit="scan", disable=None if progress else True, leave=False)
     records: list[dict[str, Any]] = []
     for row, name in zip(shown, names, strict=True):
-        records += list(_scored(engine, row, name, testing, folder, align))
+        told = {key: row.get(key, "") for key in ("path", "patient", "split")}
+        told |= {key: value for key, value in row.items() if key not in (*task.targets, *settings.channels)}
+        error, notes, scores = "", "", dict[str, MaskScores | None](dict.fromkeys(task.structures))
+        try:
+            found = found_of(row, name)
+            truth = read_mask(row, found.volume, task, settings, align)
+            write_masks(folder / MASKS, name, found, task, str(row["path"]))
+            scores |= score_case(found, truth, task, testing.tolerance_mm)
+            notes = _notes(found, row)
+        except (SlivitError, MemoryError) as problem:
+            log.warning("%s: is not measured: %s", row["path"], problem)
+            error = str(problem) or "there is not enough memory"
+        records += [
+            {"case": name, **told, **_record(s, score), "notes": notes, "error": error} for s, score in scores.items()
+        ]
     table = pd.DataFrame(records)
     numbers = [*SCORES, "volume_error_ml"]
     table[numbers] = table[numbers].apply(pd.to_numeric)
     return table
 
 
-def _scored(
-    engine: Engine, row: Mapping[str, Any], name: str, testing: Testing, folder: Path, align: Align
-) -> Iterator[dict[str, Any]]:
-    task: Any = engine.task
-    scores: dict[str, Any]
-    told = {key: row.get(key, "") for key in ("path", "patient", "split")}
-    told |= {key: value for key, value in row.items() if key not in (*task.targets, *engine.settings.channels)}
-    try:
-        found = segment(engine, row)
-        truth = read_mask(row, found.volume, task, engine.settings, align)
-        write_masks(folder / MASKS, name, found, task, str(row["path"]))
-        scores = score_case(found, truth, task, testing.tolerance_mm)
-        error = ""
-        if found.volume.spacing is None:
-            log.warning("%s: %s", row["path"], NO_SPACING)
-    except (SlivitError, MemoryError) as problem:
-        log.warning("%s: is not measured: %s", row["path"], problem)
-        scores = dict.fromkeys(task.structures)
-        error = str(problem) or "there is not enough memory"
-    for structure, score in scores.items():
-        values = {key: getattr(score, key) if score else None for key in SCORES}
-        volume_error = score.volume_error_ml if score else None
-        notes = "; ".join((*found.volume.notes, *((NO_SPACING,) if not found.volume.spacing else ()))) if score else ""
-        yield {"case": name, **told, "structure": structure, **values} | {
-            "volume_error_ml": volume_error,
-            "notes": notes,
-            "error": error,
-        }
+def _notes(found: Segmented, row: Mapping[str, Any]) -> str:
+    """What is to be known of a case that was measured."""
+    if found.volume.spacing:
+        return "; ".join(found.volume.notes)
+    log.warning("%s: %s", row["path"], NO_SPACING)
+    return "; ".join((*found.volume.notes, NO_SPACING))
+
+
+def _record(structure: str, score: MaskScores | None) -> dict[str, Any]:
+    """The cells of one structure of a case; empty where it was not measured."""
+    values = {key: getattr(score, key) if score else None for key in (*SCORES, "volume_error_ml")}
+    return {"structure": structure, **values}
 
 
 def score_case(found: Segmented, truth: Any, task: Segmentation, tolerance_mm: float) -> dict[str, MaskScores]:

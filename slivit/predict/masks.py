@@ -256,21 +256,35 @@ def stored_image(values: npt.NDArray[np.int32], volume: Volume, path: str) -> An
 
     kind = np.uint8 if values.max(initial=0) < 256 and values.min(initial=0) >= 0 else np.int32
     file = files_in(path)[0]  # the other channels lie on its grid
-    affine = volume.affine if volume.affine is not None else _usual_view(volume.spacing or (1.0, 1.0, 1.0))
     if file.casefold().endswith(_NIFTI) and volume.affine is not None:
         scan: Any = nibabel.load(file)
-        data = onto_axes(values, affine, _in_mm(scan), scan.shape[:3])
+        data = onto_axes(values, volume.affine, _in_mm(scan), scan.shape[:3])
         image = nibabel.Nifti1Image(data.astype(kind), scan.affine)
         for form in ("sform", "qform"):
             matrix, code = getattr(scan.header, f"get_{form}")(coded=True)
             getattr(image, f"set_{form}")(scan.affine if matrix is None else matrix, code)
         image.header.set_xyzt_units(*scan.header.get_xyzt_units())
     else:
-        # Columns, rows and slices, as the files of scans have them.
-        image = nibabel.Nifti1Image(np.ascontiguousarray(values.T.astype(kind)), affine[:, [2, 1, 0, 3]])
-        image.set_sform(image.affine, 1)
-        image.set_qform(image.affine, 1)
+        image = nifti_of(values.astype(kind), volume)
     image.header.set_slope_inter(1, 0)
+    return image
+
+
+def nifti_of(values: npt.NDArray[Any], volume: Volume) -> Any:
+    """Values on a scan's voxels as a NIfTI image: columns, rows and slices, at the scan's place and spacing.
+
+    Args:
+        values: (D, H, W), as `volume` is turned.
+        volume: the scan; 1 mm where it has no spacing.
+    """
+    import nibabel
+
+    spacing = volume.spacing or (1.0, 1.0, 1.0)
+    affine = _usual_view(spacing) if volume.affine is None else volume.affine.copy()
+    affine[:3, :3] *= np.array(spacing) / np.linalg.norm(affine[:3, :3], axis=0)
+    image = nibabel.Nifti1Image(np.ascontiguousarray(values.T), affine[:, [2, 1, 0, 3]])
+    image.set_sform(image.affine, 1)
+    image.set_qform(image.affine, 1)
     return image
 
 
