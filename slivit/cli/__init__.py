@@ -119,7 +119,7 @@ def _go_on(recipe: Any) -> str:
 
 @app.command()
 def phantoms(
-    kind: Annotated[str, typer.Argument(help="oct, oct2d, echo, liver or ct.")],
+    kind: Annotated[str, typer.Argument(help="oct, oct2d, echo, liver, ct or brain.")],
     out: Annotated[Path, typer.Argument(help="A new folder.")],
     n: Annotated[int | None, typer.Option("-n", min=1, help="How many scans.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
@@ -140,13 +140,14 @@ def phantoms(
 def demo(
     out: Annotated[Path, typer.Argument(help="A new folder.")] = Path("demo"),
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
+    masks: Annotated[bool, typer.Option("--masks", help="Segment, in place of predicting: needs MONAI.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Run the main job on made-up scans: pre-train, fine-tune, evaluate, predict."""
-    from slivit.experiments.demo import run
+    """Run the main job on made-up scans: pre-train, fine-tune, evaluate, predict; or with --masks, segment."""
+    from slivit.experiments.demo import run, run_masks
 
     with told_errors():
-        run(out, seed=seed, overwrite=overwrite)
+        (run_masks if masks else run)(out, seed=seed, overwrite=overwrite)
 
 
 @app.command("list")

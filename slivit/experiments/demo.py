@@ -47,6 +47,40 @@ def run(out: str | Path, *, seed: int = 0, overwrite: bool = False) -> dict[str,
     return metrics
 
 
+def run_masks(out: str | Path, *, seed: int = 0, overwrite: bool = False) -> dict[str, Any]:
+    """Make scans with masks, train a network that segments, evaluate, segment two scans, and say where it all lies.
+
+    Args:
+        out: a new folder, or one that an earlier demo made, with `overwrite`.
+        seed: of the scans and of the training.
+        overwrite: replace an earlier demo.
+
+    Returns:
+        The metrics of the test scans.
+    """
+    from slivit.evaluate import command as evaluate
+    from slivit.phantoms import make_phantoms
+    from slivit.predict import command as predict
+
+    out = Path(out)
+    log.info("1/4 making brain MRI of two sequences, with the masks of a tumour, in %s", out)
+    table = make_phantoms("brain", out / "brain", seed=seed, overwrite=overwrite)
+    log.info("2/4 training a 3D U-Net")
+    folders = [f"out={json.dumps(str(out / 'masks'))}", f"data.manifest={json.dumps(str(table))}", f"seed={seed}"]
+    finetune(load_recipe("finetune", "demo_masks", folders), overwrite=overwrite)
+    log.info("3/4 evaluating it on the test scans")
+    evaluated = evaluate.run(evaluate.recipe_for(str(out / "masks"), (), None, None), overwrite=overwrite)
+    log.info("4/4 segmenting two scans as if they were new")
+    write_text(
+        some := table.with_name("new_scans.csv"), "".join(table.read_text("utf-8").splitlines(keepends=True)[:3])
+    )
+    new = out / "new_scans"
+    predict.run(out / "masks", [str(some)], new / "volumes.csv", overwrite=overwrite)
+    log.info("Model: %s; evaluation: %s; masks of new scans: %s", out / "masks", evaluated, new / "masks")
+    metrics: dict[str, Any] = json.loads((evaluated / "metrics.json").read_text("utf-8"))["splits"]["test"]
+    return metrics
+
+
 def _recipe(stage: Any, out: Path, seed: int) -> Any:
     """The shipped demo recipe, with its folders under `out`."""
     folders = {

@@ -28,6 +28,7 @@ _KINDS = {
     "oct2d": "2D OCT images as JPEG in class folders NORMAL, DRUSEN, CNV and DME; target label",
     "echo": "apical four-chamber echocardiograms as AVI; targets ef (%) and ef_below_50 (0 or 1)",
     "liver": "liver MRI as DICOM series, one file a slice; target pdff (proton density fat fraction, %)",
+    "brain": "brain MRI of two sequences as NIfTI with the mask of a tumour; targets mask, ml_oedema, ml_core",
     "ct": "chest CT as NIfTI in HU; target nodule (0 or 1)",
 }
 _PLUGGED: dict[str, ModuleType] = {}

@@ -79,10 +79,14 @@ def add_nodule(thorax: Thorax, space: Space, rng: Generator) -> dict[str, Any]:
 
 
 def save(volume: npt.NDArray[np.int16], path: Path, case: Case, options: Options) -> None:
-    """Write a scan as compressed NIfTI, with the spacing in its affine."""
+    """Write a scan as compressed NIfTI."""
+    write_nifti(volume, path, Space(options.slices, options.size, FIELD, EXTENT))
+
+
+def write_nifti(volume: npt.NDArray[np.int16], path: Path, space: Space) -> None:
+    """Write (D, H, W) as compressed NIfTI, with the spacing of its space in the affine."""
     import nibabel as nib
 
-    space = Space(options.slices, options.size, FIELD, EXTENT)
     # NIfTI counts x to the right and y to the front: (D, H, W) to (x, y, z), with falling x and y.
     affine = np.diag([-space.spacing[0], -space.spacing[1], space.spacing[2], 1.0])
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(space.shape[::-1]) - 1) / 2)

@@ -15,6 +15,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "echo": {"size": 64, "frames": 28, "extra_frames": 4},
     "liver": {"slices": 6, "size": 64},
     "ct": {"slices": 12, "size": 64},
+    "brain": {"slices": 12, "size": 32},
 }
 
 

@@ -19,6 +19,7 @@ COLUMNS = {
     "oct2d": ["path", "patient", "label", "split"],
     "echo": ["path", "patient", "ef", "ef_below_50", "frame_ed", "frame_es", "frames"],
     "liver": ["path", "patient", "pdff"],
+    "brain": ["path", "patient", "t1", "flair", "mask", "ml_oedema", "ml_core"],
     "ct": ["path", "patient", "nodule", "lesion_slice", "lesion_row", "lesion_col", "diameter_mm", "nodule_slices"],
 }
 
