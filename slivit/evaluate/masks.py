@@ -61,8 +61,10 @@ def scored_cases(
         scores, `notes`, `error`.
     """
     task: Any = engine.task
-    options = {"align": align, "progress": progress}
-    return score_rows(lambda row, _: segment(engine, row), rows, task, engine.settings, testing, folder, **options)
+    settings = engine.settings
+    return score_rows(
+        lambda row, _: segment(engine, row), rows, task, settings, testing, folder, align=align, progress=progress
+    )
 
 
 def score_rows(

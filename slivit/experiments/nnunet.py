@@ -270,5 +270,5 @@ def read_back(file: Path, row: Mapping[str, Any], task: Segmentation, settings: 
     numbers = read_volume(str(file), **mask_options(volume, row, settings)).array
     if numbers.shape != volume.shape:
         raise ReadError(f"{file}: has {numbers.shape} voxels, and the scan {volume.shape}")
-    masks = [task.structure(numbers, place) for place in range(len(task.structures))]
+    masks = [task.structure(numbers.astype(np.uint8), place) for place in range(len(task.structures))]
     return Segmented(volume, np.stack(masks))
