@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slivit.data.channels import check_volume
+from slivit.data.dicom_seg import is_dicom_seg, placed, read_dicom_seg
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.readers import describe, read_volume
 from slivit.data.readers.address import options_of, parts_of, split_address
@@ -205,10 +206,8 @@ def read_mask(
     for name, path in parts.items():
         if not Path(split_address(path)[0]).exists():
             raise ManifestError(f"{path}: there is no such mask")
-        axis = mask_options(image, row, settings)
-        volume = read_volume(path, **(axis if describe(path).format in _TURNED else {}))
         try:
-            values = on_grid(volume, image, align)
+            values = _values(path, row, image, settings, align)
             numbers = task.numbered(values) if not name else _binary(values, list(task.labels).index(name) + 1)
         except ManifestError as error:
             raise ManifestError(f"{path}: {error}") from error
@@ -221,6 +220,16 @@ def read_mask(
     if out is None:
         raise ManifestError(f"{row['path']}: has no mask")
     return out
+
+
+def _values(
+    path: str, row: Mapping[str, Any], image: ScanInfo | Volume, settings: Preprocessing, align: Align
+) -> npt.NDArray[Any]:
+    """The values of a file of a mask on the grid of its scan."""
+    if is_dicom_seg(path):
+        return placed(read_dicom_seg(path), image.affine, image.shape)
+    axis = mask_options(image, row, settings)
+    return on_grid(read_volume(path, **(axis if describe(path).format in _TURNED else {})), image, align)
 
 
 def _binary(values: npt.NDArray[Any], number: int) -> Labels:
