@@ -14,6 +14,7 @@ import torch
 from fastai.callback import progress, schedule  # noqa: F401 (they give Learner its bars, fit_one_cycle and lr_find)
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.schedule import ParamScheduler
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, Metric
 from fastai.optimizer import SGD, Adam
@@ -34,7 +35,7 @@ from slivit.targets.task import Task
 from slivit.train.callbacks import Autocast, FrozenBackbone, seed_everything
 from slivit.train.metrics import WholeLoss, task_metrics
 from slivit.train.recipe import Fit
-from slivit.train.schedules import backbone_depth, layered_groups, scheduler
+from slivit.train.schedules import backbone_depth, layered_groups, scheduler, warmup_poly
 from slivit.train.spread import spread
 from slivit.train.steps import SharedLoss, SparingLearner, checkpoint_activations, step_callbacks
 
@@ -310,6 +311,9 @@ def scheduled(learn: VolumeLearner, fit: Fit, peak: float, cbs: Sequence[Callbac
         return partial(learn.fit, fit.epochs, rates, cbs=[*cbs])
     if fit.schedule == "cosine":
         plan = scheduler(rates, end=0.0, warmup=fit.warmup, weight_decay=fit.weight_decay)
+        return partial(learn.fit, fit.epochs, rates, cbs=[plan, *cbs])
+    if fit.schedule == "poly":
+        plan = ParamScheduler({"lr": warmup_poly(rates, fit.warmup)})
         return partial(learn.fit, fit.epochs, rates, cbs=[plan, *cbs])
     moms = {"moms": (fit.betas[0],) * 3} if changed(fit, "betas") else {}
     return partial(learn.fit_one_cycle, fit.epochs, rates, pct_start=fit.warmup, cbs=[*cbs], **moms)

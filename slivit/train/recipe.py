@@ -36,7 +36,8 @@ class Fit(Section):
         lr: the (peak) learning rate, or "find"; of a list, such as [1e-3, 1e-4], every rate is tried, and the one kept
             whose best epoch has the best `monitor`.
         schedule: "one_cycle", in which the rate rises to `lr` and falls to nearly 0, "cosine" (it rises along a line
-            and falls along a half cosine to 0), or "constant".
+            and falls along a half cosine to 0), "poly" (as "cosine", but it falls with the power 0.9 of the steps that
+            are left, as nnU-Net's), or "constant".
         optimiser: "adamw", "adam" (weight decay is a part of the gradient) or "sgd" (momentum 0.9).
         betas: of AdamW and Adam; fastai's 0.9 and 0.99 where it is not set, and then one cycle moves the first from
             0.95 to 0.85 and back.
@@ -76,7 +77,7 @@ class Fit(Section):
 
     epochs: int = Field(default=20, ge=1)
     lr: float | Literal["find"] | tuple[float, ...] = "find"
-    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    schedule: Literal["one_cycle", "cosine", "poly", "constant"] = "one_cycle"
     optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = Field(default=1e-5, gt=0)

@@ -12,6 +12,7 @@ from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, combine
 from torch import nn
 
 WARM_START = 1e-6
+POWER = 0.9
 
 
 def warmup_cosine(peak: Any, end: float, warmup: float) -> Any:
@@ -24,7 +25,21 @@ def warmup_cosine(peak: Any, end: float, warmup: float) -> Any:
 
     Source: He et al. 2022 (MAE), appendix A; Oquab et al. 2023, appendix B.
     """
-    down = SchedCos(peak, np.minimum(end, peak) if isinstance(peak, np.ndarray) else min(end, peak))
+    return warmed_up(
+        peak, SchedCos(peak, np.minimum(end, peak) if isinstance(peak, np.ndarray) else min(end, peak)), warmup
+    )
+
+
+def warmup_poly(peak: Any, warmup: float) -> Any:
+    """As `warmup_cosine`, but down to 0 with the power 0.9 of what is left: as nnU-Net and TransUNet train.
+
+    Source: Isensee et al. 2021 (nnU-Net), Methods; Chen et al. 2021 (TransUNet), the released code.
+    """
+    return warmed_up(peak, lambda done: peak * (1 - done) ** POWER, warmup)
+
+
+def warmed_up(peak: Any, down: Callable[[float], Any], warmup: float) -> Any:
+    """A schedule that begins with a line up to its peak."""
     return combine_scheds([warmup, 1 - warmup], [SchedLin(peak * WARM_START, peak), down]) if warmup > 0 else down
 
 

@@ -192,6 +192,7 @@ def test_layer_decay_scales_block_by_block_and_holds_every_parameter_once(blob_s
     ("fit", "momentum"),
     [
         (Fit(epochs=2, schedule="cosine", warmup=0.25, betas=(0.9, 0.999), eps=1e-8), 0.9),
+        (Fit(epochs=2, optimiser="sgd", schedule="poly", warmup=0.25), 0.9),
         (Fit(epochs=2), 0.95),
         (Fit(epochs=2, betas=(0.8, 0.9)), 0.8),
         (Fit(epochs=2, optimiser="sgd", schedule="constant"), 0.9),
@@ -208,6 +209,11 @@ def test_the_optimiser_and_the_schedule_are_those_of_the_recipe(blob_scans, tmp_
     if fit.schedule == "cosine":
         assert max(rates) == pytest.approx(1e-3, rel=0.1)
         assert rates[0] < 1e-4 < rates[-1] < 2e-4
+    if fit.schedule == "poly":
+        steps = len(rates)
+        later = [1e-3 * (1 - (n / steps - 0.25) / 0.75) ** 0.9 for n in range(steps) if n / steps > 0.25]
+        assert rates[-len(later) :] == pytest.approx(later, rel=1e-3)
+        assert rates[0] < rates[1] < 1e-3
 
 
 def test_mixup_mixes_scans_and_losses_with_the_same_share(blob_scans, tmp_path):
