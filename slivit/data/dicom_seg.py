@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slivit.data.readers.base import needed
 from slivit.errors import ManifestError, ReadError
 from slivit.volume import Volume
 
@@ -44,10 +45,7 @@ def read_dicom_seg(path: str | Path) -> Volume:
     Raises:
         ReadError: highdicom is not installed, the file is damaged, or segments overlap.
     """
-    try:
-        import highdicom
-    except ImportError as error:
-        raise ReadError(f'{path}: DICOM SEG needs the package highdicom: pip install "slivit[seg]"') from error
+    highdicom = needed("highdicom", "seg", str(path))
     try:
         found: Any = highdicom.seg.segread(str(path)).get_volume(combine_segments=True, allow_missing_positions=True)
     except (ValueError, RuntimeError, AttributeError, KeyError, TypeError) as error:
