@@ -1,13 +1,13 @@
 """What pre-training is worth on two cores: a linear probe on PneumoniaMNIST, then fine-tuning on AdrenalMNIST3D.
 
-Run: python benchmarks/pretraining.py --data DATA [--methods simclr_small ...] [--minutes 10] [--out FOLDER]
+Run: python benchmarks/pretraining.py --data DATA [--methods simclr_small ...] [--epochs 8] [--seeds 0 1] [--out FOLDER]
      python benchmarks/pretraining.py --data DATA --finetune simclr_small [--fractions 0.1 1] [--seeds 0 1 2]
 
 Every method is pre-trained by its shipped small recipe on the training images of PneumoniaMNIST, without their labels
-(`pneumoniamnist`: with them), for as many epochs as fit into the budget of processor time. Then a logistic regression
-on the standardised features learns from the same images' labels, and is measured on the test images; "random" is the
-same network before pre-training, on average over ten seeds. The second form fine-tunes a volume model from the
-backbone and from random weights, with a part of the training labels and with all. DATA holds
+(`pneumoniamnist`: with them), once a seed. Then a logistic regression on the standardised features learns from the same
+images' labels, and is measured on the validation and on the test images; so is the start of each run, the very network
+from which it trained. A gain is trained minus its own start, by seed. The second form fine-tunes a volume model from
+the backbone of each seed and from random weights, with a part of the training labels and with all. DATA holds
 `pneumoniamnist/pneumoniamnist_rebuilt.npz` and `medmnist/adrenalmnist3d.npz`. Results that are already in FOLDER are
 not computed again.
 """
@@ -37,7 +37,7 @@ METHODS = (
     "pneumoniamnist", "simclr_small", "dino_small", "mae_small", "simmim_small", "gmml_small", "sit_small",
     "vis_mae_small",
 )  # fmt: skip
-RANDOM_SEEDS = tuple(range(10))
+SPLITS = ("val", "test")
 SLICES = 12  # of a volume, as in the recipe adrenalmnist3d
 
 
@@ -55,47 +55,48 @@ def pneumonia(data: Path) -> str:
     return str(data / "pneumoniamnist" / "pneumoniamnist_rebuilt.npz")
 
 
-def pretrained(data: Path, out: Path, name: str, minutes: float) -> dict[str, Any]:
-    """Pre-train by a shipped recipe for the budget; the epochs, the minutes of processor time, the probe's AUC."""
-    base = [f"data.manifest={pneumonia(data)}", "data.workers=0"]
-    epoch = kept(out / f"{name}-epoch.json", lambda: epoch_time([*base, f"out={out / f'{name}-clock'}"], name))
-    epochs = max(1, round(60 * minutes / epoch))
-    folder = out / name
-    patience = ["fit.patience=0"] if name == "pneumoniamnist" else []
-    spent = processor_time([*base, f"out={folder}", f"fit.epochs={epochs}", *patience], name)
-    return {"epochs": epochs, "minutes": spent / 60, "auc": probe(data, load_encoder(folder).model, folder)}
-
-
-def epoch_time(overrides: list[str], name: str) -> float:
-    """Seconds of processor time of an epoch, without what a run needs before and after."""
-    _warm_up, one, six = (processor_time([*overrides, f"fit.epochs={epochs}"], name) for epochs in (1, 1, 6))
-    return (six - one) / 5
-
-
-def processor_time(overrides: list[str], name: str) -> float:
-    """Seconds of processor time of a pre-training run."""
-    recipe = load_recipe("pretrain", name, overrides)
+def measured(data: Path, out: Path, name: str, seed: int, epochs: int) -> dict[str, Any]:
+    """Pre-train by a shipped recipe; its epochs, minutes of processor time, and AUCs of its start and of its end."""
+    own = [f"fit.epochs={epochs}"] * (epochs > 0) + ["fit.patience=0"] * (name == "pneumoniamnist")
+    where = [f"data.manifest={pneumonia(data)}", "data.workers=0", f"out={out / f'{name}-{seed}'}", f"seed={seed}"]
+    recipe = load_recipe("pretrain", name, [*where, *own])
     begun = time.process_time()
-    slivit.pretrain(recipe, overwrite=True)
-    return time.process_time() - begun
+    folder = slivit.pretrain(recipe, overwrite=True)
+    spent = time.process_time() - begun
+    ends = {"start": start_of(recipe), "trained": load_encoder(folder).model}
+    return {"epochs": recipe.fit.epochs, "minutes": spent / 60} | {
+        stage: probe(data, model, folder) for stage, model in ends.items()
+    }
 
 
-def probe(data: Path, model: Any, folder: Path) -> float:
-    """Test AUC of a logistic regression on the frozen features of the training images."""
+def start_of(recipe: Any) -> Any:
+    """The network from which a run trains, as the run itself makes it."""
+    from slivit.ssl.run import build_encoder
+    from slivit.train.callbacks import seed_everything
+    from slivit.train.run import build_model
+
+    if not isinstance(recipe, SelfSupervisedRecipe):
+        return build_model(recipe, 1)
+    seed_everything(recipe.seed)
+    return build_encoder(recipe)
+
+
+def probe(data: Path, model: Any, folder: Path) -> dict[str, float]:
+    """AUC by split of a logistic regression on the frozen features of the training images."""
     from slivit.data.blocks import to_input
 
     manifest = load_manifest(data_section(data), Task(kind="binary", targets=("label",)))
     settings = load_encoder(folder).preprocessing
-    parts = []
-    for split in ("train", "test"):
+    parts = {}
+    for split in ("train", *SPLITS):
         features, targets = [], []
         for stacks, wanted in labelled_batches(manifest, split, settings, 256, 0)():
             x = to_input(stacks, model.spec.input, model.spec.mean, model.spec.std)
             with torch.no_grad():
                 features.append(model.eval().forward_features(x))
             targets.append(wanted)
-        parts.append((torch.cat(features), torch.cat(targets)))
-    return probe_score("linear", manifest.task, parts[0], parts[1])
+        parts[split] = torch.cat(features), torch.cat(targets)
+    return {split: probe_score("linear", manifest.task, parts["train"], parts[split]) for split in SPLITS}
 
 
 def data_section(data: Path) -> Any:
@@ -105,31 +106,18 @@ def data_section(data: Path) -> Any:
     return Data(manifest=pneumonia(data), workers=0)
 
 
-def at_random(data: Path, out: Path, name: str) -> list[float]:
-    """The probe's AUC of the same network with random weights, by seed."""
-    from slivit.models.registry import create_model
-
-    encoder = load_encoder(out / name)
-    scores = []
-    for seed in RANDOM_SEEDS:
-        torch.manual_seed(seed)
-        spec = encoder.model.spec  # type: ignore[attr-defined]
-        scores.append(probe(data, create_model(spec.name, 1, **spec.args), out / name))
-    return scores
-
-
 def finetuned(data: Path, out: Path, name: str, start: str, fraction: float, seed: int, epochs: int) -> float:
     """Test AUC on AdrenalMNIST3D of a volume model with the backbone of a method, from that start."""
     recipe = load_recipe("pretrain", name)
     folder = out / f"adrenal-{name}-{start}-{fraction:g}-{seed}"
-    weights = str(out / name) if start == "pre-trained" else ""
+    weights = str(out / f"{name}-{seed}") if start == "pre-trained" else ""
     network = {**recipe.model.args, "name": recipe.model.name, "slices": SLICES, "weights": weights}
     own = [f'model.weights="{weights}"'] if recipe.model.name == "image_classifier" else [f"model={toml(network)}"]
     overrides = [
         f"out={folder}",
         f"data.manifest={data / 'medmnist' / 'adrenalmnist3d.npz'}",
         f"data.train_fraction={fraction}",
-        f"fit.epochs={epochs}",
+        *[f"fit.epochs={epochs}"] * (epochs > 0),
         f"seed={seed}",
         f"data.split_seed={seed}",
         *own,
@@ -147,21 +135,38 @@ def toml(value: Any) -> str:
 
 def print_probes(options: argparse.Namespace) -> None:
     """The table of methods."""
-    print("| recipe | backbone | epochs | minutes | probe AUC | at random (SD, 10 seeds) | gain |", flush=True)
-    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    print("| recipe | backbone | epochs | minutes | images | start | trained | gain by seed | mean (SD) |", flush=True)
+    print("| --- " * 9 + "|", flush=True)
     for name in options.methods:
-        row = kept(
-            options.out / f"{name}.json", lambda n=name: pretrained(options.data, options.out, n, options.minutes)
-        )
-        chance = kept(options.out / f"{name}-random.json", lambda n=name: at_random(options.data, options.out, n))
+        runs = [
+            kept(
+                options.out / f"{name}-{seed}.json",
+                lambda n=name, s=seed: measured(options.data, options.out, n, s, options.epochs),
+            )
+            for seed in options.seeds
+        ]
         recipe = load_recipe("pretrain", name)
         kind = recipe.method if isinstance(recipe, SelfSupervisedRecipe) else "supervised"
         backbone = recipe.model.args.get("backbone", recipe.model.name)
-        print(
-            f"| {name} ({kind}) | {backbone} | {row['epochs']} | {row['minutes']:.1f} | **{row['auc']:.3f}** "
-            f"| {np.mean(chance):.3f} ({np.std(chance, ddof=1):.3f}) | {row['auc'] - np.mean(chance):+.3f} |",
-            flush=True,
-        )
+        told = f"{name} ({kind}) | {backbone} | {runs[0]['epochs']} | {np.mean([run['minutes'] for run in runs]):.1f}"
+        for split in SPLITS:
+            print(f"| {told} | {split} | {gains(runs, split)} |", flush=True)
+
+
+def gains(runs: list[dict[str, Any]], split: str) -> str:
+    """Cells of a row: the AUC of each start and of each end, and the difference by seed with its mean."""
+    start, trained = (np.asarray([run[stage][split] for run in runs]) for stage in ("start", "trained"))
+    gain = trained - start
+    by_seed = (
+        ", ".join(f"{value:{form}}" for value in some)
+        for some, form in ((start, ".3f"), (trained, ".3f"), (gain, "+.3f"))
+    )
+    return " | ".join([*by_seed, f"**{gain.mean():+.3f}** ({spread(gain):.3f})"])
+
+
+def spread(values: Any) -> float:
+    """The standard deviation over seeds."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def print_finetuning(options: argparse.Namespace) -> None:
@@ -180,9 +185,8 @@ def print_finetuning(options: argparse.Namespace) -> None:
                 )
                 for seed in options.seeds
             ]
-            spread = np.std(scores, ddof=1) if len(scores) > 1 else 0.0
             cells = " | ".join(f"{score:.3f}" for score in scores)
-            print(f"| {fraction:.0%} | {start} | {cells} | {np.mean(scores):.3f} ({spread:.3f}) |", flush=True)
+            print(f"| {fraction:.0%} | {start} | {cells} | {np.mean(scores):.3f} ({spread(scores):.3f}) |", flush=True)
 
 
 def main() -> None:
@@ -190,11 +194,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--minutes", type=float, default=10.0, help="processor time of each pre-training")
     parser.add_argument("--finetune", default="", help="a method: fine-tune from its backbone instead")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 1.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=40, help="of fine-tuning")
+    parser.add_argument("--epochs", type=int, default=0, help="of each training; 0: as the recipe says")
     parser.add_argument("--out", type=Path, default=Path("runs/pretraining"))
     options = parser.parse_args()
     (print_finetuning if options.finetune else print_probes)(options)
