@@ -57,6 +57,7 @@ def _volume_seeds(folder: Path, rng: np.random.Generator) -> None:
         nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), folder / name)
     nibabel.save(nibabel.Nifti2Image(voxels, np.eye(4)), folder / "b.nii")
     np.savez_compressed(folder / "items.npz", train_images=voxels.astype(np.uint8))
+    np.save(folder / "scan.npy", voxels)
     shipped = Path(pydicom.data.__file__).parent / "test_files"
     for name in ("MR_small", "MR_small_implicit", "CT_small", *COMPRESSED):
         shutil.copy(shipped / f"{name}.dcm", folder)

@@ -92,3 +92,23 @@ def test_a_small_archive_does_not_fill_the_memory(tmp_path, monkeypatch):
         read_volume(tmp_path / "a.npz#train/0")
     monkeypatch.setenv("SLIVIT_MAX_SCAN_GB", "0.04")
     assert read_volume(tmp_path / "a.npz#train/0").shape == (1, 400, 400)
+
+
+def test_an_array_is_a_scan_of_which_slices_are_read(tmp_path, rng):
+    voxels = rng.integers(0, 4000, (5, 6, 7)).astype(np.int16)
+    np.save(tmp_path / "scan.npy", voxels)
+    np.save(tmp_path / "image.npy", voxels[0].astype(np.float32))
+    np.testing.assert_array_equal(read_volume(tmp_path / "scan.npy", select=lambda n: [n - 1, 0]).array, voxels[[4, 0]])
+    assert read_volume(tmp_path / "image.npy").shape == (1, 6, 7)
+    assert describe(tmp_path / "scan.npy").format == "npy"
+    for name, array in {
+        "wide": np.zeros((2, 3, 4, 5)),
+        "words": np.array([["a"]]),
+        "none": np.zeros((0, 4, 4)),
+    }.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        with pytest.raises(ReadError, match="is an array"):
+            read_volume(tmp_path / f"{name}.npy")
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "scan.npy").read_bytes()[:200])
+    with pytest.raises(ReadError, match="NumPy array"):
+        read_volume(tmp_path / "cut.npy")

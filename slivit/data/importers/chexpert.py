@@ -41,6 +41,7 @@ def chexpert(
     labels: tuple[str, ...] = OBSERVATIONS,
     findings: Findings = "own",
     uncertain_of: dict[str, Uncertain] | None = None,
+    patients: str = "",
 ) -> pd.DataFrame:
     """List CheXpert (also CheXpert-small) with its observations, patient, sex, age and view.
 
@@ -56,6 +57,8 @@ def chexpert(
         findings: "chexpert5" takes the five of the competition, under the names that all importers of chest radiographs
             give them.
         uncertain_of: `uncertain` for single observations, such as {"Edema": "ones"}.
+        patients: a CSV with PATIENT and any of PRIMARY_RACE and ETHNICITY, which become the columns race and ethnicity:
+            the table of demographics (CHEXPERT DEMO.xlsx) that Stanford AIMI gives beside the set, saved as CSV.
 
     Source: Irvin et al. 2019, AAAI, sections "Dataset" and "Training Procedure" (U-Ignore, U-Zeros, U-Ones).
     """
@@ -78,8 +81,17 @@ def chexpert(
     values = with_policies(frame[list(labels)], uncertain, unmentioned, uncertain_of or {})
     if findings == "chexpert5":
         values, _ = five_of(values, labels)
-    frame = frame[["path", "patient", "split", "view", "sex", "age"]].join(values)
+    frame = with_patients(frame[["path", "patient", "split", "view", "sex", "age"]].join(values), patients)
     return finished(frame, Task(kind="multilabel", targets=tuple(values.columns)), notes, _SOURCE, root)
+
+
+def with_patients(frame: pd.DataFrame, patients: str) -> pd.DataFrame:
+    """A frame with race and ethnicity by patient, where a table of them is given."""
+    if not patients:
+        return frame
+    known = {"PATIENT": "patient", "PRIMARY_RACE": "race", "ETHNICITY": "ethnicity"}
+    table = _SOURCE.table(Path(patients).expanduser(), ["PATIENT"], list(known)[1:])
+    return frame.merge(table.drop_duplicates("PATIENT").rename(columns=known), on="patient", how="left")
 
 
 def with_policies(

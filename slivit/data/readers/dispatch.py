@@ -67,6 +67,7 @@ def _readers() -> Iterator[Reader]:
     yield Reader("frames", "folder or zip of image frames", (), ("series",), _open_frames)
     yield Reader("video", "video clip", video.SUFFIXES, (), _open_video)
     yield Reader("npz", "item of a MedMNIST archive (FILE.npz#train/0)", (".npz",), ("item", "check_md5"), _open_npz)
+    yield Reader("npy", "NumPy array of one scan, its slices first", (".npy",), (), _open_npy)
     yield Reader("itk", "MetaImage or NRRD file", itk.SUFFIXES, grids, _open_itk)
     yield Reader("heidelberg", "Heidelberg OCT volume", heidelberg.SUFFIXES, ("series",), _open_heidelberg)
 
@@ -93,6 +94,10 @@ def _open_video(found: Found) -> Scan:
 
 def _open_npz(found: Found, **options: Any) -> Scan:
     return npz.open_npz(found.path, found.source, **options)
+
+
+def _open_npy(found: Found) -> Scan:
+    return npz.open_npy(found.path, found.source)
 
 
 def _open_itk(found: Found, **options: Any) -> Scan:

@@ -1,4 +1,4 @@
-"""One item of a MedMNIST archive: the path `FILE.npz#SPLIT/INDEX`."""
+"""NumPy's files: one item of a MedMNIST archive (`FILE.npz#SPLIT/INDEX`), and an array of one scan (`FILE.npy`)."""
 
 from __future__ import annotations
 
@@ -44,6 +44,29 @@ def open_npz(path: Path, source: str, *, item: str = "", check_md5: bool = True)
         return stack[list(indices)]
 
     return Scan(ScanInfo("npz", (depth, height, width), str(stack.dtype), None, source, notes=notes), load)
+
+
+def open_npy(path: Path, source: str) -> Scan:
+    """Open an array of a scan's slices, (S, H, W), or of one image, (H, W); only the slices that are used are read.
+
+    Raises:
+        ReadError: an array of other axes, or of what are no numbers.
+    """
+    with decoding(path, "NumPy array"):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.ndim not in (2, 3) or array.dtype.kind not in "uif" or not array.size:
+        raise ReadError(
+            f"{source}: is an array {array.shape} of {array.dtype}; expected numbers, (slices, rows, columns) or "
+            "(rows, columns). Save each channel or time point in a file of its own."
+        )
+    stack = array.reshape((-1, *array.shape[-2:]))
+    depth, height, width = stack.shape
+
+    def load(indices: Sequence[int]) -> Array:
+        with decoding(path, "NumPy array"):
+            return np.array(stack[list(indices)])
+
+    return Scan(ScanInfo("npy", (depth, height, width), str(stack.dtype), None, source), load)
 
 
 def _parse(item: str, version: tuple[str, int, int], source: str) -> tuple[str, int]:

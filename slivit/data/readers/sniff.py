@@ -26,6 +26,7 @@ _STARTS = {
     b"\0\0\x01\xba": "video",
     b"\0\0\x01\xb3": "video",
     b"\x1a\x45\xdf\xa3": "video",
+    b"\x93NUMPY": "npy",
     b"NRRD000": "itk",
     b"HSF-OCT-": "heidelberg",
     b"CMDb": "heidelberg",

@@ -154,9 +154,46 @@ def test_msd(tree):
 
 def test_every_importer_is_described_and_refuses_a_missing_folder(tmp_path):
     specs = list_importers()
-    assert len(specs) == 21
+    assert len(specs) == 24
     for spec in specs:
         assert 20 < len(spec.description) <= 100
         assert "Args:" in spec.help or not spec.options
         with pytest.raises(ManifestError, match=r"there is no such.* has "):
             make_manifest(spec.name, tmp_path / "nowhere")
+
+
+def test_radimagenet(tree):
+    names = {"train": [("CT/abd/normal/a.png", "abd-normal"), ("MR/knee/acl/b.png", "acl"),
+                       ("MR/knee/normal/e.png", "knee-normal")],
+             "val": [("US/gb/gb_normal/c.png", "gb-normal")], "test": [("MR/knee/acl/d.png", "acl")]}  # fmt: skip
+    root = tree(*[f"radiology_ai/{name}" for rows in names.values() for name, _ in rows])
+    for split, rows in names.items():
+        lines = "".join(f"radiology_ai/{name},{label}\n" for name, label in rows)
+        (root / f"RadiologyAI_{split}.csv").write_text("filename,label\n" + lines)
+    made = make_manifest("radimagenet", root)
+    assert made.frame["modality"].tolist() == ["CT", "MR", "MR", "US", "MR"]
+    assert made.frame["split"].value_counts().to_dict() == {"train": 3, "val": 1, "test": 1}
+    assert len(made.task.classes) == 4
+    knee = make_manifest("radimagenet", root, anatomies="knee", modalities="MR", val=0)
+    assert knee.task.classes == ("acl", "knee-normal")
+    with pytest.raises(ManifestError, match=r'no anatomy "kne".*knee'):
+        make_manifest("radimagenet", root, anatomies="kne")
+    (root / "RadiologyAI_val.csv").write_text("filename,label\nradiology_ai/x.png,acl\n")
+    with pytest.raises(ManifestError, match="lies in no folder CT, MR or US"):
+        make_manifest("radimagenet", root)
+
+
+def test_mrnet(tree):
+    root = tree(*[f"train/{plane}/{i:04}.npy" for i in range(20) for plane in ("sagittal", "axial")],
+                "valid/axial/0020.npy", "valid/sagittal/0020.npy")  # fmt: skip
+    for name in ("abnormal", "acl", "meniscus"):
+        (root / f"train-{name}.csv").write_text("".join(f"{i:04},{i % 2}\n" for i in range(20)))
+        (root / f"valid-{name}.csv").write_text("0020,1\n")
+    made = make_manifest("mrnet", root, plane="axial")
+    assert made.task.targets == ("abnormal", "acl", "meniscus")
+    assert made.frame["path"].iloc[0].endswith("train/axial/0000.npy")
+    assert set(made.frame["split"]) == {"train", "val", "test"}
+    assert made.frame.loc[made.frame["split"] == "test", "patient"].tolist() == ["0020"]
+    (root / "valid-acl.csv").write_text("0021,1\n")
+    with pytest.raises(ManifestError, match="exam 0020 is not in all three tables of valid"):
+        make_manifest("mrnet", root)

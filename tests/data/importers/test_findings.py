@@ -90,3 +90,11 @@ def test_covidx_ct(tree):
     (root / "val_COVIDx_CT-3A.txt").write_text("a.png 5\n")
     with pytest.raises(ManifestError, match="line 1"):
         make_manifest("covidx_ct", root)
+
+
+def test_chexpert_takes_race_from_the_table_of_demographics(tree):
+    root = chexpert(tree)
+    (root / "demo.csv").write_text("PATIENT,PRIMARY_RACE,ETHNICITY\npatient00001,Asian,Non-Hispanic\n")
+    frame = make_manifest("chexpert", root, patients=str(root / "demo.csv")).frame
+    assert set(frame.loc[frame["patient"] == "patient00001", "race"]) == {"Asian"}
+    assert frame.loc[frame["patient"] != "patient00001", "race"].isna().all()
