@@ -15,14 +15,22 @@ from slivit.targets.task import Task
 
 
 def item_classes(rows: Sequence[Mapping[str, Any]], task: Task) -> list[int]:
-    """The class of every row of a binary or multiclass task, as a number.
+    """The class of every row of a classification, as a number.
+
+    A row of several labels counts as its rarest one, or as none: then rare labels are drawn as often as the rest,
+    though a label that comes with a rarer one is drawn more often than that.
 
     Raises:
         SlivitError: another kind of task.
     """
-    if not task.one_class:
-        raise SlivitError(f"oversampling is for binary and multiclass tasks, not for a {task.kind} one")
-    return [int(np.ravel(task.encode(row))[0]) for row in rows]
+    if not task.makes_calls:
+        raise SlivitError(f"oversampling is for classification, not for a {task.kind} task")
+    if task.one_class:
+        return [int(np.ravel(task.encode(row))[0]) for row in rows]
+    positive = np.stack([np.ravel(task.encode(row)) for row in rows]) == 1  # a missing label is none
+    counts = positive.sum(0)
+    rarest = np.where(positive, counts, len(rows) + 1).argmin(1)
+    return [int(label) if any_label else -1 for label, any_label in zip(rarest, positive.any(1), strict=True)]
 
 
 def oversampled(classes: Sequence[int], rng: random.Random) -> list[int]:

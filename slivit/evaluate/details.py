@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,8 @@ def details_of(cases: Cases, testing: Testing) -> dict[str, Any]:
         for name, detail in DETAILS.items():
             details[name] = {c.name: detail(c, cases) for c in columns}
         details["confusion"] = confusion_of(cases)
+        if len(columns) > 1 and not cases.task.exclusive:
+            details["means"] = means_of(columns, cases)
     if testing.subgroups or testing.site:
         details["subgroups"] = subgroups_of(cases, testing)
     if testing.readers:
@@ -98,6 +100,19 @@ DETAILS: dict[str, Callable[[Column, Cases], Any]] = {
     "referral": _referral,
 }
 """What is computed for every class, label or target, by its name in `metrics.json`."""
+
+
+def means_of(columns: Sequence[Column], cases: Cases) -> dict[str, Any]:
+    """What thresholds and referral do on average over labels, as a file of metrics keeps it."""
+    from slivit.statistics import label_rates, label_referral
+
+    names, y, p = [c.name for c in columns], np.stack([c.y for c in columns], 1), np.stack([c.p for c in columns], 1)
+    unsure = [c.uncertainty for c in columns if c.uncertainty is not None]
+    given = np.stack(unsure, 1) if len(unsure) == len(names) else None
+    return {
+        "thresholds": [row.to_dict() for row in label_rates(y, p, names, plan=cases.plan)],
+        "referral": [point.to_dict() for point in label_referral(y, p, names, uncertainty=given, plan=cases.plan)],
+    }
 
 
 def _thinned(curve: dict[str, Any]) -> dict[str, Any]:

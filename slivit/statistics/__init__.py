@@ -11,6 +11,7 @@ from slivit.statistics.curves import Curve, precision_recall_curve, roc_curve
 from slivit.statistics.delong import delong_covariance, delong_interval, delong_test
 from slivit.statistics.estimate import Estimate, StatisticsError
 from slivit.statistics.human_readers import ReaderPoint, Readers, reader_points
+from slivit.statistics.label_means import LabelRates, label_rates, label_referral
 from slivit.statistics.referral import ReferralPoint, referral_curve
 from slivit.statistics.regression import Agreement, bland_altman
 from slivit.statistics.reliability import (
@@ -52,6 +53,7 @@ __all__ = [
     "Estimate",
     "Folds",
     "Gap",
+    "LabelRates",
     "MaskScores",
     "OperatingPoint",
     "Plan",
@@ -83,6 +85,8 @@ __all__ = [
     "delong_test",
     "fit_temperature",
     "higher_is_better",
+    "label_rates",
+    "label_referral",
     "mcnemar_test",
     "mean_over_runs",
     "over_folds",

@@ -73,7 +73,7 @@ def referral_curve(
     estimates = bootstrap(sample, plan)
     return [
         ReferralPoint(
-            float(percent), int(_quota(percent, len(y))), estimates[f"roc_auc/{i}"], estimates[f"average_precision/{i}"]
+            float(percent), int(_quota(percent, len(y))), estimates[f"roc_auc {i}"], estimates[f"average_precision {i}"]
         )
         for i, percent in enumerate(percents)
     ]
@@ -100,7 +100,7 @@ class ReferralSample(MetricSample):
     """Cases whose most uncertain share is answered by an expert, as a `Sample` for the bootstrap.
 
     Args:
-        y: (n,) 0 or 1.
+        y: (n,) 0, 1 or NaN (missing).
         p: (n,) probability of 1.
         uncertainty: (n,) higher is less sure.
         percents: the shares to refer.
@@ -109,8 +109,10 @@ class ReferralSample(MetricSample):
     """
 
     def __init__(self, y: Array, p: Array, uncertainty: Array, percents: Sequence[float]) -> None:
-        metrics = {f"{name}/{i}": _at(m, x) for name, m in RANKING.items() for i, x in enumerate(percents)}
-        super().__init__(~np.isnan(y), np.isfinite(p + uncertainty), metrics)
+        metrics = {f"{name} {i}": _at(m, x) for name, m in RANKING.items() for i, x in enumerate(percents)}
+        known = ~np.isnan(y)
+        super().__init__(known, np.isfinite(p + uncertainty), metrics)
+        y, p, uncertainty = y[known], p[known], uncertainty[known]
         self.y, self.percents = y, percents
         # Two more cases stand for all that the expert calls negative and positive.
         self.data = Binary(np.append(y, [0.0, 1.0]), np.append(p, [0.0, 1.0]))
@@ -125,11 +127,11 @@ class ReferralSample(MetricSample):
 
     def holds(self) -> str:
         """Return the numbers of cases and positives."""
-        return f"{self.n} cases, {int(self.y.sum())} positive"
+        return f"{len(self.y)} cases, {int(self.y.sum())} positive"
 
     def _referred(self, ordered: Array, before: Array, quota: Array) -> Array:
         taken = np.clip(quota[:, None] - before, 0, ordered)
-        kept = np.empty((len(ordered), self.n + 2))
+        kept = np.empty((len(ordered), len(self.y) + 2))
         kept[:, self.order] = ordered - taken
         positive = taken @ self.y[self.order]
         kept[:, -2], kept[:, -1] = taken.sum(axis=1) - positive, positive

@@ -43,8 +43,8 @@ class Fit(Section):
             0.95 to 0.85 and back.
         eps: of AdamW and Adam; the default is fastai's, PyTorch's is 1e-8.
         batch_size: scans a step; windows where scans are cut into windows.
-        oversample: repeat the training items of rarer classes, until all classes are drawn equally often; binary and
-            multiclass.
+        oversample: repeat the training items of rarer classes, until all classes are drawn equally often. An item of
+            several labels counts as its rarest one, or as none.
         weight_decay: decoupled weight decay.
         warmup: the fraction of the schedule in which the rate rises.
         patience: epochs without a better `monitor` after which training stops; 0 never stops early.
@@ -134,8 +134,8 @@ class Fit(Section):
         Raises:
             RecipeError: an option that belongs to another kind of task.
         """
-        if self.oversample and not task.one_class:
-            raise RecipeError(f"fit.oversample is for binary and multiclass tasks, not for a {task.kind} one")
+        if self.oversample and not task.makes_calls:
+            raise RecipeError(f"fit.oversample is for classification, not for a {task.kind} task")
         if self.label_smoothing and not task.makes_calls:
             raise RecipeError(f"fit.label_smoothing is for classification, not for a {task.kind} task")
         shown = ("valid_loss", *task.measures.main)

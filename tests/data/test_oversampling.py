@@ -30,8 +30,21 @@ def test_every_class_is_drawn_equally_often_and_every_item_at_least_once(classes
 
 def test_only_classes_can_be_balanced():
     rows = [{"size": 3.0}]
-    with pytest.raises(SlivitError, match="not for a regression one"):
+    with pytest.raises(SlivitError, match="not for a regression task"):
         item_classes(rows, Task(kind="regression", targets=("size",)))
+
+
+def test_a_row_of_several_labels_counts_as_its_rarest():
+    task = Task(kind="multilabel", targets=("often", "rare"))
+    rows = [{"often": 1, "rare": 0}] * 3 + [
+        {"often": 1, "rare": 1},
+        {"often": 0, "rare": 0},
+        {"often": 0, "rare": None},
+    ]
+    classes = item_classes(rows, task)
+    assert classes == [0, 0, 0, 1, -1, -1]
+    drawn = [rows[i] for i in oversampled(classes, random.Random(0))]
+    assert (sum(r["often"] for r in drawn), sum(r["rare"] or 0 for r in drawn), len(drawn)) == (6, 3, 9)
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass"])

@@ -31,6 +31,14 @@ def test_a_page_has_every_section_and_needs_nothing_from_outside(pages, kind):
     assert set(re.findall(r'href="#([^"]+)"', html)) <= set(re.findall(r'id="([^"]+)"', html))
 
 
+def test_a_page_of_several_labels_has_means_over_them(pages, evaluated):
+    html, split = pages["multilabel"].read_text("utf-8"), evaluated["multilabel"][0]["splits"]["test"]
+    assert "By threshold, mean over labels" in html
+    assert f"{split['means']['thresholds'][9]['subset_accuracy']['value']:.3f}" in html
+    assert f"{split['means']['referral'][-1]['roc_auc']['value']:.3f}" in html
+    assert "mean over labels" not in pages["multiclass"].read_text("utf-8")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_id_stands_twice_on_a_page(pages, kind):
     ids = re.findall(r' id="([^"]+)"', pages[kind].read_text("utf-8"))

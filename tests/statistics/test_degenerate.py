@@ -49,6 +49,13 @@ def two_classes(y: Any, p: Any, other: Any, plan: st.Plan) -> Iterator[Any]:
     yield st.over_folds("binary", y, p, np.arange(len(y)) % 2, draws=plan.draws)
 
 
+def several_labels(y: Any, p: Any, other: Any, plan: st.Plan) -> Iterator[Any]:
+    """What is computed over labels together."""
+    both, said = np.stack([y, 1 - y], 1), np.stack([p, other], 1)
+    yield from st.label_rates(both, said, ["a", "b"], [0.3, 0.7], plan=plan)
+    yield from st.label_referral(both, said, ["a", "b"], plan=plan)
+
+
 def any_kind(kind: str, y: Any, p: Any, plan: st.Plan) -> Iterator[Any]:
     """What is computed of every kind of prediction."""
     yield from st.summarise(kind, y, p, groups=plan.groups, draws=plan.draws).values()
@@ -62,7 +69,8 @@ def test_two_classes(trial):
     n = int(rng.integers(0, 9))
     y, p = broken(rng, n)
     plan = st.Plan(draws=10, groups=None if trial % 2 else rng.integers(0, 3, n))
-    for found in two_classes(y, p, np.round(rng.random(n), 1), plan):
+    other = np.round(rng.random(n), 1)
+    for found in (*two_classes(y, p, other, plan), *several_labels(y, p, other, plan)):
         json.dumps(found.to_dict(), allow_nan=False)
 
 

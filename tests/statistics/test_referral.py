@@ -44,7 +44,7 @@ def test_each_draw_refers_its_own_cases(cases, rng):
         r = np.repeat(np.arange(60), w.astype(int))
         for k, percent in enumerate([0, 10, 25]):
             together = answered(y[r], p[r], uncertainty[r], percent)
-            assert got[f"roc_auc/{k}"][i] == pytest.approx(roc_auc_score(y[r], together), abs=1e-12)
+            assert got[f"roc_auc {k}"][i] == pytest.approx(roc_auc_score(y[r], together), abs=1e-12)
 
 
 def test_the_shape_of_the_published_curve(rng):

@@ -170,7 +170,7 @@ def test_no_rate_that_leads_anywhere_is_told(chests, tmp_path):
         ({"preprocessing__windows": False}, "data.slice_labels label the windows of a scan"),
         ({"task__kind": "regression"}, "slice_labels belong to a binary task"),
         ({"task__kind": "multiclass", "data__slice_labels": None}, 'set it to "mean"'),
-        ({"task__kind": "regression", "data__slice_labels": None}, "fit.oversample is for binary and multiclass"),
+        ({"task__kind": "regression", "data__slice_labels": None}, "fit.oversample is for classification"),
     ],
 )
 def test_settings_that_do_not_fit_each_other_are_told_before_a_run_begins(chests, tmp_path, changes, told):
