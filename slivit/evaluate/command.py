@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -119,8 +120,10 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False, resume: bool = False
         return _run_masks(recipe, checkpoint, manifest, everything, folder)
     with logged(folder):
         log.info("%r", manifest)
+        begun = time.perf_counter()
         table = _predicted(recipe, checkpoint, manifest, decision)
         data = describe_data(manifest, everything, checkpoint.path, checkpoint.task, recipe.testing)
+        data["predicted"] = {"seconds": time.perf_counter() - begun, "scans": len(table)}
         metrics = measure(table, checkpoint.task, recipe.testing, decision=decision, data=data)
         if recipe.testing.baselines and checkpoint.path:
             add_baseline(metrics, table, checkpoint.task, recipe.testing, checkpoint.path.parent)

@@ -14,7 +14,7 @@ from slivit.targets.cases import Cases
 if TYPE_CHECKING:
     import pandas as pd
 
-TARGET = "target"
+TARGET, SECONDS = "target", " seconds"
 
 
 def readers_of(csv: str | Path, cases: Cases) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def readers_of(csv: str | Path, cases: Cases) -> dict[str, Any]:
 
     The first column names the scan, by a column of the table of predictions (`path`, `patient`, ...). Every other
     column is a reader: 0, 1 or empty, or the name of a class. Where there are several targets, a column `target` says
-    which of them a row is about.
+    which of them a row is about. A column "NAME seconds" tells how long the reader NAME took for each scan.
 
     Args:
         csv: the table of calls.
@@ -34,7 +34,9 @@ def readers_of(csv: str | Path, cases: Cases) -> dict[str, Any]:
     from slivit.statistics import reader_points
 
     calls = read_table(csv)
-    key, readers = str(calls.columns[0]), [str(c) for c in calls.columns[1:] if c != TARGET]
+    key, others = str(calls.columns[0]), [str(c) for c in calls.columns[1:] if c != TARGET]
+    timed = {c.removesuffix(SECONDS): c for c in others if c.endswith(SECONDS) and c.removesuffix(SECONDS) in others}
+    readers = [c for c in others if c not in timed.values()]
     if not readers:
         raise ManifestError(f"{csv}: has no reader; its first column names the scan, every other one is a reader")
     place = _places(calls[key], key, cases.table, Path(csv))
@@ -43,8 +45,26 @@ def readers_of(csv: str | Path, cases: Cases) -> dict[str, Any]:
         about = calls[TARGET] == column.name if TARGET in calls and not cases.task.exclusive else None
         given = {r: _aligned(calls[r], place, about, column.name, cases, Path(csv)) for r in readers}
         if any((~np.isnan(v)).any() for v in given.values()):
-            points[column.name] = reader_points(column.y, given, plan=cases.plan).to_dict()
+            found = reader_points(column.y, given, plan=cases.plan).to_dict()
+            spent = {r: _seconds(calls[c], place, about, Path(csv)) for r, c in timed.items()}
+            for point in found["points"]:
+                point["seconds"] = spent.get(point["name"])
+            found["average"]["seconds"] = sum(spent.values()) / len(spent) if spent else None
+            points[column.name] = found
     return points
+
+
+def _seconds(column: pd.Series, place: pd.Series, about: pd.Series | None, csv: Path) -> float:
+    """How long a reader took for the scans that are evaluated."""
+    from slivit.data.table import as_numbers
+
+    read = (place >= 0) & (about if about is not None else True)
+    values, bad = as_numbers(column[read])
+    wrong = values[~bad & (values < 0)]
+    if bad.any() or len(wrong):
+        row = bad.index[bad][0] if bad.any() else wrong.index[0]
+        raise ManifestError(f'{csv} row {row}: {column.name} is "{column[row]}"; give seconds, 0 or more, or nothing')
+    return float(values.sum())
 
 
 def _places(keys: pd.Series, key: str, table: pd.DataFrame, csv: Path) -> pd.Series:

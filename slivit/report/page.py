@@ -210,8 +210,12 @@ def _context(
         "sentences": list(summary.sentences(shown, task, metrics, name)),
         "cautions": list(summary.cautions(shown, task, metrics, name)),
         "lines": tables.performance(shown, task),
-        "grids": [g for g in (tables.outputs(shown, task), tables.thresholds(metrics, task)) if g],
-        "readers": [tables.reader_grid(n, r) for n, r in shown.get("readers", {}).items()],
+        "grids": [g for g in (tables.outputs(shown, task), tables.thresholds(metrics, task)) if g]
+        + tables.label_means(shown),
+        "readers": [
+            tables.reader_grid(n, r, shown, metrics["data"].get("predicted"))
+            for n, r in shown.get("readers", {}).items()
+        ],
         "temperature": temperature_text(metrics),
         "subgroups": tables.subgroup_grids(shown, task) if "subgroups" in shown else [],
         "sites": tables.site_grid(shown, metrics, task),

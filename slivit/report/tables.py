@@ -103,6 +103,37 @@ def thresholds(metrics: Mapping[str, Any], task: Task) -> Grid | None:
     return Grid("Thresholds", tuple((c, "") for c in columns), rows, note)
 
 
+def label_means(split: Split) -> list[Grid]:
+    """What thresholds and referral do on average over labels; nothing where there is one label."""
+    means = split.get("means")
+    if not means:
+        return []
+    rates = {
+        "false negatives": "false_negative_rate",
+        "false positives": "false_positive_rate",
+        "accuracy": "accuracy",
+        "subset accuracy": "subset_accuracy",
+    }
+    error = cell(split["metrics"]["calibration_error"])
+    note = (
+        "Means over labels; subset accuracy is the share of scans with all labels right. The mean calibration error of "
+    )
+    note += f"the probabilities, which no threshold changes, is {error[0]}" + (f" ({error[1]})." if error[1] else ".")
+    rows = [(f"{row['threshold']:.2f}", row) for row in means["thresholds"] if round(row["threshold"] * 100) % 10 == 0]
+    grids = [_mean_grid("By threshold, mean over labels", "threshold", rates, rows, note)]
+    ranked = {metric_name(name): name for name in ("roc_auc", "average_precision")}
+    points = [(f"{point['percent']:g}%", point) for point in means["referral"]]
+    note = "Means over labels. An expert answers the share of labels of which the model is least sure."
+    return [*grids, _mean_grid("Referral, mean over labels", "referred", ranked, points, note)]
+
+
+def _mean_grid(
+    title: str, first: str, columns: Mapping[str, str], rows: Sequence[tuple[str, Mapping[str, Any]]], note: str
+) -> Grid:
+    cells = tuple((name, tuple(cell(row[key]) for key in columns.values())) for name, row in rows)
+    return Grid(f"{title} ({first})", tuple((name, "") for name in columns), cells, note)
+
+
 def is_set(rule: str) -> bool:
     """Whether the rule of an operating point is a threshold itself, not a choice by data."""
     return rule.replace(".", "").isdigit()
@@ -179,10 +210,35 @@ def _difference_rows(groups: Mapping[str, Any], reference: str, task: Task) -> l
     ]
 
 
-def reader_grid(name: str, readers: Mapping[str, Any]) -> Grid:
-    """Human readers and their average."""
-    columns = (("scans read", ""), ("Sensitivity", ""), ("Specificity", ""), ("PPV", ""))
+def reader_grid(name: str, readers: Mapping[str, Any], split: Split, predicted: Mapping[str, Any] | None) -> Grid:
+    """Human readers and their average, and the model at its threshold, with the time that each took.
+
+    Args:
+        name: of the class, label or target that was called.
+        readers: their points.
+        split: of the metrics.
+        predicted: `seconds` that the model took for `scans`; None where that was not measured.
+    """
+    columns = (("scans read", ""), ("Sensitivity", ""), ("Specificity", ""), ("PPV", ""), ("time", ""))
     rates = ("sensitivity", "specificity", "ppv")
     points = [*readers["points"], readers["average"]]
-    rows = tuple((p["name"], ((f"{p['n']:,}", ""), *(cell(p[rate]) for rate in rates))) for p in points)
-    return Grid(f"Human readers: {name}", columns, rows)
+    rows = [
+        (p["name"], ((f"{p['n']:,}", ""), *(cell(p[rate]) for rate in rates), (_spent(p.get("seconds")), "")))
+        for p in points
+    ]
+    metrics = split["metrics"]
+    own = {rate: metrics.get(f"{rate}/{name}") or metrics.get(rate) for rate in rates}
+    a_scan = f"{predicted['seconds'] / predicted['scans']:.2g} s a scan" if predicted else ""
+    seconds = predicted["seconds"] / predicted["scans"] * split["scans"] if predicted else None
+    model = (f"{split['scans']:,}", ""), *(cell(own[rate]) for rate in rates), (_spent(seconds), a_scan)
+    note = "The time of the model is that of reading, preparing and predicting the scans." if predicted else ""
+    return Grid(f"Human readers: {name}", columns, (*rows, ("model", model)), note)
+
+
+def _spent(seconds: float | None) -> str:
+    """A time in words."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

@@ -13,6 +13,7 @@ from slivit.evaluate.described import describe_table
 from slivit.evaluate.measure import measure
 from slivit.evaluate.recipe import Testing as Options
 from slivit.evaluate.tables import read_predictions
+from slivit.report.tables import reader_grid
 
 KINDS = ("binary", "multiclass", "multilabel", "regression")
 
@@ -113,6 +114,26 @@ def test_readers_of_a_binary_task(made_up_predictions, tmp_path):
     assert points["cy"]["sensitivity"]["value"] == 0
     assert points["ben"]["n"] == half.notna().sum()
     assert found["average"]["sensitivity"]["value"] == pytest.approx(2 / 3)
+
+
+def test_readers_take_time(made_up_predictions, tmp_path):
+    table, task = made_up_predictions("binary")
+    test = table[table["split"] == "test"]
+    truth = test["target_drusen"].astype(int)
+    csv = readers_csv(tmp_path, test, **{"ann": truth, "ben": 1 - truth, "ann seconds": 60.0})
+    found = measure(table, task, Options(draws=5, readers=csv), data={"predicted": {"seconds": 9.0, "scans": 90}})
+    split = found["splits"]["test"]
+    readers = split["readers"]["drusen"]
+    assert [point["name"] for point in readers["points"]] == ["ann", "ben"]
+    assert [point["seconds"] for point in readers["points"]] == [60.0 * len(test), None]
+    grid = reader_grid("drusen", readers, split, found["data"]["predicted"])
+    times = {name: cells[-1] for name, cells in grid.rows}
+    assert times["ann"][0].endswith("min") or times["ann"][0].endswith("h")
+    assert times["ben"][0] == ""
+    assert times["model"] == (f"{0.1 * len(test):.2g} s", "0.1 s a scan")
+    csv = readers_csv(tmp_path, test, **{"ann": truth, "ann seconds": -1})
+    with pytest.raises(ManifestError, match='ann seconds is "-1"; give seconds'):
+        measure(table, task, Options(draws=5, readers=csv))
 
 
 def test_readers_name_classes_and_labels(made_up_predictions, tmp_path):
