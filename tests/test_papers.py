@@ -9,6 +9,7 @@ import pytest
 
 from slivit.experiments.study import check_networks
 from slivit.experiments.study_grid import Grid
+from slivit.experiments.study_tasks import studies_of
 from slivit.recipe import load_recipe, shipped_recipes
 
 PAGE = Path(__file__).parents[1] / "docs" / "papers.md"
@@ -29,10 +30,11 @@ def test_every_command_has_a_recipe(stage: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes("study")))
 def test_every_run_of_a_shipped_study_has_a_recipe(name: str) -> None:
-    grid = Grid(load_recipe("study", name))
-    assert len({job.folder for job in (*grid.before.values(), *grid.jobs, *grid.beside)}) >= len(grid.jobs)
-    for job in grid.before.values():
-        job.recipe.check()
+    for part in studies_of(load_recipe("study", name)).values():
+        grid = Grid(part)
+        assert len({job.folder for job in (*grid.before.values(), *grid.jobs, *grid.beside)}) >= len(grid.jobs)
+        for job in grid.before.values():
+            job.recipe.check()
 
 
 @pytest.mark.slow

@@ -139,6 +139,18 @@ class Group(Section):
     models: tuple[str, ...] = Field(min_length=1)
 
 
+class StudyTask(Section):
+    """One of several tasks for which the whole grid is made.
+
+    Args:
+        title: what it is called; its key where empty.
+        set: changes to the fine-tuning recipe, such as `task.targets`.
+    """
+
+    title: str = ""
+    set: dict[str, Any] = Field(min_length=1)
+
+
 class Shuffles(Section):
     """Copies of every run whose scans have their slices in another order, always the same for a scan.
 
@@ -188,6 +200,9 @@ class StudyRecipe(Plugged):
         reference: what others are tested against, one or several; nothing is tested without one.
         groups: models that are taken together.
         shuffles: copies of every run with their slices in other orders, beside which the runs are ranked.
+        tasks: by name; the study is made for each, in a folder of its name, and `tasks.csv` has the results of all.
+        starts_in: the folder of the runs that others start from, so that several studies can share them; where empty
+            `starts` in `out`.
         tests: further labelled sets on which every run is tested. They are no part of a run: others may be added later.
         metrics: those that are tested; ROC AUC and average precision, or R2 and MAE, where empty.
         phantoms: made-up scans that are made first.
@@ -207,6 +222,8 @@ class StudyRecipe(Plugged):
     exclude: tuple[Exclusion, ...] = ()
     reference: Reference | tuple[Reference, ...] | None = None
     groups: dict[str, Group] = Field(default_factory=dict)
+    tasks: dict[str, StudyTask] = Field(default_factory=dict)
+    starts_in: str = ""
     tests: dict[str, Test] = Field(default_factory=dict)
     shuffles: Shuffles | None = None
     metrics: tuple[str, ...] = ()
@@ -239,7 +256,7 @@ class StudyRecipe(Plugged):
                 yield f"fractions lie above 0 and are 1 at most; got {fraction:g}"
 
     def _names(self) -> Iterator[str]:
-        for name in (*self.models, *self.starts, *self.tests):
+        for name in (*self.models, *self.starts, *self.tests, *self.tasks):
             if not NAME.fullmatch(name):
                 yield f'"{name}" becomes the name of a folder: letters, digits, "_", ".", "+" and "-" alone'
 

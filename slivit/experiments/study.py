@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from slivit.errors import RecipeError, SlivitError, gather
 from slivit.experiments.recipe_study import Phantoms, StudyRecipe
 from slivit.experiments.study_grid import ORIGIN, Grid, Job, chosen
 from slivit.experiments.study_schedule import Found, Schedule, outcome, spoken_time, states_of
+from slivit.experiments.study_tasks import studies_of, under_headings, write_tasks
 from slivit.files import write_json, write_text
 from slivit.folder.lock import make_folder
 from slivit.machines import devices, machines_at
@@ -69,11 +71,15 @@ def run(
         overwrite: train anew where the folder holds runs of other recipes.
 
     Returns:
-        The folder with `study.json`, `study.csv`, `runs.csv`, `study.html` and every run, and the state of each run.
+        The folder with `study.json`, `study.csv`, `runs.csv`, `study.html` and every run, and the state of each run; of
+        a study of several tasks these in a folder for each, and the table `tasks.csv` in place of the page.
 
     Raises:
         RecipeError: a recipe that does not fit, or a folder with runs of other recipes.
     """
+    if recipe.tasks:
+        options = {"processes": processes, "only": only, "so_far": so_far, "overwrite": overwrite, "cluster": cluster}
+        return _run_tasks(recipe, {name: partial(run, part, **options) for name, part in studies_of(recipe).items()})
     grid = Grid(recipe)
     states = states_of([*grid.before.values(), *grid.jobs, *grid.beside], overwrite=overwrite)
     jobs = wanted(grid, states, only)
@@ -95,6 +101,15 @@ def make_runs(
     count = processes if processes is not None else len(devices()) or 1
     with machines_at(cluster, min(count, schedule.total), folder / WORKERS) as schedule.machines:
         schedule.machines.work(schedule.take, schedule.make)
+
+
+def _run_tasks(recipe: StudyRecipe, runs: Mapping[str, Callable[[], Outcome]]) -> Outcome:
+    """Make the study of each task, and one table of those that could be compared."""
+    open_study(recipe)
+    found = {name: make() for name, make in runs.items()}
+    tables = {name: part.folder / "study.csv" for name, part in found.items() if part.page}
+    page = write_tasks(Path(recipe.out), tables) if tables else None
+    return Outcome(Path(recipe.out), {k: v for part in found.values() for k, v in part.states.items()}, page)
 
 
 def wanted(grid: Grid, states: Mapping[Path, Found], only: Sequence[str] = ()) -> list[Job]:
@@ -206,6 +221,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def listing(recipe: StudyRecipe, only: Sequence[str] = ()) -> Iterator[str]:
     """The runs of a study with their states, and what is left out, one line each."""
+    if recipe.tasks:
+        yield from under_headings({name: listing(part, only) for name, part in studies_of(recipe).items()})
+        return
     grid = Grid(recipe)
     states = states_of([*grid.before.values(), *grid.jobs, *grid.beside])
     jobs = wanted(grid, states, only)

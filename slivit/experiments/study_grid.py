@@ -263,7 +263,7 @@ class Grid:
         before = found.before_of(model) if found else None
         if not found or not before:
             return None
-        folder = Path(self.recipe.out) / STARTS / start
+        folder = Path(self.recipe.starts_in or Path(self.recipe.out) / STARTS) / start
         return folder if before is found.before and before.shared else folder / model
 
     def _add_before(self, model: str, start: str, found: dict[Path, Job]) -> None:

@@ -105,6 +105,25 @@ def test_the_command_lists_runs_and_its_status_tells_of_failures(make_study, tra
     assert CliRunner().invoke(app, ["study", str(file), "seeds=[0,0]"]).exit_code == 2
 
 
+def test_a_study_of_several_tasks_is_one_for_each_and_shares_what_they_start_from(make_study, compared, tmp_path):
+    tasks = {"day": {"title": "by day", "set": {"fit": {"epochs": 1}}}, "night": {"set": {"fit": {"epochs": 2}}}}
+    before = {"stage": "pretrain", "recipe": "simclr", "shared": True}
+    one = {"seeds": [0], "fractions": [1.0], "exclude": [{"models": ["resnet3d_18"], "why": "one is enough"}]}
+    starts = {"random": {}, "simclr": {"before": before}}
+    recipe = make_study(**one, tasks=tasks, starts=starts, out=str(tmp_path / "many"))
+    found = run(recipe)
+    assert not found.failed
+    assert sum("starts/simclr" in folder for folder, _ in compared.made) == 1
+    assert len(compared.made) == 5
+    table = pd.read_csv(found.page)
+    assert table["task"].tolist() == ["day", "day", "night", "night"]
+    assert (tmp_path / "many" / "day" / "study.html").is_file()
+    assert "by day" in (tmp_path / "many" / "day" / "study.html").read_text()
+    lines = list(study.listing(recipe))
+    assert lines[0].startswith("day: done")
+    assert any(line.startswith("night: ") for line in lines)
+
+
 @pytest.mark.slow
 def test_a_study_of_real_runs_in_processes_of_its_own(make_study, blob_scans, tmp_path):
     again = {"manifest": str(blob_scans), "split": "test"}
