@@ -22,6 +22,8 @@ from slivit.install import install_command
 from slivit.ssl.views import Range, uniform
 
 POINTS = 10
+REACH, EDGE = 4.0, 0.5
+"""How many of its widths a Gaussian reaches, and the width of a sharpening's second blur, both as in MONAI."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,12 @@ class Intensities:
         gibbs: probability of Gibbs ringing.
         alpha: its smallest and largest strength, from 0 to 1.
         flip: probability of a mirroring along each axis.
+        smooth: probability of a Gaussian blur.
+        blur: smallest and largest of its widths in voxels, drawn for each axis.
+        sharpen: probability of a sharpening.
+        edge: smallest and largest width of its first blur, drawn for each axis; that of the second is `EDGE`.
+        edges: smallest and largest weight of what lies between the two.
+        turn: probability of one to three quarter turns of the slices.
     """
 
     change: float = 0.8
@@ -45,6 +53,12 @@ class Intensities:
     gibbs: float = 0.2
     alpha: Range = (0.0, 1.0)
     flip: float = 0.3
+    smooth: float = 0.0
+    blur: Range = (0.25, 1.5)
+    sharpen: float = 0.0
+    edge: Range = (0.5, 1.0)
+    edges: Range = (10.0, 30.0)
+    turn: float = 0.0
 
 
 def change_batch(volumes: Tensor, settings: Intensities) -> Tensor:
@@ -64,6 +78,15 @@ def change_batch(volumes: Tensor, settings: Intensities) -> Tensor:
     on = torch.rand(len(volumes)) < settings.change
     for number, change in enumerate(changes):
         _replace(volumes, on & (chosen == number), change)
+    if settings.smooth:
+        _replace(volumes, torch.rand(len(volumes)) < settings.smooth, lambda x: blur(x, _widths(x, settings.blur)))
+    if settings.sharpen:
+        _replace(volumes, torch.rand(len(volumes)) < settings.sharpen, partial(_sharpened, settings=settings))
+    if settings.turn:
+        turned = torch.rand(len(volumes)) < settings.turn
+        quarters = torch.randint(1, 4, (len(volumes),))
+        for number in (1, 2, 3):
+            _replace(volumes, turned & (quarters == number), partial(torch.rot90, k=number, dims=(3, 4)))
     ringing = torch.rand(len(volumes)) < settings.gibbs
     _replace(volumes, ringing, lambda x: gibbs(x, uniform(len(x), *settings.alpha, device)))
     return flip(volumes, settings.flip)
@@ -128,6 +151,39 @@ def gibbs(volumes: Tensor, alpha: Tensor) -> Tensor:
     return torch.fft.irfftn(torch.fft.rfftn(volumes, dim=axes) * kept, s=volumes.shape[2:], dim=axes)
 
 
+def blur(volumes: Tensor, widths: Tensor) -> Tensor:
+    """Blur each volume by Gaussians of its own widths along its three axes, (B, 3) in voxels; beyond it all is 0."""
+    x = volumes.transpose(0, 1)  # the volumes as channels, each with a kernel of its own
+    for axis in range(3):
+        sigma = widths[:, axis, None]
+        tails = (REACH * sigma).clamp(min=0.5).add(0.5).long()
+        tail = int(tails.max())
+        places = torch.arange(-tail, tail + 1, device=volumes.device, dtype=torch.float32)
+        scaled = math.sqrt(0.5) / sigma
+        kernel = 0.5 * ((scaled * (places + 0.5)).erf() - (scaled * (places - 0.5)).erf()) * (places.abs() <= tails)
+        shape = [len(volumes), 1, 1, 1, 1]
+        shape[axis + 2] = -1
+        padding = [tail if axis == i else 0 for i in range(3)]
+        x = torch.nn.functional.conv3d(x, kernel.view(shape), padding=padding, groups=len(volumes))
+    return x.transpose(0, 1)
+
+
+def sharpen(volumes: Tensor, widths: Tensor, weights: Tensor) -> Tensor:
+    """Add (B,) times what a further blur takes away to each volume blurred by its (B, 3) widths."""
+    blurred = blur(volumes, widths)
+    return blurred + _wide(weights) * (blurred - blur(blurred, torch.full_like(widths, EDGE)))
+
+
+def _sharpened(volumes: Tensor, settings: Intensities) -> Tensor:
+    weights = uniform(len(volumes), *settings.edges, volumes.device)
+    return sharpen(volumes, _widths(volumes, settings.edge), weights)
+
+
+def _widths(volumes: Tensor, between: Range) -> Tensor:
+    """(B, 3) widths in voxels."""
+    return uniform(3 * len(volumes), *between, volumes.device).view(-1, 3)
+
+
 def _range(volumes: Tensor) -> tuple[Tensor, Tensor]:
     low = volumes.amin((1, 2, 3, 4), keepdim=True)
     return low, volumes.amax((1, 2, 3, 4), keepdim=True) - low
@@ -161,7 +217,14 @@ class MonaiChanges:
         ]
         flips = [transforms.RandFlip(prob=settings.flip, spatial_axis=axis) for axis in range(3)]
         ringing = transforms.RandGibbsNoise(prob=settings.gibbs, alpha=settings.alpha)
-        self.transform = transforms.Compose([transforms.OneOf(one), ringing, *flips])
+        more: list[Any] = [
+            transforms.RandGaussianSmooth(*[settings.blur] * 3, prob=settings.smooth),
+            transforms.RandGaussianSharpen(
+                *[settings.edge] * 3, EDGE, EDGE, EDGE, alpha=settings.edges, prob=settings.sharpen
+            ),
+            transforms.RandRotate90(prob=settings.turn, spatial_axes=(1, 2)),
+        ]
+        self.transform = transforms.Compose([transforms.OneOf(one), *more, ringing, *flips])
 
     def __call__(self, crop: Tensor) -> Tensor:
         """(1, S, H, W) -> the same shape; the random numbers follow torch's."""

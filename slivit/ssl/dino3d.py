@@ -64,6 +64,9 @@ def dino3d(
     noise: NonNegative = 0.002,
     gibbs: Share = 0.2,
     flip: Share = 0.3,
+    smooth: Share = 0.0,
+    sharpen: Share = 0.0,
+    turn: Share = 0.0,
     mask_ratio: Shares = (0.2, 0.75),
     mask_share: Share = 0.5,
     prototypes: Count = 65_536,
@@ -102,6 +105,9 @@ def dino3d(
         noise: largest standard deviation of the noise, in units of the scale from -1 to 1.
         gibbs: probability of Gibbs ringing.
         flip: probability of a mirroring along each axis.
+        smooth: probability of a Gaussian blur.
+        sharpen: probability of a sharpening by the difference of two blurs.
+        turn: probability of one to three quarter turns of the slices.
         mask_ratio: smallest and largest part of a global crop's patches that are masked.
         mask_share: part of the global crops that are masked at all.
         prototypes: of the head for class tokens.
@@ -125,7 +131,8 @@ def dino3d(
         CheckpointError: heads that cannot be had, or that do not fit.
 
     Source: Xu et al. 2025, Methods; sizes of crops and strengths of intensities as in the released code, which also
-        blurs and sharpens crops, turns them by quarters, and has Gibbs ringing in one of the large ones alone.
+        blurs and sharpens crops and turns them by quarters (`smooth`, `sharpen`, `turn`, in MONAI's default strengths),
+        and has Gibbs ringing in one of the large ones alone. Its gradients are clipped network by network, as here.
     """
     backbone = _check(model, large_size, small_size)
     head = partial(DinoHead, backbone.dim, layers=head_layers, hidden=head_hidden, bottleneck=bottleneck)
@@ -136,7 +143,9 @@ def dino3d(
     encoder = copy_teacher(model).eval()  # its backbone is the teacher's, and stays in evaluation
     encoder.backbone = pair.teacher.backbone
 
-    changes = Intensities(change=change, gamma=gamma, noise=noise, gibbs=gibbs, flip=flip)
+    changes = Intensities(
+        change=change, gamma=gamma, noise=noise, gibbs=gibbs, flip=flip, smooth=smooth, sharpen=sharpen, turn=turn
+    )
     load = LoadCrops(
         large=Crops(size=large_size, count=LARGE, in_plane=large_in_plane, through=large_through),
         small=Crops(size=small_size, count=small_crops, in_plane=small_in_plane, through=small_through),
@@ -165,6 +174,7 @@ def dino3d(
         ],
         parts=parts,
         extra={name: pair.teacher.get_submodule(name) for name in HEADS} if keep_heads else {},
+        networks=(student.backbone, student.dino_head, student.ibot_head),
         depth_of=block_depth(len(backbone.blocks)),
     )
 

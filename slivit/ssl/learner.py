@@ -39,6 +39,25 @@ Optimiser = Literal["adamw", "sgd", "lars"]
 SGD_MOMENTUM = 0.9
 
 
+class ClipNetworks(GradientClip):
+    """Clip the norm of the gradient of each network by itself, or of all parameters where none is named.
+
+    Args:
+        largest: norm.
+        networks: each with a gradient of its own.
+
+    Source: Oquab et al. 2023 and Xu et al. 2025, released codes (backbone and heads one by one).
+    """
+
+    def __init__(self, largest: float, networks: Sequence[torch.nn.Module] = ()) -> None:
+        super().__init__(largest)
+        self.networks = networks
+
+    def before_step(self) -> None:
+        for parameters in [network.parameters() for network in self.networks] or [self.parameters()]:
+            torch.nn.utils.clip_grad_norm_(parameters, self.max_norm, self.norm_type)
+
+
 class PretextLearner(VolumeLearner):
     """A fastai Learner of a `Pretext`; `rates` are its groups' rates as fractions of the peak."""
 
@@ -207,7 +226,7 @@ def pretext_learner(
     model = spread(pretext.model, torch.device(dls.device or "cpu"), fit.shards)
     splitter, rates = _groups(pretext, fit.layer_decay, fit.patch_lr)
     limits: list[Callback] = [Accumulate(fit.accumulate)] if fit.accumulate > 1 else []
-    limits += [GradientClip(fit.clip)] if fit.clip else []
+    limits += [ClipNetworks(fit.clip, pretext.networks)] if fit.clip else []
     learn = PretextLearner(
         dls,
         model,

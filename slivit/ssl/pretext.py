@@ -36,6 +36,7 @@ class Pretext:
         undecayed: parts of the names of parameters that have no weight decay, beside biases, norms and other vectors.
         divides: each row of the model's inputs gives a row of every output by itself, so that a batch that is too large
             for memory can go through in parts. (The loss may compare all rows.)
+        networks: those whose gradients are clipped each by itself; all together where empty.
         depth_of: the name of a parameter -> its layer, 0 for the embedding, for layer-wise rates; None where the
             method has no layers.
 
@@ -59,6 +60,7 @@ class Pretext:
     extra: Mapping[str, nn.Module] = field(default_factory=dict)
     undecayed: Sequence[str] = ()
     divides: bool = False
+    networks: Sequence[nn.Module] = ()
     depth_of: Callable[[str], int] | None = None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
@@ -67,7 +67,10 @@ class PretextFit(Section):
         lr_end: where the cosine ends.
         layer_decay: rate of a transformer block as a fraction of that of the block behind it; 1 for none.
         patch_lr: rate of the patch embedding as a fraction of what layer decay leaves.
-        clip: the largest norm of the gradient; 0 for none.
+        clip: the largest norm of the gradient, of each network by itself where the method has several (3DINO's backbone
+            and heads); 0 for none.
+        keep_at: shares of the steps, such as 0.9, after which the network is kept too, in the folder `kept/0.9` of the
+            run, for a later stage to start from.
         precision: "float32", "bfloat16", "float16" (GPU only), or "auto": the fastest that the device has, which is
             bfloat16 on newer GPUs and processors, float16 on older GPUs, and float32 elsewhere.
         checkpoint_activations: keep less for the backward pass and compute it again: less memory, about a third more
@@ -95,6 +98,7 @@ class PretextFit(Section):
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     patch_lr: float = Field(default=1.0, gt=0)
     clip: float = Field(default=0.0, ge=0)
+    keep_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     precision: Precision = "auto"
     checkpoint_activations: bool | Literal["auto"] = "auto"
     shards: bool = False

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SLICES = "slices"
+SLICES, KEPT = "slices", "kept"
 ROOM = 0.8
 """The share of a disk's free bytes that the slices of a run may take."""
 PICTURES = "pictures"
@@ -57,6 +58,7 @@ def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool =
         The run's folder: recipe, split, history, checkpoint, versions, log.
     """
     from slivit.device import choose_device
+    from slivit.ssl._kept import KeepSteps
     from slivit.ssl.registry import create_pretext
     from slivit.train.callbacks import seed_everything
 
@@ -74,8 +76,11 @@ def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool =
             wait_for_all()  # until the main process has cleared the folder of an earlier run
             slices = slice_cache(recipe, frame, pretext, settings, folder.file(SLICES))
             learn = make_learner(recipe, frame, pretext, settings, folder.path, slices)
-            fit(learn, recipe, folder.path, resume=resume, cbs=[*following, *probes])
-            save_backbone(folder.file(CHECKPOINT), pretext.encoder, settings, _record(recipe, frame), pretext.extra)
+            keep = partial(save_backbone, model=pretext.encoder, preprocessing=settings, extra=pretext.extra)
+            keep = partial(keep, training=_record(recipe, frame))
+            kept = [KeepSteps(folder.file(KEPT), recipe.fit, keep)] if recipe.fit.keep_at else []
+            fit(learn, recipe, folder.path, resume=resume, cbs=[*following, *probes, *kept])
+            keep(folder.file(CHECKPOINT))
         wait_for_all()  # the others may still read slices
         if is_main():
             shutil.rmtree(folder.path / SLICES, ignore_errors=True)
@@ -91,7 +96,7 @@ def _begun(recipe: SelfSupervisedRecipe, folder: RunFolder, frame: pd.DataFrame)
         return
     folder.begin()
     as_shown(frame).to_csv(folder.file(SPLIT), index=False)
-    for name in (PROGRESS, HISTORY, PICTURES, PROBE):
+    for name in (PROGRESS, HISTORY, PICTURES, PROBE, KEPT):
         folder.file(name)
     with tracked(recipe.logging, recipe.model_dump(mode="json"), folder.path) as following:
         yield following

@@ -100,7 +100,7 @@ def test_masks_keep_their_ratios(ratio, share):
     assert mask.float().mean(0).std() < 0.2
 
 
-@pytest.mark.parametrize("name", ["contrast", "histogram", "gibbs"])
+@pytest.mark.parametrize("name", ["contrast", "histogram", "gibbs", "blur", "sharpen"])
 def test_intensities_are_monai_s(name):
     transforms = pytest.importorskip("monai.transforms", reason="MONAI is an optional dependency")
     volumes = torch.rand(3, 1, 12, 10, 14) * 2 - 1
@@ -110,6 +110,17 @@ def test_intensities_are_monai_s(name):
     elif name == "gibbs":
         ours = intensity.gibbs(volumes, torch.tensor([0.0, 0.4, 0.9]))
         theirs = [transforms.GibbsNoise(a)(v) for a, v in zip((0.0, 0.4, 0.9), volumes, strict=True)]
+    elif name in ("blur", "sharpen"):
+        widths = torch.tensor([[0.3, 1.4, 0.6], [0.5, 0.5, 0.5], [1.0, 0.25, 0.8]])
+        if name == "blur":
+            ours = intensity.blur(volumes, widths)
+            theirs = [transforms.GaussianSmooth(w.tolist())(v) for w, v in zip(widths, volumes, strict=True)]
+        else:
+            ours = intensity.sharpen(volumes, widths, torch.tensor([10.0, 20.0, 30.0]))
+            theirs = [
+                transforms.GaussianSharpen(w.tolist(), 0.5, alpha)(v)
+                for w, alpha, v in zip(widths, (10.0, 20.0, 30.0), volumes, strict=True)
+            ]
     else:
         made = transforms.RandHistogramShift(10, prob=1.0)
         made.set_random_state(3)
@@ -134,6 +145,16 @@ def test_a_batch_is_changed_here_and_there_and_never_in_place():
     assert (points.diff(dim=1) >= 0).all()
 
 
+def test_slices_are_turned_by_quarters_where_that_is_asked_for():
+    volumes = torch.rand(40, 1, 4, 4, 4)
+    settings = intensity.Intensities(change=0.0, gibbs=0.0, flip=0.0, turn=1.0)
+    turned = intensity.change_batch(volumes, settings)
+    ways = [torch.rot90(volumes, k, (3, 4)) for k in range(4)]
+    which = torch.stack([(turned == way).flatten(1).all(1) for way in ways])
+    assert which.sum(1).min() == which[0].sum() == 0
+    assert which.any(0).all()
+
+
 def test_noise_of_each_crop_has_its_own_width_as_monai_draws_it():
     torch.manual_seed(0)
     volumes = torch.zeros(200, 1, 8, 8, 8)
@@ -145,7 +166,7 @@ def test_noise_of_each_crop_has_its_own_width_as_monai_draws_it():
 
 def test_monai_changes_follow_the_seed():
     pytest.importorskip("monai", reason="MONAI is an optional dependency")
-    change = intensity.MonaiChanges(intensity.Intensities(change=1.0, gibbs=1.0))
+    change = intensity.MonaiChanges(intensity.Intensities(change=1.0, gibbs=1.0, smooth=1.0, sharpen=1.0, turn=1.0))
     crop = torch.rand(1, 8, 8, 8)
     results = []
     for _ in range(2):

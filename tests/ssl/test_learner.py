@@ -348,3 +348,19 @@ def test_a_slice_follows_from_the_epoch_and_the_item(tmp_path):
     assert values == [int(load.read(item, f"{epoch}/0")[0, 0, 0]) for epoch in range(20)]
     assert len(set(values)) > 3
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_each_network_is_clipped_by_itself():
+    from slivit.ssl.learner import ClipNetworks
+
+    networks = [torch.nn.Linear(4, 4, bias=False) for _ in range(2)]
+    for size, network in zip((100.0, 0.1), networks, strict=True):
+        network.weight.grad = torch.full((4, 4), size)
+    ClipNetworks(1.0, networks).before_step()
+    assert networks[0].weight.grad.norm() == pytest.approx(1.0, abs=1e-4)
+    assert (networks[1].weight.grad == 0.1).all(), "the other network's gradient is no part of its norm"
+    pretext = slivit.create_pretext("dino3d", slivit.create_model("dino3d_vit_small", 1, dim=16, depth=2, heads=2,
+        slices=32, image_size=32, position_size=32, mask_token=True), large_size=32, small_size=16, prototypes=8,
+        patch_prototypes=8, head_hidden=8, bottleneck=4)  # fmt: skip
+    trained = {id(p) for network in pretext.networks for p in network.parameters()}
+    assert trained == {id(p) for p in pretext.model.parameters() if p.requires_grad}

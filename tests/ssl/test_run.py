@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from slivit.checkpoint import load_encoder
@@ -133,3 +134,16 @@ def test_each_channel_of_a_scan_is_a_scan_of_its_own(images, tmp_path):
     assert [p.rpartition("/")[2] for p in frame["path"]][:4] == ["0.png", "1.png", "2.png", "3.png"]
     assert frame["split"].value_counts().to_dict() == {"train": 20, "val": 4}
     assert (selfsupervised.run(both) / "checkpoint" / "model.safetensors").is_file()
+
+
+def test_the_network_is_kept_on_the_way(images, tmp_path, die):
+    fit = {"epochs": 2, "accumulate": 3, "keep_at": [0.5, 0.75]}  # two steps an epoch: after the second and the third
+    die(callbacks.StopOnNaN, "after_batch", lambda callback: callback.epoch == 1 and callback.iter == 1)
+    out = died_and_resumed(images, tmp_path / "run", **fit)
+    first = selfsupervised.run(recipe(images, tmp_path / "whole", **fit))
+    assert sorted(p.name for p in (out / "kept").iterdir()) == ["0.5", "0.75"]
+    for share in ("0.5", "0.75"):
+        weights = [load_encoder(run / "kept" / share).model.backbone.state_dict() for run in (out, first)]
+        assert all(torch.equal(t, weights[1][name]) for name, t in weights[0].items())
+    ends = load_encoder(out).model.backbone.state_dict()
+    assert not all(torch.equal(t, ends[name]) for name, t in weights[0].items())
