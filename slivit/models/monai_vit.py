@@ -2,8 +2,8 @@
 
 Papers: Dosovitskiy et al. 2021 (arXiv:2010.11929); over volumes in Hatamizadeh et al. 2022 (UNETR, arXiv:2103.10504);
 a baseline of Xu et al. 2025 (3DINO, arXiv:2501.11755).
-Origin: the network is MONAI's own (Apache-2.0), imported when a model is made; this file averages its tokens and
-translates the names of published weights.
+Origin: the network is MONAI's own (Apache-2.0), imported when a model is made; this file averages its tokens, or
+adds a class token, and translates the names of published weights.
 Licence: Apache-2.0.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
@@ -34,45 +35,56 @@ DROPPED = (
     r"^conv3d_transpose(_1)?\.",
     r"^blocks\.\d+\.(norm_)?cross_attn\.",
     r"^patch_embedding\.cls_token$",
+    r"^classification_head\.",
 )
 
 
 class PlainViT(nn.Module):
-    """The parts of MONAI's ViT under their own names; (B, C, S, H, W) -> (B, dim), the mean of its tokens.
+    """The parts of MONAI's ViT under their own names; (B, C, S, H, W) -> (B, dim), its class token or the mean of all.
 
     Published weights were trained on volumes whose axes run columns, rows, slices, so volumes are turned round.
 
     Args:
         network: MONAI's ViT without a class token and without dropout.
         patch: side of a patch in voxels.
+        class_token: put one, which has no position, before the tokens of the patches.
     """
 
-    def __init__(self, network: Any, patch: int) -> None:
+    def __init__(self, network: Any, patch: int, class_token: bool = False) -> None:
         super().__init__()
         self.patch_embedding, self.blocks, self.norm = network.patch_embedding, network.blocks, network.norm
         self.patch = patch
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, *network.norm.normalized_shape)) if class_token else None
+        self.prefix = int(class_token)  # tokens that stand before those of the patches
         for block in self.blocks:
             # For decoders alone; here they would be parameters that never learn.
             block.cross_attn = block.norm_cross_attn = nn.Identity()
             # torch's own attention, of the same result. MONAI offers it in the block, not in the network.
             block.attn.use_flash_attention = True
 
-    prefix = 0  # tokens that stand before those of the patches
-
     def embed_patches(self, x: Tensor) -> Tensor:
-        """(B, C, S, H, W) -> (B, P, dim): the tokens as they enter the first block, the slice varying fastest."""
-        return self.patch_embedding(x.transpose(2, 4))
+        """(B, C, S, H, W) -> (B, prefix + P, dim): the tokens as they enter the blocks, the slice varying fastest."""
+        tokens = self.patch_embedding(x.transpose(2, 4))
+        if self.cls_token is None:
+            return tokens
+        return torch.cat([self.cls_token.expand(x.shape[0], -1, -1), tokens], dim=1)
 
-    def forward_map(self, x: Tensor) -> Tensor:
-        """(B, C, S, H, W) -> the tokens (B, dim, S / patch, H / patch, W / patch) after the last norm."""
+    def forward_both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, S, H, W) -> what stands for the volume (B, dim), and the tokens of `forward_map`."""
         tokens = self.embed_patches(x)
         for block in self.blocks:
             tokens = block(tokens)
+        tokens = self.norm(tokens)
+        patches = tokens[:, self.prefix :]
         grid = [side // self.patch for side in x.shape[:1:-1]]
-        return self.norm(tokens).mT.unflatten(2, grid).transpose(2, 4)
+        return tokens[:, 0] if self.prefix else patches.mean(1), patches.mT.unflatten(2, grid).transpose(2, 4)
+
+    def forward_map(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W) -> the tokens (B, dim, S / patch, H / patch, W / patch) after the last norm."""
+        return self.forward_both(x)[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.forward_map(x).mean((2, 3, 4))
+        return self.forward_both(x)[0]
 
 
 class MonaiViT(VolumeModel):
@@ -107,6 +119,7 @@ def monai_vit(
     heads: Count = 12,
     mlp_dim: Count = 3072,
     embedding: Literal["conv", "perceptron"] = "conv",
+    class_token: bool = False,
     qkv_bias: bool = False,
     dropout: Share = 0.0,
     pretrained: bool | Weights = False,
@@ -124,9 +137,10 @@ def monai_vit(
         heads: attention heads a block.
         mlp_dim: hidden width of a block's perceptron.
         embedding: of patches, "conv" as in ViTAutoEnc or "perceptron" as in the first UNETR; MONAI's `proj_type`.
+        class_token: a token of its own stands for the volume, as in MONAI's ViT for classes, not the mean.
         qkv_bias: queries, keys and values have a bias, as in weights that were trained with it.
         dropout: probability of a feature to be dropped before the head in training.
-        pretrained: the path of a state dict of MONAI's ViT (without class token), ViTAutoEnc or UNETR; trained
+        pretrained: the path of a state dict of MONAI's ViT, ViTAutoEnc or UNETR; trained
             positions of another cube are interpolated (see `load_backbone`).
 
     Raises:
@@ -161,7 +175,7 @@ def monai_vit(
         adapt=partial(resize_positions, grid),
     )
     return MonaiViT(
-        PlainViT(network, patch_size),
+        PlainViT(network, patch_size, class_token),
         rules,
         out_dim,
         features=dim,
@@ -229,6 +243,7 @@ def monai_vit_adapter(
     depth: Count = 12,
     heads: Count = 12,
     mlp_dim: Count = 3072,
+    class_token: bool = False,
     qkv_bias: bool = False,
     drop_path: Share = 0.2,
     prior_width: Count = 32,
@@ -243,7 +258,7 @@ def monai_vit_adapter(
         slices: S of a patch, a multiple of 16, and the only one that the network takes.
         image_size: P of a patch, a multiple of 16, and the only one that the network takes.
         mlp_dim: hidden width of a block's perceptron.
-        qkv_bias: see `slivit.models.monai_vit.monai_vit`.
+        class_token, qkv_bias: see `slivit.models.monai_vit.monai_vit`; weights with a class token need it here, too.
         out_dim, in_chans, dim, depth, heads, drop_path, prior_width, decoder_width, reference_axes, merge_gelu: see
             `dino3d_adapter`.
         pretrained: see `slivit.models.monai_vit.monai_vit`.
@@ -265,6 +280,7 @@ def monai_vit_adapter(
         depth=depth,
         heads=heads,
         mlp_dim=mlp_dim,
+        class_token=class_token,
         qkv_bias=qkv_bias,
     )
     vit.backbone.norm = nn.Identity()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from slivit.errors import ModelError
 from slivit.models._backbones import build_backbone, feature_map
+from slivit.models._integrators import GatedAttention
 from slivit.models._volume import Channels, check_volume
 from slivit.models._weights import Weights, start_from, sum_first_layers
 from slivit.models.registry import register_model
@@ -122,7 +123,7 @@ class LRCN(SliceModel):
 
 
 class PositionEncodedSlices(SliceModel):
-    """Slice features with learned positions, integrated by the attention of one learned query, or pooled."""
+    """Slice features with learned positions, integrated by the attention of one learned query or a gate, or pooled."""
 
     def __init__(
         self, out_dim: int, size: tuple[int, int, int], *, dim: int, heads: int, hidden: int, pool: str, **options: Any
@@ -132,7 +133,8 @@ class PositionEncodedSlices(SliceModel):
         self.embed = nn.Linear(self.backbone_info.channels, dim)
         self.positions = nn.Parameter(torch.randn(size[0], dim) / size[0] ** 0.5)
         self.position_norm = nn.LayerNorm((size[0], dim))
-        self.attention = QueryAttention(dim, heads) if pool == "attention" else None
+        gate = {"gated": partial(GatedAttention, dim, hidden), "attention": partial(QueryAttention, dim, heads)}
+        self.attention = gate[pool]() if pool in gate else None
         self.project = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
         self.head = nn.Linear(hidden, out_dim)
 
@@ -151,7 +153,9 @@ class PositionEncodedSlices(SliceModel):
             ModelError: a model that pools without attention.
         """
         if self.attention is None:
-            raise ModelError(f'position_encoded_slices: pool is "{self.pool}", only "attention" weighs the slices')
+            raise ModelError(
+                f'position_encoded_slices: pool is "{self.pool}", only "attention" and "gated" weigh the slices'
+            )
         return self.attention.weights(self.embed_slices(x))
 
 
@@ -313,7 +317,7 @@ def position_encoded_slices(
     dim: Count = 32,
     heads: Count = 1,
     hidden: Count = 64,
-    pool: Literal["attention", "mean", "max"] = "attention",
+    pool: Literal["attention", "gated", "mean", "max"] = "attention",
     in_chans: Channels = 3,
     pretrained: bool | Weights = False,
     backbone_args: Mapping[str, Any] | None = None,
@@ -324,8 +328,8 @@ def position_encoded_slices(
         backbone: a convolutional network of timm.
         dim: width of a slice's embedding, a multiple of `heads`.
         heads: of the attention over slices.
-        hidden: units of the layer before the head.
-        pool: "attention", or the "mean" or "max" over slices.
+        hidden: units of the layer before the head, and of the gated network.
+        pool: "attention" of a learned query, "gated" attention (Ilse et al. 2018), or the "mean" or "max" over slices.
         out_dim, slices, image_size, in_chans, pretrained, backbone_args: see `pooled_slices`.
 
     Source: Gupta et al. 2023, section 2 (ResNet-18, positions); Gupta et al. 2021 (arXiv:2102.04438), attention.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ from slivit.settings import Count, Share
 IDENTIFIER = "MODEL_SWINVIT"
 URL = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/model_swinvit.pt"
 PATCHES = "swinViT.patch_embed.proj.weight"
+CONTRASTIVE, CONTRASTIVE_TOKEN = 512, 1
+"""Width of pre-training's contrastive head, and which token of the last stage it reads (Tang et al., released code)."""
 STRIDE = 32  # voxels of the input to one of the last stage's map
 # In the published file the encoder stands alone, and its perceptrons have names of an older MONAI.
 PUBLISHED_NAMES = (
@@ -49,18 +51,27 @@ class SwinEncoder(nn.Module):
     """MONAI's Swin transformer over volumes; (B, 1, S, H, W) -> (B, 16 * width), the tokens of its last stage averaged.
 
     The published weights were trained on volumes whose axes run columns, rows, slices, so volumes are turned round.
+
+    Args:
+        network: MONAI's.
+        contrastive: width of the head of pre-training that reads the second token of the last stage, and whose output
+            then stands for the volume; 0 for none.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, width: int = 0, contrastive: int = 0) -> None:
         super().__init__()
         self.swinViT = network
+        self.contrastive_head = nn.Linear(16 * width, contrastive) if contrastive else None
 
     def forward_map(self, x: Tensor) -> Tensor:
         """(B, 1, S, H, W) -> (B, 16 * width, S / 32, H / 32, W / 32), each token normalised."""
         return self.swinViT(x.transpose(2, 4).contiguous())[-1].transpose(2, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.forward_map(x).mean((2, 3, 4))
+        tokens = self.forward_map(x)
+        if self.contrastive_head is None:
+            return tokens.mean((2, 3, 4))
+        return self.contrastive_head(tokens.transpose(2, 4).flatten(2)[:, :, CONTRASTIVE_TOKEN])
 
 
 class SwinModel(VolumeModel):
@@ -132,6 +143,7 @@ def swin_encoder(
     window_size: Count = 7,
     drop_path: Share = 0.0,
     dropout: Share = 0.0,
+    reads: Literal["mean", "contrastive"] = "mean",
     pretrained: bool | Weights = False,
 ) -> SwinModel:
     """The encoder of Swin UNETR: (B, C, S, P, P) float32 volumes from 0 to 1 -> (B, out_dim) logits.
@@ -150,6 +162,8 @@ def swin_encoder(
         window_size: tokens along the side of a window of attention.
         drop_path: probability of the last block to be skipped in training; it rises from 0 at the first.
         dropout: probability of a feature to be dropped before the head in training.
+        reads: what stands for the volume: the "mean" of the last stage's tokens, or the output of pre-training's
+            "contrastive" head, as in the linear probes of Xu et al. 2025; weights then hold that head.
         pretrained: True downloads model_swinvit.pt; a path loads that file, a Swin UNETR, or weights of MONAI's
             pre-training (see `load_backbone`).
 
@@ -160,6 +174,11 @@ def swin_encoder(
     Source: Tang et al. 2022, section 3.1; Xu et al. 2025, Methods, baselines.
     """
     _check(name, slices, image_size, width, depths, heads)
+    cells = slices * image_size**2 // STRIDE**3
+    if reads == "contrastive" and cells <= CONTRASTIVE_TOKEN:
+        raise ModelError(
+            f'{name}: reads = "contrastive" is the second token of the last stage, and the input makes one'
+        )
     if name == "swin_random" and pretrained:
         raise ModelError("swin_random starts at random; swin_transfer is the same network and takes weights")
     rules = WeightRules(
@@ -170,11 +189,12 @@ def swin_encoder(
         hub=partial(fetch_url, name, {IDENTIFIER: URL}),
         default="" if name == "swin_random" else IDENTIFIER,
     )
+    contrastive = CONTRASTIVE if reads == "contrastive" else 0
     return SwinModel(
-        SwinEncoder(_network(name, width, depths, heads, window_size, drop_path, in_chans)),
+        SwinEncoder(_network(name, width, depths, heads, window_size, drop_path, in_chans), width, contrastive),
         rules,
         out_dim,
-        features=16 * width,
+        features=contrastive or 16 * width,
         size=(slices, image_size, image_size),
         in_chans=in_chans,
         dropout=dropout,

@@ -75,7 +75,8 @@ def monai_vit(
 ) -> Pretext:
     """MONAI-ViT's pre-training for `monai_vit`: inpainting, contrast and rotation.
 
-    Sub-volumes have the size that the model takes, 96 voxels cubed by default.
+    Contrast and rotation read the model's class token, or the mean of its tokens where it has none. Sub-volumes have
+    the size that the model takes, 96 voxels cubed by default.
 
     Args:
         model: a registered `monai_vit` of cubes.
@@ -237,8 +238,7 @@ class Tasks(nn.Module):
 
     def forward(self, volumes: Tensor) -> dict[str, Tensor]:
         """(N, 1, s, s, s) -> by task: (N, 1, s, s, s) rebuilt, (N, projection), (N, 4) logits of turns."""
-        tokens = self.backbone.forward_map(volumes)
-        pooled = tokens.mean((2, 3, 4))
+        pooled, tokens = self.backbone.forward_both(volumes)
         return {name: head(tokens if name == INPAINTING else pooled) for name, head in self.heads.items()}
 
 

@@ -63,7 +63,7 @@ def test_the_network_in_a_unetr_is_found():
     assert load_backbone(model, older) == ("transformer.patch_embedding.cls_token_3d",)
 
 
-def test_a_class_token_is_no_part_of_it():
+def test_a_class_token_is_never_left_out_in_silence():
     from monai.networks.nets import ViT
 
     network = ViT(1, (32,) * 3, (16,) * 3, **SIZES, classification=True)
@@ -92,3 +92,24 @@ def test_without_monai_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "monai.networks.nets.vit", None)
     with pytest.raises(ModelError, match=r"\[baselines\]"):
         new_model()
+
+
+def test_a_class_token_stands_for_the_volume_as_in_monais_vit():
+    from monai.networks.nets import ViT
+
+    torch.manual_seed(3)
+    size = {"hidden_size": 16, "mlp_dim": 32, "num_layers": 2, "num_heads": 2}
+    whole = ViT(1, (32, 32, 32), (16, 16, 16), classification=True, num_classes=2, post_activation="", **size).eval()
+    torch.nn.init.normal_(whole.cls_token)
+    model = create_model("monai_vit", 1, **SMALL, class_token=True).eval()
+    dropped = load_backbone(model, whole.state_dict())
+    assert "classification_head.weight" in dropped
+    x = torch.rand(2, 1, 32, 32, 32)
+    with torch.no_grad():
+        logits, _ = whole(x.transpose(2, 4))
+        torch.testing.assert_close(whole.classification_head(model.forward_features(x)), logits)
+        assert model.patch_map(x).shape == (2, 16, 2, 2, 2)
+    adapter = create_model("monai_vit_adapter", 2, **model_spec("monai_vit_adapter").small, class_token=True)
+    assert adapter.backbone.prefix == 1
+    with torch.no_grad():
+        assert adapter(torch.rand(1, 1, 32, 32, 32)).shape == (1, 2, 32, 32, 32)

@@ -126,3 +126,12 @@ def test_grey_input_by_copy_and_by_the_sum_of_the_first_layer(name: str) -> None
 def test_arguments_that_make_no_network_are_told(name: str, args: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="got"):
         small(name, **args)
+
+
+def test_gated_attention_weighs_the_slices():
+    model = small("position_encoded_slices", pool="gated").eval()
+    x = torch.rand(2, 3, 3, 32, 32)
+    with torch.no_grad():
+        weights, slices = model.attention_maps(x), model.embed_slices(x)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, 1))
+        torch.testing.assert_close(model.forward_features(x), model.project((weights @ slices)[:, 0]))

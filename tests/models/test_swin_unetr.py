@@ -88,3 +88,21 @@ def test_without_monai_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "monai.networks.nets.swin_unetr", None)
     with pytest.raises(ModelError, match=r"\[baselines\]"):
         new_model()
+
+
+def test_the_contrastive_head_reads_the_second_token_of_the_last_stage():
+    trained = new_model(seed=7, slices=64, reads="contrastive")
+    state = {f"module.{key.removeprefix('swinViT.')}": tensor for key, tensor in trained.backbone.state_dict().items()}
+    model = new_model(slices=64, reads="contrastive", pretrained={"state_dict": state})
+    x = torch.rand(2, 1, 64, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        second = model.patch_map(x)[:, :, 1, 0, 0]
+        expected = torch.nn.functional.linear(
+            second, *(state[f"module.contrastive_head.{p}"] for p in ("weight", "bias"))
+        )
+        torch.testing.assert_close(model.forward_features(x), expected)
+    assert model.head.in_features == 512
+    with pytest.raises(CheckpointError, match=r"missing.*contrastive_head"):
+        load_backbone(model, published(new_model(slices=64)))
+    with pytest.raises(ModelError, match="the input makes one"):
+        new_model(reads="contrastive")

@@ -216,3 +216,13 @@ def test_a_run_by_recipe_gives_a_backbone_that_a_model_of_another_shape_starts_f
     load_backbone(tuned, run)
     kept = load_file(run / "checkpoint" / "model.safetensors")["backbone.norm.weight"]
     assert torch.equal(tuned.backbone.norm.weight, kept)
+
+
+def test_contrast_and_rotation_read_the_class_token():
+    model = new_model(class_token=True)
+    pretext = create_pretext("monai_vit", model, projection=8)
+    inputs, targets = pretext.views(torch.rand(2, 1, 1, 32, 32, 32))
+    out = pretext.model(inputs)
+    assert out["rotation_loss"].shape == (4, 4)
+    pretext.loss(out, targets).backward()
+    assert model.backbone.cls_token.grad.abs().sum() > 0
