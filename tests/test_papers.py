@@ -42,3 +42,21 @@ def test_every_run_of_a_shipped_study_has_a_recipe(name: str) -> None:
 def test_every_network_of_a_shipped_study_can_be_made(name: str) -> None:
     grid = Grid(load_recipe("study", name))
     check_networks([*grid.before.values(), *grid.jobs])
+
+
+SECTIONS = {
+    "Model specifications", "Pre-training", "Per-task fine-tuning", "Feature similarity analysis",
+    "Statistical analyses", "Benchmark specifications",
+}  # fmt: skip
+CITED = re.compile(r"Avram et al\.[^;.]*? 2024, Methods,((?:[\s#]*(?:,|and)?[\s#]*\"[^\"]+\")+)")
+
+
+def test_sources_name_sections_that_the_paper_has() -> None:
+    root = PAGE.parents[1]
+    files = [f for part in ("slivit", "pretrain", "finetune", "study") for f in (root / part).rglob("*")]
+    texts = {f: f.read_text("utf-8") for f in files if f.suffix in (".py", ".toml")}
+    named = [
+        (f, name) for f, text in texts.items() for part in CITED.findall(text) for name in re.findall('"([^"]+)"', part)
+    ]
+    assert len(named) > 20
+    assert [(f, name) for f, name in named if name not in SECTIONS] == []

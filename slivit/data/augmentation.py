@@ -33,7 +33,7 @@ class Augmentation(BaseModel):
         shift_slices: shift by up to this many slices, either way; the outermost slice is repeated.
         policy: "imagenet" applies AutoAugment's ImageNet policy, before all else.
 
-    Source: Avram et al. 2024, Methods, "SLIViT's training" (horizontal flip, random resized crop).
+    Source: Avram et al. 2024, Methods, "Per-task fine-tuning" (horizontal flip, random resized crop).
 
     Example:
         >>> slivit.Augmentation(flip_horizontal=True, crop=(0.8, 1.0)).active

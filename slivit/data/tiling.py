@@ -21,7 +21,7 @@ def tile_slices(slices: Array) -> Array:
     Raises:
         SlivitError: fewer than three dimensions.
 
-    Source: Avram et al. 2024, Methods, "SLIViT's architecture"; Figure 1.
+    Source: Avram et al. 2024, Methods, "Model specifications"; Figure 1.
 
     Example:
         >>> import numpy as np

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ from slivit.evaluate.measure import check_testing, measure, write_results
 from slivit.evaluate.recipe import EvaluateRecipe, Testing
 from slivit.evaluate.tables import read_predictions
 from slivit.files import write_text
-from slivit.folder import HISTORY, RECIPE, SPLIT, logged, open_results
+from slivit.folder import HISTORY, METRICS, PREDICTIONS, RECIPE, SPLIT, logged, open_results, same_run
 from slivit.recipe import apply_override, check_recipe, load_recipe, resolved_toml, shipped_recipes
 from slivit.targets.decision import Decision
 from slivit.targets.task import Task
@@ -105,7 +107,7 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False, resume: bool = False
     Args:
         recipe: from `load_recipe("evaluate", ...)`.
         overwrite: replace an evaluation in the same folder.
-        resume: the same: an evaluation is made anew.
+        resume: the same, but where `testing` alone has changed, what was predicted is measured again.
 
     Returns:
         The folder with `predictions.csv`, `metrics.json` and `report/index.html`.
@@ -115,15 +117,15 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False, resume: bool = False
     decision = decision_for(recipe.testing, checkpoint)
     everything, manifest = evaluation_rows(recipe, checkpoint)
     check_subgroups(manifest.frame, recipe.testing)
+    kept = kept_predictions(recipe, checkpoint) if resume else None
     folder = open_results(Path(recipe.out), overwrite=overwrite or resume)
     if checkpoint.task.dense:
         return _run_masks(recipe, checkpoint, manifest, everything, folder)
     with logged(folder):
         log.info("%r", manifest)
-        begun = time.perf_counter()
-        table = _predicted(recipe, checkpoint, manifest, decision)
+        table, taken = kept or _timed(partial(_predicted, recipe, checkpoint, manifest, decision))
         data = describe_data(manifest, everything, checkpoint.path, checkpoint.task, recipe.testing)
-        data["predicted"] = {"seconds": time.perf_counter() - begun, "scans": len(table)}
+        data["predicted"] = taken
         metrics = measure(table, checkpoint.task, recipe.testing, decision=decision, data=data)
         if recipe.testing.baselines and checkpoint.path:
             add_baseline(metrics, table, checkpoint.task, recipe.testing, checkpoint.path.parent)
@@ -134,6 +136,32 @@ def run(recipe: EvaluateRecipe, *, overwrite: bool = False, resume: bool = False
         if recipe.page:
             _write_page(folder, metrics, table, checkpoint.path)
     return folder
+
+
+def kept_predictions(recipe: EvaluateRecipe, checkpoint: Checkpoint) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+    """What an earlier evaluation of the same scans predicted in the recipe's folder, and how long that took.
+
+    None where there is none, or where it was made by another recipe, in another precision, or for fewer targets.
+    """
+    folder = Path(recipe.out)
+    if checkpoint.task.dense or not all((folder / name).is_file() for name in (RECIPE, PREDICTIONS, METRICS)):
+        return None
+    old, new = load_recipe("evaluate", folder / RECIPE), recipe
+    computed = {"precision", "batch_size"}
+    alike = old.testing.model_dump(include=computed) == new.testing.model_dump(include=computed)
+    labelled = not old.testing.targets or (new.testing.targets and set(new.testing.targets) <= set(old.testing.targets))
+    if not (same_run(old, new) and alike and labelled):
+        return None
+    table, _ = read_predictions(folder / PREDICTIONS, checkpoint.task)
+    log.info("%s: what was predicted is measured again", folder)
+    return table, json.loads((folder / METRICS).read_text("utf-8"))["data"].get("predicted")
+
+
+def _timed(predict: Callable[[], pd.DataFrame]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A table of predictions, and how long it took to make them."""
+    begun = time.perf_counter()
+    table = predict()
+    return table, {"seconds": time.perf_counter() - begun, "scans": len(table)}
 
 
 def _run_masks(

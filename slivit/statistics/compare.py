@@ -136,7 +136,7 @@ def bootstrap_t_test(draws: Draws, sample: JoinedSample, metric: str, first: str
         first: the name of one model.
         second: the name of the other.
 
-    Source: Avram et al., Nat Biomed Eng 2024, Methods, statistical analysis.
+    Source: Avram et al. 2024, Methods, "Statistical analyses".
     """
     from scipy.stats import ttest_1samp
 

@@ -68,7 +68,7 @@ def summarise(
     Raises:
         StatisticsError: if the arrays do not fit each other or the kind.
 
-    Source: SLIViT (Avram et al., Nat Biomed Eng 2024), Methods, statistical analysis: 90% intervals of 1,000 draws.
+    Source: Avram et al. 2024, Methods, "Statistical analyses": 90% intervals of 1,000 draws.
     """
     y, p, plan = prepare(kind, y, p, Plan(level=level, draws=draws, seed=seed, groups=groups))
     if stratified:

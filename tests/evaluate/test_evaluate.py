@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from slivit.checkpoint import load_checkpoint, store_operating_point
 from slivit.cli import app
 from slivit.evaluate import command as evaluate
+from slivit.evaluate.recipe import EvaluateRecipe
 from slivit.predict import command as predict
-from slivit.recipe import finetune, load_recipe
+from slivit.recipe import check_recipe, finetune, load_recipe
 
 
 def command(*args, expect=0):
@@ -148,3 +149,23 @@ def test_mistakes_are_told_before_anything_is_predicted(run, monkeypatch):
 def test_curve_and_compare_commands_tell_mistakes(tmp_path):
     assert "two runs at least" in command("compare", tmp_path, expect=2)
     assert '"x" is not a number' in command("curve", "demo", tmp_path / "c", "--fractions", "0.5,x", expect=2)
+
+
+def test_other_testing_measures_again_and_predicts_nothing(run, scans, tmp_path, monkeypatch):
+    values = {"checkpoint": str(run), "out": str(tmp_path / "out"), "data": {"manifest": str(scans)}, "page": False}
+    options = {"draws": 10, "level": 0.9, "baselines": False}
+
+    def evaluated(**changes):
+        recipe = check_recipe(EvaluateRecipe, values | {"testing": options | changes}, "the tests")
+        evaluate.run(recipe, resume=True)
+        return json.loads((tmp_path / "out" / "metrics.json").read_text())
+
+    first = evaluated()
+    monkeypatch.setattr("slivit.evaluate.command._predicted", lambda *_: pytest.fail("it predicts again"))
+    again = evaluated(level=0.5, subgroups=["site"])
+    told = [found["splits"]["test"]["metrics"]["roc_auc"] for found in (first, again)]
+    assert told[0]["value"] == told[1]["value"]
+    assert told[0]["high"] - told[0]["low"] > told[1]["high"] - told[1]["low"]
+    assert again["data"]["predicted"] == first["data"]["predicted"]
+    with pytest.raises(pytest.fail.Exception, match="predicts again"):
+        evaluated(precision="float16")

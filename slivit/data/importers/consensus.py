@@ -38,13 +38,13 @@ def consensus(
         ties: what becomes of a scan whose graders are divided: it is left out, or has the lowest or the highest of the
             labels that tie, or that of the first grader (as `readers` has them) who gave one of these.
 
-    Source: Avram et al. 2024, Methods (labels of several graders); Cohen, Educ Psychol Meas 20 (1960) 37; Light,
-        Psychol Bull 76 (1971) 365 (the mean over pairs of graders).
+    Source: Cohen, Educ Psychol Meas 20 (1960) 37; Light, Psychol Bull 76 (1971) 365 (the mean over pairs of graders).
     """
     frame = _of_folder(root, target, readers) if root.is_dir() else _of_table(root, target, readers)
     names = [name for name in frame.columns if name.startswith("grade_")]
-    grades = frame[names].map(_grade)
-    labels = [_majority(row, ties) for row in grades.to_numpy().tolist()]
+    rows = [[_grade(value) for value in row] for row in frame[names].to_numpy()]
+    labels = [_majority(row, ties) for row in rows]
+    grades = pd.DataFrame(rows, columns=names, index=frame.index)
     counts = grades.notna().sum(axis=1)
     made = frame.drop(columns=names).assign(**{target: labels})
     made["discordant"], made["graders"] = (grades.nunique(axis=1) > 1).astype(int), counts
