@@ -165,7 +165,7 @@ def _before(before: dict[str, Any], table: dict[str, Any], model: str = "") -> d
 
 def _fine_tuning(values: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
     """The changes of every run that is compared."""
-    testing = {"draws": 20, "baselines": False, "pictures": 0}
+    testing = {"draws": 20, "baselines": False}
     if values.get("stage") == "probe":
         linear = {"iterations": 20, "batch_size": 8, "rates": [0.1]}
         task = {"kind": "binary", "targets": ["drusen"]}

@@ -40,6 +40,8 @@ def consensus(
 
     Source: Cohen, Educ Psychol Meas 20 (1960) 37; Light, Psychol Bull 76 (1971) 365 (the mean over pairs of graders).
     """
+    if not root.exists():
+        raise ManifestError(f"{root}: there is no such table or folder. A table has path and a column a grader")
     frame = _of_folder(root, target, readers) if root.is_dir() else _of_table(root, target, readers)
     names = [name for name in frame.columns if name.startswith("grade_")]
     rows = [[_grade(value) for value in row] for row in frame[names].to_numpy()]
