@@ -34,7 +34,7 @@ STARTS: dict[str, tuple[str, ...]] = {
 """Likewise, of starts that differ in their data alone."""
 BEFORE: dict[str, dict[str, Any]] = {
     "kermany_oct": {"model": {"image_size": 32, "backbone": "test_convnext", "stride": 16}},
-    "slivernet": {"model": {"image_size": 32, "backbone": "resnet18", "backbone_args": RESNET}},
+    "slivernet": {"model": {"image_size": 32, "backbone": "resnet18", "stride": 32, "backbone_args": RESNET}},
     "simclr": {"pretext": {"hidden": 8, "projection": 8}, "model": {"image_size": 32}},
     "dino": {
         "model": VIT,

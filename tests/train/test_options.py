@@ -92,6 +92,7 @@ PRETEXT_FIT = {
     "layer_decay": (0.9, {}),
     "patch_lr": (0.2, {}),
     "clip": (3.0, {}),
+    "keep_at": ((0.5, 0.9), {}),
     "precision": ("bfloat16", {}),
     "checkpoint_activations": (True, {}),
     "shards": (True, {}),
