@@ -78,7 +78,8 @@ def run(
         RecipeError: a recipe that does not fit, or a folder with runs of other recipes.
     """
     if recipe.tasks:
-        options = {"processes": processes, "only": only, "so_far": so_far, "overwrite": overwrite, "cluster": cluster}
+        options: dict[str, Any] = {"processes": processes, "cluster": cluster, "only": only}
+        options |= {"so_far": so_far, "overwrite": overwrite}
         return _run_tasks(recipe, {name: partial(run, part, **options) for name, part in studies_of(recipe).items()})
     grid = Grid(recipe)
     states = states_of([*grid.before.values(), *grid.jobs, *grid.beside], overwrite=overwrite)

@@ -133,8 +133,9 @@ class PositionEncodedSlices(SliceModel):
         self.embed = nn.Linear(self.backbone_info.channels, dim)
         self.positions = nn.Parameter(torch.randn(size[0], dim) / size[0] ** 0.5)
         self.position_norm = nn.LayerNorm((size[0], dim))
-        gate = {"gated": partial(GatedAttention, dim, hidden), "attention": partial(QueryAttention, dim, heads)}
-        self.attention = gate[pool]() if pool in gate else None
+        self.attention: QueryAttention | GatedAttention | None = None
+        if pool in ("attention", "gated"):
+            self.attention = QueryAttention(dim, heads) if pool == "attention" else GatedAttention(dim, hidden)
         self.project = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
         self.head = nn.Linear(hidden, out_dim)
 

@@ -67,9 +67,11 @@ def label_rates(
     found = bootstrap(sample, plan)
     return [
         LabelRates(
-            float(cut),
-            *(found[sample.key("means", f"{rate} {i}")] for rate in (MISSED, RAISED, RIGHT)),
-            found[sample.key("subsets", f"{i}")],
+            threshold=float(cut),
+            false_negative_rate=found[sample.key("means", f"{MISSED} {i}")],
+            false_positive_rate=found[sample.key("means", f"{RAISED} {i}")],
+            accuracy=found[sample.key("means", f"{RIGHT} {i}")],
+            subset_accuracy=found[sample.key("subsets", f"{i}")],
         )
         for i, cut in enumerate(cuts)
     ]

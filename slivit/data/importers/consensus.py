@@ -48,7 +48,8 @@ def consensus(
     labels = [_majority(row, ties) for row in rows]
     grades = pd.DataFrame(rows, columns=names, index=frame.index)
     counts = grades.notna().sum(axis=1)
-    made = frame.drop(columns=names).assign(**{target: labels})
+    made = frame.drop(columns=names)
+    made[target] = pd.Series(labels, index=made.index, dtype=object)
     made["discordant"], made["graders"] = (grades.nunique(axis=1) > 1).astype(int), counts
     differ = int(made["discordant"].sum())
     notes = [f"graders differ on {differ} of {int((counts > 1).sum())} scans that several graded", *_kappas(grades)]
