@@ -106,7 +106,7 @@ def _network(key: str, model: dict[str, Any]) -> dict[str, Any]:
         tiny["slices"] = 1
     own = {k: v for k, v in own.items() if k not in ("backbone", "vit_depth", "temporal_dim")}
     backbone = {"backbone": "resnet18"} if "convnext" in str(model.get("set")) and "backbone" not in tiny else {}
-    changes = _without(model.get("set", {}), "model", "data") | {"model": own | backbone | tiny}
+    changes = _without(model.get("set", {}), "model", "data") | {"model": own | backbone | tiny | {"weights": ""}}
     if "data" in model.get("set", {}):
         changes["data"] = {"slice_labels": {"column": "found", "min_positive_slices": 1}}
     return changes
