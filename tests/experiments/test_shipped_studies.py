@@ -1,4 +1,4 @@
-"""Every shipped study in small, from its recipe to its page: small networks, made-up scans, two epochs."""
+"""Shipped studies in small, from their recipes to their pages: small networks, made-up scans, two epochs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from slivit.experiments import study
 from slivit.experiments.recipe_study import StudyRecipe
 from slivit.experiments.study_grid import layered
 from slivit.models.registry import model_spec
-from slivit.recipe import check_recipe, find_recipe, read_values, shipped_recipes
+from slivit.recipe import check_recipe, find_recipe, read_values
 
 NETWORK = {"slices": 1, "image_size": 32}
 VIT = NETWORK | {"backbone_args": {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}}
@@ -187,7 +187,7 @@ def _fine_tuning(values: dict[str, Any], table: dict[str, Any]) -> dict[str, Any
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(shipped_recipes("study")) - {"demo"}))
+@pytest.mark.parametrize("name", ["dino3d_classification", "slivit_ablation", "video_pretraining", "vis_mae"])
 def test_a_shipped_study_is_trained_in_small(name: str, scans: Path, tmp_path: Path) -> None:
     recipe = small(name, scans, tmp_path / name)
     found = study.run(recipe, processes=0)
