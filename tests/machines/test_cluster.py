@@ -63,7 +63,9 @@ def cluster(jobs):
     cluster_utils = import_module("ray.cluster_utils")
     made = cluster_utils.Cluster()
     try:
-        made.add_node(num_cpus=2, include_dashboard=False)
+        # A busy machine answers late, and Ray would take its nodes for dead.
+        patient = {"health_check_timeout_ms": 120_000}
+        made.add_node(num_cpus=2, include_dashboard=False, _system_config=patient)
         made.second = made.add_node(num_cpus=2)
     except Exception as error:
         made.shutdown()
