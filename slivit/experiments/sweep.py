@@ -273,7 +273,7 @@ def train_trial(trial: Trial, recipe: FinetuneRecipe, manifest: Manifest) -> flo
     """
     from optuna import TrialPruned
 
-    from slivit.train.callbacks import TrackEpochs
+    from slivit.train.pace import TrackEpochs
     from slivit.train.run import Trial, fitted_preprocessing
     from slivit.train.scans import LabelledScans, Part
 

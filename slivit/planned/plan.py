@@ -16,7 +16,7 @@ from slivit.errors import RecipeError
 from slivit.machines import cores
 from slivit.planned.frozen import FOR_FROZEN, Frozen, plan_frozen
 from slivit.planned.look import Facts, summary
-from slivit.planned.networks import Candidate, keep_of, plan_networks
+from slivit.planned.networks import Candidate, Folds, keep_of, plan_networks
 from slivit.settings import Section, Seed
 from slivit.targets.task import Task
 
@@ -138,9 +138,6 @@ def make_plan(
         seconds * workers * (1 - FOR_FROZEN * bool(frozen)),
         weights,
     )
-    if folds.count < most_folds or folds.trained < folds.count:
-        part = f", of which networks are trained on {folds.trained}" if folds.trained < folds.count else ""
-        left_out.insert(0, f"{folds.count} folds in place of {most_folds}{part}: in this time there are no more epochs")
     return Plan(
         out=str(out),
         source=source,
@@ -154,10 +151,7 @@ def make_plan(
         preprocessing=preprocessing,
         augmentation=augmentation,
         frozen=tuple(frozen),
-        baselines=(
-            *(Baseline(name=name, **values) for name, values in _fitting(preprocessing).items()),
-            *(Baseline(name=f.name, features=(f.feature,)) for f in frozen),
-        ),
+        baselines=_baselines(preprocessing, frozen),
         candidates=tuple(candidates),
         scans=summary(facts),
         machine={"cores": cores(), "memory_gb": _memory_gb(), "share": round(share, 2)},
@@ -167,9 +161,23 @@ def make_plan(
             why_folds,
             *(f"frozen features of {f.name}: {f.why}" for f in frozen),
             *slow,
+            *_fewer(folds, most_folds),
             *left_out,
         ),
     )
+
+
+def _baselines(preprocessing: Preprocessing, frozen: Sequence[Frozen]) -> tuple[Baseline, ...]:
+    own = (Baseline(name=name, **values) for name, values in _fitting(preprocessing).items())
+    return (*own, *(Baseline(name=f.name, features=(f.feature,)) for f in frozen))
+
+
+def _fewer(folds: Folds, most: int) -> tuple[str, ...]:
+    """Why there are fewer folds than there could be, if there are."""
+    if folds.count == most and folds.trained == folds.count:
+        return ()
+    part = f", of which networks are trained on {folds.trained}" if folds.trained < folds.count else ""
+    return (f"{folds.count} folds in place of {most}{part}: in this time there are no more epochs",)
 
 
 def kinds_of(plan: Plan) -> Iterator[tuple[str, str, tuple[str, ...]]]:

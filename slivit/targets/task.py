@@ -14,6 +14,7 @@ from slivit.errors import ManifestError, one_of
 from slivit.targets.cells import class_name as class_name
 from slivit.targets.cells import is_missing as is_missing
 from slivit.targets.covariates import Covariate, columns_of, fit_covariates
+from slivit.targets.words import Words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +40,7 @@ class Estimators(Protocol):
         """One with `predict`."""
 
 
-class Task(BaseModel):
+class Task(Words, BaseModel):
     """A prediction task.
 
     `Task(kind=...)` is of the class of that kind (`Binary`, `Multiclass`, `Multilabel`, `Regression`), as `Path(...)`
@@ -371,54 +372,6 @@ class Task(BaseModel):
             p: the columns of predictions, scaled by the decision's temperature.
             decision: its thresholds.
         """
-        raise NotImplementedError
-
-    # -- words -------------------------------------------------------------------------------------------------------
-
-    part: ClassVar[str] = "quantity"
-    """What one of several outputs is called."""
-
-    @property
-    def named_targets(self) -> str:
-        """All targets, with their unit."""
-        return ", ".join(self.targets) + (f" ({self.unit})" if self.unit else "")
-
-    @property
-    def promise(self) -> str:
-        """What is predicted, behind "Predicts"."""
-        return self.named_targets
-
-    @property
-    def ranked(self) -> str:
-        """What ROC AUC is about: the scans that are ranked, and above which."""
-        return ""
-
-    def averaging(self, metric: str) -> str:
-        """The sentence that says over what a metric is a mean; empty where it is none."""
-        return ""
-
-    def composition(self, counts: Mapping[str, Any]) -> str:
-        """The cases by class, as the end of a sentence, from the counts of `metrics.json`, or empty."""
-        return ""
-
-    def class_words(self, target: str) -> dict[str, str]:
-        """The classes of a target, as in `counts`, each as a row of a table; empty for a quantity."""
-        return {}
-
-    def class_adjective(self, name: str) -> str:
-        """A class, as in `counts`, before "scan"."""
-        return f'"{name}"'
-
-    def tallies(self, counts: Mapping[str, Any]) -> dict[str, str]:
-        """The counts of a part of the data as cells of a table, by the heading of each."""
-        return {}
-
-    def said_calls(self, decision: Decision) -> str:
-        """How probabilities become calls, in words."""
-        return ""
-
-    def said_answer(self, row: pd.Series, target: str) -> tuple[str, str]:
-        """The truth and the call in a row of predictions, where calls are made."""
         raise NotImplementedError
 
     def _repr_html_(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def better(monitor: str) -> np.ufunc:
     return np.less if any(part in monitor for part in falls) else np.greater
 
 
-def _trains(learn: Any) -> bool:
+def trains(learn: Any) -> bool:
     """Whether a learner trains, and neither looks for a rate nor predicts."""
     return not hasattr(learn, "lr_finder") and not hasattr(learn, "gather_preds")
 
@@ -99,7 +98,7 @@ class SeedEpochs(Callback):
         self.seed = seed
 
     def before_train(self) -> None:
-        if not _trains(self.learn):
+        if not trains(self.learn):
             return
         rank, _ = rank_and_size()
         seed_everything(self._seed(f"{self.seed}/{self.epoch}" + (f"/{rank}" if rank else "")))
@@ -152,7 +151,7 @@ class AverageWeights(Callback):
     def before_fit(self) -> None:
         from timm.utils.model_ema import ModelEmaV3
 
-        self.run = _trains(self.learn)
+        self.run = trains(self.learn)
         if self.run and self.ema is None:
             self.ema = ModelEmaV3(bare(self.model), decay=self.decay, use_warmup=True)
 
@@ -214,7 +213,7 @@ class SaveProgress(Callback):
         self.path, self.lr_max = Path(folder) / "progress.pt", lr_max
 
     def before_fit(self) -> None:
-        self.run = _trains(self.learn)
+        self.run = trains(self.learn)
         if self.run and is_main():
             check_space(self.path.parent, self._needed(), "training")
         if self.run and getattr(self.learn, "first_epoch", False):
@@ -357,42 +356,13 @@ class WriteHistory(Callback):
             partial.write_text("".join(",".join(row) + "\n" for row in [names, *rows]), "utf-8")
 
 
-class TrackEpochs(Callback):
-    """The losses, the metrics and the learning rate of every finished epoch to whoever follows the run.
-
-    Args:
-        send: takes the values by name, and the number of the epoch, counted from 1.
-    """
-
-    order = SaveProgress.order + 1  # all of the epoch is written by then, so `send` may end the fit by raising
-
-    def __init__(self, send: Callable[[dict[str, float], int], None]) -> None:
-        self.send = send
-
-    def after_epoch(self) -> None:
-        if not _trains(self.learn):
-            return
-        pairs = zip(self.recorder.metric_names[1:-1], self.recorder.log[1:], strict=False)
-        values = {name: float(value) for name, value in pairs if value is not None}
-        self.send({**values, "lr": float(self.opt.hypers[-1]["lr"])}, self.epoch + 1)
-
-
-def later_epochs(callbacks: Sequence[Callback], epochs: int) -> list[Callback]:
-    """Callbacks for one of several fits of a run: what is followed counts on from the `epochs` of those before it."""
-
-    def later(send: Callable[[dict[str, float], int], None]) -> Callable[[dict[str, float], int], None]:
-        return lambda values, number: send(values, number + epochs)
-
-    return [TrackEpochs(later(c.send)) if isinstance(c, TrackEpochs) else c for c in callbacks]
-
-
 class LogEpochs(Callback):
     """One line a finished epoch to the log: the epoch, the losses, the metrics, the learning rate, the time."""
 
     order = 51  # behind fastai's Recorder, which gathers the values
 
     def after_epoch(self) -> None:
-        if not _trains(self.learn):
+        if not trains(self.learn):
             return
         names, values = self.recorder.metric_names[1:], self.recorder.log[1:]
         shown = [f"{n} {v:.4f}" if isinstance(v, float) else f"{n} {v}" for n, v in zip(names, values, strict=False)]

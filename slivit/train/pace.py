@@ -1,9 +1,10 @@
-"""What a training costs, told once its first steps are made: work, memory, speed, waiting for scans, time left."""
+"""What a training costs, said once its first steps are made, and what becomes of its epochs, for whoever follows."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from fastai.callback.core import Callback
 
 from slivit.device import Memory
 from slivit.parallel import bare, rank_and_size
+from slivit.train.callbacks import SaveProgress, trains
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +37,7 @@ class Pace(Callback):
         self.items, self.work = items, work
 
     def before_fit(self) -> None:
-        self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
+        self.run = trains(self.learn)
         self.steps, self.waited, self.spent, self.operations = 0, 0.0, 0.0, 0.0
         self.memory = Memory(torch.device(self.dls.device or "cpu"))
 
@@ -98,3 +100,32 @@ def _span(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+class TrackEpochs(Callback):
+    """The losses, the metrics and the learning rate of every finished epoch to whoever follows the run.
+
+    Args:
+        send: takes the values by name, and the number of the epoch, counted from 1.
+    """
+
+    order = SaveProgress.order + 1  # all of the epoch is written by then, so `send` may end the fit by raising
+
+    def __init__(self, send: Callable[[dict[str, float], int], None]) -> None:
+        self.send = send
+
+    def after_epoch(self) -> None:
+        if not trains(self.learn):
+            return
+        pairs = zip(self.recorder.metric_names[1:-1], self.recorder.log[1:], strict=False)
+        values = {name: float(value) for name, value in pairs if value is not None}
+        self.send({**values, "lr": float(self.opt.hypers[-1]["lr"])}, self.epoch + 1)
+
+
+def later_epochs(callbacks: Sequence[Callback], epochs: int) -> list[Callback]:
+    """Callbacks for one of several fits of a run: what is followed counts on from the `epochs` of those before it."""
+
+    def later(send: Callable[[dict[str, float], int], None]) -> Callable[[dict[str, float], int], None]:
+        return lambda values, number: send(values, number + epochs)
+
+    return [TrackEpochs(later(c.send)) if isinstance(c, TrackEpochs) else c for c in callbacks]

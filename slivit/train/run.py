@@ -184,7 +184,7 @@ class Trial:
         from slivit.train import callbacks
         from slivit.train.beforehand import Beforehand
         from slivit.train.learner import find_lr, scheduled
-        from slivit.train.pace import Pace
+        from slivit.train.pace import Pace, later_epochs
 
         fit, items = recipe.fit, "windows" if self.plan is not None else "scans"
         progress = callbacks.progress_of(folder, resume=resume)
@@ -192,7 +192,7 @@ class Trial:
         peak: Any = progress["lr_max"] if progress else find_lr(learn) if fit.lr == "find" else fit.lr
         best = callbacks.KeepBest(fit.monitor)
         cbs = [
-            *callbacks.later_epochs(self.cbs, earlier),
+            *later_epochs(self.cbs, earlier),
             callbacks.SeedEpochs(recipe.seed),
             callbacks.StopOnNaN(),
             callbacks.LogEpochs(),
@@ -306,6 +306,26 @@ def test(folder: RunFolder, recipe: Labelled, part: Part, model: nn.Module, sett
 
         test_segmentation(folder, recipe, part, model, settings)
         return
+    table = predicted(recipe, part, model, settings)
+    if not is_main():
+        return
+    frame = part.manifest.frame
+    described = {split: describe_rows(some, part.task) for split, some in frame.groupby("split", sort=False)}
+    data = {"source": part.manifest.source, "external": False, "run": described}
+    decision = decided(recipe, table, part.task)
+    if decision and not part.name:
+        store_operating_point(folder.path, decision)
+    metrics = measure(table, part.task, recipe.testing, decision=decision, data=data)
+    if recipe.testing.baselines and not part.name:
+        keep_baseline(folder, part, settings, recipe.seed)
+        add_baseline(metrics, table, part.task, recipe.testing, folder.path)
+    for name in (PREDICTIONS, METRICS):
+        folder.file(f"{part.name}/{name}" if part.name else name)
+    write_results(folder.path / part.name, table, part.task, metrics)
+
+
+def predicted(recipe: Labelled, part: Part, model: nn.Module, settings: Preprocessing) -> pd.DataFrame:
+    """The validation and test rows of a set, each predicted once, by all processes together."""
     from slivit.device import choose_device
     from slivit.predict.engine import predict_table
 
@@ -326,22 +346,7 @@ def test(folder: RunFolder, recipe: Labelled, part: Part, model: nn.Module, sett
         precision=recipe.testing.precision,
         cache=part.cache,
     )
-    table = joined(table, len(rows))
-    if not is_main():
-        return
-    frame = part.manifest.frame
-    described = {split: describe_rows(some, part.task) for split, some in frame.groupby("split", sort=False)}
-    data = {"source": part.manifest.source, "external": False, "run": described}
-    decision = decided(recipe, table, part.task)
-    if decision and not part.name:
-        store_operating_point(folder.path, decision)
-    metrics = measure(table, part.task, recipe.testing, decision=decision, data=data)
-    if recipe.testing.baselines and not part.name:
-        keep_baseline(folder, part, settings, recipe.seed)
-        add_baseline(metrics, table, part.task, recipe.testing, folder.path)
-    for name in (PREDICTIONS, METRICS):
-        folder.file(f"{part.name}/{name}" if part.name else name)
-    write_results(folder.path / part.name, table, part.task, metrics)
+    return joined(table, len(rows))
 
 
 def keep_baseline(folder: RunFolder, part: Part, settings: Preprocessing, seed: int) -> None:

@@ -50,7 +50,7 @@ def tracked(settings: Logging, config: Mapping[str, Any], folder: Path) -> Itera
     if settings.tracker == "off":
         yield []
         return
-    from slivit.train.callbacks import TrackEpochs
+    from slivit.train.pace import TrackEpochs
 
     guard = _Guard(TRACKERS[settings.tracker](settings, config, folder, _earlier(settings, folder)))
     write_json(folder / TRACKING, guard.tracker.record)
