@@ -65,6 +65,11 @@ class PretextLearner(VolumeLearner):
     rates: np.ndarray
     settings: PretextFit
 
+    @property
+    def divides(self) -> bool:
+        """As the method's loss allows."""
+        return self.pretext.divides
+
     def create_opt(self) -> None:
         """As of any Learner (no weight decay of biases and norms), and none of what `undecayed` names."""
         super().create_opt()
@@ -239,7 +244,7 @@ def pretext_learner(
         cbs=[MakeViews(pretext.views), *precision_callbacks(fit.precision, dls), *limits, *pretext.callbacks, *cbs],
     )
     learn.pretext, learn.rates, learn.settings = pretext, rates, fit
-    learn.keeps_less, learn.divides = fit.checkpoint_activations, pretext.divides
+    learn.keeps_less = fit.checkpoint_activations
     return learn
 
 
