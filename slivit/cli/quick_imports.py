@@ -1,10 +1,10 @@
 """Of large packages only what a command uses: timm without its hundred networks, torch without its compiler.
 
 `import timm` takes twice as long as `import torch`: it imports every network and loader that it has, the hub's client,
-and torchvision, which imports torch's compiler to ask it one question; nibabel imports pydicom. A third of
-`import torch` is Python kernels for tensors without memory, which its own in C++ do without for all but rare
-operations, and `torch.export`. A command makes one network, fetches nothing as a rule, and compiles and exports
-nothing unless it is told to. Whatever else is asked for is imported then, in the same modules.
+and torchvision, which imports torch's compiler to ask it one question; nibabel imports pydicom. A command makes one
+network, fetches nothing as a rule, and compiles nothing unless it is told to. Whatever else is asked for is imported
+then, in the same modules. What `import torch` itself imports stays: its parts rely on each other, in processes that
+read scans too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from types import ModuleType
 from typing import Any
 
 _COMPILER = "torch._dynamo"
-_META = "torch._meta_registrations"
 _HUB = "timm.models._hub"
 _FUNCTIONS = {
     "torchvision": f"{_COMPILER}.utils",
@@ -53,26 +52,18 @@ def _nothing(name: str) -> None:
     """Of a package that has no name to give before it begins."""
 
 
-class _NoSymbol:
-    """What nothing is an instance of: stands for sympy's symbols where torch asks whether a number is one."""
-
-
 _WAITING: dict[str, Callable[[str], Any]] = {
     "timm": partial(_of, "timm.version"),
     "timm.models": _nothing,
     "timm.data": partial(_of, "timm.data.constants"),
-    "sympy": lambda name: _NoSymbol if name == "Basic" else None,
     "torchvision": _nothing,
     "torchvision.ops": _nothing,
-    "torch.export": _nothing,
-    _META: _nothing,
     _COMPILER: lambda name: _not_compiled if name == "disable" else None,
 }
 """Packages whose beginning waits, and what gives some of their names before."""
 _BEFORE = {
-    **{name: name for name in (_COMPILER, "torch.export", "sympy")},
+    _COMPILER: _COMPILER,
     **{f"torchvision.{name}": "torchvision" for name in ("datasets", "io", "models", "transforms")},
-    **dict.fromkeys(("torch._decomp", "torch._refs", "torch._inductor", "transformers", "accelerate"), _META),
 }
 """Packages, and what has to have begun before a module of theirs is imported."""
 

@@ -336,7 +336,11 @@ def volume_dataloaders(
     options = {"mean": spec.mean, "std": spec.std, "augmentation": augmentation, "cache": cache}
     reads = getattr(task, "inputs", ())
     block = DataBlock(
-        blocks=(BLOCKS[spec.input](settings, **options), *[CovariateBlock(task)] * bool(reads), TargetBlock(task)),
+        blocks=(
+            BLOCKS[spec.input](settings, **options),
+            *((CovariateBlock(task),) if reads else ()),
+            TargetBlock(task),
+        ),
         n_inp=1 + bool(reads),
         get_items=_rows,
         get_x=[scan_path, scan_row] if reads else scan_path,

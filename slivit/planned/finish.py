@@ -52,7 +52,7 @@ def finish(
         model: the ensemble.
         predictions: (n, out_dim) out of fold, by model; that of the ensemble from a nested selection.
         weights: of the ensemble's members.
-        failed: candidates that failed, and why.
+        failed: candidates that are left out, and why.
         curve: of learning, as `curve_of` has it.
     """
     parts = {"train": work.rest, "val": work.frame, "test": work.test}

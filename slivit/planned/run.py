@@ -313,7 +313,7 @@ def _networks(
     """Successive halving: all networks on the first fold, the better ones on all, and on more where time is left.
 
     Returns:
-        The plan with the folds that were trained, what failed, and the predictions of what is whole.
+        The plan with the folds that were trained, what is left out and why, and the predictions of what is whole.
     """
     failed: dict[str, str] = {}
     kept = list(plan.candidates)
@@ -330,7 +330,7 @@ def _networks(
     found = {c.name: jobs.out_of_fold(plan, work.frame, c, work.task) for c in kept}
     for name, p in found.items():
         log.info("network %s: %s out of fold", name, told_loss(work, p))
-    return plan, failed | clock.left_out, found
+    return plan, {name: f"it failed: {why}" for name, why in failed.items()} | clock.left_out, found
 
 
 def _more_folds(plan: Plan, networks: Sequence[Candidate], clock: Clock, cluster: str) -> Plan:

@@ -89,7 +89,7 @@ def sentences(found: Found, best: Mapping[str, str]) -> Iterator[str]:
     if "mean" in board and board["ensemble"][metric]["low"] is not None and not _better_than_chance(board, metric):
         yield "No model is clearly better than the mean: that these scans can be predicted is not shown."
     for name, why in found["failed"].items():
-        yield f"The network {name} failed and is left out: {why}"
+        yield f"The network {name} is left out: {why}"
 
 
 def _network_or_not(found: Found, best: Mapping[str, str], tests: Mapping[Any, Found], metric: str) -> str:

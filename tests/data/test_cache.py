@@ -13,6 +13,7 @@ import tifffile
 from slivit.data import cache as cache_module
 from slivit.data import cache_entry, content
 from slivit.data.cache import CacheError, SliceCache, open_cache
+from slivit.data.foreground import Foreground
 from slivit.data.preprocessing import Preprocessing, load_slices
 from slivit.data.windows import Windows
 from slivit.errors import ReadError, SlivitError
@@ -69,6 +70,7 @@ CHANGES = [
     {"wrap": True},
     {"shuffle_slices": 1},
     {"planes": ("coronal",)},
+    {"foreground": Foreground()},
 ]
 
 
@@ -124,7 +126,16 @@ def test_all_code_that_makes_slices_is_part_of_the_key():
     assert all(file.is_file() for file in counted)
     root = Path(cache_module.__file__).parents[2]
     # Words and pictures of what was read, whether a file is the official one, who reads, and what comes later.
-    names = ("errors", "display", "settings", "plugins", "data.medmnist_files", "data.watching", "data.sliding")
+    names = (
+        "errors",
+        "display",
+        "settings",
+        "plugins",
+        "install",
+        "data.medmnist_files",
+        "data.watching",
+        "data.sliding",
+    )
     harmless = {f"slivit.{name}" for name in names}
     for file in counted:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):

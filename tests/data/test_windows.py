@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slivit.data import preprocessing
+from slivit.data import stacking
 from slivit.data.preprocessing import Preprocessing, crop_slices, load_slices, load_window
 from slivit.data.windows import Windows
 from slivit.errors import ReadError, SlivitError
@@ -81,8 +81,8 @@ def test_a_window_is_the_same_read_alone_or_with_its_scan(scan, options):
 
 def test_no_more_than_a_window_is_decoded_where_its_range_is_fixed(scan, monkeypatch):
     read = []
-    original = preprocessing.resize_slice
-    monkeypatch.setattr(preprocessing, "resize_slice", lambda *given: read.append(1) or original(*given))
+    original = stacking.resize_slice
+    monkeypatch.setattr(stacking, "resize_slice", lambda *given: read.append(1) or original(*given))
     load_window(scan, settings(window=(-100, 900), stretch=False), 3, 11)
     assert len(read) == 4
 

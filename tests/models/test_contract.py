@@ -150,7 +150,7 @@ def test_an_unknown_name_or_argument_is_told() -> None:
 
 
 def test_masks_where_a_vector_is_needed_are_told() -> None:
-    with pytest.raises(ModelError, match=r"unet gives masks; a vector a scan is needed(.|\n)*slivit"):
+    with pytest.raises(ModelError, match=r"unet gives masks; a vector a scan is needed(.|\n)*lrcn"):
         check_output(small("unet"), "vector")
     with pytest.raises(ModelError, match=r"image_classifier gives a vector(.|\n)*unet"):
         check_output(small("image_classifier"), "mask")

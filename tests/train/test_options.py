@@ -43,7 +43,7 @@ DATA = {
     "workers": (0, ALL, {}),
     "cache": ("cache", ALL, {}),
     "cache_gb": (1.0, ALL, {"cache": "cache"}),
-    "channels": (("first", "second"), LABELLED, {}),
+    "channels": (("first", "second"), ALL, {}),
     "also": (("more.csv",), LABELLED, {}),
     "fraction_seed": (3, LABELLED, {"train_fraction": 0.5}),
     "folds": (3, ONE, {}),
