@@ -335,13 +335,10 @@ def volume_dataloaders(
         )
     options = {"mean": spec.mean, "std": spec.std, "augmentation": augmentation, "cache": cache}
     reads = getattr(task, "inputs", ())
+    inputs = [BLOCKS[spec.input](settings, **options), *([CovariateBlock(task)] if reads else [])]
     block = DataBlock(
-        blocks=(
-            BLOCKS[spec.input](settings, **options),
-            *((CovariateBlock(task),) if reads else ()),
-            TargetBlock(task),
-        ),
-        n_inp=1 + bool(reads),
+        blocks=(*inputs, TargetBlock(task)),
+        n_inp=len(inputs),
         get_items=_rows,
         get_x=[scan_path, scan_row] if reads else scan_path,
         get_y=scan_row,
