@@ -65,8 +65,8 @@ def cluster(jobs):
     try:
         # A busy machine answers late, and Ray would take its nodes for dead.
         patient = {"health_check_timeout_ms": 120_000}
-        made.add_node(num_cpus=2, include_dashboard=False, _system_config=patient)
-        made.second = made.add_node(num_cpus=2)
+        made.add_node(num_cpus=1, include_dashboard=False, _system_config=patient)
+        made.second = made.add_node(num_cpus=1)
     except Exception as error:
         made.shutdown()
         if "timed out during startup" not in str(error):
@@ -139,10 +139,10 @@ def test_a_thousand_jobs_end_with_the_same_table_though_processes_die_and_a_node
 
     expected = table_of(jobs, Machines(), tmp_path / "here", dies=False)
     with Cluster(cluster.address) as machines:
-        assert machines.slots == 4
+        assert machines.slots == 2
         kill = lambda: cluster.remove_node(cluster.second, allow_graceful=False)  # noqa: E731
         found = table_of(jobs, machines, tmp_path / "there", dies=True, kill=kill)
-        assert len([n for n in machines.ray.nodes() if n["Alive"]]) == 1
+    assert len(cluster.list_all_nodes()) == 1
     assert len(expected) == 1000
     pd.testing.assert_series_equal(found, expected)
     begun = {f.parent.name: f.read_text().split() for f in (tmp_path / "there").glob("*/begun.txt")}

@@ -123,8 +123,10 @@ def history(folder):
 @pytest.mark.parametrize("method", ["simclr", "dino3d"])
 def test_two_processes_give_the_losses_of_one_with_the_same_batch(method, scans, tmp_path, monkeypatch):
     plain_views(monkeypatch.setattr)
-    selfsupervised.run(recipe(method, scans, tmp_path / "one", 8))
-    in_two(train, recipe(method, scans, tmp_path / "two", 4), tmp_path)
+    # Adam makes steps of full length out of gradients that are next to nothing, and so out of what is rounded.
+    fit = {"optimiser": "sgd"} if method == "simclr" else {}
+    selfsupervised.run(recipe(method, scans, tmp_path / "one", 8, **fit))
+    in_two(train, recipe(method, scans, tmp_path / "two", 4, **fit), tmp_path)
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     for key in ("train_loss", "valid_loss"):
         np.testing.assert_allclose(two[key], one[key], rtol=2e-4)
