@@ -1,7 +1,6 @@
 """The engine: training steps and predictions against the released code's shape, and what takes the time.
 
-Run: python benchmarks/engine.py [share] [reading] [depthwise] [step] [inference] [start] [growth] [processes]
-[--slices 16] [--repeats 3]
+Run: python benchmarks/engine.py [share reading depthwise step inference start growth processes] [--slices 16]
 
 Everything is processor time of one thread in one run, so that a busy machine changes little; what counts are ratios.
 "Released shape" is SLIViT by its description, from the libraries that its code uses: Hugging Face's ConvNeXt-Tiny over

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
+from slivit.data.covariates import read_geometry
 from slivit.data.manifest import Manifest
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.slice_labels import LabelledSlices
-from slivit.errors import ManifestError, ReadError, SlivitError, gather
+from slivit.errors import ManifestError, SlivitError
+from slivit.targets.covariates import SLICES_COLUMN
 
 log = logging.getLogger(__name__)
 
@@ -118,21 +118,8 @@ def count_slices(paths: Iterable[str], reader: Mapping[str, Any] | None = None, 
     Raises:
         ReadError: the scans that cannot be read.
     """
-    paths = list(dict.fromkeys(paths))
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        found = dict(zip(paths, pool.map(partial(_count, reader=dict(reader or {})), paths), strict=True))
-    gather([f for f in found.values() if isinstance(f, str)], "scans that cannot be read", ReadError)
-    return {path: int(count) for path, count in found.items()}
-
-
-def _count(path: str, reader: dict[str, Any]) -> int | str:
-    """The number of slices, or why it cannot be had."""
-    from slivit.data.readers import read_volume
-
-    try:
-        return read_volume(path, select=lambda depth: [depth // 2], **reader).depth
-    except ReadError as error:
-        return str(error)
+    measured = read_geometry(paths, reader, workers=workers)
+    return {path: int(geometry[SLICES_COLUMN]) for path, geometry in measured.items()}
 
 
 def summary(plan: Sequence[ScanWindows], target: str | None = None) -> list[dict[str, Any]]:

@@ -15,7 +15,8 @@ from slivit.targets.cells import class_name, is_missing
 
 GEOMETRY = "geometry"
 """The covariate that is no column of a table: it is read from the scan itself."""
-GEOMETRY_COLUMNS = ("geometry_z_mm", "geometry_y_mm", "geometry_x_mm", "geometry_slices")
+SLICES_COLUMN = "geometry_slices"
+GEOMETRY_COLUMNS = ("geometry_z_mm", "geometry_y_mm", "geometry_x_mm", SLICES_COLUMN)
 """What it stands for: the extent across slices, along rows and along columns in mm, and the number of slices."""
 MOST_LEVELS = 20
 Row = Mapping[str, Any]

@@ -43,6 +43,8 @@ def test_two_thousand_scans_and_the_time_they_take(browser, serve, visit, run, s
     visitor.wait(lambda: visitor.all(".flat .under")[0].is_displayed())
     visitor.wait(lambda: visitor.script(FETCHED, "/slice/") >= 6)  # the slices beside it are there, too
     changes["slices"] = visitor.script(CHANGES)
+    assert all(painted > 0 and listed > 0 for painted, listed in figures)
+    assert [len(found) for found in changes.values()] == [20, 20]
     with capsys.disabled():
         print("\nfirst paint, list (ms):", *(f"{a:.0f}, {b:.0f};" for a, b in figures))
         for view, found in changes.items():
