@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
@@ -21,6 +22,7 @@ NOTES = "SLIVIT_READING"
 SHARED = "/dev/shm"
 """Where processes hand tensors over; in containers it often holds 64 MB."""
 _AHEAD = 3  # batches: two that wait, and one in the making
+_GRACE = 2.0  # seconds until the signal of a process that died has come
 _DIED = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)(?: is killed by signal: (\w+))?")
 
 
@@ -83,7 +85,8 @@ def readers_watched(workers: int) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="slivit-reading-") as folder:
         os.environ[NOTES] = folder
         try:
-            yield
+            with _signalled():
+                yield
         except RuntimeError as error:
             died = _DIED.search(str(error))
             if died is None:
@@ -94,6 +97,19 @@ def readers_watched(workers: int) -> Iterator[None]:
                 del os.environ[NOTES]
             else:
                 os.environ[NOTES] = before
+
+
+@contextmanager
+def _signalled() -> Iterator[None]:
+    """Let torch say that a process died, where what it was handing over broke off before the system's signal came.
+
+    torch's handler of that signal raises its RuntimeError wherever this process is at that moment.
+    """
+    try:
+        yield
+    except (ConnectionError, EOFError):
+        time.sleep(_GRACE)
+        raise
 
 
 def _told(folder: Path, pids: str, signal: str, workers: int) -> str:

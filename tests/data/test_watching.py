@@ -40,9 +40,25 @@ def _read(loader, workers):
         list(loader)
 
 
+def test_a_death_is_told_that_breaks_off_what_was_handed_over_first():
+    def late(number, frame):
+        raise RuntimeError("DataLoader worker (pid 77) is killed by signal: Killed.")
+
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(ReadError, match="Killed"), readers_watched(2):
+            raise ConnectionResetError("reset by peer")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_other_errors_stay_what_they_are():
     with pytest.raises(RuntimeError, match="no reader"), readers_watched(2):
         raise RuntimeError("no reader")
+    with pytest.raises(ConnectionResetError), readers_watched(2):
+        raise ConnectionResetError("reset by peer")
 
 
 def test_no_more_processes_read_than_shared_memory_has_room_for(caplog):
