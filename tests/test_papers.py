@@ -22,6 +22,11 @@ def test_the_page_names_recipes_of_every_stage() -> None:
     assert set(shipped_recipes("study")) - {"demo"} == {name for stage, name in NAMED if stage == "study"}
 
 
+def test_every_study_is_described() -> None:
+    text = (PAGE.parent / "studies.md").read_text("utf-8")
+    assert [name for name in shipped_recipes("study") if f"| `{name}` |" not in text] == []
+
+
 @pytest.mark.parametrize(("stage", "name"), NAMED)
 def test_every_command_has_a_recipe(stage: str, name: str) -> None:
     assert name in shipped_recipes(stage)  # type: ignore[arg-type]

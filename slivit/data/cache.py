@@ -24,14 +24,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from slivit.data.cache_entry import Damaged, Stack, encode_stack, read_stack, write_stack
 from slivit.data.cache_limit import Kept, Limit, abandoned, kept_files, remove
 from slivit.data.content import Digests, Files, files_of
 from slivit.data.preprocessing import Preprocessing, crop_slices, load_slices
 from slivit.data.readers.noticed import heard, record
+from slivit.data.slices import Grey
 from slivit.errors import SlivitError
 from slivit.files import whole_file
 
@@ -133,7 +131,7 @@ class SliceCache:
     def __repr__(self) -> str:
         return f"SliceCache({str(self.folder)!r}, max_bytes={self.max_bytes})"
 
-    def load(self, path: str, settings: Preprocessing) -> npt.NDArray[np.uint8]:
+    def load(self, path: str, settings: Preprocessing) -> Grey:
         """The preprocessed slices of a scan, from the cache or else from its files.
 
         What was noticed when the scan was prepared is told as a warning each time.
@@ -143,7 +141,7 @@ class SliceCache:
             settings: the preprocessing, with its size set.
 
         Returns:
-            uint8; as `load_slices` returns it.
+            As `load_slices` returns it.
 
         Raises:
             ReadError: the scan cannot be read.
@@ -151,7 +149,7 @@ class SliceCache:
         whole = self._load(path, settings.stored)
         return crop_slices(whole, settings.size[1:]) if settings.size else whole
 
-    def _load(self, path: str, settings: Preprocessing) -> npt.NDArray[np.uint8]:
+    def _load(self, path: str, settings: Preprocessing) -> Grey:
         place = self._place(path, settings)
         stack = self._kept(place, path)
         if stack is None:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
+from slivit.data.slices import Grey
 from slivit.files import whole_file
 
 _FOOTER = struct.Struct("<QQ8s")  # checksum, bytes of JSON before it, magic
-_MAGIC = b"SLICES_1"
+_MAGIC = b"SLICES_2"
 
 
 class Damaged(Exception):
@@ -35,13 +35,13 @@ class Stack:
     """A preprocessed scan.
 
     Args:
-        slices: (S, H, W) or (C, S, H, W) uint8. Mapped copy-on-write: changing it does not change the file.
+        slices: (S, H, W) or (C, S, H, W), uint8 or float32. Mapped copy-on-write: changing it does not change the file.
         notes: what was noticed when it was prepared.
         seen: what the reader noticed.
         used: when it was last used, in seconds since 1970.
     """
 
-    slices: npt.NDArray[np.uint8]
+    slices: Grey
     notes: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
     used: float = 0.0
@@ -51,14 +51,14 @@ def encode_stack(stack: Stack, source: str) -> list[bytes | memoryview]:
     """The parts of an entry, in order."""
     import xxhash
 
-    slices = np.ascontiguousarray(stack.slices, np.uint8)
+    slices = np.ascontiguousarray(stack.slices)
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(slices))
     told: dict[str, Any] = {"shape": slices.shape, "start": head.tell(), "notes": stack.notes, "seen": stack.seen}
-    told["source"] = source
+    told |= {"source": source, "dtype": slices.dtype.name}
     text = json.dumps(told).encode()
     checksum = xxhash.xxh3_64()
-    parts: list[bytes | memoryview] = [head.getvalue(), slices.reshape(-1).data, text]
+    parts: list[bytes | memoryview] = [head.getvalue(), slices.reshape(-1).view(np.uint8).data, text]
     for part in parts:
         checksum.update(part)
     return [*parts, _FOOTER.pack(checksum.intdigest(), len(text), _MAGIC)]
@@ -99,7 +99,7 @@ def read_stack(path: Path) -> Stack | None:
         return None
     told = _checked(data)
     shape = tuple(told["shape"])
-    slices = np.frombuffer(data, np.uint8, int(np.prod(shape)), told["start"]).reshape(shape)
+    slices = np.frombuffer(data, told["dtype"], int(np.prod(shape)), told["start"]).reshape(shape)
     return Stack(slices, tuple(told["notes"]), tuple(told["seen"]), used)
 
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from fastai.data.block import DataBlock, TransformBlock
 from fastai.data.core import DataLoaders
@@ -18,6 +17,7 @@ from torch import Tensor
 from slivit.data.cache import SliceCache
 from slivit.data.preprocessing import Preprocessing, load_slices, preprocess
 from slivit.data.sharing import SharedSteps
+from slivit.data.slices import Grey
 from slivit.data.windows import Windows
 from slivit.parallel import from_main, rank_and_size
 
@@ -106,11 +106,11 @@ class SliceReader:
         # Windows of one slice: all slices of a scan, as they are.
         every = {"windows": Windows(), "sampling": "even", "spacing": spacing, "size": size}
         self._every = settings.model_copy(update=every)
-        self._stacks: dict[str, npt.NDArray[np.uint8]] = {}
-        self._small: dict[str, npt.NDArray[np.uint8]] = {}
+        self._stacks: dict[str, Grey] = {}
+        self._small: dict[str, Grey] = {}
         self._room = IN_MEMORY
 
-    def load(self, item: Row, where: float | None = None) -> npt.NDArray[np.uint8]:
+    def load(self, item: Row, where: float | None = None) -> Grey:
         """Read one slice of a scan: (1, H, W).
 
         In training the slice is drawn from the item's part of the scan; in validation it is the middle of that part.
@@ -140,7 +140,7 @@ class SliceReader:
         number = chosen(len(stack))
         return stack[number : number + 1]
 
-    def _alone(self, path: str, chosen: Callable[[int], int]) -> npt.NDArray[np.uint8] | None:
+    def _alone(self, path: str, chosen: Callable[[int], int]) -> Grey | None:
         """The slice, of which nothing else is read; None where its limits follow from the rest of the scan."""
         from slivit.data.readers import read_volume
 
@@ -154,7 +154,7 @@ class SliceReader:
         self._keep(path, image)
         return image
 
-    def _stack(self, path: str) -> npt.NDArray[np.uint8]:
+    def _stack(self, path: str) -> Grey:
         """(D, H, W): all slices; some scans stay open, as their slices come from all over an epoch."""
         if path not in self._stacks:
             while len(self._stacks) >= (OPEN if self.cache else 1):
@@ -167,7 +167,7 @@ class SliceReader:
             self._stacks[path] = stack
         return self._stacks[path]
 
-    def _keep(self, path: str, stack: npt.NDArray[np.uint8]) -> bool:
+    def _keep(self, path: str, stack: Grey) -> bool:
         """Keep a small stack in memory while there is room."""
         if stack.nbytes > min(SMALL, self._room):
             return False
@@ -183,7 +183,7 @@ def _in_archive(path: str) -> bool:
 
 
 class LoadImage(Transform):
-    """An item of `slice_items` to (1, H, W) uint8."""
+    """An item of `slice_items` to (1, H, W), as `load_slices` gives it."""
 
     def __init__(self, settings: Preprocessing, cache: SliceCache | None = None) -> None:
         super().__init__()

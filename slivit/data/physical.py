@@ -8,9 +8,9 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from slivit.data.slices import Grey
 from slivit.volume import Volume
 
-Bytes = npt.NDArray[np.uint8]
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = get_args(Plane)
 
@@ -43,7 +43,7 @@ def at_spacing(count: int, spacing: float, wanted: float) -> int:
     return max(1, round(count * spacing / wanted)) if wanted else count
 
 
-def resample_depth(stack: Bytes, depth: int) -> Bytes:
+def resample_depth(stack: Grey, depth: int) -> Grey:
     """Other slices of the same stack: by averages where they become fewer, linearly where they become more.
 
     Args:
@@ -59,19 +59,17 @@ def resample_depth(stack: Bytes, depth: int) -> Bytes:
         return stack
     how = cv2.INTER_AREA if depth < len(stack) else cv2.INTER_LINEAR
     flat = np.ascontiguousarray(stack).reshape(len(stack), -1)
-    return np.asarray(cv2.resize(flat, (flat.shape[1], depth), interpolation=how), np.uint8).reshape(
-        depth, *stack.shape[1:]
-    )
+    return np.asarray(cv2.resize(flat, (flat.shape[1], depth), interpolation=how)).reshape(depth, *stack.shape[1:])
 
 
-def place_stack(stack: Bytes, size: Sequence[int]) -> Bytes:
+def place_stack(stack: Grey, size: Sequence[int]) -> Grey:
     """Crop or pad a stack round its centre; what is added is 0.
 
     Args:
         stack: (d, h, w).
         size: (S, H, W).
     """
-    out = np.zeros(tuple(size), np.uint8)
+    out = np.zeros(tuple(size), stack.dtype)
     source, target = zip(*(_overlap(a, b) for a, b in zip(stack.shape, size, strict=True)), strict=True)
     out[target] = stack[source]
     return out

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_valid
 from slivit.data.channels import check_volume
 from slivit.data.foreground import Foreground, to_foreground
 from slivit.data.physical import PLANES, Plane
-from slivit.data.slices import BLANK, Interpolation, Sampling, Short, sample_slices
+from slivit.data.slices import BLANK, Grey, Interpolation, Sampling, Short, sample_slices
 from slivit.data.sliding import Sliding
 from slivit.data.stacking import crop_slices as crop_slices
 from slivit.data.stacking import grid_of as grid_of
@@ -29,7 +29,7 @@ _OPTIONAL = ("window", "stretch", "resize", "windows", "spacing", "shuffle_slice
 
 
 class Preprocessing(BaseModel):
-    """How a scan becomes a (S, H, W) stack of 8-bit slices; with channels, (C, S, H, W). Saved with every checkpoint.
+    """How a scan becomes a (S, H, W) stack of grey slices; with channels, (C, S, H, W). Saved with every checkpoint.
 
     Args:
         size: (S, H, W): slices, rows and columns that the model takes; a stage fills it in from the model.
@@ -52,6 +52,8 @@ class Preprocessing(BaseModel):
             slices as `sampling` says.
         windows: cut a scan into windows of S consecutive slices, each of which the model sees by itself, instead of
             sampling S slices; see `slivit.data.windows.Windows`.
+        rounded: slices are kept in 8 bits, in a quarter of the room. Without rounding they are float32, as networks
+            see them that were pre-trained on unrounded volumes (3DINO, MONAI-ViT).
         interpolation: how slices are resized: "area" averages where they shrink and is linear where they grow;
             "bilinear" is Pillow's filter on 8 bits, as the released SLIViT's loaders resize.
         wrap: intensities become 255 times their value modulo 256, as the released loader of MRI makes them: for
@@ -90,6 +92,7 @@ class Preprocessing(BaseModel):
     fit: Literal["stretch", "pad"] = "stretch"
     spacing: tuple[NonNegative, NonNegative, NonNegative] | None = None
     windows: Windows | None = None
+    rounded: bool = True
     interpolation: Interpolation = "area"
     wrap: bool = False
     shuffle_slices: int | None = None
@@ -139,6 +142,8 @@ class Preprocessing(BaseModel):
             raise ValueError("spacing with a first number resamples all slices; leave out sampling and windows")
         if self.windows and self.sampling != "even":
             raise ValueError(f'windows take every slice; leave out sampling = "{self.sampling}"')
+        if not self.rounded and (self.wrap or self.interpolation == "bilinear"):
+            raise ValueError('wrap and interpolation = "bilinear" are of 8 bits; leave out rounded = false')
         if self.windows and self.foreground:
             raise ValueError("windows are of all slices, by their number in the scan; leave out foreground")
         if self.windows and self.shuffle_slices is not None:
@@ -219,7 +224,7 @@ class Preprocessing(BaseModel):
         return self.size
 
 
-def load_slices(path: str, settings: Preprocessing) -> npt.NDArray[np.uint8]:
+def load_slices(path: str, settings: Preprocessing) -> Grey:
     """Read a scan, decoding only the slices that are used, and preprocess it.
 
     Args:
@@ -227,7 +232,8 @@ def load_slices(path: str, settings: Preprocessing) -> npt.NDArray[np.uint8]:
         settings: the preprocessing, with its size set.
 
     Returns:
-        (S, H, W) uint8, or (C, S, H, W) of several channels; with `windows`, all slices of the scan, and at least S.
+        (S, H, W) from 0 to 255, or (C, S, H, W) of several channels, uint8, or float32 where they are not `rounded`;
+        with `windows`, all slices of the scan, and at least S.
 
     Raises:
         ReadError: the scan cannot be read or sampled.
@@ -242,7 +248,7 @@ def load_slices(path: str, settings: Preprocessing) -> npt.NDArray[np.uint8]:
     return preprocess(volume, settings)
 
 
-def load_window(path: str, settings: Preprocessing, start: int, depth: int) -> npt.NDArray[np.uint8]:
+def load_window(path: str, settings: Preprocessing, start: int, depth: int) -> Grey:
     """Read one window of a scan, decoding no more than its slices where the settings allow it.
 
     Args:
@@ -252,7 +258,7 @@ def load_window(path: str, settings: Preprocessing, start: int, depth: int) -> n
         depth: the number of slices of the scan.
 
     Returns:
-        (S, H, W) uint8, or (C, S, H, W): slices `start` to `start + S` of what `load_slices(path, settings)` gives.
+        (S, H, W), or (C, S, H, W): slices `start` to `start + S` of what `load_slices(path, settings)` gives.
 
     Raises:
         ReadError: the scan cannot be read.
@@ -268,7 +274,7 @@ def load_window(path: str, settings: Preprocessing, start: int, depth: int) -> n
     return crop_slices(np.stack(stacks) if volume.array.ndim == 4 else stacks[0], settings.sized()[1:])
 
 
-def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]:
+def preprocess(volume: Volume, settings: Preprocessing) -> Grey:
     """Sample, window, stretch and resize a volume.
 
     Args:
@@ -276,8 +282,8 @@ def preprocess(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
         settings: the preprocessing, with its size set.
 
     Returns:
-        (S, H, W) uint8, or (C, S, H, W) of several channels, each by itself; a blank slice is 0 throughout. With
-        `windows`, all slices of the scan, and at least S.
+        (S, H, W) from 0 to 255, or (C, S, H, W) of several channels, each by itself, uint8, or float32 where they are
+        not `rounded`; a blank slice is 0 throughout. With `windows`, all slices of the scan, and at least S.
 
     Raises:
         ReadError: no finite value, too few slices where `short` is "error", or other channels than the settings'.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ from slivit.errors import ReadError
 Sampling = Literal["even", "middle", "all", "resample", "linspace", "linspace_middle"]
 Interpolation = Literal["area", "bilinear"]
 Short = Literal["repeat", "pad", "error"]
+Grey = npt.NDArray[Any]
+"""Slices from 0 to 255: uint8, or float32 where they are not rounded."""
 BLANK = -1
 """The index that stands for an empty slice where a short volume is padded."""
 
@@ -126,6 +128,15 @@ def to_uint8(array: npt.NDArray[np.generic], low: float, high: float) -> npt.NDA
     return _rounded(array, low, high)
 
 
+def to_float(array: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.float32]:
+    """As `to_uint8`, without rounding."""
+    if low == high:
+        return np.zeros(array.shape, np.float32)
+    scaled = window_intensity(array, low, high)
+    scaled *= 255
+    return np.nan_to_num(scaled, copy=False, nan=0.0) if array.dtype.kind == "f" else scaled
+
+
 def wrapped(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     """255 times each value, without its fraction, modulo 256: what the released SLIViT's loader of MRI does.
 
@@ -134,7 +145,7 @@ def wrapped(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     return (255 * array.astype(np.float64)).astype(np.int64).astype(np.uint8)
 
 
-def shuffled(stack: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]:
+def shuffled(stack: Grey, seed: int) -> Grey:
     """(S, H, W) slices in another order, which the seed and the slices decide: a scan always has the same."""
     order = np.random.default_rng([seed, zlib.crc32(stack.tobytes())]).permutation(len(stack))
     return stack[order]
@@ -149,10 +160,7 @@ def _through_table(array: npt.NDArray[np.generic], table: npt.NDArray[np.uint8])
 
 
 def _rounded(array: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
-    scaled = window_intensity(array, low, high)
-    scaled *= 255
-    if array.dtype.kind == "f":
-        np.nan_to_num(scaled, copy=False, nan=0.0)
+    scaled = to_float(array, low, high)
     return np.rint(scaled, out=scaled).astype(np.uint8)
 
 
@@ -165,7 +173,7 @@ def _finite(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     return values
 
 
-def resize_slices(stack: npt.NDArray[np.uint8], size: Sequence[int]) -> npt.NDArray[np.uint8]:
+def resize_slices(stack: Grey, size: Sequence[int]) -> Grey:
     """Resize every slice to (H, W): by area where it shrinks, linearly where it grows.
 
     Args:
@@ -181,7 +189,7 @@ def resize_slices(stack: npt.NDArray[np.uint8], size: Sequence[int]) -> npt.NDAr
     return out
 
 
-def resize_slice(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], how: Interpolation = "area") -> None:
+def resize_slice(source: Grey, target: Grey, how: Interpolation = "area") -> None:
     """Resize (h, w) into (H, W): "area" as `resize_slices`, "bilinear" by Pillow's filter."""
     if source.shape == target.shape:
         target[...] = source
@@ -199,9 +207,7 @@ def resize_slice(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], h
     cv2.resize(source, (width, height), dst=target, interpolation=filtered)
 
 
-def interpolate_slices(
-    stack: npt.NDArray[np.uint8], indices: npt.NDArray[np.intp], depth: int, slices: int
-) -> npt.NDArray[np.uint8]:
+def interpolate_slices(stack: Grey, indices: npt.NDArray[np.intp], depth: int, slices: int) -> Grey:
     """Interpolate linearly between slices, so that S of them are spread evenly over a volume.
 
     Args:
@@ -215,7 +221,7 @@ def interpolate_slices(
     """
     import cv2
 
-    out = np.empty((slices, *stack.shape[1:]), np.uint8)
+    out = np.empty((slices, *stack.shape[1:]), stack.dtype)
     lower, weights = resample_positions(depth, slices)
     for target, place, weight in zip(out, np.searchsorted(indices, lower), weights, strict=True):
         if weight:

@@ -1,4 +1,4 @@
-"""From a volume in memory to a stack of 8-bit slices of one size: the steps of `slivit.data.preprocessing`."""
+"""From a volume in memory to a stack of grey slices of one size: the steps of `slivit.data.preprocessing`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import numpy.typing as npt
 from slivit.data.physical import at_spacing, fitted, in_plane, place_stack, resample_depth
 from slivit.data.slices import (
     BLANK,
+    Grey,
     intensity_range,
     interpolate_slices,
     resize_slice,
     shuffled,
+    to_float,
     to_uint8,
     wrapped,
 )
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 Stack = TypeVar("Stack", bound=Any)
 
 
-def one_channel(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]:
+def one_channel(volume: Volume, settings: Preprocessing) -> Grey:
     """The (S, H, W) stack of a grey volume."""
     if settings.planes:
         return _by_planes(volume, settings)
@@ -49,7 +51,7 @@ def one_channel(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8
     return crop_slices(out, settings.sized()[1:])
 
 
-def _by_planes(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]:
+def _by_planes(volume: Volume, settings: Preprocessing) -> Grey:
     """The stacks of several planes one behind the other, black and white being the same in all."""
     planes, (slices, *size) = settings.planes or (), settings.sized()
     if volume.indices is not None and len(volume.indices) < volume.depth:
@@ -70,17 +72,16 @@ def _by_planes(volume: Volume, settings: Preprocessing) -> npt.NDArray[np.uint8]
     return np.concatenate(stacks)
 
 
-def resized(
-    volume: Volume, stack: npt.NDArray[np.generic], settings: Preprocessing, slices: int
-) -> npt.NDArray[np.uint8]:
-    """The slices in 8 bits and of one size, with blank ones behind them up to `slices`."""
+def resized(volume: Volume, stack: npt.NDArray[np.generic], settings: Preprocessing, slices: int) -> Grey:
+    """The slices from 0 to 255 and of one size, with blank ones behind them up to `slices`."""
     low, high = (0.0, 0.0) if settings.wrap else _limits(stack, settings, volume.source)
     size = settings.stored.sized()[1:]
     rows, columns = _shape_of_slices(volume, settings, size)
-    out = np.zeros((slices, rows, columns), np.uint8)
+    scaled = to_uint8 if settings.rounded else to_float
+    out = np.zeros((slices, rows, columns), np.uint8 if settings.rounded else np.float32)
     # Slice by slice, so that what one step leaves is still in the processor's cache for the next.
     for image, target in zip(stack, out, strict=False):
-        resize_slice(wrapped(image) if settings.wrap else to_uint8(image, low, high), target, settings.interpolation)
+        resize_slice(wrapped(image) if settings.wrap else scaled(image, low, high), target, settings.interpolation)
     return out if (rows, columns) == size else place_stack(out, (slices, *size))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from slivit.data.slices import BLANK
+from slivit.data.slices import BLANK, Grey
 from slivit.errors import one_of
 from slivit.explanation.predicting import ExplainError, number_of, predict_all
 from slivit.explanation.scan import SeenScan
@@ -87,12 +87,13 @@ def occluded_stacks(scan: SeenScan, fill: Fill) -> Iterator[torch.Tensor]:
         yield torch.from_numpy(without_slice(scan, int(number), fill))
 
 
-def without_slice(scan: SeenScan, number: int, fill: Fill) -> npt.NDArray[np.uint8]:
+def without_slice(scan: SeenScan, number: int, fill: Fill) -> Grey:
     """What the model sees where one slice of the scan is replaced, in every channel: of the shape of its stack."""
     hidden = scan.slices == number
     rest = scan.stack[..., ~hidden & (scan.slices != BLANK), :, :]
     changed = scan.stack.copy()
     axes: tuple[int, ...] = (-3,) if fill == "mean" else (-3, -2, -1)
-    mean = np.rint(rest.mean(axis=axes, keepdims=True)).astype(np.uint8)
+    mean = rest.mean(axis=axes, keepdims=True)
+    mean = np.rint(mean) if rest.dtype == np.uint8 else mean
     changed[..., hidden, :, :] = 0 if fill == "black" else mean
     return changed

@@ -15,7 +15,7 @@ from slivit.data.foreground import to_foreground
 from slivit.data.physical import slices_behind
 from slivit.data.preprocessing import Preprocessing, grid_of, preprocess
 from slivit.data.readers import read_volume
-from slivit.data.slices import BLANK, resample_positions, sample_slices
+from slivit.data.slices import BLANK, Grey, resample_positions, sample_slices
 from slivit.errors import ReadError
 from slivit.targets.covariates import extents
 from slivit.volume import Volume
@@ -27,7 +27,7 @@ class SeenScan:
 
     Args:
         source: the file or folder.
-        stack: (S, H, W) uint8, the model's slices; (C, S, H, W) of a scan of several channels.
+        stack: (S, H, W), the model's slices; (C, S, H, W) of a scan of several channels.
         slices: (S,) the number of the scan's slice that each shows, from 0; the nearest one where slices were
             interpolated, -1 for a blank that only pads a short scan.
         shape: (D, H, W) of the scan itself.
@@ -40,7 +40,7 @@ class SeenScan:
     """
 
     source: str
-    stack: npt.NDArray[np.uint8]
+    stack: Grey
     slices: npt.NDArray[np.intp]
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float] | None
@@ -51,7 +51,7 @@ class SeenScan:
     columns: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def shown(self) -> npt.NDArray[np.uint8]:
+    def shown(self) -> Grey:
         """(S, H, W): what pictures show of the stack, which is one channel."""
         return self.stack[self.channel] if self.stack.ndim == 4 else self.stack
 

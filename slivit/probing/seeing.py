@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slivit.checkpoint import Checkpoint
+from slivit.data.foreground import foreground_box
 from slivit.data.preprocessing import Preprocessing, preprocess
 from slivit.errors import ModelError, one_of
 from slivit.models.registry import spec_of
@@ -74,6 +75,7 @@ def see(
     """
     places = _tokens_in_places(model)
     engine = Engine(Checkpoint(model, None, settings), device)
+    box = _box(volume, settings)
     stack = torch.from_numpy(preprocess(volume, settings))[None]
     tokens = engine.call(places, stack)[0].float().cpu()
     attention = engine.call(lambda x: _attention(model, x, head), stack)
@@ -84,11 +86,21 @@ def see(
     kept = foreground(flat, brightness) if mask else torch.ones(len(flat), dtype=torch.bool)
     colours = pca_colours(flat, kept)
     return Seen(
-        seen_box(volume.shape, settings),
+        box,
         colours.reshape(*grid, 3).numpy(),
         kept.reshape(grid).double().numpy(),
         None if attention is None else attention.double().numpy(),
     )
+
+
+def _box(volume: Volume, settings: Preprocessing) -> Box:
+    """The part of a scan that the network sees, which is cropped to its foreground where the settings say so."""
+    if not settings.foreground:
+        return seen_box(volume.shape, settings)
+    kept = foreground_box(volume.array, volume.spacing, settings.foreground)
+    inner = seen_box([side.stop - side.start for side in kept], settings)
+    first, row, column = (start + side.start for start, side in zip(inner.start, kept, strict=True))
+    return Box((first, row, column), inner.length)
 
 
 def _tokens_in_places(model: nn.Module) -> Callable[[Tensor], Tensor]:

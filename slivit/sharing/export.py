@@ -103,6 +103,11 @@ def export(
             f"--format {options.format}: the program that goes with it takes slices of one plane, and this model sees "
             f"{len(checkpoint.preprocessing.planes)}; use --format safetensors"
         )
+    if options.format != "safetensors" and not checkpoint.preprocessing.rounded:
+        raise SlivitError(
+            f"--format {options.format}: the program that goes with it gives slices of 8 bits, and this model takes "
+            "them unrounded (preprocessing.rounded = false); use --format safetensors"
+        )
     if checkpoint.task.dense and options.format != "safetensors":
         raise SlivitError(
             f"--format {options.format}: the model segments, and its windows are laid over scans and its masks brought "

@@ -191,7 +191,7 @@ def _slice_steps(p: Mapping[str, Any]) -> Iterator[str]:
     if (p.get("spacing") or [0])[0]:
         yield _depth_resized(p, slices)
     elif p["sampling"] == "resample":
-        yield _resampled(slices)
+        yield _resampled(slices, p.get("rounded", True))
     if p.get("shuffle_slices") is not None:
         order = f"numpy.random.default_rng([{p['shuffle_slices']}, zlib.crc32(slices)]).permutation({slices})"
         yield f"The slices are brought into the order {order}."
@@ -283,14 +283,18 @@ def _intensities(p: Mapping[str, Any]) -> str:
         ends = f"low and high are {window[0]:g} and {window[1]:g}."
     else:
         ends = "8-bit scans stay as they are (low 0, high 255); of others, low and high are the minimum and maximum."
+    scaled = "255 * clip((v - low) / (high - low), 0, 1)"
+    kind, become = "8 bits", f"round({scaled}) in float32, halves to even"
+    if not p.get("rounded", True):
+        kind, become = "numbers from 0 to 255", f"{scaled} in float32"
     return (
-        f"Intensities become 8 bits: {ends} v becomes round(255 * clip((v - low) / (high - low), 0, 1)) in float32, "
-        "halves to even; what is not a number becomes 0, and so does everything where low = high."
+        f"Intensities become {kind}: {ends} v becomes {become}; what is not a number becomes 0, and so does everything "
+        "where low = high."
     )
 
 
-def _resampled(slices: int) -> str:
+def _resampled(slices: int, rounded: bool) -> str:
     return (
         f"{slices} slices are interpolated linearly, slice i at x_i, between the two resized slices about it, by "
-        "OpenCV's addWeighted on 8 bits."
+        f"OpenCV's addWeighted{' on 8 bits' if rounded else ''}."
     )

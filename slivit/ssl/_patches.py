@@ -168,7 +168,7 @@ def take(tokens: Tensor, index: Tensor) -> Tensor:
 
 
 def depth_of(network: Any, family: str) -> Callable[[str], int]:
-    """The layer of a parameter of a masked method, whose network is its `encoder.backbone`, by its name.
+    """The layer of a parameter of a masked method, whose network is an `encoder.backbone`, by its name.
 
     Returns:
         0 for the embedding and the mask token, 1 to N for the blocks, N + 1 for norm and decoder.
@@ -177,10 +177,10 @@ def depth_of(network: Any, family: str) -> Callable[[str], int]:
     starts = [sum(lengths[:stage]) for stage in range(len(lengths))]
 
     def depth(name: str) -> int:
-        own = name.removeprefix("encoder.backbone.")
-        if own != name and (found := re.match(r"(?:layers\.(\d+)\.)?blocks\.(\d+)\.", own)):
+        _, inside, own = name.rpartition("encoder.backbone.")
+        if inside and (found := re.match(r"(?:layers\.(\d+)\.)?blocks\.(\d+)\.", own)):
             return starts[int(found[1] or 0)] + int(found[2]) + 1
-        if own != name and (found := re.match(r"layers\.(\d+)\.downsample\.", own)):
+        if inside and (found := re.match(r"layers\.(\d+)\.downsample\.", own)):
             return starts[int(found[1])] + 1  # timm merges patches before the first block of a stage
         embedding = ("patch_embed", "pos_embed", "cls_token", "reg_token", "mask_token")
         return 0 if own.startswith(embedding) else sum(lengths) + 1

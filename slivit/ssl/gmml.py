@@ -6,6 +6,7 @@ Origin: written for this project from the papers. Licence: Apache-2.0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
@@ -160,10 +161,12 @@ def gmml(
 
 
 @torch.no_grad()
-def restored_pictures(network: Restorer, corrupt: Corruption, spec: ModelSpec, batch: Tensor) -> dict[str, Tensor]:
+def restored_pictures(
+    restored_by: Callable[[Tensor], Tensor], corrupt: Corruption, spec: ModelSpec, batch: Tensor
+) -> dict[str, Tensor]:
     """(B, 1, P, P) uint8 -> the images, corrupted, and with what was overwritten restored; each (B, P, P)."""
     images = whole(batch, spec.size[1])
     corrupted, mask = corrupt(images)
-    restored = network.decoder(network.tokens(to_model(corrupted, spec))[1])
+    restored = restored_by(to_model(corrupted, spec))
     restored = torch.where(mask[:, 0], shown(restored, spec), images[:, 0])
     return {"original": images[:, 0], "corrupted": corrupted[:, 0].clamp(0, 1), "restored": restored}

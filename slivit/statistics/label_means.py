@@ -55,8 +55,8 @@ def label_rates(
         thresholds: 0.05 to 0.95 by 0.05 by default.
         plan: how to draw for the intervals.
 
-    Source: Zhang and Zhou, IEEE TKDE 26 (2014) 1819, section 2.2 (label-based and example-based metrics); Krones et
-    al., comparison of pre-training strategies (metrics by threshold).
+    Source: Zhang and Zhou, IEEE TKDE 26 (2014) 1819, section 2.2 (label-based and example-based metrics);
+    Krones 2026, arXiv:2605.08819 (metrics by threshold).
     """
     y, p, plan = prepare("multilabel", y, p, plan)
     cuts = numbers(np.arange(1, 20) / 20 if thresholds is None else thresholds, "thresholds")

@@ -61,8 +61,8 @@ def referral_curve(
             default how near the probability is to 0.5.
         plan: how to draw for the intervals; in each draw its own most uncertain cases are referred.
 
-    Source: Krones et al., comparison of pre-training strategies (Oracle AUC); Kivlichan et al., WOAH 2021, section 4
-    (oracle-model collaborative AUC).
+    Source: Krones 2026, arXiv:2605.08819 (Oracle AUC); Kivlichan et al., WOAH 2021, section 4 (oracle-model
+    collaborative AUC).
     """
     for percent in percents:
         if not 0 <= percent <= 100:

@@ -292,7 +292,7 @@ def check_dense(recipe: Labelled, part: LabelledSet) -> None:
         )
     idle = {
         "augmentation": changed(recipe.augmentation),
-        "preprocessing": changed(recipe.preprocessing, "sampling", "short", "fit", "windows", "foreground"),
+        "preprocessing": changed(recipe.preprocessing, "sampling", "short", "fit", "windows", "foreground", "rounded"),
     }
     for section, keys in idle.items():
         if keys:

@@ -24,10 +24,8 @@ from slivit.targets.task import Task
 from slivit.train.recipe import Labelled
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from slivit.data.cache import SliceCache
+    from slivit.data.slices import Grey
     from slivit.data.window_plan import ScanWindows
     from slivit.train.mixture import Mixture
 
@@ -196,7 +194,7 @@ class SeveralCaches:
 
     caches: Mapping[str, SliceCache]
 
-    def load(self, path: str, settings: Preprocessing) -> npt.NDArray[np.uint8]:
+    def load(self, path: str, settings: Preprocessing) -> Grey:
         """The preprocessed slices of a scan, as `SliceCache.load` gives them."""
         cache = self.caches.get(path)
         return cache.load(path, settings) if cache else load_slices(path, settings)

@@ -71,6 +71,7 @@ CHANGES = [
     {"shuffle_slices": 1},
     {"planes": ("coronal",)},
     {"foreground": Foreground()},
+    {"rounded": False},
 ]
 
 

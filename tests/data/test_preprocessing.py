@@ -30,6 +30,23 @@ def test_a_partly_read_volume_gives_the_same(rng):
     np.testing.assert_array_equal(preprocess(part, settings), preprocess(volume(whole), settings))
 
 
+def test_unrounded_slices_are_those_of_8_bits_before_rounding(rng):
+    array = Volume(rng.normal(0, 300, (12, 30, 20)), (2.0, 1.0, 1.0), "made.nii")
+    same = {"size": (12, 30, 20), "foreground": {"threshold": 50, "unit": "percent"}}
+    stack = preprocess(array, Preprocessing(rounded=False, **same))
+    assert stack.dtype == np.float32
+    assert ((stack > 0) & (stack < 255) & (stack % 1 > 0)).mean() > 0.9
+    np.testing.assert_array_equal(np.rint(stack), preprocess(array, Preprocessing(**same)))
+    for changed in ({"sampling": "resample"}, {"spacing": (1.0, 0.8, 0.8)}, {"fit": "pad"}, {"shuffle_slices": 1}):
+        settings = {"size": (9, 24, 24), **changed}
+        stack = preprocess(array, Preprocessing(rounded=False, **settings))
+        assert stack.dtype == np.float32
+        if "shuffle_slices" not in changed:  # whose order is decided by the values
+            assert np.abs(stack - preprocess(array, Preprocessing(**settings))).max() < 1.6
+    with pytest.raises(ValidationError, match="leave out rounded = false"):
+        Preprocessing(rounded=False, interpolation="bilinear")
+
+
 def test_window_alone_maps_hounsfield_units():
     hu = np.linspace(-2000, 3000, 6).reshape(1, 2, 3)
     stack = preprocess(volume(hu), Preprocessing(size=(1, 2, 3), window=(-1000, 1000), stretch=None))

@@ -144,6 +144,20 @@ def test_the_attention_is_that_of_the_last_block():
         see(model, volume, Preprocessing(size=(32, 32, 32)), head=2)
 
 
+def test_what_is_seen_of_a_scan_that_is_cropped_to_its_foreground_lies_there():
+    """Twice the same: the part cut out by hand, and by the rule."""
+    array = np.zeros((60, 50, 40), np.float32)
+    array[8:40, 10:42, 4:36] = np.random.default_rng(0).uniform(1, 2, (32, 32, 32))
+    model, rule = network(), {"threshold": 0.5, "least": 0, "margin": 0}
+    settings = Preprocessing(size=(32, 32, 32), stretch=False, rounded=False)
+    inner = see(model, Volume(array[8:40, 10:42, 4:36], None, "cut"), settings)
+    seen = see(model, Volume(array, None, "whole"), Preprocessing(**dict(settings) | {"foreground": rule}))
+    colours, attention = seen.on_scan(array.shape)
+    np.testing.assert_allclose(colours[8:40, 10:42, 4:36], inner.on_scan((32, 32, 32))[0], atol=1e-6)
+    assert attention.sum() > 0
+    assert attention[:, 8:40, 10:42, 4:36].sum() == pytest.approx(attention.sum())
+
+
 def test_a_turned_scan_lands_where_it_was(scan):
     volume = read_volume(scan)
     turned, space = turned_to_ras(volume.array, affine_of(volume))

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -205,6 +206,10 @@ def test_mistakes_are_told(blob_run, tmp_path, monkeypatch):
     (tmp_path / "n.toml").write_text('license = "mit"')
     with pytest.raises(SlivitError, match='Did you mean "licence"'):
         stage.run(blob_run, tmp_path / "a", notes=tmp_path / "n.toml")
+    unrounded = load_checkpoint(blob_run)
+    unrounded = replace(unrounded, preprocessing=unrounded.preprocessing.model_copy(update={"rounded": False}))
+    with pytest.raises(SlivitError, match=r"takes them unrounded .* use --format safetensors"):
+        export(unrounded, tmp_path / "a", Options(format="torch-export"))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(SlivitError, match=r"\[export\]"):
         stage.run(blob_run, tmp_path / "a", format="onnx")

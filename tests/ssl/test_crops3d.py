@@ -46,6 +46,29 @@ def test_crops_have_their_sizes_and_fill_the_scale(scan):
     assert batch["mask"].sum(1).tolist() == [4] * 8
 
 
+def test_probes_and_pictures_see_a_scan_as_its_pre_training_does(tmp_path, rng):
+    """By the shipped recipes: the whole scan as one crop, but for the percentiles behind the cut."""
+    import nibabel
+
+    from slivit.data.preprocessing import load_slices
+    from slivit.recipe import load_recipe
+
+    array = rng.normal(500, 100, (32, 32, 32)).astype(np.float32).clip(300, 700)
+    whole = np.full((40, 48, 36), 100, np.float32)
+    whole[4:36, 8:40, 2:34] = array
+    nibabel.save(nibabel.Nifti1Image(whole.T, np.eye(4)), tmp_path / "scan.nii")
+    path = str(tmp_path / "scan.nii")
+    all_of_it = Crops(size=32, count=1, in_plane=(1.0, 1.0), through=(1.0, 1.0), ratio=(1.0, 1.0))
+    none = Crops(size=16, count=0, in_plane=(1.0, 1.0), through=(1.0, 1.0))
+    crop = LoadCrops(large=all_of_it, small=none)({"path": path})["large"][0, 0]
+    for stage, name in (("pretrain", "dino3d"), ("pretrain", "dino3d_highres"), ("pretrain", "monai_vit")):
+        settings = load_recipe(stage, name).preprocessing.model_copy(update={"size": (32, 32, 32)})
+        seen = load_slices(path, settings) / 127.5 - 1
+        # Air is black in pre-training; behind the cut the darkest tissue is.
+        scale = np.polyfit(crop.numpy().ravel(), seen.ravel(), 1)
+        np.testing.assert_allclose(np.polyval(scale, crop.numpy()), seen, atol=2e-3)
+
+
 def test_slices_and_planes_are_cut_independently():
     torch.manual_seed(0)
     sizes = [in_plane_size(80, 80, LARGE) for _ in range(200)]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slivit.errors import ModelError
+from slivit.ssl.losses.contrastive import found_by_teacher
 from slivit.ssl.losses.dino import dino_loss, ibot_loss
 from slivit.ssl.losses.koleo import koleo_loss
 from slivit.ssl.losses.targets import SoftmaxCentring, sinkhorn_knopp
@@ -152,6 +153,19 @@ def test_losses_stay_in_float32_under_autocast() -> None:
         values = dino_loss([student], [targets]), ibot_loss(student, targets, mask), koleo_loss(student)
     expected = dino_loss([student], [targets]), ibot_loss(student, targets, mask), koleo_loss(student)
     assert values == expected
+
+
+def test_the_teacher_s_other_view_is_found_by_hand() -> None:
+    student = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0], [1.0, 0.0]], requires_grad=True)
+    teacher = torch.eye(2).repeat(2, 1).requires_grad_()  # first views of two images, then their second ones
+    found, missed = math.log(1 + math.exp(-5)), math.log(1 + math.exp(5))  # the second views have changed places
+    loss = found_by_teacher(student, teacher, 0.2)
+    assert loss.item() == pytest.approx(2 * 0.2 * (found + missed), rel=1e-5)
+    loss.backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+    with pytest.raises(ModelError, match="two"):
+        found_by_teacher(torch.zeros(3, 2), torch.zeros(3, 2))
 
 
 def test_koleo_pushes_neighbours_apart_and_needs_two() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,8 +18,8 @@ from slivit.ssl.gmml import Corruption
 from slivit.ssl.mae import grid_positions, mae_loss
 from slivit.ssl.pictures import DrawPictures, draw_pictures
 from slivit.ssl.simmim import l1_loss
-from slivit.ssl.sit import weighed
 from slivit.ssl.swin_mae import PatchExpanding
+from slivit.ssl.teacher import follow
 from slivit.train.callbacks import SeedEpochs
 
 VIT = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -125,11 +124,21 @@ def test_the_absolute_error_counts_masked_pixels_alone_by_hand():
     assert l1_loss(torch.ones(1, 1, 2, 2), images, mask).item() == pytest.approx((1 + 2) / 2)
 
 
-def test_uncertain_losses_count_less():
-    losses = torch.tensor([2.0, 3.0])
-    assert weighed(losses, torch.zeros(2)).item() == pytest.approx(0.5 * 2 + 3)
-    spread = torch.tensor([0.0, np.log(3.0)])
-    assert weighed(losses, spread).item() == pytest.approx(0.5 * 2 + 1 + 0.5 * np.log(3), rel=1e-5)
+def test_the_student_of_sit_sees_corrupted_views_and_its_teacher_the_clean_ones():
+    pretext = create_pretext("sit", encoder(), hidden=16, projection=8, solarise_probability=0.0)
+    views, (target, mask) = pretext.views(batch(8))
+    assert views["clean"].shape == views["corrupted"].shape == (16, 3, 1, 32, 32)
+    differs = (views["clean"] != views["corrupted"]).any(1)
+    assert not (differs & ~mask).any()
+    assert differs[mask].float().mean() > 0.9  # another image may have the very value that was there
+    assert target.shape == (16, 1, 32, 32)
+    pair = pretext.model.train()
+    before = [p.clone() for p in pair.teacher.parameters()]
+    pretext.loss(pair(views), (target, mask)).backward()
+    assert all(p.grad is None for p in pair.teacher.parameters())
+    follow(pair.teacher, pair.student, 1.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, pair.teacher.parameters(), strict=True))
+    assert pretext.encoder is pair.teacher.trunk.encoder
 
 
 def test_what_is_not_masked_moves_no_loss(made):
@@ -156,7 +165,7 @@ def test_every_trained_parameter_has_a_gradient_and_a_layer(made):
     depth = {name: pretext.depth_of(name) for name in trained}
     last = max(depth.values())
     assert {0, 1, 2, last} <= set(depth.values())
-    assert all(value == last for name, value in depth.items() if name.startswith(("decoder.", "projector.")))
+    assert all(value == last for name, value in depth.items() if name.startswith(("decoder.", "student.projector.")))
     assert all(value == 0 for name, value in depth.items() if "patch_embed" in name)
 
 

@@ -27,7 +27,8 @@ _SOURCE = Source(
 def nih(root: Path, *, split: bool = True, findings: Findings = "own") -> pd.DataFrame:
     """List NIH ChestX-ray14 with its 14 findings, patient, age, sex, view and official split.
 
-    The official lists name train+val and test; `make_manifest` draws val from train by patient.
+    The official lists name train+val and test; `make_manifest` draws val from train by patient. The table tells neither
+    race nor ethnicity.
 
     Args:
         root: the folder with the table and the images (in one folder or in several).

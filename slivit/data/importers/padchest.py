@@ -36,7 +36,8 @@ def padchest(
 ) -> pd.DataFrame:
     """List PadChest with one 0/1 column for each chosen label, patient, study, view, sex and age.
 
-    The set has no official split: the manifest is split by patient when read. Images without labels are left out.
+    The set has no official split: the manifest is split by patient when read. Images without labels are left out. Its
+    table tells neither race nor ethnicity.
 
     Args:
         root: the folder with the table and the images, in whatever folders they lie.

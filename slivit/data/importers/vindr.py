@@ -27,7 +27,8 @@ def vindr(
 ) -> pd.DataFrame:
     """List VinDr-CXR with its global labels and official split; `make_manifest` draws val from train.
 
-    The set names no patients: each image counts as one, as the authors took one image a study.
+    The set names no patients: each image counts as one, as the authors took one image a study. Its tables tell neither
+    age, sex nor race; what the images' headers tell of age and sex is left there.
 
     Args:
         root: the folder with annotations, train and test.
