@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from slivit.errors import WriteError
+from slivit.errors import SlivitError, WriteError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -217,6 +217,34 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write JSON, indented, in UTF-8; not-a-number is an error, because JSON has none."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON that this package wrote, or nothing where there is no such file.
+
+    Raises:
+        SlivitError: the file is cut off, as a power cut may leave it, or was altered.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        told = "it is empty" if not path.stat().st_size else str(error)[:200]
+        raise SlivitError(f"{path}: is damaged ({told}); bring a copy back, or make anew what wrote it") from error
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """As `read_json`, of a file that holds names and values; empty where there is none.
+
+    Raises:
+        SlivitError: the file is damaged, or holds something else.
+    """
+    found = read_json(path)
+    if found is not None and not isinstance(found, dict):
+        raise SlivitError(f"{path}: is damaged (it holds a {type(found).__name__}, not names and values)")
+    return found or {}
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import Checkpoint, load_checkpoint
 from slivit.errors import SlivitError
+from slivit.folder import read_metrics
+from slivit.recipe import read_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,12 +45,12 @@ class Run:
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe, or the plan of `slivit auto`, as plain values."""
         name = next(name for name in RECIPES if (self.folder / name).is_file())
-        return tomllib.loads((self.folder / name).read_text("utf-8"))
+        return read_values(self.folder / name)
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """`metrics.json`; see the page on the files of numbers."""
-        return json.loads(self._file("metrics.json").read_text("utf-8"))
+        return read_metrics(self._file("metrics.json"))
 
     @cached_property
     def predictions(self) -> pd.DataFrame:

@@ -16,6 +16,8 @@ from slivit.files import (
     _remove_abandoned,
     check_space,
     make_folder,
+    read_json,
+    read_mapping,
     whole_file,
     whole_folder,
     write_json,
@@ -166,3 +168,17 @@ def test_a_name_as_long_as_names_may_be_is_written(tmp_path):
     path = tmp_path / f"{'ü' * 125}.csv"
     write_text(path, "x")
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [(b"", "it is empty"), (b'{"a": 1', "Expecting"), (b"\xff\xfe", "utf-8"), (b"[" * 100_000, ""), (b"[1]", "a list")],
+)
+def test_a_damaged_file_of_json_is_named(file, content, match):
+    file.write_bytes(content)
+    with pytest.raises(SlivitError, match=f"there: is damaged .*{match}"):
+        read_mapping(file)
+
+
+def test_a_file_of_json_that_is_not_there_holds_nothing(tmp_path):
+    assert (read_json(tmp_path / "absent"), read_mapping(tmp_path / "absent")) == (None, {})

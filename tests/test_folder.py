@@ -187,6 +187,18 @@ def test_a_folder_that_is_not_empty_names_what_is_there(recipe, tmp_path):
     assert [p.name for p in Path(tmp_path / "run").iterdir()] == ["thesis.txt"]
 
 
+def test_a_run_killed_while_it_tidied_up_goes_on_and_only_a_tidy_one_is_finished(recipe):
+    made = begun(recipe())
+    for name in recipe().results:
+        write_text(made / name, "a result")
+    with RunFolder.opened(recipe(), resume=True) as folder:
+        assert not folder.finished
+        folder.finish()
+        assert folder.finished
+    with pytest.raises(RecipeError, match="is finished"):
+        begun(recipe(), resume=True)
+
+
 def test_the_record_of_a_run_says_what_its_weights_were_computed_on():
     from slivit.device import computed_on
 

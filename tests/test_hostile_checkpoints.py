@@ -113,6 +113,7 @@ def test_values_of_the_wrong_kind_are_named(changed, change, match):
         (lambda t: t.replace('"vit_dim": 16', '"vit_dim": ' + "1" * 5000), "cannot be read"),
         (lambda t: '"' + "a" * 17_000_000 + '"', "at most 16000000 are read"),
         (lambda t: "[]", "it holds a list"),
+        (lambda t: t.replace('"bright"', '"bright\\ud800"'), "cannot be read.*surrogates not allowed"),
     ],
 )
 def test_text_that_is_no_config_is_refused(changed, text, match):

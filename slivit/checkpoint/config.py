@@ -179,6 +179,7 @@ def parse_config(path: Path) -> dict[str, Any]:
         if path.stat().st_size > LARGEST_FILE:
             raise CheckpointError(f"{path}: has {path.stat().st_size} bytes; at most {LARGEST_FILE} are read")
         values = json.loads(path.read_text("utf-8"), parse_constant=_refused, parse_float=_finite)
+        json.dumps(values, ensure_ascii=False).encode()  # halves of characters, which no table could be written with
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     except RecursionError:

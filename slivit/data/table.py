@@ -142,9 +142,16 @@ def as_shown(frame: pd.DataFrame) -> pd.DataFrame:
     return quoted.rename(columns=_quoted)
 
 
-def read_shown(path: Path | str) -> pd.DataFrame:
-    """A table of this package's own as pandas reads it, without the quotes of `as_shown`."""
-    frame = pd.read_csv(path)
+def read_shown(path: Path | str, **options: Any) -> pd.DataFrame:
+    """A table of this package's own as pandas reads it, without the quotes of `as_shown`.
+
+    Raises:
+        ManifestError: the file is damaged.
+    """
+    try:
+        frame = pd.read_csv(path, **options)
+    except (ValueError, OverflowError) as error:
+        raise ManifestError(f"{path}: is damaged ({error}); bring a copy back, or make anew what wrote it") from error
     for name in frame.columns[[not pd.api.types.is_any_real_numeric_dtype(t) for t in frame.dtypes]]:
         frame[name] = frame[name].map(lambda cell: unquoted(cell) if isinstance(cell, str) else cell)
     return frame.rename(columns=unquoted)

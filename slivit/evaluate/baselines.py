@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slivit.data.table import read_shown
 from slivit.evaluate.recipe import Testing
+from slivit.evaluate.tables import read_baseline
 from slivit.folder import BASELINE as BASELINE_CSV
 from slivit.targets.cases import cases_of
 from slivit.targets.task import Task
@@ -80,4 +80,4 @@ def add_baseline(metrics: dict[str, Any], table: pd.DataFrame, task: Task, testi
     """
     file = run / BASELINE_CSV
     if file.is_file() and {"path", "split"} <= set(table):
-        metrics["baseline"] = against_baseline(table, read_shown(file), task, testing)
+        metrics["baseline"] = against_baseline(table, read_baseline(file, task.only(testing.targets)), task, testing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -27,7 +26,7 @@ from slivit.evaluate.measure import check_testing, measure, write_results
 from slivit.evaluate.recipe import EvaluateRecipe, Testing
 from slivit.evaluate.tables import read_predictions
 from slivit.files import write_text
-from slivit.folder import HISTORY, METRICS, PREDICTIONS, RECIPE, SPLIT, logged, open_results, same_run
+from slivit.folder import HISTORY, METRICS, PREDICTIONS, RECIPE, SPLIT, logged, open_results, read_metrics, same_run
 from slivit.recipe import apply_override, check_recipe, load_recipe, resolved_toml, shipped_recipes
 from slivit.targets.decision import Decision
 from slivit.targets.task import Task
@@ -154,7 +153,7 @@ def kept_predictions(recipe: EvaluateRecipe, checkpoint: Checkpoint) -> tuple[pd
         return None
     table, _ = read_predictions(folder / PREDICTIONS, checkpoint.task)
     log.info("%s: what was predicted is measured again", folder)
-    return table, json.loads((folder / METRICS).read_text("utf-8"))["data"].get("predicted")
+    return table, read_metrics(folder / METRICS).get("data", {}).get("predicted")
 
 
 def _timed(predict: Callable[[], pd.DataFrame]) -> tuple[pd.DataFrame, dict[str, Any]]:

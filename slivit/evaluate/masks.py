@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from slivit.data.case import Align, read_mask
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.splits import split_place
-from slivit.data.table import as_shown
+from slivit.data.table import as_shown, read_shown
 from slivit.errors import RecipeError, SlivitError
 from slivit.evaluate.details import details_of
 from slivit.evaluate.measure import SCHEMA, drawn_cases, log_headlines, metrics_of
@@ -265,12 +265,9 @@ def read_cases(path: Path) -> pd.DataFrame:
     Raises:
         RecipeError: no such table.
     """
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(("case", "path", "patient", "split", "structure"), str))
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from error
+    if not path.is_file():
+        raise RecipeError(f"{path}: cannot be read: there is no such file")
+    table = read_shown(path, dtype=dict.fromkeys(("case", "path", "patient", "split", "structure"), str))
     if missing := [name for name in ("case", "structure", *SCORES) if name not in table]:
         raise RecipeError(f'{path}: is no table of cases: it has no column "{missing[0]}"')
     return table.assign(

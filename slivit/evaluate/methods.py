@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from slivit.checkpoint import CONFIG
 from slivit.errors import ManifestError, RecipeError, one_of
 from slivit.evaluate.tables import read_predictions
-from slivit.folder import CASES, METRICS, PREDICTIONS, RECIPE
+from slivit.files import read_mapping
+from slivit.folder import CASES, METRICS, PREDICTIONS, RECIPE, read_metrics
 from slivit.recipe import read_values
 from slivit.targets.decision import Decision
 from slivit.targets.segmentation import Segmentation
@@ -130,8 +131,8 @@ def read_run(text: str) -> Run:
         label, path = "", text
     place = Path(path)
     folder = place if place.is_dir() else place.parent
-    known = _json(folder / METRICS)
-    told = Task(**known["task"]) if known else None
+    known = read_metrics(folder / METRICS)
+    told = _task(known, folder / METRICS)
     file = place if place.is_file() else place / (CASES if told and told.dense else PREDICTIONS)
     if not file.is_file():
         raise ManifestError(f"{path}: there is no {file.name} there; give a run, an evaluation, or a table")
@@ -152,21 +153,18 @@ def read_run(text: str) -> Run:
 
 def decision_at(folder: Path, metrics: Mapping[str, Any]) -> Decision:
     """How the probabilities of a folder become calls: by its checkpoint, else by its metrics, else at 0.5."""
-    stored = _json(folder / "checkpoint" / CONFIG).get("operating_point") or metrics.get("operating_point")
+    stored = read_mapping(folder / "checkpoint" / CONFIG).get("operating_point") or metrics.get("operating_point")
     try:
         return Decision(**stored) if stored else Decision()
     except (TypeError, ValueError) as error:
         raise ManifestError(f"{folder}: its operating point is damaged: {error}") from error
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _task(metrics: Mapping[str, Any], file: Path) -> Task | None:
     try:
-        found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{file}: is damaged: {error}") from error
-    if not isinstance(found, dict):
-        raise ManifestError(f"{file}: is damaged: it holds a {type(found).__name__}")
-    return found
+        return Task(**metrics["task"]) if metrics else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ManifestError(f"{file}: is damaged: its task is none ({str(error).splitlines()[0]})") from error
 
 
 def _recipe(folder: Path) -> dict[str, Any] | None:

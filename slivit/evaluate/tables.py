@@ -46,6 +46,19 @@ def read_predictions(path: str | Path, task: Task | None = None) -> tuple[pd.Dat
     return _completed(pd.DataFrame(columns).reset_index(drop=True)), task
 
 
+def read_baseline(path: str | Path, task: Task) -> pd.DataFrame:
+    """Read the table that a run has of what size and grey levels alone predict.
+
+    Raises:
+        ManifestError: no such file, no table, or columns that are missing.
+    """
+    path, outputs = Path(path), set(task.prediction_columns)
+    raw = read_table(path)
+    gather(missing_columns(raw, ["path", "split", *task.prediction_columns]), str(path), ManifestError)
+    columns = {c: _numbers(raw[c], path) if c in outputs else raw[c] for c in raw}
+    return pd.DataFrame(columns).reset_index(drop=True)
+
+
 def _numbers(column: pd.Series, path: Path) -> pd.Series:
     values, bad = as_numbers(column)
     problems = [f'row {row}: {column.name} is "{column[row]}", which is not a number' for row in column.index[bad]]

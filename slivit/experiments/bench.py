@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from slivit.errors import SlivitError, nearest, one_of
-from slivit.files import write_json, write_text
+from slivit.files import read_json, write_json, write_text
 from slivit.run import Run
 
 SEEDS = 3
@@ -136,7 +135,7 @@ def add_row(page: str | Path, row: Mapping[str, Any]) -> Path:
     """Put a row into a leaderboard, in place of one of the same name; rows lie in PAGE.json beside it."""
     page = Path(page)
     store = page.with_suffix(".json")
-    rows = json.loads(store.read_text("utf-8")) if store.is_file() else []
+    rows = read_json(store) or []
     same = (row["protocol"], row["method"])
     rows = [r for r in rows if (r["protocol"], r["method"]) != same] + [dict(row)]
     write_json(store, rows)

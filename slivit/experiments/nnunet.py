@@ -8,7 +8,6 @@ Paper: Isensee et al. 2021, nnU-Net (doi:10.1038/s41592-020-01008-z; arXiv:1904.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -25,7 +24,7 @@ from slivit.data.readers import read_volume
 from slivit.errors import ReadError, RecipeError
 from slivit.evaluate.described import describe_rows
 from slivit.evaluate.masks import measure_masks, score_rows, write_cases
-from slivit.files import make_folder, write_json
+from slivit.files import make_folder, read_json, write_json
 from slivit.folder import SPLIT, logged, open_results
 from slivit.predict.masks import Segmented, nifti_of
 from slivit.settings import Section
@@ -123,7 +122,7 @@ def _opened(out: Path, settings: Mapping[str, Any], *, overwrite: bool) -> Path:
     """The folder, new or one that was begun with the same settings."""
     file = out / SETTINGS
     if file.is_file() and not overwrite:
-        if json.loads(file.read_text("utf-8")) != settings:
+        if read_json(file) != settings:
             raise RecipeError(f"{file}: was begun with other scans or settings; --overwrite begins anew")
         return out
     open_results(out, overwrite=overwrite)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from slivit.checkpoint import CONFIG
+from slivit.checkpoint import CONFIG, read_config
 from slivit.errors import RecipeError, gather, nearest, one_of
 from slivit.evaluate.measure import check_testing
 from slivit.evaluate.recipe import EvaluateRecipe
@@ -67,7 +66,7 @@ class Job:
         file = (self.rate_of or Path()) / CHECKPOINT / CONFIG
         if self.rate_of is None or not file.is_file():
             return self.recipe
-        rate = json.loads(file.read_text("utf-8"))["training"]["lr"]
+        rate = read_config(file.parent)["training"]["lr"]
         return self.recipe.model_copy(update={"fit": self.recipe.fit.model_copy(update={"lr": rate})})
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -18,7 +17,7 @@ from slivit.errors import RecipeError, gather
 from slivit.experiments.run_request import made_by, request
 from slivit.experiments.run_state import run_state
 from slivit.experiments.study_grid import Job
-from slivit.files import write_json
+from slivit.files import read_mapping, write_json
 from slivit.machines import Machines
 from slivit.recipe import resolved_toml
 
@@ -29,8 +28,7 @@ Found = Literal["done", "died", "new", "failed"]
 
 def outcome(folder: Path) -> dict[str, Any]:
     """What came of the last attempt at a run: state, seconds, and why it failed; nothing where there is none."""
-    file = folder / OUTCOME
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return read_mapping(folder / OUTCOME)
 
 
 def states_of(jobs: Sequence[Job], *, overwrite: bool = False) -> dict[Path, Found]:
@@ -68,8 +66,7 @@ def _same_start(job: Job) -> bool:
 
 
 def _config(folder: Path | None) -> dict[str, Any]:
-    file = Path(folder or "") / "checkpoint" / CONFIG
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return read_mapping(Path(folder or "") / "checkpoint" / CONFIG)
 
 
 @dataclass(eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from slivit.data.table import as_shown
+from slivit.data.table import as_shown, read_shown
 from slivit.experiments.recipe_study import StudyRecipe
 from slivit.experiments.study_grid import FEATURES, STARTS, layered
 from slivit.files import whole_file
@@ -42,7 +42,7 @@ def write_tasks(out: Path, tables: Mapping[str, Path]) -> Path:
     """
     import pandas as pd
 
-    parts = [pd.read_csv(table, keep_default_na=False).assign(task=name) for name, table in tables.items()]
+    parts = [read_shown(table, keep_default_na=False).assign(task=name) for name, table in tables.items()]
     whole = pd.concat(parts, ignore_index=True)
     with whole_file(out / TASKS) as partial:
         as_shown(whole[["task", *(c for c in whole if c != "task")]]).to_csv(partial, index=False)

@@ -18,7 +18,7 @@ from slivit.explanation.attention import attention_cells
 from slivit.explanation.gradcam import grad_cam, resize_cells
 from slivit.explanation.occlusion import Fill, Progress, occlude
 from slivit.explanation.predicting import ExplainError, engine_of, number_of, predict_with_evidence, target_or
-from slivit.explanation.result import METHODS, Attribution, Explanation
+from slivit.explanation.result import METHODS, TITLES, Attribution, Explanation
 from slivit.explanation.scan import SeenScan
 from slivit.explanation.window import seen_by
 from slivit.predict.engine import Engine
@@ -100,6 +100,8 @@ def _explained(
 ) -> Explanation:
     predicted, _ = predict_with_evidence(engine, torch.from_numpy(scan.stack)[None])
     predictions = dict(engine.called(predicted).iloc[0])
+    if not np.isfinite([float(predictions[column]) for column in engine.task.prediction_columns]).all():
+        raise ExplainError(f"{scan.source}: the model's output is not a number for this scan, so nothing explains it")
     chosen = target_or(engine.task, target, predictions)
     found: dict[str, Attribution] = {}
     skipped: dict[str, str] = {}
@@ -110,10 +112,12 @@ def _explained(
                 found[method] = _occlusion(engine, scan, chosen, now, fill, progress)
             else:
                 found[method] = _mapped(engine, scan, chosen, method)
+            _check_finite(found[method])
         except ExplainError as error:
             if methods is not None:
                 raise
             skipped[method] = str(error)
+            found.pop(method, None)
     return Explanation(scan, engine.task, chosen, predictions, found, skipped, fill)
 
 
@@ -121,6 +125,12 @@ def _check_methods(methods: Sequence[str]) -> None:
     for method in methods:
         if method not in METHODS:
             raise ExplainError(f'there is no method "{method}".{nearest(method, METHODS)} There are {one_of(METHODS)}.')
+
+
+def _check_finite(found: Attribution) -> None:
+    values = [found.scores, *found.more.values(), *(() if found.maps is None else (found.maps,))]
+    if not all(np.isfinite(v).all() for v in values):
+        raise ExplainError(f"{TITLES[found.method]} of this model gives what is not a number for this scan")
 
 
 def _occlusion(

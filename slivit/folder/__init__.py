@@ -15,7 +15,7 @@ from typing import Any, Self
 from slivit.checkpoint import CONFIG, package_versions
 from slivit.device import computed_on
 from slivit.errors import RecipeError, SlivitError
-from slivit.files import remove_drafts, write_json, write_text
+from slivit.files import read_json, read_mapping, remove_drafts, write_json, write_text
 from slivit.folder.lock import GUARD, OWNER, locked, make_folder
 from slivit.parallel import is_main
 from slivit.recipe import load_recipe, read_values, resolved_toml
@@ -153,8 +153,7 @@ class RunFolder:
 
     def read_json(self, name: str) -> Any:
         """The values of a JSON file of the run; None where there is none."""
-        file = self.path / name
-        return json.loads(file.read_text("utf-8")) if file.is_file() else None
+        return read_json(self.path / name)
 
     def _forget(self) -> None:
         """Remove a new run in which nothing was trained."""
@@ -163,6 +162,18 @@ class RunFolder:
         if self._log_file and not trained and not self.resume:
             self._end_log()
             clear(self.path)
+
+
+def read_metrics(file: Path) -> dict[str, Any]:
+    """A `metrics.json`; empty where there is none.
+
+    Raises:
+        SlivitError: it is damaged, or another file.
+    """
+    found = read_mapping(file)
+    if found and not isinstance(found.get("splits"), Mapping):
+        raise SlivitError(f'{file}: is damaged (it has no "splits"); slivit evaluate writes one anew')
+    return found
 
 
 def note_written(folder: Path, name: str) -> None:
@@ -241,9 +252,12 @@ def same_testing(stored: Any, recipe: Any) -> bool:
 
 
 def is_finished(recipe: Any) -> bool:
-    """Whether the folder of a recipe holds all that its run ends in."""
+    """Whether the folder of a recipe holds all that its run ends in, and nothing more that the run alone needed.
+
+    A run that was killed while it tidied up goes on, so that what is large, or holds pixels of scans, does not stay.
+    """
     folder = Path(recipe.out)
-    return all((folder / name).is_file() for name in recipe.results)
+    return not (folder / PROGRESS).exists() and all((folder / name).is_file() for name in recipe.results)
 
 
 def open_results(folder: Path, *, overwrite: bool = False) -> Path:

@@ -5,14 +5,12 @@ Decisions are written down when they are taken, so that a run that was stopped g
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
-from slivit.files import write_json
+from slivit.files import read_mapping, write_json
 from slivit.planned.networks import LEAST_EPOCHS, Candidate
 
 CLOCK = "clock.json"
@@ -32,7 +30,7 @@ class Clock:
 
     def __init__(self, folder: Path, minutes: float, workers: int, began: float) -> None:
         self.file, self.began, self.workers = folder / CLOCK, began, max(1, workers)
-        kept: dict[str, Any] = json.loads(self.file.read_text("utf-8")) if self.file.is_file() else {}
+        kept = read_mapping(self.file)
         self.seconds, self.before = 60 * minutes, float(kept.get("spent", 0.0))
         self.took: dict[str, dict[str, float]] = kept.get("took", {})
         self.epochs: dict[str, int] = kept.get("epochs", {})

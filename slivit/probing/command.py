@@ -12,6 +12,7 @@ from slivit.checkpoint import Checkpoint, read_config, save_checkpoint
 from slivit.data.caching import cache_of
 from slivit.data.manifest import Manifest
 from slivit.data.sources import imported_frame, load_manifest, named_source
+from slivit.data.table import as_shown
 from slivit.errors import RecipeError, nearest, one_of
 from slivit.evaluate.command import REPORT
 from slivit.evaluate.deciding import decide
@@ -207,7 +208,7 @@ def report(folder: Path, recipe: ProbeRecipe | TableRecipe, manifest: Manifest, 
     metrics = measure(table, task, recipe.testing, decision=decision, data=data)
     write_results(folder, table, task, metrics)
     with whole_file(folder / GRID) as partial:
-        choice.grid.to_csv(partial, index=False)
+        as_shown(choice.grid).to_csv(partial, index=False)
     if recipe.page:
         kept = folder / CHECKPOINT
         page = write_report(folder / REPORT, metrics, table, config=read_config(kept) if kept.is_dir() else None)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from slivit.data.preprocessing import Preprocessing, load_slices
+from slivit.data.table import as_shown
 from slivit.errors import RecipeError
 from slivit.files import whole_file, write_json
 from slivit.folder import open_results
@@ -116,7 +117,7 @@ def compare_backbones(
     rows = [row for path in paths for row in scan_similarities(path, networks, settings)]
     table = pd.DataFrame(rows)
     with whole_file(folder / TABLE) as partial:
-        table.to_csv(partial, index=False)
+        as_shown(table).to_csv(partial, index=False)
     found = summary_of(table)
     write_json(folder / SUMMARY, found)
     for pair in found["pairs"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,10 @@ from slivit.report.draw import Plot, new_figure
 from slivit.report.style import PALETTE, cases_drawn, colour, dash, marker, metric_name, with_unit
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
+
+log = logging.getLogger(__name__)
 
 
 def history_plot(history: Path | None, best_epoch: int | None = None) -> Plot | None:
@@ -20,12 +24,11 @@ def history_plot(history: Path | None, best_epoch: int | None = None) -> Plot | 
         history: the run's `history.csv`.
         best_epoch: the epoch whose weights were kept, counted from 1.
     """
-    import pandas as pd
     from matplotlib.ticker import MaxNLocator
 
     if history is None or not history.is_file():
         return None
-    table = pd.read_csv(history).apply(pd.to_numeric, errors="coerce").dropna(subset=["epoch"])
+    table = _epochs(history)
     losses = [c for c in ("train_loss", "valid_loss") if c in table and table[c].notna().any()]
     if not losses:
         return None
@@ -41,6 +44,17 @@ def history_plot(history: Path | None, best_epoch: int | None = None) -> Plot | 
     ax.legend()
     caption = "Loss on training and validation scans by epoch; dotted: the epoch whose weights were kept."
     return Plot("history", "Training", caption, figure, caption)
+
+
+def _epochs(history: Path) -> pd.DataFrame:
+    """The numbers of a `history.csv`; none of one that is damaged, without which a page is as good otherwise."""
+    import pandas as pd
+
+    try:
+        return pd.read_csv(history).apply(pd.to_numeric, errors="coerce").dropna(subset=["epoch"])
+    except (ValueError, KeyError) as error:
+        log.warning("%s: is damaged (%s); the page has no figure of the training", history, error)
+        return pd.DataFrame()
 
 
 def curve_plot(curve: Mapping[str, Any], metric: str, name: str) -> Plot:

@@ -19,6 +19,7 @@ from slivit.data.images import LARGER
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.table import as_shown
 from slivit.errors import ManifestError, RecipeError
+from slivit.files import whole_file
 from slivit.folder import CHECKPOINT, HISTORY, PROGRESS, SPLIT, RunFolder
 from slivit.models.registry import spec_of
 from slivit.parallel import from_main, is_main, local_device, process_group, wait_for_all
@@ -95,7 +96,8 @@ def _begun(recipe: SelfSupervisedRecipe, folder: RunFolder, frame: pd.DataFrame)
         yield []
         return
     folder.begin()
-    as_shown(frame).to_csv(folder.file(SPLIT), index=False)
+    with whole_file(folder.file(SPLIT)) as partial:
+        as_shown(frame).to_csv(partial, index=False)
     for name in (PROGRESS, HISTORY, PICTURES, PROBE, KEPT):
         folder.file(name)
     with tracked(recipe.logging, recipe.model_dump(mode="json"), folder.path) as following:

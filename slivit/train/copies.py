@@ -18,13 +18,13 @@ from slivit.data.covariates import with_covariates
 from slivit.data.manifest import Manifest
 from slivit.data.sources import load_manifest
 from slivit.data.splits import fold_tested, given_folds
-from slivit.data.table import as_shown, read_shown
+from slivit.data.table import as_shown
 from slivit.errors import RecipeError
 from slivit.evaluate.baselines import NAMED, add_baseline
 from slivit.evaluate.described import describe_rows
 from slivit.evaluate.details import check_subgroups
 from slivit.evaluate.measure import measure, write_results
-from slivit.evaluate.tables import read_predictions
+from slivit.evaluate.tables import read_baseline, read_predictions
 from slivit.files import whole_file
 from slivit.folder import BASELINE, CHECKPOINT, PREDICTIONS, PROGRESS, RECIPE, SPLIT, RunFolder, is_finished
 from slivit.models.registry import create_model, spec_of
@@ -177,8 +177,8 @@ def _train(copy: Copy) -> None:
 
 def pooled(places: Sequence[Path], task: Task, name: str = PREDICTIONS) -> pd.DataFrame:
     """The predictions of several runs as one table; a scan that several predicted in one split is averaged."""
-    read = read_shown if name == BASELINE else lambda file: read_predictions(file, task)[0]
-    table = pd.concat([read(place / name) for place in places], ignore_index=True)
+    read = read_baseline if name == BASELINE else lambda file, task: read_predictions(file, task)[0]
+    table = pd.concat([read(place / name, task) for place in places], ignore_index=True)
     outputs = list(task.prediction_columns)
     keys = [key for key in ("split", "path", NAMED) if key in table]
     how = {column: "mean" if column in outputs else "first" for column in table if column not in keys}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from slivit.errors import CheckpointError, RecipeError, message
-from slivit.files import whole_file, write_json, write_tensors
+from slivit.files import read_mapping, whole_file, write_json, write_tensors
 from slivit.folder import HISTORY, PROGRESS, RATES, RunFolder
 from slivit.train.recipe import Labelled
 
@@ -90,7 +89,7 @@ class Search:
         file = self._own(rate) / SCORE
         if not self.run.resume or not file.is_file():
             return False
-        self.scores.append(json.loads(file.read_text("utf-8")))
+        self.scores.append(read_mapping(file))
         return True
 
     def begin(self, rate: float) -> tuple[Path, bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from slivit.checkpoint import read_config
 from slivit.errors import CheckpointError
 from slivit.evaluate.tables import read_predictions
-from slivit.files import write_json
-from slivit.folder import HISTORY, METRICS, PREDICTIONS, TRACKING
+from slivit.files import read_mapping, write_json
+from slivit.folder import HISTORY, METRICS, PREDICTIONS, TRACKING, read_metrics
 from slivit.targets.decision import Decision
 from slivit.targets.task import Task
 from slivit.train.recipe import Logging
@@ -88,8 +87,7 @@ class _Guard:
 
 def _earlier(settings: Logging, folder: Path) -> dict[str, Any]:
     """The record of the run that is gone on with; empty for a new one, or for one followed elsewhere before."""
-    file = folder / TRACKING
-    record = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    record = read_mapping(folder / TRACKING)
     return record if record.get("tracker") == settings.tracker else {}
 
 
@@ -132,8 +130,7 @@ def results_of(folder: Path, config: Mapping[str, Any] | None) -> dict[str, Any]
 
 
 def _metrics(folder: Path) -> dict[str, Any] | None:
-    file = folder / METRICS
-    return json.loads(file.read_text("utf-8")) if file.is_file() else None
+    return read_metrics(folder / METRICS) or None
 
 
 def draw_figures(folder: Path, out: Path, config: Mapping[str, Any] | None) -> list[Path]:
@@ -188,5 +185,5 @@ def lineage_of(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: training[key] for key in ("stage", "source", "scans", "started_from") if key in training}
     start = Path(training.get("started_from", {}).get("folder", ""))
     places = [file for file in (start / TRACKING, start.parent / TRACKING) if start.parts and file.is_file()]
-    before = {"tracked_start": json.loads(places[0].read_text("utf-8"))} if places else {}
+    before = {"tracked_start": read_mapping(places[0])} if places else {}
     return {"model": config["model"]["name"], "sha256": config["sha256"], **kept, **before}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.resources import files
@@ -18,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from slivit.checkpoint import read_config
 from slivit.errors import SlivitError
-from slivit.folder import METRICS
+from slivit.folder import METRICS, read_metrics
 from slivit.report.page import shown_split
 from slivit.report.style import interval, metric_name, number
 from slivit.targets.task import Task
@@ -123,7 +122,7 @@ def measured(run: Path, task: Task) -> Iterator[Mapping[str, str]]:
     found = next((run / place / METRICS for place in PLACES if (run / place / METRICS).is_file()), None)
     if found is None:
         return
-    metrics = json.loads(found.read_text("utf-8"))
+    metrics = read_metrics(found)
     split = shown_split(metrics)
     for name in task.measures.headlines[:2]:
         value = metrics["splits"][split]["metrics"].get(name)

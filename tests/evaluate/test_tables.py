@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from slivit.errors import ManifestError
-from slivit.evaluate.tables import read_predictions, task_of
+from slivit.evaluate.tables import read_baseline, read_predictions, task_of
+from slivit.targets.task import Task
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "regression"])
@@ -55,3 +56,17 @@ def test_values_whose_squares_are_no_numbers_are_refused(tmp_path):
     (tmp_path / "p.csv").write_text("path,target_y,pred_y\na,1,2\nb,1e308,-1e308\n")
     with pytest.raises(ManifestError, match=r"row 3: target_y is 1e\+308; up to 1e\+100 is allowed"):
         read_predictions(tmp_path / "p.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("a,b\n1,2\n", 'column "path" is missing'),
+        ("path,split,prob_x\na,test,much\n", "not a number"),
+    ],
+)
+def test_a_damaged_table_of_a_baseline_is_named(tmp_path, content, message):
+    (tmp_path / "baseline.csv").write_text(content)
+    with pytest.raises(ManifestError, match=f"baseline.csv.*(\n.*)?{message}"):
+        read_baseline(tmp_path / "baseline.csv", Task(kind="binary", targets=("x",)))

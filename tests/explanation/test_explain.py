@@ -254,6 +254,13 @@ def test_mistakes_are_told(checkpoint, network, settings, volume):
         slivit.explain(checkpoint, some)
 
 
+def test_a_network_of_nan_is_not_explained(network, settings, volume):
+    model = network()
+    torch.nn.init.constant_(model.head.bias, float("nan"))
+    with pytest.raises(ExplainError, match="output is not a number"):
+        slivit.explain(model, volume, task=TASK, preprocessing=settings)
+
+
 def test_the_likeliest_class_is_explained(network, settings, volume):
     found = slivit.explain(network(3), volume, task=CLASSES, preprocessing=settings, methods=["gradcam"])
     assert found.prediction == max(found.predictions[f"prob_{c}"] for c in "abc")

@@ -8,6 +8,7 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.report import facts, style, summary, tables
 from slivit.report.checklist import checklists
 from slivit.report.mistakes import contact_sheet, mistakes, png_uri
+from slivit.report.plots_training import history_plot
 from slivit.targets.decision import Decision, Threshold
 from slivit.targets.task import Task
 
@@ -178,3 +179,10 @@ def test_an_expert_who_changes_nothing_is_said_to(evaluated):
     assert f"instead of {style.number(points[0]['roc_auc']['value'])}" in " ".join(
         summary.sentences(test, task, metrics, "test")
     )
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", bytes(range(256))])
+def test_a_damaged_history_costs_its_figure_alone(tmp_path, caplog, content):
+    (tmp_path / "history.csv").write_bytes(content)
+    assert history_plot(tmp_path / "history.csv") is None
+    assert "history.csv: is damaged" in caplog.text

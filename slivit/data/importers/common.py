@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from slivit.data.table import missing_columns
+from slivit.data.table import as_shown, missing_columns
 from slivit.errors import ManifestError, nearest
 from slivit.files import whole_file
 from slivit.targets.task import Task
@@ -161,4 +161,4 @@ def numbers(column: pd.Series) -> pd.Series:
 def write_slices(path: str, table: pd.DataFrame) -> None:
     """Write a table of positive slices (path, uid) beside a manifest."""
     with whole_file(Path(path).expanduser()) as partial:
-        table.to_csv(partial, index=False)
+        as_shown(table).to_csv(partial, index=False)
