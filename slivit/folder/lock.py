@@ -80,7 +80,7 @@ def _owner(path: Path) -> dict[str, Any] | None:
         found = json.loads((path / OWNER).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and "host" in found else None  # else damaged: nobody says that
 
 
 def _alive(owner: Mapping[str, Any], file: Path) -> bool:

@@ -141,7 +141,7 @@ def ground(tmp_path_factory, tiny_slivit) -> Path:
     _scans(folder / "scans")
     _classes(folder / "classes")
     pictures = sorted((folder / "classes").rglob("*.png"))
-    rows = [{"path": str(p), "patient": p.stem, "split": ("train", "val", "test")[i // 2 % 3], "side": "AB"[i // 3 % 2],
+    rows = [{"path": str(p), "patient": p.stem, "split": ("train", "val", "test")[i // 2 % 3], "side": "AB"[i % 2],
              "bright": int(p.parent.name == "light")} for i, p in enumerate(pictures)]  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "pictures.csv", index=False)
     with zipfile.ZipFile(folder / "scans.zip", "w") as archive:

@@ -112,3 +112,11 @@ def test_an_array_is_a_scan_of_which_slices_are_read(tmp_path, rng):
     (tmp_path / "cut.npy").write_bytes((tmp_path / "scan.npy").read_bytes()[:200])
     with pytest.raises(ReadError, match="NumPy array"):
         read_volume(tmp_path / "cut.npy")
+
+
+def test_an_array_larger_than_a_scan_may_be_is_refused(tmp_path, monkeypatch):
+    np.save(tmp_path / "scan.npy", np.zeros((20, 100, 100), np.uint8))
+    monkeypatch.setenv("SLIVIT_MAX_SCAN_GB", "0.0001")
+    assert read_volume(tmp_path / "scan.npy", select=lambda n: [0, 9]).array.shape == (2, 100, 100)
+    with pytest.raises(ReadError, match=r"promises 20 x 100 x 100 values"):
+        read_volume(tmp_path / "scan.npy")

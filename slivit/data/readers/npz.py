@@ -61,8 +61,10 @@ def open_npy(path: Path, source: str) -> Scan:
         )
     stack = array.reshape((-1, *array.shape[-2:]))
     depth, height, width = stack.shape
+    stored = path.stat().st_size
 
     def load(indices: Sequence[int]) -> Array:
+        check_size(path, (len(indices), height, width), array.itemsize, stored)
         with decoding(path, "NumPy array"):
             return np.array(stack[list(indices)])
 
