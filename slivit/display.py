@@ -16,6 +16,8 @@ import numpy.typing as npt
 Array = npt.NDArray[np.generic]
 SHEET, PLANE, DEEP = 12, 220, 16
 """Slices on a contact sheet; pixels of the longest side of a plane; slices from which three planes are shown."""
+VEIL = 0.5
+"""How strongly a mask covers the scan."""
 CELL = "padding:1px 12px 1px 0;text-align:left;vertical-align:top"
 
 
@@ -37,7 +39,7 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def picture(image: Array, alt: str) -> str:
-    """A grey image, (H, W) uint8, within a page; as JPEG, so that a notebook stays small."""
+    """An image, (H, W) or (H, W, 3) uint8, within a page; as JPEG, so that a notebook stays small."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -60,22 +62,88 @@ def volume_image(
     Returns:
         (rows, columns) uint8; percentiles 1 to 99 are black and white.
     """
-    steps = patient_axes(affine)
-    if spacing is None or len(array) < DEEP:
-        chosen = np.linspace(0, len(array) - 1, min(SHEET, len(array))).round().astype(int)
-        slices = [_as_viewed(image, 0, steps) for image in array[chosen]]
-        side = PLANE if len(chosen) == 1 else 120
-        images = [_scaled(_between(image, *_limits(array[chosen])), (1.0, 1.0), side) for image in slices]
-        return _sheet(images, 1 if len(images) == 1 else min(6, -(-len(images) // 2)))
-    low, high = _limits(array[:: max(1, len(array) // SHEET)])
-    order = (0, 1, 2) if steps is None else sorted(range(3), key=lambda axis: -abs(steps[axis]))
+    low, high = _limits(array[_chosen(array)] if _shallow(array, spacing) else array[:: max(1, len(array) // SHEET)])
+    middle = (array.shape[0] // 2, array.shape[1] // 2, array.shape[2] // 2)
+    shown = _shown(array, spacing, patient_axes(affine), middle)
+    images = [_scaled(_between(image, low, high), mm, side) for image, mm, side in shown]
+    return _sheet(images, _columns(len(images)) if _shallow(array, spacing) else 3)
+
+
+def mask_image(
+    array: Array,
+    mask: npt.NDArray[np.uint8],
+    colours: Sequence[Sequence[int]],
+    spacing: tuple[float, float, float] | None,
+    affine: npt.NDArray[np.float64] | None,
+    at: tuple[int, int, int],
+) -> npt.NDArray[np.uint8]:
+    """As `volume_image`, with a mask over it.
+
+    Args:
+        array: (D, H, W).
+        mask: (D, H, W), 0 where there is nothing.
+        colours: red, green and blue of the mask's numbers from 1, over and over again.
+        spacing: in mm.
+        affine: see `volume_image`.
+        at: the voxel that planes go through.
+
+    Returns:
+        (rows, columns, 3) uint8.
+    """
+    low, high = percentiles(array)
+    table = np.array([(0, 0, 0), *colours], np.float32)
     images = []
+    for values, where in ((array, 0), (mask, 1)):
+        shown = _shown(values, spacing, patient_axes(affine), at)
+        grey = [_between(image, low, high) if where == 0 else image for image, _, _ in shown]
+        images.append([_scaled(g, mm, side, where == 1) for g, (_, mm, side) in zip(grey, shown, strict=True)])
+    painted = []
+    for grey, labels in zip(*images, strict=True):
+        numbers = np.where(labels > 0, (labels - 1) % len(colours) + 1, 0)
+        rgb = np.where((numbers > 0)[..., None], (1 - VEIL) * grey[..., None] + VEIL * table[numbers], grey[..., None])
+        painted.append(rgb.astype(np.uint8))
+    return _sheet(painted, _columns(len(painted)) if _shallow(array, spacing) else 3)
+
+
+def middle_of(mask: Array) -> tuple[int, int, int]:
+    """The voxel in the middle of a (D, H, W) mask; of the whole array where the mask is empty."""
+    inside = np.argwhere(mask) if mask.any() else np.array(mask.shape)[None] // 2
+    depth, row, column = (int(place) for place in np.median(inside, 0))
+    return depth, row, column
+
+
+def _shallow(array: Array, spacing: tuple[float, float, float] | None) -> bool:
+    """Whether slices are shown, and not planes."""
+    return spacing is None or len(array) < DEEP
+
+
+def _chosen(array: Array) -> npt.NDArray[np.intp]:
+    """The slices of a contact sheet."""
+    return np.linspace(0, len(array) - 1, min(SHEET, len(array))).round().astype(int)
+
+
+def _columns(count: int) -> int:
+    return 1 if count == 1 else min(6, -(-count // 2))
+
+
+def _shown(
+    array: npt.NDArray[Any],
+    spacing: tuple[float, float, float] | None,
+    steps: tuple[int, int, int] | None,
+    at: tuple[int, int, int],
+) -> list[tuple[npt.NDArray[Any], Sequence[float], int]]:
+    """The planes through a voxel, or the slices of a contact sheet, with mm a pixel and pixels of the longest side."""
+    if spacing is None or _shallow(array, spacing):
+        chosen = _chosen(array)
+        side = PLANE if len(chosen) == 1 else 120
+        return [(_as_viewed(image, 0, steps), (1.0, 1.0), side) for image in array[chosen]]
+    order = (0, 1, 2) if steps is None else sorted(range(3), key=lambda axis: -abs(steps[axis]))
+    shown: list[tuple[npt.NDArray[Any], Sequence[float], int]] = []
     for axis in order:
-        plane = _between(np.take(array, array.shape[axis] // 2, axis), low, high)
         mm = [spacing[other] for other in range(3) if other != axis]
-        turned = _turned(axis, steps)
-        images.append(_scaled(_as_viewed(plane, axis, steps), mm[::-1] if turned else mm, PLANE))
-    return _sheet(images, 3)
+        plane = _as_viewed(np.take(array, at[axis], axis), axis, steps)
+        shown.append((plane, mm[::-1] if _turned(axis, steps) else mm, PLANE))
+    return shown
 
 
 def patient_axes(affine: npt.NDArray[np.float64] | None) -> tuple[int, int, int] | None:
@@ -130,20 +198,24 @@ def _between(array: Array, low: float, high: float) -> npt.NDArray[np.uint8]:
     return (np.clip((np.asarray(array, np.float32) - low) / span, 0, 1) * 255).astype(np.uint8)
 
 
-def _scaled(image: npt.NDArray[np.uint8], mm: Sequence[float], side: int) -> npt.NDArray[np.uint8]:
-    """An image in its true proportions, its longer side `side` pixels."""
+def _scaled(
+    image: npt.NDArray[np.uint8], mm: Sequence[float], side: int, nearest: bool = False
+) -> npt.NDArray[np.uint8]:
+    """An image in its true proportions, its longer side `side` pixels; numbers of labels are not mixed (`nearest`)."""
     from PIL import Image
 
     size = np.array(image.shape) * np.array(mm)
     rows, columns = np.maximum(np.round(size / size.max() * side), 8).astype(int)
-    return np.asarray(Image.fromarray(image).resize((int(columns), int(rows)), Image.Resampling.BILINEAR))
+    how = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((int(columns), int(rows)), how))
 
 
 def _sheet(images: Sequence[npt.NDArray[np.uint8]], columns: int, gap: int = 3) -> npt.NDArray[np.uint8]:
     """Images in rows, each in the middle of a cell of the largest one's size."""
     height, width = (max(im.shape[axis] for im in images) for axis in (0, 1))
     rows = -(-len(images) // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), 255, np.uint8)
+    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, *images[0].shape[2:])
+    sheet = np.full(shape, 255, np.uint8)
     for i, image in enumerate(images):
         top = i // columns * (height + gap) + (height - image.shape[0]) // 2
         left = i % columns * (width + gap) + (width - image.shape[1]) // 2
@@ -158,17 +230,29 @@ def nifti_bytes(
 
     Args:
         array: (D, H, W), any real numbers; what browsers lack is stored as float32 or int32.
-        affine: (4, 4) from (d, h, w, 1) to RAS coordinates in mm; by the spacing alone where None.
+        affine: (4, 4) from (d, h, w, 1) to RAS coordinates in mm; None as `unplaced` has it.
         spacing: in mm, in the order (D, H, W).
     """
     import nibabel
 
-    own = np.diag([*(spacing or (1.0, 1.0, 1.0))[::-1], 1.0]) if affine is None else affine[:, [2, 1, 0, 3]]
+    own = (unplaced(spacing) if affine is None else affine)[:, [2, 1, 0, 3]]
     image = nibabel.Nifti1Image(_plain(array).transpose(2, 1, 0), own)
     image.set_sform(own, code="scanner")
     image.set_qform(own, code="scanner", strip_shears=True)
     image.header.set_xyzt_units("mm")
     return bytes(image.to_bytes())
+
+
+def unplaced(spacing: tuple[float, float, float] | None) -> npt.NDArray[np.float64]:
+    """(4, 4) from (d, h, w, 1) to mm of a scan whose place is not known: a viewer shows its slices as they are stored.
+
+    Args:
+        spacing: in mm; 1 mm where None.
+    """
+    depth, row, column = spacing or (1.0, 1.0, 1.0)
+    matrix = np.diag([0.0, 0.0, 0.0, 1.0])
+    matrix[2, 0], matrix[1, 1], matrix[0, 2] = depth, -row, -column  # rows run down, and columns to the viewer's right
+    return matrix
 
 
 def _plain(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -205,6 +289,28 @@ def planes_widget(layers: Sequence[Mapping[str, Any]], height: int = 480) -> Any
     widget = NiiVue(height=height, back_color=(0, 0, 0, 1), crosshair_color=blue, **width, **options)
     widget.load_volumes([{"colorbar_visible": False, **layer} for layer in layers])
     return widget
+
+
+def label_table(colours: Sequence[Sequence[int]]) -> Any:
+    """The colours of a mask's numbers from 1, for `ipyniivue.Volume`."""
+    from ipyniivue.traits import LUT
+
+    lut = [0, 0, 0, 0, *(int(v) for i in range(32) for v in (*colours[i % len(colours)], 255))]
+    return LUT(lut=lut, min=0.0, max=32.0)
+
+
+def with_choice(planes: Any, names: Sequence[str], first: str) -> Any:
+    """Three planes below a row of buttons, of which each shows one of the layers over the scan."""
+    from ipywidgets import ToggleButtons, VBox
+
+    choice = ToggleButtons(options=[*names, "none"], value=first)
+
+    def show(change: Mapping[str, Any]) -> None:
+        for name, layer in zip(names, planes.volumes[1:], strict=True):
+            layer.opacity = VEIL if name == change["new"] else 0.0
+
+    choice.observe(show, "value")
+    return VBox([choice, planes])
 
 
 def in_notebook() -> bool:

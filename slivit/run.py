@@ -14,7 +14,7 @@ from slivit.recipe import read_values
 if TYPE_CHECKING:
     import pandas as pd
 
-    from slivit.viewer.notebook import ViewedScan
+    from slivit.viewer.notebook import ViewedMasks, ViewedScan
 
 RECIPES = ("recipe.toml", "plan.toml")
 
@@ -72,8 +72,10 @@ class Run:
 
     def view(
         self, scan: str | Path | int, *, target: str | None = None, method: str = "gradcam", device: str = "cpu"
-    ) -> ViewedScan:
+    ) -> ViewedScan | ViewedMasks:
         """Look at a scan and at what the model makes of it, in a notebook: three planes with an explanation over them.
+
+        Of a run that segments: with the true and the predicted mask and their difference, and Dice by structure.
 
         Args:
             scan: the path of a scan, the name of its file, or its number in the run's `split.csv`.

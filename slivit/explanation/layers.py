@@ -149,8 +149,17 @@ def _video_tokens(model: Any) -> list[MapLayer]:
     return [MapLayer(layers[-1], cells, True)]
 
 
+def _ensemble(model: Any) -> list[MapLayer]:
+    """The layers of all networks in it; models of tables have none."""
+    networks = [network for member in model.backbone for network in getattr(member, "networks", ())]
+    if not networks:
+        raise ExplainError("ensemble: Grad-CAM is not defined: it holds no network, and models of tables have no map")
+    return [layer for network in networks for layer in map_layers(network)]
+
+
 _LAYERS: Mapping[str, Callable[[Any], list[MapLayer]]] = MappingProxyType(
     {
+        "ModuleList": _ensemble,
         "ShortenedResNet": _layer("layer4"),
         "S3D": _layer("features"),
         "MViT": _mvit,

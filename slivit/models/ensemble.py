@@ -7,6 +7,7 @@ for this project. Licence: Apache-2.0.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -144,14 +145,14 @@ class NetworkMember(nn.Module):
 
 
 class Mean(nn.Module):
-    """The weighted mean of members: (members, B, out_dim) -> (B, out_dim)."""
+    """The weighted mean of members: (B, members, out_dim) -> (B, out_dim)."""
 
     def __init__(self, members: int) -> None:
         super().__init__()
         self.weights = nn.Parameter(torch.full((members,), 1 / members))
 
     def forward(self, parts: Tensor) -> Tensor:
-        return (parts * self.weights.view(-1, 1, 1)).sum(0)
+        return (parts * self.weights[:, None]).sum(1)
 
 
 class Ensemble(nn.Module):
@@ -181,7 +182,7 @@ class Ensemble(nn.Module):
     def forward(self, x: Tensor, covariates: Tensor | None = None) -> Tensor:
         """(B, 1, S, P, P) from 0 to 1, and (B, k) covariates -> (B, out_dim) logits, or standardised values."""
         check_volume(x, "ensemble", 1, self.input_size)
-        mean = self.head(self.forward_members(x, covariates))
+        mean = self.head(self.forward_members(x, covariates).transpose(0, 1))
         return mean if self.activation == "identity" else _logits(mean, self.activation)
 
     def pooled_features(self, x: Tensor, covariates: Tensor | None = None) -> Tensor:
@@ -202,6 +203,19 @@ class Ensemble(nn.Module):
                 self._calibrated(self._active(outputs) if described["kind"] == "linear" else outputs, temperature)
             )
         return torch.stack(found)
+
+    def member(self, place: int) -> Ensemble:
+        """One member as an ensemble of its own; the weights are shared, nothing is copied."""
+        described, spec = self.described[place], spec_of(self)
+        empty = {"kind": "linear", "features": (), "width": 0}
+        alone: Any = Ensemble(1, self.input_size, [empty], self.activation, self.covariates)
+        alone.described, alone.backbone = [described], nn.ModuleList([self.backbone[place]])
+        alone.frozen, alone.frozen_names = self.frozen, self.frozen_names
+        alone.names = sorted(described.get("features", ()))
+        alone.temperatures = self.temperatures[place : place + 1]
+        alone.spec = replace(spec, args={**spec.args, "members": [described]})
+        found: Ensemble = alone.to(self.temperatures.device).eval()
+        return found
 
     def _active(self, outputs: Tensor) -> Tensor:
         if self.activation == "identity":

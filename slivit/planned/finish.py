@@ -17,7 +17,7 @@ from slivit.data.training_range import training_range
 from slivit.evaluate.measure import measure, write_results
 from slivit.evaluate.recipe import Testing
 from slivit.files import whole_file, write_json
-from slivit.folder import SPLIT, VERSIONS
+from slivit.folder import MEMBERS, SPLIT, VERSIONS
 from slivit.planned.plan import Plan, kinds_of
 from slivit.report.auto_page import write_auto
 from slivit.targets.task import Task
@@ -62,6 +62,8 @@ def finish(
     write_json(folder / VERSIONS, package_versions())
     save_checkpoint(folder / CHECKPOINT, model, work.task, plan.preprocessing, _record(plan, work))
     table = pd.concat([_table(work, predictions[ENSEMBLE]), *_test_rows(plan, work, model)], ignore_index=True)
+    with whole_file(folder / MEMBERS) as partial:
+        as_shown(_members(work, {name: predictions[name] for name in weights})).to_csv(partial, index=False)
     testing = Testing(level=LEVEL, draws=DRAWS, by_patient=True)
     metrics = measure(table, work.task, testing, data={"source": plan.source, "external": False})
     write_results(folder, table, work.task, metrics)
@@ -88,6 +90,17 @@ def _table(work: Scans, p: Array) -> pd.DataFrame:
     known = {f"target_{t}": frame[t] for t in task.targets}
     own = frame.drop(columns=list(task.targets)).assign(split="val", notes="", **known)
     return own.assign(**dict(zip(task.prediction_columns, in_units(task, p).T, strict=True)))
+
+
+def _members(work: Scans, predictions: Mapping[str, Array]) -> pd.DataFrame:
+    """Out-of-fold predictions of the ensemble's members, one row a member and scan."""
+    task = work.task
+    own = work.frame[[name for name in ("path", "series") if name in work.frame]]
+    parts = [
+        own.assign(member=name, **dict(zip(task.prediction_columns, in_units(task, p).T, strict=True)))
+        for name, p in predictions.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _test_rows(plan: Plan, work: Scans, model: Ensemble) -> list[pd.DataFrame]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from slivit.checkpoint import Checkpoint, load_checkpoint
+from slivit.data.case import on_grid
 from slivit.data.covariates import covariate_rows
 from slivit.data.foreground import to_foreground
 from slivit.data.manifest import read_manifest
@@ -32,7 +33,8 @@ from slivit.models.ensemble import Ensemble
 from slivit.predict.engine import Engine
 from slivit.targets.task import is_missing
 from slivit.viewer.neighbours import Neighbours
-from slivit.viewer.record import Record, stored_predictions
+from slivit.viewer.nifti import read_mask
+from slivit.viewer.record import Record, stored_members, stored_predictions
 from slivit.volume import Volume
 
 if TYPE_CHECKING:
@@ -120,11 +122,12 @@ class Bench:
     ) -> None:
         self.checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
         self.run = self.checkpoint.path.parent if self.checkpoint.path.name == "checkpoint" else self.checkpoint.path
+        self.name = self.run.name  # what the page calls it
         self.engine = Engine(self.checkpoint, device, batch_size=batch_size)
         chosen = manifest or (self.run / SPLIT if (self.run / SPLIT).is_file() else None)
         self.rows: list[Row] = self._read(chosen) if chosen else []
         self.known: dict[str, Row] = dict(stored_predictions(self.run))
-        self.members: dict[str, dict[str, Row]] = {name: {} for name in _member_names(self.checkpoint.model)}
+        self.members = stored_members(self.run, _member_names(self.checkpoint.model))
         self.dropped: dict[str, Opened] = {}
         self._opened, self._volumes = Recent[Opened](OPENED), Recent[Volume](VOLUMES)
         self._lock = threading.Lock()  # one computation at a time: visitors share the model
@@ -149,7 +152,9 @@ class Bench:
         """The training scans to compare with."""
         split = self.run / SPLIT
         rows = self._read(split) if split.is_file() else self.rows
-        training = [row for row in rows if row["split"] == "train"]
+        # `slivit auto` fits its ensemble on the scans whose predictions out of fold chose it.
+        learned = ("train", "val") if self.members else ("train",)
+        training = [row for row in rows if row["split"] in learned]
         return Neighbours(self.engine, training, self.checkpoint.path, self.run / "neighbours.npz", self._lock)
 
     def open(self, key: str, row: Row | None = None) -> Opened:
@@ -208,14 +213,18 @@ class Bench:
 
     def keep_members(self, row: Row, features: npt.NDArray[Any]) -> None:
         """Keep what an ensemble's members say of a row, which is what its head reads."""
+        for rows, said in zip(self.members.values(), self.members_say(features), strict=True):
+            rows.setdefault(scan_key(row), said)
+
+    def members_say(self, features: npt.NDArray[Any]) -> list[Row]:
+        """What an ensemble's members predict, by column: that is what its head reads; none of another model."""
         task = self.checkpoint.task
         if not self.members:
-            return
+            return []
         parts = features.reshape(len(self.members), task.out_dim)
         if not task.makes_calls and task.spread:
             parts = parts * np.array(task.spread) + np.array(task.center)
-        for rows, part in zip(self.members.values(), parts, strict=True):
-            rows[scan_key(row)] = dict(zip(task.prediction_columns, part.tolist(), strict=True))
+        return [dict(zip(task.prediction_columns, part.tolist(), strict=True)) for part in parts]
 
     def open_files(self, folder: Path) -> Opened:
         """Read and predict what was dropped into a folder: its one file, or the folder as a series.
@@ -287,6 +296,20 @@ class Bench:
         if not 0 <= channel < len(volume.array):
             raise SlivitError(f"{opened.name}: there is no channel {channel}; there are 0 to {len(volume.array) - 1}")
         return replace(volume, array=volume.array[channel])
+
+    def mask(self, opened: Opened, file: Path) -> npt.NDArray[Any]:
+        """(D, H, W) whole numbers: a mask's file on the voxels of an opened scan.
+
+        Raises:
+            SlivitError: it cannot be read, or does not say where it lies.
+        """
+
+        def read() -> Volume:
+            array, affine = read_mask(file)
+            found = Volume(array, None, str(file), affine)
+            return replace(found, array=on_grid(found, self.shown(opened), "resample"))
+
+        return self._volumes.get((scan_key(opened.row), file), read).array
 
     def explain(
         self, opened: Opened, target: str, method: str, progress: Callable[[int, int], None] | None = None

@@ -35,7 +35,8 @@ def run(
     Args:
         checkpoint: a run or checkpoint folder, or a folder of runs, such as a study, whose page lists them.
         more: a CSV of scans to choose from (the run's own split where there is none), and further runs to compare with.
-        readers: CSVs of people's calls; see `slivit.viewer.opinions.read_calls`.
+        readers: CSVs of people's calls, or masks; see `slivit.viewer.opinions.read_calls` and
+            `slivit.viewer.segments.reader_masks`.
         host: the address to listen on; the default is this machine's own and nobody else's.
         port: 0 for any free one.
         browser: open the user's browser.
@@ -88,9 +89,15 @@ def _of_runs(
 ) -> Any:
     """The application over one run, or several beside each other."""
     from slivit.viewer.desk import Desk
-    from slivit.viewer.opinions import read_calls
-    from slivit.viewer.segments import open_bench
+    from slivit.viewer.opinions import Other, read_calls
+    from slivit.viewer.segments import MaskBench, open_bench, reader_masks
     from slivit.viewer.web import application
 
     benches = [open_bench(checkpoint, manifest, **options), *(open_bench(other, **options) for other in others)]
-    return application(Desk(benches, [said for csv in readers for said in read_calls(csv, benches[0])]))
+    first, calls = benches[0], list[Other]()
+    for csv in readers:
+        if isinstance(first, MaskBench):
+            benches += reader_masks(csv, first)
+        else:
+            calls += read_calls(csv, first)
+    return application(Desk(benches, calls))

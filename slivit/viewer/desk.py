@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from slivit.data.reviews import REVIEWS, Review, append_review, in_words, read_reviews, scan_key
 from slivit.errors import SlivitError, one_of
 from slivit.viewer.bench import Bench, Opened
-from slivit.viewer.opinions import Other, members_of
+from slivit.viewer.members import members_of
+from slivit.viewer.opinions import Other, told_apart
 from slivit.viewer.server import ViewError
 from slivit.viewer.thumbnails import Thumbnails
 from slivit.viewer.worklist import worklist
@@ -23,12 +24,16 @@ class Desk:
     """The runs of a page.
 
     Args:
-        benches: the runs; the first one's scans are listed, the others are compared with it.
+        benches: the runs; the first one's scans are listed, the others are compared with it, and its members where it
+            is an ensemble.
         readers: calls of people, by name.
     """
 
     def __init__(self, benches: Sequence[Bench], readers: Sequence[Other] = ()) -> None:
-        self.benches, self.readers = list(benches), list(readers)
+        for bench, name in zip(benches, told_apart([(bench.name, bench.run) for bench in benches]), strict=True):
+            bench.name = name
+        self.benches: list[Bench] = [*benches, *members_of(benches[0])]
+        self.readers = list(readers)
         own = self.main.checkpoint.task
         for bench in self.benches[1:]:
             other = bench.checkpoint.task
@@ -46,8 +51,8 @@ class Desk:
 
     @property
     def names(self) -> list[str]:
-        """The runs, and who else is compared."""
-        return [bench.run.name for bench in self.benches]
+        """The runs, and the members of an ensemble: all that can be asked for an explanation."""
+        return [bench.name for bench in self.benches]
 
     @cached_property
     def thumbnails(self) -> Thumbnails:
@@ -70,8 +75,8 @@ class Desk:
     @property
     def others(self) -> list[Other]:
         """All who have an opinion beside the run that is looked at: other runs, an ensemble's members, people."""
-        runs = [Other(b.run.name, b.known, b.checkpoint.operating_point) for b in self.benches[1:]]
-        return [*runs, *members_of(self.main), *self.readers]
+        runs = [Other(b.name, b.known, b.checkpoint.operating_point) for b in self.benches[1:]]
+        return [*runs, *self.readers]
 
     def opened(self, request: Request) -> tuple[Bench, Opened]:
         """The run and the scan that a request is about.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slivit.display import nifti_bytes, patient_axes
+from slivit.display import nifti_bytes, patient_axes, unplaced
 from slivit.errors import ReadError, SlivitError
 from slivit.explanation import Explanation
 from slivit.explanation.outputs import overlay_array
@@ -64,9 +64,7 @@ def map_bytes(found: Explanation, method: str) -> bytes:
     grey = np.rint(255 * np.clip(array / peak, 0, 1)).astype(np.uint8) if peak > 0 else np.zeros(small, np.uint8)
     steps = (1.0, height / small[1], width / small[2])
     spacing = tuple(s * step for s, step in zip(scan.spacing or (1.0, 1.0, 1.0), steps, strict=True))
-    affine = (
-        scan.affine if scan.affine is not None else np.diag([*(scan.spacing or (1.0, 1.0, 1.0)), 1.0])[[2, 1, 0, 3]]
-    )
+    affine = unplaced(scan.spacing) if scan.affine is None else scan.affine
     return nifti_bytes(grey, affine @ _coarser(steps), (spacing[0], spacing[1], spacing[2]))
 
 

@@ -1,20 +1,44 @@
-"""A scan of a run in a notebook: three planes with an explanation over them, as a widget or as still pictures."""
+"""A scan of a run in a notebook: three planes with an explanation or masks over them, as a widget or still pictures."""
 
 from __future__ import annotations
 
+import math
 from base64 import b64encode
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from slivit.display import DEEP, bundle, nifti_bytes, percentiles, picture, planes_widget, volume_image
+from slivit.display import (
+    CELL,
+    DEEP,
+    VEIL,
+    bundle,
+    in_notebook,
+    label_table,
+    mask_image,
+    middle_of,
+    nifti_bytes,
+    percentiles,
+    picture,
+    planes_widget,
+    volume_image,
+    with_choice,
+)
 from slivit.errors import SlivitError, nearest
 from slivit.explanation import Explanation, target_or
 from slivit.report.style import amount, number
-from slivit.viewer.bench import Bench
+from slivit.viewer.bench import Bench, Opened
 from slivit.viewer.nifti import map_bytes
+from slivit.viewer.pictures import COLOURS, DIFFERENT
+from slivit.viewer.segments import DIFFERENCE, CaseMasks, MaskBench, open_bench
 from slivit.volume import Volume
+
+ORDER, FIRST = ("true", "predicted", "difference"), "predicted"
+"""The masks as they are drawn, and which one the widget shows first."""
+RIGHT = "As radiologists view it: the patient's right on the left, head or front up."
+MILLILITRES = {"true_ml": "true mL", "predicted_ml": "predicted mL"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +84,88 @@ class ViewedScan:
         return f"ViewedScan({self.said}, {self.volume.source})"
 
 
-def view(run: Path, scan: str | Path | int, *, target: str | None, method: str, device: str) -> ViewedScan:
+@dataclass(frozen=True, eq=False)
+class ViewedMasks:
+    """A scan with the masks that a run predicts and those that are true; shows itself in a notebook.
+
+    Args:
+        volume: at stored resolution, one channel.
+        found: its masks, as far as they are known.
+        said: the scan, and how well the run does on it, in words.
+    """
+
+    volume: Volume
+    found: CaseMasks
+    said: str
+
+    def widget(self) -> Any | None:
+        """Three planes, and a choice of masks to lie over them; None outside of a notebook and without ipyniivue."""
+        if self.volume.shape[0] < DEEP or not in_notebook():
+            return None
+        low, high = percentiles(self.volume.array)
+        place = (self.volume.affine, self.volume.spacing)
+        layers: list[dict[str, Any]] = [{"data": nifti_bytes(self.volume.array, *place), "name": "scan.nii"}]
+        layers[0] |= {"colormap": "gray", "cal_min": low, "cal_max": high}
+        names = [name for name in ORDER if name in self.found.layers]
+        for name in names:
+            look = {"opacity": VEIL if name == FIRST else 0.0, "colormap_label": label_table(colours_of(name))}
+            layers.append({"data": nifti_bytes(self.found.layers[name], *place), "name": f"{name}.nii", **look})
+        planes = planes_widget(layers)
+        return None if planes is None else with_choice(planes, names, FIRST)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return bundle(repr(self), self._repr_html_(), self.widget())
+
+    def _repr_html_(self) -> str:
+        heads = "".join(f'<th style="{CELL}">{head}</th>' for head in ("", "Dice", *MILLILITRES.values()))
+        lines = ""
+        for i, one in enumerate(self.found.structures):
+            cells = [told(one[key]) for key in ("dice", *MILLILITRES)]
+            named = swatch(COLOURS[i % len(COLOURS)]) + escape(one["name"])
+            row = "".join(f'<td style="{CELL}">{cell}</td>' for cell in (named, *cells))
+            lines += f"<tr>{row}</tr>"
+        notes = [*self.found.notes, RIGHT] if self.volume.affine is not None else self.found.notes
+        said = "".join(f"<p>{escape(note)}</p>" for note in notes)
+        title = f"<b>{escape(self.said)}</b><table><tr>{heads}</tr>{lines}</table>"
+        return f"<div>{title}{''.join(self._pictures())}{said}</div>"
+
+    def _pictures(self) -> Iterator[str]:
+        """Each mask over the same planes or slices."""
+        volume, layers = self.volume, self.found.layers
+        at = middle_of(sum(mask > 0 for name, mask in layers.items() if name != "difference"))
+        for name in (name for name in ORDER if name in layers):
+            image = mask_image(volume.array, layers[name], colours_of(name), volume.spacing, volume.affine, at)
+            words = ", ".join(swatch(c) + w for c, w in zip(DIFFERENT, DIFFERENCE, strict=True))
+            yield f"<div>{f'{name} ({words})' if name == 'difference' else name}{picture(image, name)}</div>"
+
+    def __repr__(self) -> str:
+        return f"ViewedMasks({self.said}, {self.volume.source})"
+
+
+def colours_of(layer: str) -> Sequence[Sequence[int]]:
+    """Red, green and blue of the numbers of a layer of `CaseMasks`, from 1."""
+    return DIFFERENT if layer == "difference" else COLOURS
+
+
+def swatch(colour: Sequence[int]) -> str:
+    """A square of a colour within a page."""
+    return f'<span style="color:rgb{tuple(colour)}">&#9632;</span> '
+
+
+def told(value: float | None) -> str:
+    """A number of a case, or a dash where it is not known."""
+    return "\u2013" if value is None else number(value)
+
+
+def view(
+    run: Path, scan: str | Path | int, *, target: str | None, method: str, device: str
+) -> ViewedScan | ViewedMasks:
     """See `slivit.Run.view`."""
-    bench = Bench(run, device=device)
-    if bench.checkpoint.task.dense:
-        raise SlivitError(f"{run}: segments; slivit view {run} shows its masks over the planes of a scan")
+    bench = open_bench(run, device=device)
+    if isinstance(bench, MaskBench):
+        if target is not None:
+            raise SlivitError(f"target={target!r}: {run} segments; there is no output to explain, leave target out")
+        return _masks(bench, bench.open_row(_row(bench, scan)))
     opened = bench.open_row(_row(bench, scan))
     name = target_or(bench.checkpoint.task, target, opened.predictions)
     found = bench.explain(opened, name, method)
@@ -72,6 +173,14 @@ def view(run: Path, scan: str | Path | int, *, target: str | None, method: str, 
     value = amount(number(found.prediction), "" if task.makes_calls else task.unit)
     said = f"{opened.name}: {'probability of ' if task.makes_calls else ''}{name} {value}"
     return ViewedScan(bench.shown(opened), found, said)
+
+
+def _masks(bench: MaskBench, opened: Opened) -> ViewedMasks:
+    """An opened scan of a run that segments."""
+    found = bench.masks(opened)
+    known = [s["dice"] for s in found.structures if s["dice"] is not None and math.isfinite(s["dice"])]
+    mean = f", mean Dice {number(math.fsum(known) / len(known))}" if known else ", the true mask is not known"
+    return ViewedMasks(bench.shown(opened), found, f"{opened.name}: {', '.join(bench.task.structures)}{mean}")
 
 
 def _row(bench: Bench, scan: str | Path | int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,12 +84,6 @@ class Other:
     decision: Decision | None = None
 
 
-def members_of(bench: Bench) -> list[Other]:
-    """What the members of an ensemble say, each an opinion of its own; empty for every other model."""
-    decision = bench.checkpoint.operating_point
-    return [Other(name, rows, decision) for name, rows in bench.members.items()]
-
-
 def sort_out(more: Sequence[str | Path]) -> tuple[Path | None, list[Path]]:
     """Tell the one manifest from the runs among what stands behind the first run.
 
@@ -114,6 +108,24 @@ def is_run(folder: str | Path) -> bool:
 def runs_in(folder: str | Path) -> list[Path]:
     """The runs in a folder, at any depth, in the order of their names."""
     return sorted(file.parent.parent for file in Path(folder).glob(f"**/{CHECKPOINT}/{CONFIG}"))
+
+
+def told_apart(named: Sequence[tuple[str, Path]]) -> list[str]:
+    """Names that differ: those given, or of folders of one name the part of the path in which they differ.
+
+    Args:
+        named: names, and folders.
+    """
+    names = [name for name, _ in named]
+    if len(set(names)) == len(names):
+        return names
+    paths = [list(run.absolute().parts) for _, run in named]
+    for end in (0, -1):
+        while all(len(parts) > 1 for parts in paths) and len({parts[end] for parts in paths}) == 1:
+            for parts in paths:
+                del parts[end]
+    short = ["/".join(parts) for parts in paths]
+    return [name if names.count(name) == 1 else own for name, own in zip(names, short, strict=True)]
 
 
 def check_runs(folders: Sequence[str | Path]) -> None:
@@ -144,18 +156,29 @@ def read_calls(csv: str | Path, bench: Bench) -> list[Other]:
     Raises:
         ManifestError: a file that cannot be read, or without such columns.
     """
-    table, task, csv = read_table(csv), bench.checkpoint.task, Path(csv)
-    targets = [target for target in task.targets if target in table]
-    gather(missing_columns(table, ["path", *([] if targets else task.targets)]), str(csv), ManifestError)
+    task = bench.checkpoint.task
+    prefix = "call_" if task.makes_calls else task.prefix
     found: dict[str, dict[str, Row]] = {}
+    for name, key, row in rows_of_readers(csv, task.targets):
+        said = {prefix + target: row[target] for target in task.targets if target in row}
+        found.setdefault(name, {})[key] = said
+    return [Other(name, rows) for name, rows in found.items()]
+
+
+def rows_of_readers(csv: str | Path, targets: Sequence[str]) -> Iterator[tuple[str, str, Row]]:
+    """The rows of a table of what people said: the reader's name, the scan's key, and the row.
+
+    Raises:
+        ManifestError: a file that cannot be read, or without `path` and one of the targets.
+    """
+    table, csv = read_table(csv), Path(csv)
+    wanted = [] if any(target in table for target in targets) else targets
+    gather(missing_columns(table, ["path", *wanted]), str(csv), ManifestError)
     for row in table.to_dict("records"):
         path = Path(str(row["path"])).expanduser()
         named: Row = {str(name): cell for name, cell in row.items()}
         key = scan_key({**named, "path": path if path.is_absolute() else (csv.parent / path).absolute()})
-        name = str(row.get("reader") or csv.stem)
-        prefix = "call_" if task.makes_calls else task.prefix
-        found.setdefault(name, {})[key] = {prefix + target: row[target] for target in targets}
-    return [Other(name, rows) for name, rows in found.items()]
+        yield str(row.get("reader") or csv.stem), key, named
 
 
 def _number(value: Any) -> float | None:

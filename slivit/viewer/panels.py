@@ -10,6 +10,7 @@ from slivit.explanation import METHODS, TITLES, number_of
 from slivit.models.registry import spec_of
 from slivit.report.style import amount, number
 from slivit.targets.task import Task, is_missing
+from slivit.viewer import pictures
 from slivit.viewer.bench import Bench, Opened, Row
 from slivit.viewer.masks import masks_of
 
@@ -20,7 +21,7 @@ def about(bench: Bench) -> dict[str, Any]:
     return {
         "dense": task.dense,
         "structures": list(task.parts) if task.dense else [],
-        "run": bench.run.name,
+        "run": bench.name,
         "model": spec_of(bench.checkpoint.model).name,
         "outputs": list(task.outputs),
         "targets": list(task.targets),
@@ -29,6 +30,9 @@ def about(bench: Bench) -> dict[str, Any]:
         "two_ways": bool(task.allowed),
         "unit": task.unit,
         "scans": len(bench.rows),
+        "method": "occlusion" if bench.members else "gradcam",
+        "colours": pictures.COLOURS,
+        "different": pictures.DIFFERENT,
         "methods": [{"name": m, "title": TITLES[m], "says": explained(m, task)} for m in METHODS if not task.dense],
     }
 
@@ -48,8 +52,16 @@ def opened_facts(bench: Bench, opened: Opened, target: str) -> dict[str, Any]:
         "trust": bench.record.sentence(target, value),
         "plot": bench.record.drawn,
         "trust_title": "Calibration" if task.makes_calls else "Predicted and true",
-        "masks": [{"name": name, "number": i} for i, name in enumerate(masks_of(bench.run, opened.row))],
+        "masks": [
+            {"name": name, "number": i, "colour": first_colour(i)}
+            for i, name in enumerate(masks_of(bench.run, opened.row))
+        ],
     }
+
+
+def first_colour(number: int) -> int:
+    """With which of the colours the labels of a scan's mask begin, so that several masks are told apart."""
+    return 2 * number % len(pictures.COLOURS)
 
 
 def scan_facts(bench: Bench, opened: Opened) -> dict[str, Any]:
@@ -111,6 +123,8 @@ def known(bench: Bench, opened: Opened) -> list[str]:
     task, split = bench.checkpoint.task, opened.row.get("split") or ""
     told = [f"{target} {amount(str(value), task.unit)}" for target, value in bench.truth(opened).items()]
     sentences = [f"Known: {', '.join(told)}."] if told else []
+    if split == "val" and bench.members:
+        sentences.append("Predicted out of fold; the saved model was then fitted on this scan, too.")
     return sentences + ([f"The model was trained on this scan (split {split})."] if split == "train" else [])
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from slivit.data.physical import place_stack
 from slivit.explanation import Explanation, SeenScan
 from slivit.explanation.outputs import slice_map
 
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
 
 LONG = 512
 """Pixels of a slice's longer side at most."""
+COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (122, 81, 149),
+           (240, 228, 66))  # fmt: skip
+"""Red, green and blue of structures and labels; people who see fewer colours tell them apart."""
+DIFFERENT = ((86, 180, 233), (230, 159, 0), (204, 121, 167))
+"""As `COLOURS`, of the kinds of a difference between two masks."""
 
 
 def slice_png(scan: SeenScan, number: int) -> bytes | None:
@@ -23,6 +30,29 @@ def slice_png(scan: SeenScan, number: int) -> bytes | None:
     channels = len(scan.stack) if scan.stack.ndim == 4 else 1
     seen = scan.shown[scan.slices == number] if scan.channel < channels else []
     return png_bytes(seen[0]) if len(seen) else None
+
+
+def mask_png(scan: SeenScan, mask: npt.NDArray[Any], number: int, colours: Sequence[Sequence[int]]) -> bytes | None:
+    """A mask over one of the scan's slices as the model saw it; None where it did not see it.
+
+    Args:
+        scan: what the model saw.
+        mask: (D, H, W) whole numbers on the scan's voxels; 0 is nothing.
+        number: of the slice.
+        colours: of the numbers from 1, over and over again.
+    """
+    import cv2
+
+    if number not in scan.sampled:
+        return None
+    table = np.array([(*colour[::-1], 255) for colour in colours], np.uint8)  # OpenCV's order: blue first
+    values = np.where(mask[number] > 0, (mask[number] - 1) % len(colours) + 1, 0).astype(np.uint8)
+    if scan.grid is not None:
+        grid = cv2.resize(values, scan.grid[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        values = place_stack(grid[None], (1, *scan.stack.shape[-2:]))[0]
+    size = _size(values.shape)
+    values = cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return png_bytes(np.vstack([np.zeros((1, 4), np.uint8), table])[values])
 
 
 def heat_png(found: Explanation, method: str, number: int) -> bytes | None:
@@ -61,12 +91,15 @@ def shrunk(picture: npt.NDArray[np.uint8]) -> Any:
     """A picture no larger than the page shows it."""
     import cv2
 
-    height, width = picture.shape[:2]
-    scale = LONG / max(height, width)
-    if scale >= 1:
-        return picture
-    size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    size = _size(picture.shape[:2])
+    return picture if size == picture.shape[:2] else cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _size(shape: Sequence[int]) -> tuple[int, int]:
+    """(rows, columns) of a picture that has no more than `LONG` of them."""
+    scale = min(LONG / max(shape), 1)
+    rows, columns = (max(round(n * scale), 1) for n in shape)
+    return rows, columns
 
 
 def svg_bytes(figure: Figure) -> bytes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.data.reviews import scan_key
 from slivit.data.table import read_shown
+from slivit.folder import MEMBERS, METRICS, PREDICTIONS
 from slivit.report.draw import styled
 from slivit.report.page import shown_split
 from slivit.report.style import POSITIVE, amount, count, number
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PLACES = ("evaluation", ".")
-METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +117,17 @@ def stored_predictions(run: Path) -> dict[str, dict[str, Any]]:
             for row in read_shown(run / place / PREDICTIONS).to_dict("records"):
                 named = {str(name): value for name, value in row.items()}
                 found[scan_key(named)] = named
+    return found
+
+
+def stored_members(run: Path, names: Sequence[str]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """What a run's `members.csv` holds of the members of its ensemble: by member, the rows by the scan's path."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in names}
+    if names and (run / MEMBERS).is_file():
+        for row in read_shown(run / MEMBERS).to_dict("records"):
+            named = {str(name): value for name, value in row.items()}
+            if str(named.get("member")) in found:
+                found[str(named["member"])][scan_key(named)] = named
     return found
 
 

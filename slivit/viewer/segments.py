@@ -28,6 +28,7 @@ from slivit.statistics.segmentation import mask_dice
 from slivit.targets.segmentation import IGNORED, Segmentation
 from slivit.targets.task import is_missing
 from slivit.viewer.bench import Bench, Opened, Recent, Row
+from slivit.viewer.opinions import rows_of_readers
 from slivit.viewer.panels import scan_facts
 from slivit.viewer.record import PLACES
 from slivit.volume import Volume
@@ -183,11 +184,63 @@ class MaskBench(Bench):
         return None if found is None else nifti_bytes(found, opened.scan.affine, opened.scan.spacing)
 
 
+class ReaderMasks(MaskBench):
+    """The masks that one person drew, looked at like a run's predictions.
+
+    Args:
+        bench: of the run that they are compared with.
+        name: of the person.
+        cells: what names the mask, by the scan's path.
+    """
+
+    def __init__(self, bench: MaskBench, name: str, cells: Mapping[str, Any]) -> None:
+        self.checkpoint, self.engine, self.run, self.rows = bench.checkpoint, bench.engine, bench.run, bench.rows
+        self.known, self.members, self.dropped = {}, {}, bench.dropped
+        self.name, self._cells, self._whole_bench = name, cells, bench
+        self._masks = Recent[CaseMasks](KEPT)
+
+    def open(self, key: str, row: Row | None = None) -> Opened:
+        """See `Bench.open`."""
+        return self._whole_bench.open(key, row)
+
+    def volume(self, opened: Opened) -> Volume:
+        """See `Bench.volume`."""
+        return self._whole_bench.volume(opened)
+
+    def _predicted(self, opened: Opened, volume: Volume) -> tuple[npt.NDArray[np.bool_], str]:
+        cell = self._cells.get(scan_key(opened.row)) if opened.row else None
+        if is_missing(cell):
+            raise ReadError("no mask of this scan was drawn")
+        row = {**opened.row, self.task.targets[0]: cell}
+        return structures_of(read_mask(row, volume, self.task, self.settings, "resample"), self.task), f"Drawn: {cell}."
+
+
+def reader_masks(csv: str | Path, bench: MaskBench) -> list[ReaderMasks]:
+    """The masks that people drew, by person.
+
+    Args:
+        csv: with `path` and the mask's column as in the manifest, and perhaps `reader` (else the file's name is one).
+        bench: of the run that they are compared with.
+
+    Raises:
+        ManifestError: a file that cannot be read, or without such columns.
+    """
+    target, place = bench.task.targets[0], Path(csv).parent
+    found: dict[str, dict[str, Any]] = {}
+    for name, key, row in rows_of_readers(csv, [target]):
+        cell = row[target]
+        found.setdefault(name, {})[key] = cell if is_missing(cell) else str((place / str(cell)).absolute())
+    return [ReaderMasks(bench, name, cells) for name, cells in found.items()]
+
+
 def case_facts(bench: MaskBench, opened: Opened) -> dict[str, Any]:
     """Everything about an opened scan but its pictures and masks."""
     known = bench.known.get(scan_key(opened.row)) if opened.row else None
     mean = None if known is None else known["dice"]
     split = opened.row.get("split") or ""
+    told = [f"The model was trained on this scan (split {split})."] if split == "train" else []
+    if known and known["hd95"] is not None:
+        told.insert(0, f"95% Hausdorff distance {number(known['hd95'], 1)} mm, the mean of what is there and found.")
     return {
         **scan_facts(bench, opened),
         "target": "",
@@ -195,7 +248,7 @@ def case_facts(bench: MaskBench, opened: Opened) -> dict[str, Any]:
         "what": "mean Dice of the structures"
         + (", as the run measured it" if known else "; the run has not measured it"),
         "outputs": [],
-        "sentences": [f"The model was trained on this scan (split {split})."] if split == "train" else [],
+        "sentences": told,
         "masks": [],
     }
 

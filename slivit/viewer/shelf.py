@@ -73,7 +73,10 @@ class Shelf:
     def _desk(self, runs: Sequence[Path]) -> Starlette:
         first, *others = runs
         benches = [open_bench(first, self.manifest, **self.options)]
-        return application(Desk([*benches, *(open_bench(other, **self.options) for other in others)]))
+        benches += [open_bench(other, **self.options) for other in others]
+        if not others:
+            benches[0].name = str(first.relative_to(self.folder))
+        return application(Desk(benches))
 
 
 def shelf_application(shelf: Shelf) -> Starlette:

@@ -31,7 +31,7 @@ from slivit.viewer.nifti import map_bytes, mask_bytes, place_of
 from slivit.viewer.segments import MaskBench, case_facts, masks_facts
 from slivit.viewer.thumbnails import jpeg
 
-NOT_FOUND, WRONG = 404, 422
+NOTHING, NOT_FOUND, WRONG = 204, 404, 422
 FRESH = {"Cache-Control": "no-store"}
 Answer = Callable[[Request], Any]
 
@@ -58,8 +58,9 @@ def application(desk: Desk) -> Starlette:
         Route(f"{scan}/place", _json(web.place)),
         Route(f"{scan}/neighbours", _json(web.neighbours)),
         Route(f"{scan}/neighbour/{{number:int}}", _picture(web.neighbour, "image/jpeg")),
-        Route(f"{scan}/slice/{{number:int}}", _picture(web.slice, "image/png")),
-        Route(f"{scan}/heat/{{number:int}}", _picture(web.heat, "image/png")),
+        Route(f"{scan}/slice/{{number:int}}", _picture(web.slice, "image/png", NOTHING)),
+        Route(f"{scan}/heat/{{number:int}}", _picture(web.heat, "image/png", NOTHING)),
+        Route(f"{scan}/cut/{{name:str}}/{{number:int}}", _picture(web.cut, "image/png", NOTHING)),
         Route(f"{scan}/calibration.svg", _picture(web.calibration, "image/svg+xml")),
         Route(f"{scan}/volume.nii", _picture(web.volume, "application/octet-stream")),
         Route(f"{scan}/map.nii", _picture(web.map, "application/octet-stream")),
@@ -103,15 +104,15 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _picture(answer: Answer, kind: str) -> Any:
-    """An endpoint that answers with a file's bytes, or with nothing where there is none."""
+def _picture(answer: Answer, kind: str, none: int = NOT_FOUND) -> Any:
+    """An endpoint that answers with a file's bytes, or with the status `none` where there is none."""
 
     async def endpoint(request: Request) -> Response:
         try:
             data = await run_in_threadpool(answer, request)
         except SlivitError as error:
             return as_json({"error": str(error)}, WRONG)
-        return Response(data, 200 if data is not None else NOT_FOUND, FRESH, kind)
+        return Response(data, 200 if data is not None else none, FRESH, kind)
 
     return endpoint
 
@@ -172,7 +173,7 @@ class Web:
         bench, opened = self.desk.opened(request)
         target, method = request.query_params["target"], request.query_params["method"]
         if (target, method) not in opened.found:
-            name = f"{bench.run}|{opened.scan.source}|{opened.name}|{target}|{method}"
+            name = f"{bench.run}|{bench.name}|{opened.scan.source}|{opened.name}|{target}|{method}"
             state = self.jobs.ask(name, lambda progress: bench.explain(opened, target, method, progress))
             if (target, method) not in opened.found:
                 return state
@@ -182,7 +183,7 @@ class Web:
             "state": "done",
             "slices": found.scan.sampled.tolist(),
             "scores": [float(s) for s in attribution.scores],
-            "map": attribution.maps is not None,
+            "map": attribution.maps is not None and bool(attribution.maps.max() > 0),
             "best": int(found.ranking(method)[0]),
         }
 
@@ -230,7 +231,7 @@ class Web:
         if not isinstance(bench, MaskBench):
             raise SlivitError(f"{bench.run}: does not segment")
         if not bench.has_masks(opened):
-            name = f"{bench.run}|{opened.scan.source}|{opened.name}|masks"
+            name = f"{bench.run}|{bench.name}|{opened.scan.source}|{opened.name}|masks"
             state = self.jobs.ask(name, lambda progress: bench.masks(opened))
             if not bench.has_masks(opened):
                 return state
@@ -242,6 +243,21 @@ class Web:
         if not isinstance(bench, MaskBench):
             return None
         return bench.layer(opened, request.path_params["name"])
+
+    def cut(self, request: Request) -> bytes | None:
+        """A mask over a slice as the model saw it: a layer of a run that segments, or one of the scan's masks."""
+        bench, opened = self.desk.opened(request)
+        name, number = request.path_params["name"], request.path_params["number"]
+        if isinstance(bench, MaskBench):
+            layer = bench.masks(opened).layers.get(name)
+            colours = pictures.DIFFERENT if name == "difference" else pictures.COLOURS
+            return None if layer is None else pictures.mask_png(opened.scan, layer, number, colours)
+        files = list(masks_of(bench.run, opened.row).values())
+        if not name.isdecimal() or int(name) >= len(files):
+            return None
+        mask = bench.mask(opened, files[int(name)])
+        first = panels.first_colour(int(name))
+        return pictures.mask_png(opened.scan, mask, number, (*pictures.COLOURS[first:], *pictures.COLOURS[:first]))
 
     def calibration(self, request: Request) -> bytes | None:
         """The calibration of the run with this scan's prediction marked."""

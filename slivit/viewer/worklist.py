@@ -45,7 +45,7 @@ def worklist(bench: Bench, target: str, others: Sequence[Other] = ()) -> dict[st
         "target": target,
         "unit": bench.checkpoint.task.unit,
         "groups": groups,
-        "runs": [bench.run.name, *(other.name for other in others)],
+        "runs": [bench.name, *(other.name for other in others)],
         "rows": rows,
     }
 
@@ -76,15 +76,17 @@ def _row(bench: Bench, target: str, number: int, others: Sequence[Other], groups
         "unsure": _rounded(own.unsure),
         "notes": _notes(known),
         "groups": [_cell(row.get(name)) for name in groups],
+        "hd95": _rounded((known or {}).get("hd95")),
         "parts": [_part(known or {}, name) for name in task.parts] if task.dense else [],
         **_compared(task, target, key, own, others),
     }
 
 
 def _part(known: Row, structure: str) -> list[float | None]:
-    """Dice, predicted and true mL of a structure, as far as they are known."""
-    values = [known.get(f"{metric}/{structure}") for metric in ("dice", "predicted_ml", "true_ml")]
-    return [_rounded(float(value)) if value is not None and not is_missing(value) else None for value in values]
+    """Dice, predicted and true mL, and HD95 in mm of a structure, as far as they are known."""
+    values = [known.get(f"{metric}/{structure}") for metric in ("dice", "predicted_ml", "true_ml", "hd95")]
+    told = [None if value is None or is_missing(value) else float(value) for value in values]
+    return [_rounded(value) if value is not None and math.isfinite(value) else None for value in told]
 
 
 def _compared(task: Task, target: str, key: str, own: Judgement, others: Sequence[Other]) -> dict[str, Any]:

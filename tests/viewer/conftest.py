@@ -29,11 +29,11 @@ TASKS = {
 }
 
 
-def make_run(folder, csv, kind):
+def make_run(folder, csv, kind, name="slivit"):
     task, settings = TASKS[kind], Preprocessing(size=(6, 32, 32))
     manifest = read_manifest(csv, task)
     torch.manual_seed(0)
-    model = create_model("slivit", task.out_dim, **{**model_spec("slivit").small, "slices": 6})
+    model = create_model(name, task.out_dim, **{**model_spec(name).small, "slices": 6})
     save_checkpoint(folder / "checkpoint", model, task, settings)
     rows = [row for split in ("val", "test") for row in manifest.rows(split)]
     table = predict_table(model, rows, task, settings)
@@ -58,6 +58,12 @@ def runs(blob_scans, tmp_path_factory):
         return made[kind]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def ensemble_run(blob_scans, tmp_path_factory):
+    """A run of an ensemble: a linear model, a forest and a network, never fitted."""
+    return make_run(tmp_path_factory.mktemp("ensembles") / "my_ensemble", blob_scans, "binary", "ensemble")
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,12 @@ import { Side } from "./side.js";
 import { Worklist } from "./worklist.js";
 
 const KEYS = [["\u2191 \u2193", "previous, next scan"], ["\u2190 \u2192", "previous, next slice"], ["Page Up, Page Down", "five slices"], ["Home, End", "first, last slice"], ["/", "search"],
-  ["1 2 3", "occlusion, rollout, Grad-CAM, or true mask, predicted mask, difference; 0 none"], ["v", "planes or slices"], ["+ \u2212", "zoom"], ["w", "all columns, or the scan beside the list"], ["a x b", "accept, wrong label, bad scan"], ["c", "comment"],
+  ["1 2 3", "occlusion, rollout, Grad-CAM, or true mask, predicted mask, difference; 0 none"], ["v", "planes or slices"], ["+ \u2212", "zoom"], ["w", "all columns, or the scan beside the list"], ["f", "the scan alone, or the list beside it"], ["a x b", "accept, wrong label, bad scan"], ["c", "comment"],
   ["right button", "window: across for width, down for level"], ["Shift and left button", "move the planes"], ["Ctrl and wheel", "zoom"]];
 
 async function start() {
-  begin();
   const about = await ask("api/about");
+  begin({ method: about.method });
   about.compared = about.opinions > 1;
   document.getElementById("desk").classList.toggle("compared", about.compared);
   document.title = `slivit: ${about.run}`;
@@ -18,10 +18,10 @@ async function start() {
   document.getElementById("shelf").hidden = !location.pathname.includes("/open/");
   document.getElementById("about").textContent = `${about.model} for ${about.targets.join(", ")}. For research; not a medical device.`;
   if (about.targets.length > 1 && !about.targets.includes(state.target)) state.target = "";
-  const open = (n) => set({ scan: n, slice: "", cross: "", wide: "" });
+  const open = (n) => set({ scan: n, slice: "", cross: "", wide: state.wide === "2" ? "2" : "" });
   const list = new Worklist(document.getElementById("list"), about, open);
   const side = new Side(document.getElementById("side"), about, list, open);
-  const scan = new Scan(document.getElementById("scan"), about, { drawn: (facts) => side.show(facts), measured: (cases) => side.measured(cases), opinion: (n, run) => list.opinion(n, run) });
+  const scan = new Scan(document.getElementById("scan"), about, { drawn: (facts) => side.show(facts), measured: (cases) => side.measured(cases), opinion: (n, run) => list.opinion(n, run), called: (n) => list.called(n) });
   let shown = "";
 
   async function apply(changes = state) {
@@ -31,8 +31,8 @@ async function start() {
     if (state.scan === "") return;
     if (wanted !== shown) { shown = wanted; await scan.open(); return; }
     if ("channel" in changes) { await scan.channel(); return; }
-    if ("alone" in changes) scan.placeOf = null;
-    if ("view" in changes || "alone" in changes) await scan.look();
+    if ("beside" in changes) { await scan.show(); return; }
+    if ("view" in changes) await scan.look();
     if ("method" in changes) await scan.explain();
     if ("masks" in changes || "layers" in changes) await scan.lay();
   }
@@ -62,7 +62,7 @@ function listen(list, scan, side) {
   const does = {
     ArrowUp: () => list.step(-1), ArrowDown: () => list.step(1), ArrowLeft: () => scan.step(-1), ArrowRight: () => scan.step(1),
     PageUp: () => scan.step(5), PageDown: () => scan.step(-5), Home: () => scan.end(false), End: () => scan.end(true),
-    "/": () => list.search.focus(), "?": () => dialog.showModal(), w: () => list.widen(), v: () => set({ view: scan.deep.hidden ? "planes" : "slices" }),
+    "/": () => { if (state.wide === "2") list.widen("2"); list.search.focus(); }, "?": () => dialog.showModal(), w: () => list.widen(), f: () => list.widen("2"), v: () => set({ view: scan.deep.hidden ? "planes" : "slices" }),
     "+": () => scan.enlarge(1.25), "=": () => scan.enlarge(1.25), "-": () => scan.enlarge(1 / 1.25),
     a: () => side.note("accept"), x: () => side.note("wrong label"), b: () => side.note("bad scan"), c: () => document.querySelector(".comment")?.focus(),
     ...Object.fromEntries(scan.about.dense

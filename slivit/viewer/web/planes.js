@@ -19,9 +19,9 @@ class Model {
 }
 
 const OPTIONS = {
-  sliceType: 3, multiplanarShowRender: 0, multiplanarPadPixels: 4, multiplanarEqualSize: false, isRadiologicalConvention: true, isOrientationTextVisible: true,
-  isCornerOrientationText: false, crosshairColor: [0.34, 0.71, 0.91, 0.9], crosshairWidth: 0.3, crosshairWidthUnit: "percent", backColor: [0, 0, 0, 1], fontColor: [0.95, 0.8, 0.3, 1],
-  fontSizeScaling: 0.5, fontMinPx: 15, dragAndDropEnabled: false, dragMode: 0, isColorbar: false, isNearestInterpolation: false, loadingText: "", logLevel: "error",
+  sliceType: 3, multiplanarShowRender: 0, multiplanarPadPixels: 4, multiplanarEqualSize: false, isRadiologicalConvention: true, isOrientationTextVisible: true, showAllOrientationMarkers: true,
+  isCornerOrientationText: false, crosshairColor: [0.34, 0.71, 0.91, 0.9], crosshairWidth: 0.3, crosshairWidthUnit: "percent", backColor: [0, 0, 0, 1], fontColor: [1, 0.85, 0.2, 1],
+  fontSizeScaling: 0.5, fontMinPx: 16, dragAndDropEnabled: false, dragMode: 0, isColorbar: false, isNearestInterpolation: false, loadingText: "", logLevel: "error",
   viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "", showLegend: false, isSliceMM: false, sagittalNoseLeft: true,
   mouseEventConfig: { leftButton: { primary: 8, withShift: 3, withCtrl: 8 }, rightButton: 0, centerButton: 3 },
 };
@@ -113,6 +113,7 @@ export class Planes {
     for (const layer of this.layers.values()) Model.all.delete(layer.id);
     this.layers.clear();
     this.place = null;
+    this.model.set("opts", { ...OPTIONS, isOrientationTextVisible: place.placed });  // what has no place has no right
     Object.assign(this, { low: place.low, high: place.high, cross: [0.5, 0.5, 0.5] });
     this.layers.set("scan", this.layer(url, { cal_min: place.low, cal_max: place.high }));
     await this.put();

@@ -1,4 +1,5 @@
 // The opened scan: its two views, the window, explanations and masks over it, the strip of its slices.
+import { Beside } from "./beside.js";
 import { addressOf, ask, h, number, put, set, state, trouble } from "./state.js";
 import { Several } from "./several.js";
 import { Slices } from "./slices.js";
@@ -6,28 +7,28 @@ import { Strip } from "./strip.js";
 
 const DEEP = 12;
 const HU = { lung: [-1350, 150], bone: [-160, 1640], brain: [0, 80], "soft tissue": [-160, 240] };
-const BESIDE = 4;  // runs whose planes are shown beside each other
 const LAYERS = [["true", "True", "The true mask"], ["predicted", "Predicted", "The predicted mask"], ["difference", "Difference", "Where the two differ"]];
-export const DIFFERENCE = [[[86, 180, 233], "missed: in the true mask alone"], [[230, 159, 0], "added: in the predicted mask alone"], [[204, 121, 167], "another structure"]];
-export const LABELS = [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233], [122, 81, 149], [240, 228, 66]];
+export const DIFFERENCE = ["missed: in the true mask alone", "added: in the predicted mask alone", "another structure"];
 
 export class Scan {
-  // `drawn` is told the facts of each scan, `measured` the masks of each run that segments; `opinion` gives a run's words.
-  constructor(place, about, { drawn, measured, opinion }) {
-    Object.assign(this, { place, about, drawn, measured, opinion, facts: null, found: null, turn: 0, maps: new Map(), cases: new Map() });
+  // `drawn` is told the facts of each scan, `measured` the masks of each run that segments; `opinion` gives a run's
+  // words about a scan, `called` those of people.
+  constructor(place, about, { drawn, measured, opinion, called }) {
+    Object.assign(this, { place, about, drawn, measured, opinion, called, facts: null, found: null, turn: 0, maps: new Map(), cases: new Map() });
     this.title = h("div", { class: "scan-title" });
     this.tools = h("div", { class: "tools" });
     this.stage = h("div", { class: "stage" });
     this.flat = h("div", { class: "flat" });
     this.deep = h("div", { class: "deep" });
     this.busy = h("div", { class: "busy", role: "status" });
-    this.stage.append(this.flat, this.deep, this.busy);
+    this.calls = h("div", { class: "calls", hidden: true });
+    this.stage.append(this.flat, this.deep, this.busy, this.calls);
     this.stripe = h("div", { class: "strip" });
     this.said = h("p", { class: "said quiet" });
     put(place, this.title, this.tools, this.stage, this.stripe, this.said);
     this.strip = new Strip(this.stripe, (n) => this.view?.go(n), about.dense);
-    this.slices = new Slices(this.flat, (n) => this.moved(n), about.dense ? about.runs.slice(0, 1) : about.runs);
-    this.planes = new Several(this.deep, about.runs, { moved: (n, cross, value) => this.moved(n, cross, value),
+    this.slices = new Slices(this.flat, (n) => this.moved(n), about.runs);
+    this.planes = new Several(this.deep, { moved: (n, cross, value) => this.moved(n, cross, value),
       windowed: (low, high) => this.showWindow(low, high), zoomed: (zoom) => set({ zoom: zoom.toFixed(2) }, true) });
     this.stage.addEventListener("wheel", (e) => { if (this.view === this.slices && !e.ctrlKey) { e.preventDefault(); this.step(Math.sign(e.deltaY)); } }, { passive: false });
     this.build();
@@ -44,8 +45,7 @@ export class Scan {
     this.methods.hidden = this.about.dense;
     this.layers = h("div", { class: "group", role: "group", "aria-label": "Masks", hidden: !this.about.dense },
       ...LAYERS.map(([name, words, title], i) => button(words, `${title} ( ${i + 1} )`, () => this.toggle(name), { "data-layer": name })));
-    this.beside = h("label", { class: "mask", title: "The planes of all runs beside each other", hidden: this.about.runs.length < 2 || this.about.runs.length > BESIDE },
-      h("input", { type: "checkbox", checked: !state.alone, onchange: (e) => set({ alone: e.target.checked ? "" : "1" }) }), "all runs");
+    this.beside = new Beside(this.about.runs);
     this.targets = h("select", { title: "Which output is explained", "aria-label": "Output", onchange: (e) => set({ target: e.target.value }) });
     this.runs = h("select", { title: "Which run is explained", "aria-label": "Run", onchange: (e) => set({ run: e.target.value }) },
       ...this.about.runs.map((name, i) => h("option", { value: i }, name)));
@@ -58,8 +58,9 @@ export class Scan {
     this.opacity = range("Colours", "How strongly the explanation shows", "opacity");
     this.fill = range("Masks", "How strongly masks show", "fill");
     this.masks = h("span", { class: "masks" });
-    this.zooms = h("div", { class: "group" }, button("\u2212", "Smaller ( - )", () => this.enlarge(1 / 1.25), { "aria-label": "Smaller" }), button("+", "Larger ( + )", () => this.enlarge(1.25), { "aria-label": "Larger" }));
-    put(this.tools, this.views, this.channels, this.zooms, this.windows, this.numbers, this.methods, this.layers, this.targets, this.runs, this.beside, this.opacity, this.masks, this.fill);
+    this.zooms = h("div", { class: "group" }, button("\u2212", "Smaller ( - )", () => this.enlarge(1 / 1.25), { "aria-label": "Smaller" }), button("+", "Larger ( + )", () => this.enlarge(1.25), { "aria-label": "Larger" }),
+      button("Full", "The scan alone, or the list beside it ( f )", () => set({ wide: state.wide === "2" ? "" : "2" })));
+    put(this.tools, this.views, this.channels, this.zooms, this.windows, this.numbers, this.methods, this.layers, this.targets, this.runs, this.beside.menu, this.opacity, this.masks, this.fill);
   }
 
 
@@ -87,14 +88,27 @@ export class Scan {
     this.strip.number = Number(state.slice) || facts.sampled[Math.floor(facts.sampled.length / 2)];
     this.strip.show(facts.shape[0], facts.sampled, null);
     this.slices.show(facts, (run, n) => addressOf(facts, `slice/${n}`, { run }));
-    this.strip.others(this.about.runs.map((name, run) => ({ name, run })).filter(({ run }) => String(run) !== facts.run));
     this.drawn(facts);
+    await this.show();
+  }
+
+  // Show the opened scan anew, in the view and beside the runs that the state says.
+  async show() {
+    if (!this.facts) return;
+    this.placeOf = null;
+    const runs = this.besides();
+    this.stage.classList.toggle("four", runs.length > 2);
+    this.beside.draw(this.facts.run);
+    this.strip.others(runs.filter((run) => run !== this.facts.run).map((run) => ({ name: this.about.runs[run], run: Number(run) })));
+    const called = this.called(this.facts.key);
+    this.calls.hidden = !called.length;
+    put(this.calls, ...called.map(([name, words]) => h("div", {}, h("b", {}, name), ` ${words}`)));
     await this.look();
     await this.explain();
   }
 
-  // The runs whose planes are shown: all of them, or the one that is looked at.
-  besides() { return state.alone || this.about.runs.length > BESIDE ? [this.facts.run] : this.about.runs.map((_, run) => String(run)); }
+  besides() { return this.beside.chosen(this.facts.run); }
+  said_of(run) { return [this.about.runs[run], this.opinion(this.facts.key, run)].filter(Boolean).join(": "); }
   toggle(name) {
     const chosen = state.layers.split(",").filter(Boolean);
     set({ layers: (chosen.includes(name) ? chosen.filter((one) => one !== name) : [...chosen, name]).join() });
@@ -104,12 +118,10 @@ export class Scan {
   async channel() {
     if (!this.facts) return;
     const at = this.strip.number, facts = (this.facts = { ...this.facts, channel: state.channel });
-    this.placeOf = null;
     this.slices.show(facts, (run, n) => addressOf(facts, `slice/${n}`, { run }));
     this.strip.number = at;
     this.fresh = false;
-    await this.look();
-    await this.explain();
+    await this.show();
   }
 
   wait(words) { this.busy.textContent = words; this.busy.hidden = !words; }
@@ -124,19 +136,18 @@ export class Scan {
     for (const b of this.views.children) { b.setAttribute("aria-pressed", b.dataset.view === (planes ? "planes" : "slices")); b.disabled = b.dataset.view === "planes" && !possible; }
     this.flat.hidden = planes;
     this.deep.hidden = !planes;
-    this.beside.hidden = !planes || this.about.runs.length < 2 || this.about.runs.length > BESIDE;
     this.view = planes ? null : this.slices;
     this.windows.hidden = this.numbers.hidden = !planes;
-    if (!planes) { this.wait(""); this.slices.go(this.strip.number); return; }
+    this.slices.beside(this.besides(), (run) => this.said_of(run));
+    if (!planes) { this.wait(""); this.slices.go(this.strip.number); await this.lay(); return; }
+    this.slices.rest();
     this.wait("reading the whole scan ...");
     try {
       if (!this.placeOf) {
         const place = await ask(addressOf(facts, "place"));
         if (turn !== this.looks) return;
-        const runs = this.besides();
-        await this.planes.show(runs, addressOf(facts, "volume.nii"), place);
+        await this.planes.show(this.besides(), addressOf(facts, "volume.nii"), place, (run) => this.said_of(run));
         if (turn !== this.looks) return;
-        for (const run of runs) this.planes.label(run, [this.about.runs[run], this.opinion(facts.key, Number(run))].filter(Boolean).join(": "));
         this.placeOf = place;
         this.presets(place);
       }
@@ -186,30 +197,28 @@ export class Scan {
     const current = () => turn === this.turn && method === state.method && facts === this.facts;
     const found = await this.asked(facts, facts.run, method, current);
     if (!found) return;
-    if (!found.scores) { await this.plain(); this.said.textContent = found.error; return; }
-    this.found = { ...found, method };
-    this.maps.set(facts.run, this.found);
-    this.said.textContent = this.about.methods.find((m) => m.name === method).says;
-    this.strip.show(facts.shape[0], this.found.slices, this.found.scores);
-    this.colour(facts, facts.run, this.found);
-    if (this.fresh && this.view) this.view.go(this.found.best);
-    this.fresh = false;
-    await this.lay();
-    for (const run of this.about.runs.keys()) {
-      if (String(run) === facts.run) continue;
-      const other = await this.asked(facts, String(run), method, current);
+    this.said.textContent = found.scores ? this.about.methods.find((m) => m.name === method).says : found.error;
+    if (found.scores) {
+      this.found = { ...found, method };
+      this.maps.set(facts.run, this.found);
+      this.strip.show(facts.shape[0], this.found.slices, this.found.scores);
+      if (this.fresh && this.view) this.view.go(this.found.best);
+      this.fresh = false;
+      await this.lay();
+    } else await this.plain();
+    for (const run of this.besides().filter((one) => one !== facts.run)) {
+      const other = await this.asked(facts, run, method, current);
       if (!other) return;
+      this.strip.other(Number(run), other);
       if (!other.scores) continue;
-      this.strip.other(run, other.slices, other.scores);
-      this.colour(facts, run, { ...other, method });
-      this.maps.set(String(run), { ...other, method });
+      this.maps.set(run, { ...other, method });
       await this.lay();
     }
   }
 
   // Of runs that segment: ask for the masks of each until they are there.
   async segment(facts) {
-    const runs = this.about.runs.map((_, run) => String(run)).sort((a, b) => (b === facts.run) - (a === facts.run));
+    const runs = this.besides().sort((a, b) => (b === facts.run) - (a === facts.run));
     this.said.textContent = "comparing masks ...";
     for (const run of runs) {
       const found = await this.made(facts, run);
@@ -241,55 +250,53 @@ export class Scan {
     }
   }
 
-  colour(facts, run, found) { this.slices.overlay(Number(run), found.map ? (n) => addressOf(facts, `heat/${n}`, { method: found.method, run }) : null, state.opacity / 100); }
-
   // No explanation: neither bars nor colours.
   async plain() {
     this.strip.show(this.facts.shape[0], this.facts.sampled, null);
-    for (const run of this.about.runs.keys()) this.slices.overlay(run, null, 1);
     this.maps = new Map();
     await this.lay();
   }
 
-  // Put the explanation's map and the chosen masks over the planes.
+  // Put the explanation's map and the chosen masks over the planes, or over the slices.
   async lay() {
     const facts = this.facts;
     if (!facts) return;
     this.opacity.hidden = !this.found?.map;
     this.drawMasks();
-    if (this.view !== this.planes) return;
-    for (const run of this.planes.runs) {
-      for (const [name, url, given] of this.over(facts, run)) {
+    for (const run of this.view ? this.besides() : []) {
+      for (const { name, on, volume, look, cut } of this.over(facts, run)) {
         if (facts !== this.facts) return;
-        await this.planes.overlay(run, name, url, given);
+        if (this.view === this.slices) this.slices.lay(Number(run), name, on ? cut : null, look.opacity);
+        else await this.planes.overlay(run, name, on ? volume : null, look);
       }
     }
   }
 
-  // What lies over a run's planes: a name, an address (null where it is not wanted) and a look each.
+  // What may lie over a run's scan: a name, whether it is wanted, its volume, its look, and its picture over a slice.
   over(facts, run) {
     const opacity = state.fill / 100, masks = state.masks.split(","), layers = state.layers.split(","), found = this.maps.get(run);
-    const map = found?.map ? addressOf(facts, "map.nii", { method: found.method, run }) : null;
-    const made = this.cases.get(run)?.layers || [];
-    return [["map", map, { colormap: "inferno", opacity: state.opacity / 100, cal_min: 140, cal_max: 255, colormap_type: 2 }],
-      ...facts.masks.map((mask) => [`mask ${mask.name}`, masks.includes(mask.name) ? addressOf(facts, `mask/${mask.number}.nii`) : null, { opacity, colormap_label: table(mask.number * 2) }]),
-      ...LAYERS.filter(([name]) => made.includes(name)).map(([name]) => [`layer ${name}`, layers.includes(name) ? addressOf(facts, `layer/${name}.nii`, { run }) : null,
-        { opacity, colormap_label: name === "difference" ? table(0, DIFFERENCE.map(([colour]) => colour)) : table(0) }])];
+    const made = this.cases.get(run)?.layers || [], method = found?.method;
+    const lie = (name, on, volume, look, part, more = {}) => ({ name, on, look, volume: addressOf(facts, volume, { run, ...more }), cut: (n) => addressOf(facts, `${part}/${n}`, { run, ...more }) });
+    return [lie("map", Boolean(found?.map), "map.nii", { colormap: "inferno", opacity: state.opacity / 100, cal_min: 140, cal_max: 255, colormap_type: 2 }, "heat", { method }),
+      ...facts.masks.map((mask) => lie(`mask ${mask.name}`, masks.includes(mask.name), `mask/${mask.number}.nii`, { opacity, colormap_label: table(this.about.colours, mask.colour) }, `cut/${mask.number}`)),
+      ...LAYERS.filter(([name]) => made.includes(name)).map(([name]) => lie(`layer ${name}`, layers.includes(name), `layer/${name}.nii`,
+        { opacity, colormap_label: table(name === "difference" ? this.about.different : this.about.colours) }, `cut/${name}`))];
   }
 
   drawMasks() {
-    const chosen = state.masks.split(",").filter(Boolean), planes = this.view === this.planes;
-    put(this.masks, ...(planes ? this.facts.masks : []).map((mask) => h("label", { class: "mask" }, h("input", { type: "checkbox", checked: chosen.includes(mask.name),
+    const chosen = state.masks.split(",").filter(Boolean);
+    put(this.masks, ...this.facts.masks.map((mask) => h("label", { class: "mask" }, h("input", { type: "checkbox", checked: chosen.includes(mask.name),
       onchange: (e) => { set({ masks: (e.target.checked ? [...chosen, mask.name] : chosen.filter((m) => m !== mask.name)).join() }); } }), mask.name)));
-    this.fill.hidden = !planes || !(this.about.dense || chosen.length);
+    this.fill.hidden = !(this.about.dense || chosen.length);
     for (const b of this.layers.children) b.setAttribute("aria-pressed", String(state.layers.split(",").includes(b.dataset.layer)));
   }
 
   fade() {
-    this.slices.fade(state.opacity / 100);
-    this.planes.fade("map", state.opacity / 100);
-    for (const mask of this.facts?.masks || []) this.planes.fade(`mask ${mask.name}`, state.fill / 100);
-    for (const [name] of LAYERS) this.planes.fade(`layer ${name}`, state.fill / 100);
+    const masks = [...(this.facts?.masks || []).map((mask) => `mask ${mask.name}`), ...LAYERS.map(([name]) => `layer ${name}`)];
+    for (const view of [this.slices, this.planes]) {
+      view.fade("map", state.opacity / 100);
+      for (const name of masks) view.fade(name, state.fill / 100);
+    }
   }
 
   moved(slice, cross, value) {
@@ -309,7 +316,7 @@ export class Scan {
 }
 
 // The colours of a mask's labels; each mask begins with another one.
-function table(first, colours = LABELS) {
+function table(colours, first = 0) {
   const lut = [0, 0, 0, 0];
   for (let i = 0; i < 32; i += 1) lut.push(...colours[(first + i) % colours.length], 255);
   return { lut, min: 0, max: 32, labels: [] };

@@ -1,20 +1,20 @@
 // The three planes of one run, or of several beside each other: one scan, one crosshair, one window, one zoom, and over
-// each what its run says.
+// each what its run says. There are as many as are shown at once, whichever runs they are of.
 import { h } from "./state.js";
 import { Planes } from "./planes.js";
 
 export class Several {
-  constructor(place, names, { moved, windowed, zoomed }) {
-    Object.assign(this, { place, names, moved, windowed, zoomed, all: new Map(), runs: ["0"] });
+  constructor(place, { moved, windowed, zoomed }) {
+    Object.assign(this, { place, moved, windowed, zoomed, all: [], runs: [] });
   }
 
-  get shown() { return this.runs.map((run) => this.all.get(run)).filter(Boolean); }
-  get lead() { return this.all.get(this.runs[0]); }
+  get shown() { return this.all.slice(0, this.runs.length); }
+  of(run) { return this.all[this.runs.indexOf(run)]; }
   others(planes) { return this.shown.filter((one) => one !== planes); }
 
-  make(run) {
+  make(number) {
     const host = h("div", { class: "plane-host" }), label = h("span", { class: "whose" });
-    const planes = new Planes(host, Number(run), {
+    const planes = new Planes(host, number, {
       moved: (n, cross, value) => { for (const one of this.others(planes)) one.follow(cross); this.moved(n, cross, value); },
       windowed: (low, high) => { for (const one of this.others(planes)) one.setWindow(low, high); this.windowed(low, high); },
       zoomed: (zoom) => { for (const one of this.others(planes)) one.enlarge(zoom); this.zoomed(zoom); },
@@ -24,27 +24,24 @@ export class Several {
     return planes;
   }
 
-  // Show a scan, once for each run. `place` tells how its slices run and how bright it is.
-  async show(runs, url, place) {
+  // Show a scan, once for each run. `place` tells how its slices run and how bright it is, `words` what is said of a run.
+  async show(runs, url, place, words) {
     const turn = (this.turn = (this.turn || 0) + 1);
     this.runs = runs;
-    for (const run of runs) if (!this.all.has(run)) this.all.set(run, this.make(run));
-    for (const [run, planes] of this.all) planes.cell.classList.toggle("away", !runs.includes(run));
-    for (const run of runs) this.label(run, this.names[Number(run)]);
+    while (this.all.length < runs.length) this.all.push(this.make(this.all.length));
+    this.all.forEach((planes, i) => {
+      planes.cell.classList.toggle("away", i >= runs.length);
+      planes.label.hidden = runs.length < 2;
+      planes.label.textContent = i < runs.length ? words(Number(runs[i])) : "";
+    });
     for (const planes of this.shown) if (turn === this.turn) await planes.show(url, place);
   }
 
-  label(run, words) {
-    const planes = this.all.get(run);
-    planes.label.textContent = words;
-    planes.label.hidden = this.runs.length < 2;
-  }
-
-  async overlay(run, name, url, given) { await this.all.get(run)?.overlay(name, url, given); }
+  async overlay(run, name, url, given) { await this.of(run)?.overlay(name, url, given); }
   setWindow(low, high) { for (const planes of this.shown) planes.setWindow(low, high); }
   fade(name, opacity) { for (const planes of this.shown) planes.fade(name, opacity); }
   enlarge(zoom) { for (const planes of this.shown) planes.enlarge(zoom); }
-  go(number) { this.lead?.go(number); }
-  goto(cross) { this.lead?.goto(cross); }
-  step(by) { this.lead?.step(by); }
+  go(number) { this.all[0]?.go(number); }
+  goto(cross) { this.all[0]?.goto(cross); }
+  step(by) { this.all[0]?.step(by); }
 }

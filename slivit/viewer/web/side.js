@@ -1,5 +1,5 @@
 // What is known of the opened scan: prediction, other runs, a reviewer's notes, calibration, the nearest training scans.
-import { DIFFERENCE, LABELS } from "./scan.js";
+import { DIFFERENCE } from "./scan.js";
 import { addressOf, ask, h, number, put, trouble } from "./state.js";
 
 const WORDS = { accept: "Accept", "wrong label": "Wrong label", "bad scan": "Bad scan" };
@@ -34,10 +34,10 @@ export class Side {
     const swatch = (colour) => h("i", { class: "swatch", style: `background:rgb(${colour})` }), told = (value, digits) => (value === null ? "\u2013" : number(value, digits));
     const names = runs.map(([run]) => (this.about.runs.length > 1 ? this.about.runs[run] : "predicted")), line = (...words) => h("tr", {}, ...words.map((word) => h("td", {}, word)));
     const table = (heads, cells) => h("table", { class: "outputs" }, line("", ...heads), ...this.about.structures.map((name, i) =>
-      h("tr", {}, h("td", {}, swatch(LABELS[i % LABELS.length]), name), ...cells(i).map((cell) => h("td", {}, cell)))));
+      h("tr", {}, h("td", {}, swatch(this.about.colours[i % this.about.colours.length]), name), ...cells(i).map((cell) => h("td", {}, cell)))));
     put(this.masks, h("h2", {}, "Dice by structure"), table(names, (i) => runs.map(([, found]) => told(found.structures[i].dice, 3))),
       h("h2", {}, "Volumes in mL"), table(["true", ...names], (i) => [runs.length ? told(runs[0][1].structures[i].true_ml, 2) : "", ...runs.map(([, found]) => told(found.structures[i].predicted_ml, 2))]),
-      h("h2", {}, "Difference"), ...DIFFERENCE.map(([colour, words]) => h("p", { class: "quiet" }, swatch(colour), words)),
+      h("h2", {}, "Difference"), ...DIFFERENCE.map((words, i) => h("p", { class: "quiet" }, swatch(this.about.different[i]), words)),
       ...failed.map(([run, found]) => h("p", { class: "note" }, `${this.about.runs[run]}: ${found.error}`)));
   }
 

@@ -2,7 +2,7 @@
 
 const DEFAULTS = {
   scan: "", target: "", sort: "", filter: "", split: "", group: "", q: "", page: "0", wide: "",
-  run: "0", view: "", method: "gradcam", slice: "", cross: "", window: "", zoom: "1", channel: "0", opacity: "60", masks: "", fill: "50", layers: "predicted", alone: "",
+  run: "0", view: "", method: "", slice: "", cross: "", window: "", zoom: "1", channel: "0", opacity: "60", masks: "", fill: "50", layers: "predicted", beside: "",
 };
 export const state = { ...DEFAULTS };
 const listeners = [];
@@ -32,7 +32,9 @@ export function set(changes, quiet = false) {
 }
 
 export const onChange = (listener) => listeners.push(listener);
-export function begin() {
+// `own`: what is the default on this page.
+export function begin(own) {
+  Object.assign(DEFAULTS, own);
   read();
   addEventListener("hashchange", () => { read(); for (const listener of listeners) listener(state); });
 }

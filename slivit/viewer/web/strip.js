@@ -31,10 +31,12 @@ export class Strip {
     put(this.rest, ...runs.map(({ name, run }) => h("div", { class: "other", hidden: true }, h("small", {}, name), this.lines.get(run))));
   }
 
-  other(run, taken, scores) {
+  // The bars of another run, or why it has none.
+  other(run, { slices, scores, error }) {
     const line = this.lines.get(run);
     if (!line) return;
-    put(line, ...bars(this.depth, taken, scores));
+    line.classList.toggle("scored", Boolean(scores));
+    put(line, ...(scores ? bars(this.depth, slices, scores) : [h("small", {}, error)]));
     line.parentElement.hidden = false;
   }
 

@@ -95,6 +95,7 @@ export class Worklist {
     const one = this.about.structures.length === 1;
     return this.about.structures.flatMap((name, i) => [
       !one && { key: `dice${i}`, title: `Dice ${name}`, by: (r) => r.parts[i][0], show: i < 2 ? "mid" : "more", cell: (r) => [number(r.parts[i][0])] },
+      !one && { key: `hd${i}`, title: `HD95 ${name}`, by: (r) => r.parts[i][3], show: "more", cell: (r) => [number(r.parts[i][3], 1)], help: `95% Hausdorff distance of ${name} in mm` },
       { key: `ml${i}`, title: `mL ${name}`, by: (r) => r.parts[i][1], show: one ? "" : "more", cell: (r) => [number(r.parts[i][1], 2), h("small", {}, r.parts[i][2] === null ? "" : `true ${number(r.parts[i][2], 2)}`)], help: "Predicted volume, and the true one below" },
     ]).filter(Boolean);
   }
@@ -106,6 +107,7 @@ export class Worklist {
       { key: "name", title: "scan", by: (r) => r.name, cell: (r) => [h("b", { title: r.name }, r.name.replace(/\.nii(\.gz)?$/, "")), h("small", {}, [r.name.startsWith(r.patient) ? "" : r.patient, r.split].filter(Boolean).join(" · "))], class: "name" },
       { key: "value", title: this.runs.length > 1 ? this.runs[0] : this.about.calls ? "probability" : this.about.dense ? "Dice" : "predicted", by: (r) => r.value, cell: (r) => this.said(r.value, r.call) },
       ...compared,
+      this.about.dense && { key: "hd95", title: "HD95", by: (r) => r.hd95, cell: (r) => (r.hd95 === null ? [] : [number(r.hd95, 1), h("small", {}, "mm")]), help: "95% Hausdorff distance in mm, the mean of the structures that are both there and found" },
       ...this.parts(),
       !this.about.dense && { key: "truth", title: "known", by: (r) => (this.about.calls ? r.truth : r.truth === "" ? null : Number(r.truth)), cell: (r) => [this.about.calls ? r.truth : number(r.truth === "" ? null : r.truth, 2)] },
       !this.about.dense && { key: "flag", title: this.about.calls ? "call" : "error", by: (r) => (this.about.calls ? r.flag : r.error), cell: (r) => this.flag(r), help: "Whether the call is right; of values, how far off they are" },
@@ -125,6 +127,14 @@ export class Worklist {
     if (value === null && !call) return "";
     const words = this.about.exclusive || call === "" ? call : call === "1" ? "positive" : "negative";
     return [this.about.dense && "Dice", value === null ? "" : number(value, this.about.calls || this.about.dense ? 3 : 2), this.unit, words].filter(Boolean).join(" ");
+  }
+
+  // What people call a scan, by name.
+  called(n) {
+    const row = this.row(n), first = this.about.runs.length;
+    const calls = this.runs.slice(first).map((name, i) => [name, ...(row?.others?.[first - 1 + i] || [null, ""])]);
+    return calls.filter(([, value, call]) => value !== null || call).map(([name, value, call]) => [name,
+      this.about.calls ? (this.about.exclusive ? call : call === "1" ? "positive" : "negative") : `${number(value, 2)} ${this.unit}`.trim()]);
   }
 
   said(value, call) {
@@ -151,8 +161,9 @@ export class Worklist {
     const empty = (v) => v === null || v === undefined || v === "";
     this.shown.sort((a, b) => {
       const [x, y] = [column.by(a), column.by(b)];
-      if (empty(x) || empty(y)) return empty(x) - empty(y) || a.n - b.n;
-      return (x > y ? sign : x < y ? -sign : 0) || a.n - b.n;
+      const next = () => (a.value === null) - (b.value === null) || (this.about.dense ? a.value - b.value : 0) || a.n - b.n;
+      if (empty(x) || empty(y)) return empty(x) - empty(y) || next();
+      return (x > y ? sign : x < y ? -sign : 0) || next();
     });
     return columns;
   }
@@ -175,7 +186,9 @@ export class Worklist {
       h("span", {}, this.shown.length ? `${page * PAGE + 1} to ${last} of ${this.shown.length.toLocaleString("en")}` : "No scan is like that."),
       h("button", { onclick: turn(1), disabled: last >= this.shown.length, "aria-label": "Next page" }, "\u203a"),
       h("span", { class: "quiet" }, this.counts()));
-    document.getElementById("desk").classList.toggle("listing", state.wide === "1");
+    const desk = document.getElementById("desk").classList;
+    desk.toggle("listing", state.wide === "1");
+    desk.toggle("reading", state.wide === "2");
     this.wrap.classList.toggle("full", state.wide === "1");
     this.pictures();
     if (!this.marked) { performance.mark("worklist"); this.marked = true; }
@@ -226,6 +239,7 @@ export class Worklist {
     this.open(next.n);
   }
 
-  widen() { set({ wide: state.wide === "1" ? "" : "1" }); }
+  // The list alone with all its columns ("1"), the scan alone ("2"), or both.
+  widen(what = "1") { set({ wide: state.wide === what ? "" : what }); }
   row(n) { return this.rows[Number(n)]; }
 }
