@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,13 +130,17 @@ def told_apart(named: Sequence[tuple[str, Path]]) -> list[str]:
 
 
 def check_runs(folders: Sequence[str | Path]) -> None:
-    """Refuse a study or a sweep beside other runs, and name the runs that are in it.
+    """Refuse a study beside other runs, and name the runs that are in it; refuse a sweep, which keeps none.
 
     Raises:
-        ViewError: a folder of several runs.
+        ViewError: a folder of several runs, or of a sweep.
     """
     for folder in folders:
         inside = [] if is_run(folder) else runs_in(folder)
+        best = Path(folder) / "best.toml"
+        if not is_run(folder) and not inside and best.is_file():
+            train = shlex.join(["slivit", "finetune", str(best), "out=RUN"])
+            raise ViewError(f"{folder}: a sweep keeps no weights; train its best trial, and look at that: {train}")
         if inside:
             named = " ".join(map(str, inside[:NAMED]))
             rest = f" (and {len(inside) - NAMED} more)" if len(inside) > NAMED else ""

@@ -81,6 +81,9 @@ def test_a_table_becomes_a_tested_model(table, run, tmp_path):
     result = slivit.Run(run)
     assert set(result.metrics["splits"]) == {"val", "test"}
     assert len(result.predictions) == 40
+    members, weights = pd.read_csv(run / "members.csv"), json.loads((run / "auto.json").read_text())["weights"]
+    assert dict(members["member"].value_counts()) == dict.fromkeys(weights, 32)
+    assert members["prob_bright"].between(0, 1).all()
     again = command("predict", run, *pd.read_csv(table)["path"][-8:], "--out", tmp_path / "p.csv")
     assert again.returncode == 0, again.stderr
     first = result.predictions.set_index("path")["prob_bright"]

@@ -33,7 +33,10 @@ def make_run(folder, csv, kind, name="slivit"):
     task, settings = TASKS[kind], Preprocessing(size=(6, 32, 32))
     manifest = read_manifest(csv, task)
     torch.manual_seed(0)
-    model = create_model(name, task.out_dim, **{**model_spec(name).small, "slices": 6})
+    small = dict(model_spec(name).small)
+    if "members" in small:  # their networks see as many slices
+        small["members"] = [m | ({"args": {**m["args"], "slices": 6}} if "args" in m else {}) for m in small["members"]]
+    model = create_model(name, task.out_dim, **{**small, "slices": 6})
     save_checkpoint(folder / "checkpoint", model, task, settings)
     rows = [row for split in ("val", "test") for row in manifest.rows(split)]
     table = predict_table(model, rows, task, settings)
@@ -239,7 +242,8 @@ class Visitor:
         return self.browser.execute_script(code, *args)
 
     def source(self, css):
-        return self.all(css)[0].get_attribute("src") or ""
+        found = self.all(css)
+        return (found[0].get_attribute("src") or "") if found else ""
 
     def quiet(self):
         """No error in the console, and nothing fetched from elsewhere."""

@@ -53,7 +53,8 @@ def test_runs_beside_each_other(serve, visit, run, tmp_path):
     visitor.press(Keys.END)
     visitor.see(".slice-label", "slice 5 ")
     visitor.wait(lambda: first.screenshot_as_png != before[0] and second.screenshot_as_png != before[1])
-    visitor.script("document.querySelector('.tools input[type=checkbox]').click()")
+    visitor.click("Beside: 2 of 2", ".beside summary")
+    visitor.click("second", ".beside label")
     visitor.wait(lambda: len(visitor.all(".plane-cell:not(.away) canvas")) == 1)
     visitor.quiet()
 

@@ -1,16 +1,20 @@
 """Runs that segment, on the page: what is told of cases, masks, their difference and Dice."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
+from slivit.errors import SlivitError
 from slivit.evaluate.masks import read_cases
 from slivit.predict.masks import segment
 from slivit.targets.task import Task
+from slivit.viewer import notebook
 from slivit.viewer.desk import Desk
+from slivit.viewer.pictures import COLOURS, mask_png
 from slivit.viewer.segments import DIFFERENCE, case_facts, difference, masks_facts, open_bench, painted
 
 
@@ -32,7 +36,9 @@ def test_the_worklist_has_dice_and_volumes_of_the_runs_cases(bench, mask_run):
     for row in known:
         own = cases.loc[row["key"]]
         assert row["value"] == pytest.approx(own["dice"], rel=1e-4)
-        assert row["parts"] == [pytest.approx([own["dice"], own["predicted_ml"], own["true_ml"]], rel=1e-4)]
+        known_parts = [own["dice"], own["predicted_ml"], own["true_ml"], own["hd95"]]
+        assert row["parts"] == [pytest.approx(known_parts, rel=1e-4)]
+        assert row["hd95"] == pytest.approx(own["hd95"], rel=1e-4)
         assert row["call"] == row["truth"] == ""
 
 
@@ -92,3 +98,38 @@ def test_two_runs_that_segment_are_compared(bench, mask_run, tmp_path):
     for row in rows:
         assert row["others"][0][0] == pytest.approx(row["value"] + 0.1, abs=1e-4)
         assert row["spread"] == pytest.approx(0.05, abs=1e-4)
+
+
+def test_a_mask_over_a_slice_is_painted_where_the_mask_is(bench):
+    import cv2
+
+    opened = bench.open(str(number_of(bench, "test")))
+    layers = bench.masks(opened).layers
+    number = int(np.argmax(layers["true"].sum((1, 2))))
+    data = mask_png(opened.scan, layers["true"], number, COLOURS)
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    inside = layers["true"][number] > 0
+    assert inside.any()
+    np.testing.assert_array_equal(picture[..., 3] > 0, inside)
+    assert (picture[inside][:, :3] == COLOURS[0][::-1]).all()
+    assert mask_png(opened.scan, layers["true"], 99, COLOURS) is None
+    padded = replace(
+        opened.scan, stack=np.zeros((6, 40, 48), np.uint8), grid=(24, 24)
+    )  # 8 rows, 12 columns on each side
+    picture = cv2.imdecode(np.frombuffer(mask_png(padded, layers["true"], number, COLOURS), np.uint8), -1)
+    np.testing.assert_array_equal(picture[8:-8, 12:-12, 3] > 0, inside)
+    assert picture.shape == (40, 48, 4)
+
+
+def test_a_notebook_shows_the_masks_of_a_scan(bench, mask_run):
+    number = number_of(bench, "test")
+    shown = notebook.view(mask_run, number, target=None, method="gradcam", device="cpu")
+    page = shown._repr_mimebundle_()["text/html"]
+    dice = bench.known[str(bench.rows[number]["path"])]["dice"]
+    assert f"mean Dice {dice:.3f}" in repr(shown)
+    assert [page.index(f'alt="{name}"') for name in notebook.ORDER] == sorted(
+        page.index(f'alt="{name}"') for name in notebook.ORDER
+    )
+    assert "blob" in page
+    with pytest.raises(SlivitError, match="leave target out"):
+        notebook.view(mask_run, number, target="blob", method="gradcam", device="cpu")

@@ -135,6 +135,10 @@ def test_what_is_looked_at_is_told_apart(run, scans, tmp_path):
     with pytest.raises(ViewError, match=r"holds 1 runs; give it alone.*runs/slivit"):
         check_runs([study])
     check_runs([run, run / "checkpoint"])
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "best.toml").touch()
+    with pytest.raises(ViewError, match=r"keeps no weights.*slivit finetune .*best\.toml"):
+        check_runs([tmp_path / "sweep"])
     assert [is_run(folder) for folder in (run, run / "checkpoint", study)] == [True, True, False]
     csv = tmp_path / "scans.csv"
     csv.write_text("path\n")
