@@ -43,8 +43,8 @@ def in_float(layer, x):
         return layer(x)
 
 
-def test_wide_outputs_stay_in_half_precision_and_only_strided_layers_are_swapped():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 4, 3), nn.Conv3d(1, 2, 2, stride=2))
+def test_wide_outputs_stay_in_half_precision_and_only_layers_that_need_it_are_swapped():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 4, 3, padding=1), nn.Conv3d(1, 2, 2, stride=2))
     names = list(net.state_dict())
     assert steady(net) == 2
     assert steady(net) == 0
@@ -53,3 +53,29 @@ def test_wide_outputs_stay_in_half_precision_and_only_strided_layers_are_swapped
     with torch.autocast("cpu", torch.bfloat16):
         assert net[0](torch.rand(1, 3, 9, 9)).dtype == torch.bfloat16
         assert net[0](torch.rand(1, 3, 9, 3)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("layer", "depth"),
+    [
+        (nn.Conv3d(16, 16, 3, padding=1), 2),
+        (nn.Conv3d(1, 16, 7, (1, 2, 2), padding=3), 4),
+        (nn.Conv3d(16, 16, 7, 2, padding=3), 6),
+    ],
+)
+def test_the_gradient_of_a_kernel_over_few_slices_is_right(layer, depth, precision):
+    ours = copy.deepcopy(layer)
+    assert steady(nn.Sequential(ours)) == 1
+    x = torch.randn(3, layer.in_channels, depth, 5, 5).to(precision).float()
+    exact = copy.deepcopy(layer).to(precision).double()
+    litter()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        out = ours(x)
+    wanted = exact(x.double())
+    given = torch.randn(out.shape).to(precision)
+    litter()
+    out.backward(given.to(out.dtype))
+    wanted.backward(given.double())
+    assert (out.double() - wanted).abs().max() < 0.02 * wanted.abs().max()
+    assert (ours.weight.grad - exact.weight.grad).abs().max() < 0.02 * exact.weight.grad.abs().max()
