@@ -23,7 +23,7 @@ from pathlib import Path
 
 CLONE = Path(__file__).resolve().parents[1]
 KINDS = "binary|multiclass|multilabel|regression"
-KIND = re.compile(rf"(?<!dtype)\.kind (==|!=|in|not in) |\.kind\]|kind (==|!=) [\"']({KINDS})")
+KIND = re.compile(rf"METRICS\[|kind (==|!=|in|not in) [(\[{{]?[\"']({KINDS})")
 
 
 def tiny_recipe(folder: Path, lr: str) -> Path:

@@ -25,6 +25,17 @@ def test_auto_takes_what_the_device_has(monkeypatch, device, native, expected):
     assert choose_precision("float32", torch.device(device)) == "float32"
 
 
+@pytest.mark.parametrize(
+    ("vendor", "amx", "expected"),
+    [("GenuineIntel", False, "float32"), ("GenuineIntel", True, "bfloat16"), ("AuthenticAMD", False, "bfloat16")],
+)
+def test_the_products_of_intel_s_avx_512_are_no_reason_for_half_precision(monkeypatch, vendor, amx, expected):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr("slivit.device._processor", lambda fact: {"vendor_id": vendor}[fact])
+    assert choose_precision("auto", torch.device("cpu")) == expected
+
+
 def test_mistakes_are_told():
     with pytest.raises(SlivitError, match="needs a GPU"):
         choose_precision("float16", torch.device("cpu"))

@@ -11,8 +11,7 @@ from fasttransform import Transform
 from torch import Tensor
 
 from slivit.data.blocks import TensorSlices
-from slivit.errors import SlivitError
-from slivit.install import install_command
+from slivit.errors import SlivitError, install_command
 from slivit.volume import Volume
 
 if TYPE_CHECKING:

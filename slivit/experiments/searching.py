@@ -12,9 +12,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slivit.errors import RecipeError
+from slivit.errors import RecipeError, install_command
 from slivit.experiments.recipe_sweep import Categorical, Float, Int, SweepRecipe
-from slivit.install import install_command
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -11,8 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-from slivit.errors import SlivitError
-from slivit.install import install_command
+from slivit.errors import SlivitError, install_command
 from slivit.machines import READING_TRIES, TRIES, Lost, Machines
 
 Item = TypeVar("Item")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slivit.install import install_command
+from slivit.errors import install_command
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from slivit.errors import ModelError
-from slivit.install import install_command
+from slivit.errors import ModelError, install_command
 from slivit.models._volume import check_volume
 
 

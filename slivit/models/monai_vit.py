@@ -16,8 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from slivit.errors import ModelError
-from slivit.install import install_command
+from slivit.errors import ModelError, install_command
 from slivit.models._deformable import ReferenceAxes
 from slivit.models._vit_adapter import STAGES, AdapterUNet
 from slivit.models._volume import VolumeModel

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from slivit.data.layout import dense_logits, normalised
-from slivit.errors import SlivitError
-from slivit.install import install_command
+from slivit.errors import SlivitError, install_command
 
 if TYPE_CHECKING:
     from slivit.data.sliding import Sliding

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import Data
-from slivit.errors import ReadError, SlivitError, one_of
+from slivit.errors import ReadError, SlivitError, install_command, one_of
 from slivit.files import whole_file
-from slivit.install import install_command
 from slivit.machines import machines_at
 from slivit.models.registry import spec_of
 from slivit.predict.features import features

@@ -14,9 +14,8 @@ from slivit import __version__
 from slivit.checkpoint import CONFIG, WEIGHTS, Checkpoint, read_config
 from slivit.data.preprocessing import preprocess
 from slivit.data.scan_reading import ScanRef
-from slivit.errors import SlivitError, nearest, one_of
+from slivit.errors import SlivitError, install_command, nearest, one_of
 from slivit.files import whole_folder, write_json, write_tensors, write_text
-from slivit.install import install_command
 from slivit.models._lora import kept_state
 from slivit.models._stored import BF16, narrowed
 from slivit.models.registry import spec_of

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from slivit.checkpoint import Checkpoint
-from slivit.errors import CheckpointError, SlivitError
+from slivit.errors import CheckpointError, SlivitError, install_command
 from slivit.files import torch_file
-from slivit.install import install_command
 from slivit.models._covariates import held
 from slivit.models._stored import narrowed
 from slivit.models.registry import spec_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from slivit.install import install_command
+from slivit.errors import install_command
 from slivit.targets.covariates import GEOMETRY_COLUMNS
 
 _ALONE = """```bash

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slivit.errors import SlivitError
-from slivit.install import install_command
+from slivit.errors import SlivitError, install_command
 from slivit.ssl.views import Range, uniform
 
 POINTS = 10

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from slivit.checkpoint import CONFIG, WEIGHTS
-from slivit.errors import RecipeError
-from slivit.install import install_command
+from slivit.errors import RecipeError, install_command
 from slivit.train.recipe import Logging
 
 MOST_PARAMS, LONGEST = 100, 6000

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from slivit.install import install_command
+from slivit.errors import install_command
 from slivit.viewer.server import ViewError, bind, is_loopback, open_browser, serve
 
 NEEDED = ("starlette", "uvicorn", "multipart")

@@ -19,9 +19,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from slivit.display import nifti_bytes
-from slivit.errors import SlivitError
+from slivit.errors import SlivitError, install_command
 from slivit.explanation import Explanation, target_or
-from slivit.install import install_command
 from slivit.viewer import panels, pictures
 from slivit.viewer.bench import DropFolder
 from slivit.viewer.desk import Desk

@@ -15,8 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from slivit.errors import ReadError, SlivitError
-from slivit.install import install_command
+from slivit.errors import ReadError, SlivitError, install_command
 
 Array = npt.NDArray[Any]
 Load = Callable[[Sequence[int]], Array]
