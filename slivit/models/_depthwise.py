@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slivit.errors import install_command
+from slivit.models._steady import SteadyConv2d
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def quicken(model: nn.Module) -> int:
     Returns:
         How many layers it has been done for; 0 without the package numba.
     """
-    layers = [m for m in model.modules() if type(m) is nn.Conv2d and _is_depthwise(m)]
+    layers = [m for m in model.modules() if type(m) in (nn.Conv2d, SteadyConv2d) and _is_depthwise(m)]
     if layers and not _compiles():
         return 0
     for layer in layers:

@@ -27,7 +27,7 @@ from slivit.device import Memory, autocast, choose_precision, out_of_memory
 from slivit.device import choose_device as choose_device
 from slivit.errors import ReadError
 from slivit.models._covariates import held
-from slivit.models._strided import steady
+from slivit.models._steady import steady
 from slivit.models.registry import spec_of
 from slivit.predict.batching import Batcher
 from slivit.predict.features import features, head_input

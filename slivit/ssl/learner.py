@@ -23,7 +23,7 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.data.watching import readers_with_room
 from slivit.errors import ModelError
 from slivit.models._depthwise import quicken
-from slivit.models._strided import steady
+from slivit.models._steady import steady
 from slivit.parallel import bare
 from slivit.ssl._accumulation import Accumulate
 from slivit.ssl._lars import lars

@@ -27,7 +27,7 @@ from slivit.device import choose_precision
 from slivit.errors import ModelError, SlivitError
 from slivit.models._depthwise import quicken
 from slivit.models._lora import is_adapted, is_adapter
-from slivit.models._strided import steady
+from slivit.models._steady import steady
 from slivit.parallel import bare, rank_and_size
 from slivit.settings import Precision, changed
 from slivit.targets.loss import TaskLoss

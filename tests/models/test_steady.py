@@ -1,4 +1,4 @@
-"""Strided convolutions in bfloat16 on a processor, among memory that holds what is not a number."""
+"""Convolutions over few voxels in bfloat16 on a processor, among memory that holds what is not a number."""
 
 import copy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from slivit.models._strided import StridedConv2d, StridedConv3d, steady
+from slivit.models._steady import SteadyConv2d, SteadyConv3d, steady
 
 SIZES = (8, 16, 32, 64, 128, 160, 256, 320, 512, 640, 1024, 1280, 2048, 4096, 8192, 20_000)
 
@@ -44,11 +44,11 @@ def in_float(layer, x):
 
 
 def test_wide_outputs_stay_in_half_precision_and_only_layers_that_need_it_are_swapped():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 4, 3, padding=1), nn.Conv3d(1, 2, 2, stride=2))
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 4, 1), nn.Conv3d(1, 2, 2, stride=2))
     names = list(net.state_dict())
     assert steady(net) == 2
     assert steady(net) == 0
-    assert [type(m) for m in net] == [StridedConv2d, nn.Conv2d, StridedConv3d]
+    assert [type(m) for m in net] == [SteadyConv2d, nn.Conv2d, SteadyConv3d]
     assert list(net.state_dict()) == names
     with torch.autocast("cpu", torch.bfloat16):
         assert net[0](torch.rand(1, 3, 9, 9)).dtype == torch.bfloat16
@@ -57,17 +57,20 @@ def test_wide_outputs_stay_in_half_precision_and_only_layers_that_need_it_are_sw
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
-    ("layer", "depth"),
+    ("layer", "size"),
     [
-        (nn.Conv3d(16, 16, 3, padding=1), 2),
-        (nn.Conv3d(1, 16, 7, (1, 2, 2), padding=3), 4),
-        (nn.Conv3d(16, 16, 7, 2, padding=3), 6),
+        (nn.Conv3d(16, 16, 3, padding=1), (2, 5, 5)),
+        (nn.Conv3d(1, 16, 7, (1, 2, 2), padding=3), (4, 5, 5)),
+        (nn.Conv3d(16, 16, 7, 2, padding=3), (6, 5, 5)),
+        (nn.Conv3d(3, 16, 5, 3, padding=2), (16, 1, 4)),
+        (nn.Conv2d(8, 4, 3, 2, padding=1), (12, 1)),
+        (nn.Conv1d(32, 16, 3, 3, padding=1), (2,)),
     ],
 )
-def test_the_gradient_of_a_kernel_over_few_slices_is_right(layer, depth, precision):
+def test_the_gradient_of_a_kernel_that_fills_its_input_is_right(layer, size, precision):
     ours = copy.deepcopy(layer)
     assert steady(nn.Sequential(ours)) == 1
-    x = torch.randn(3, layer.in_channels, depth, 5, 5).to(precision).float()
+    x = torch.randn(3, layer.in_channels, *size).to(precision).float()
     exact = copy.deepcopy(layer).to(precision).double()
     litter()
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
