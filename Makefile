@@ -40,11 +40,12 @@ demo: $(BASE)
 	$(BIN)/slivit demo demo --overwrite
 
 # One thread a test process: the processes together use every core, and small tensors gain nothing from more threads.
+# worksteal keeps tests of a file in one process, so that what they share is made once, and ends in balance.
 test: $(ALL)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not network"
 
 test-slow: $(ALL)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "slow and not network" --ignore=tests/campaign
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "slow and not network" --ignore=tests/campaign
 
 # uv resolves direct requirements to the lowest version allowed; what they need themselves is the newest that fits.
 test-lowest:

@@ -34,6 +34,17 @@ def reference() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_pdf():
+    """Figures are drawn as SVG alone: PDF takes longest, and tests/report looks at it."""
+    from matplotlib.figure import Figure
+
+    draw = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda self, *a, **k: k.get("format") == "pdf" or draw(self, *a, **k))
+        yield
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

@@ -119,11 +119,25 @@ def draw_files(plot: Plot, folder: Path) -> str:
     with rc_context({"svg.hashsalt": plot.name}):
         plot.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
         plot.figure.set_layout_engine("none")  # the axes are in place now; what follows draws them once more
-        plot.figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+        with _lean_fonts():
+            plot.figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
     with whole_file(folder / f"{plot.name}.pdf") as partial:
         partial.write_bytes(pdf.getvalue())
     write_text(folder / f"{plot.name}.svg", buffer.getvalue())
     return _for_page(buffer.getvalue(), plot)
+
+
+@contextmanager
+def _lean_fonts() -> Iterator[None]:
+    """Leave out of a font in a PDF what only lays out text: it is laid out, and those tables cost most of the time."""
+    from fontTools.subset import Options
+
+    usual = Options._drop_tables_default
+    Options._drop_tables_default = [*usual, "GSUB", "GPOS", "GDEF"]
+    try:
+        yield
+    finally:
+        Options._drop_tables_default = usual
 
 
 def _for_page(svg: str, plot: Plot) -> str:

@@ -24,14 +24,14 @@ def run(*args, cwd=ROOT, expect=0):
     return done.stdout + done.stderr
 
 
-def told(*args):
-    """The message of a user's mistake, told in this process (a subprocess a mistake would be slow)."""
+def told(*args, expect=2):
+    """What a command says in this process (a process of its own for each would be slow); by default of a mistake."""
     from typer.testing import CliRunner
 
     from slivit.cli import app
 
     done = CliRunner().invoke(app, [str(a) for a in args])
-    assert done.exit_code == 2, (done.output, done.exception)
+    assert done.exit_code == expect, (done.output, done.exception)
     return done.output
 
 
@@ -87,7 +87,7 @@ def test_predict_new_scans(finetuned, blob_scans, tmp_path):
 def test_one_bad_scan_does_not_stop_the_others(finetuned, blob_scans, tmp_path):
     bad = tmp_path / "cut.nii"
     bad.write_bytes((blob_scans.parent / "scan0.nii").read_bytes()[:500])
-    said = run("predict", finetuned, blob_scans.parent / "scan1.nii", bad, "--out", tmp_path / "p.csv", expect=1)
+    said = told("predict", finetuned, blob_scans.parent / "scan1.nii", bad, "--out", tmp_path / "p.csv", expect=1)
     assert "1 of 2 scans could not be predicted" in said
     table = pd.read_csv(tmp_path / "p.csv", keep_default_na=False)
     assert table["prob_bright"][0] != ""
@@ -218,5 +218,5 @@ def test_lists_and_help():
                        ("importers", "echonet")]:  # fmt: skip
         assert part in CliRunner().invoke(app, ["list", what]).output
     assert 'Did you mean "models"' in told("list", "model")
-    assert "finetune" in run("--help")
-    assert run("--version").strip()
+    assert "finetune" in told("--help", expect=0)
+    assert told("--version", expect=0).strip()

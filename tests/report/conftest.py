@@ -7,6 +7,12 @@ from slivit.evaluate.measure import measure
 from slivit.evaluate.recipe import Testing as Options
 from slivit.report.page import write_report
 
+
+@pytest.fixture(scope="module", autouse=True)
+def without_pdf():
+    """Nothing: here figures are drawn as PDF, too."""
+
+
 KINDS = ("binary", "multiclass", "multilabel", "regression")
 
 

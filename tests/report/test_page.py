@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from slivit.evaluate.deciding import decide
 from slivit.evaluate.measure import measure
@@ -73,8 +74,8 @@ def test_pages_and_figures_are_the_same_again(evaluated, pages, tmp_path):
         assert file.read_bytes() == (pages["binary"].parent / "figures" / file.name).read_bytes(), file.name
 
 
-def test_names_with_markup_are_escaped(made_up_predictions, tmp_path):
-    table, task = made_up_predictions("binary")
+def test_names_with_markup_are_escaped(made_up_predictions, svg_alone, tmp_path):
+    table, task = made_up_predictions("binary", n=30)
     table = table.rename(columns=lambda c: c.replace("drusen", "<b>&x"))
     task = task.model_copy(update={"targets": ("<b>&x",)})
     testing = Options(draws=10)
@@ -107,17 +108,15 @@ def broken(table, task, how):
 
 
 @pytest.fixture
-def without_pdf(monkeypatch):
-    """Draw figures as SVG alone: the files are tested above, and PDF takes longest."""
-    from matplotlib.figure import Figure
-
+def svg_alone(monkeypatch):
+    """The files are tested above, and PDF takes longest."""
     draw = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: draw(self, *a, **k) if k["format"] == "svg" else None)
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: k["format"] == "pdf" or draw(self, *a, **k))
 
 
 @pytest.mark.parametrize("how", ["constant", "one class", "one scan", "nan"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_not_defined_is_said_so(made_up_predictions, without_pdf, tmp_path, kind, how):
+def test_what_is_not_defined_is_said_so(made_up_predictions, svg_alone, tmp_path, kind, how):
     table, task = made_up_predictions(kind, n=30)
     table = broken(table, task, how)
     testing = Options(draws=20, subgroups=("sex",))

@@ -66,6 +66,7 @@ def test_scroll_through_a_scan_and_see_why(visitor, scans):
     visitor.wait(lambda: not visitor.all(".bars.scored"))
 
 
+@pytest.mark.slow
 def test_three_planes_with_a_window_and_an_overlay(browser, visit, server):
     from selenium.webdriver.common.keys import Keys
 
@@ -100,6 +101,7 @@ def test_three_planes_with_a_window_and_an_overlay(browser, visit, server):
     again.quiet()
 
 
+@pytest.mark.slow
 def test_a_dropped_scan_is_shown_and_a_bad_one_told(visitor, scans, tmp_path):
     bad = tmp_path / "holiday.nii"
     bad.write_bytes(Path(scans["path"][0]).read_bytes()[:500])
@@ -114,6 +116,7 @@ def test_a_dropped_scan_is_shown_and_a_bad_one_told(visitor, scans, tmp_path):
     assert [e["level"] for e in visitor.browser.get_log("browser") if "422" in e["message"]] == ["SEVERE"]
 
 
+@pytest.mark.slow
 def test_the_nearest_training_scans_on_a_phone(visit, server, scans):
     visitor = visit(f"{server.url}#scan=30", "phone")
     visitor.wait(lambda: visitor.all(".compare-near"))
@@ -128,6 +131,7 @@ def test_the_nearest_training_scans_on_a_phone(visit, server, scans):
     visitor.quiet()
 
 
+@pytest.mark.slow
 def test_notes_are_kept_as_whole_lines(visitor, run):
     from selenium.webdriver.common.keys import Keys
 

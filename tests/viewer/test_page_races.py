@@ -2,6 +2,8 @@
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HOLD = """
     const [part] = arguments, own = window.fetch, held = [];
     window.asked = [];
