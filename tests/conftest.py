@@ -128,7 +128,7 @@ def made_up_predictions():
 @pytest.fixture(scope="session")
 def tiny_slivit() -> dict:
     """The arguments of a SLIViT that trains in seconds; do not change them."""
-    return {"backbone": "resnet10t", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
+    return {"backbone": "test_resnet", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
             "vit_heads": 2, "dim_head": 8, "mlp_dim": 16}  # fmt: skip
 
 

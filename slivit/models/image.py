@@ -54,7 +54,7 @@ class ImageClassifier(nn.Module):
     licence="Apache-2.0 (definition); weights as their backbone's",
     parameters=27_820_897,
     weights="timm downloads ImageNet weights with pretrained = true",
-    small={"backbone": "convnext_atto", "image_size": 64},
+    small={"backbone": "test_convnext", "image_size": 64},
 )
 def image_classifier(
     out_dim: int,

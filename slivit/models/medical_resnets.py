@@ -99,6 +99,7 @@ def medicalnet(
     *,
     slices: Count = 64,
     image_size: Count = 128,
+    width: Count = 64,
     pretrained: bool | Weights = False,
 ) -> VolumeEncoder:
     """MedicalNet's 3D ResNet: (B, 1, S, P, P) float32 -> (B, out_dim) logits.
@@ -109,16 +110,18 @@ def medicalnet(
         out_dim: the number of outputs.
         slices: S.
         image_size: P, rows and columns in pixels.
+        width: channels of the first layer; 64 as published.
         pretrained: a published name ("medicalnet-18"), or a file; its decoder is left out.
 
     Source: Chen et al. 2019, section 3.
     """
     nets = _monai("resnet", name)
     options = {"spatial_dims": 3, "n_input_channels": 1, "num_classes": 1, "conv1_t_stride": 2}
+    options["widen_factor"] = width / 64
     network = getattr(nets, f"resnet{depth}")(**options, **RESNETS[depth])
     rules = WeightRules(architecture=name, drop=(r"^conv_seg\.",), default=name.replace("_", "-"))
-    width = 512 if depth < 50 else 2048
-    return VolumeEncoder(name, ResNetMaps(network), width, out_dim, (slices, image_size, image_size), rules, pretrained)
+    maps, size = ResNetMaps(network), (slices, image_size, image_size)
+    return VolumeEncoder(name, maps, width * (8 if depth < 50 else 32), out_dim, size, rules, pretrained)
 
 
 for _depth, _parameters in ((18, 32_986_689), (50, 46_157_121)):
@@ -132,7 +135,7 @@ for _depth, _parameters in ((18, 32_986_689), (50, 46_157_121)):
         source="arXiv:1904.00625",
         licence="Apache-2.0 (definition); MIT (weights)",
         weights=f"medicalnet-{_depth}: resnet_{_depth}_23dataset.pth of TencentMedicalNet on Hugging Face's hub",
-        small={"slices": 16, "image_size": 32},
+        small={"slices": 16, "image_size": 32, "width": 4},
     )(partial(medicalnet, f"medicalnet_{_depth}", _depth))
 
 

@@ -115,7 +115,7 @@ def test_a_backbone_of_another_architecture_names_both(scans, tmp_path, finetune
     said = finetune(tmp_path, tmp_path / "scans.csv", f"model.weights={tmp_path / 'other.safetensors'}")
     assert "other.safetensors" in said
     assert "ConvNeXt" in said
-    assert "resnet10t" in said
+    assert "test_resnet" in said
 
 
 @pytest.mark.parametrize("cut", [0, 10, 200])

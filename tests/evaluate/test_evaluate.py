@@ -94,7 +94,7 @@ def test_the_page_shows_the_errors_and_the_model(run):
     assert html.count('<img src="data:image/png;base64,') == min(wrong, 3)
     config = json.loads((run / "checkpoint" / "config.json").read_text())
     assert config["sha256"] in html
-    assert "resnet10t" in html
+    assert "test_resnet" in html
     assert "figure-history" in html
     assert "24 rows are left out because they are in the split" in html
 

@@ -272,7 +272,7 @@ def test_a_model_can_have_a_pre_training_of_its_own(make_study):
 def test_a_study_of_probes(blob_scans, tmp_path):
     from slivit.experiments.recipe_study import StudyRecipe
 
-    size = {"backbone": "resnet10t", "backbone_args": {}, "image_size": 32, "stride": 16, "slices": 4}
+    size = {"backbone": "test_resnet", "backbone_args": {}, "image_size": 32, "stride": 16, "slices": 4}
     recipe = StudyRecipe.model_validate(
         {
             "out": str(tmp_path / "study"),

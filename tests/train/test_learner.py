@@ -19,7 +19,7 @@ from slivit.train.learner import MixUp, find_lr, parameter_groups, scheduled, vo
 from slivit.train.metrics import EpochMetric
 from slivit.train.recipe import Fit
 
-SMALL = {"backbone": "resnet10t", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
+SMALL = {"backbone": "test_resnet", "slices": 4, "image_size": 32, "stride": 16, "vit_dim": 16, "vit_depth": 1,
          "vit_heads": 2, "dim_head": 8, "mlp_dim": 16}  # fmt: skip
 BINARY = Task(kind="binary", targets=("bright",))
 
@@ -174,9 +174,9 @@ def test_the_rates_of_the_backbone(blob_scans, tmp_path):
     np.testing.assert_allclose(learn.peak(1e-3), [1e-4, 1e-3, 1e-3])
 
 
-@pytest.mark.parametrize("backbone", ["resnet10t", "convnext_atto"])
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_convnext"])
 def test_layer_decay_scales_block_by_block_and_holds_every_parameter_once(blob_scans, tmp_path, backbone):
-    model = create_model("slivit", 1, **SMALL | {"backbone": backbone, "stride": 16 if "net10" in backbone else 32})
+    model = create_model("slivit", 1, **SMALL | {"backbone": backbone, "stride": 16 if "resnet" in backbone else 32})
     learn, *_ = make(blob_scans, tmp_path, model=model, fit=Fit(layer_decay=0.5, precision="float32"))
     learn.create_opt()
     names = {id(p): name for name, p in model.named_parameters()}
@@ -248,9 +248,9 @@ def test_training_options_that_would_do_nothing_are_refused():
             Fit(**wrong)
 
 
-@pytest.mark.parametrize("backbone", ["resnet10t", "convnext_atto"])
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_convnext"])
 def test_a_frozen_backbone_does_not_move(blob_scans, tmp_path, backbone):
-    model = create_model("slivit", 1, **SMALL | {"backbone": backbone, "stride": 16 if "net10" in backbone else 32})
+    model = create_model("slivit", 1, **SMALL | {"backbone": backbone, "stride": 16 if "resnet" in backbone else 32})
     learn, *_ = make(blob_scans, tmp_path, model=model, fit=Fit(freeze_backbone=True))
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with learn.no_bar(), learn.no_logging():

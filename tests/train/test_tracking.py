@@ -33,7 +33,7 @@ def test_mlflow_gets_parameters_and_every_epoch(followed):
     folder, client, run = followed
     assert run.info.status == "FINISHED"
     assert run.data.params["fit.epochs"] == "2"
-    assert run.data.params["model.backbone"] == "resnet10t"
+    assert run.data.params["model.backbone"] == "test_resnet"
     history = client.get_metric_history(run.info.run_id, "valid_loss")
     assert [m.step for m in history] == [1, 2]
     lines = (folder / "history.csv").read_text().splitlines()
