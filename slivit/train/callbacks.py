@@ -13,6 +13,7 @@ import torch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
+from fastcore.foundation import L
 
 from slivit.errors import CheckpointError, RecipeError, SlivitError
 from slivit.files import check_space, whole_file, write_torch
@@ -302,18 +303,19 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value]
 
 
-class Autocast(MixedPrecision):
+class HalfPrecision(MixedPrecision):
     """fastai's mixed precision, on the device of the data instead of on CUDA alone."""
 
     entered = False
 
     def before_fit(self) -> None:
-        super().before_fit()
         device = torch.device(self.dls.device or "cpu").type
-        if device != "cuda":
-            dtype = torch.bfloat16 if self.amp_mode == AMPMode.BF16 else torch.float16
-            self.autocast = torch.autocast(device, dtype=dtype)
-            self.learn.scaler = torch.amp.GradScaler(device, enabled=False)
+        if device == "cuda":
+            super().before_fit()
+            return
+        dtype = torch.bfloat16 if self.amp_mode == AMPMode.BF16 else torch.float16
+        self.autocast, self.scales = torch.autocast(device, dtype=dtype), L()
+        self.learn.scaler = torch.amp.GradScaler(device, enabled=False)
 
     def before_batch(self) -> None:
         super().before_batch()

@@ -32,7 +32,7 @@ from slivit.parallel import bare, rank_and_size
 from slivit.settings import Precision, changed
 from slivit.targets.loss import TaskLoss
 from slivit.targets.task import Task
-from slivit.train.callbacks import Autocast, FrozenBackbone, seed_everything
+from slivit.train.callbacks import FrozenBackbone, HalfPrecision, seed_everything
 from slivit.train.metrics import WholeLoss, task_metrics
 from slivit.train.recipe import Fit
 from slivit.train.schedules import backbone_depth, layered_groups, scheduler, warmup_poly
@@ -250,7 +250,7 @@ def precision_callbacks(precision: Precision, dls: DataLoaders) -> list[Callback
         SlivitError: float16 on a CPU.
     """
     precision = choose_precision(precision, torch.device(dls.device or "cpu"))
-    return [] if precision == "float32" else [Autocast("bf16" if precision == "bfloat16" else "fp16")]
+    return [] if precision == "float32" else [HalfPrecision("bf16" if precision == "bfloat16" else "fp16")]
 
 
 def find_lr(learn: Learner, steps: int = 100) -> float:

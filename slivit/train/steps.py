@@ -24,7 +24,7 @@ from torch import nn
 from slivit.device import Memory, out_of_memory
 from slivit.errors import ModelError, SlivitError
 from slivit.parallel import bare, of_all, rank_and_size
-from slivit.train.callbacks import Autocast
+from slivit.train.callbacks import HalfPrecision
 
 log = logging.getLogger(__name__)
 LONG = 1000
@@ -226,13 +226,13 @@ class SparingLearner(Learner):
     def enter_precision(self) -> None:
         """Compute in the precision of the fit, for a part of a batch."""
         for callback in self.cbs:
-            if isinstance(callback, Autocast):
+            if isinstance(callback, HalfPrecision):
                 callback.enter()
 
     def leave_precision(self) -> None:
         """End half precision where an error ended a batch: what this process does next would be computed in it."""
         for callback in self.cbs:
-            if isinstance(callback, Autocast):
+            if isinstance(callback, HalfPrecision):
                 callback.leave()
 
 
