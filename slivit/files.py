@@ -120,6 +120,14 @@ def _remove_abandoned(folder: Path) -> None:
             _remove(path)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, whole or not at all: one that is half removed is a draft, which is never taken for the folder."""
+    if folder.is_dir():
+        aside = _draft(folder)
+        folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)

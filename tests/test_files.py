@@ -18,6 +18,8 @@ from slivit.files import (
     make_folder,
     read_json,
     read_mapping,
+    remove_drafts,
+    remove_folder,
     whole_file,
     whole_folder,
     write_json,
@@ -182,3 +184,16 @@ def test_a_damaged_file_of_json_is_named(file, content, match):
 
 def test_a_file_of_json_that_is_not_there_holds_nothing(tmp_path):
     assert (read_json(tmp_path / "absent"), read_mapping(tmp_path / "absent")) == (None, {})
+
+
+def test_a_folder_that_is_half_removed_is_a_draft(tmp_path, monkeypatch):
+    (tmp_path / "slices").mkdir()
+    write_text(tmp_path / "slices" / "a", "a")
+    with monkeypatch.context() as killed:
+        killed.setattr("shutil.rmtree", lambda *_, **__: None)
+        remove_folder(tmp_path / "slices")
+    assert not (tmp_path / "slices").exists()
+    assert any(tmp_path.iterdir())
+    remove_drafts(tmp_path)
+    assert not any(tmp_path.iterdir())
+    remove_folder(tmp_path / "slices")

@@ -154,10 +154,24 @@ def _terminated_like_interrupted() -> Iterator[None]:
             signal.signal(other, signal.SIG_IGN)
         raise _Ended(128 + number)
 
+    def listen() -> dict[Any, Any]:
+        return {number: signal.signal(number, end) for number in heard}
+
+    def lost(told: Any) -> None:
+        """Hear the signal again that came where Python drops what is raised, as in what it calls round a fork."""
+        if not isinstance(told.exc_value, _Ended):
+            hook(told)
+            return
+        number = int(told.exc_value.code or 0) - 128
+        listen()
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+
     heard = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, end) for number in heard}
+    hook, sys.unraisablehook = sys.unraisablehook, lost
+    before = listen()
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -38,7 +38,9 @@ def against_baseline(
     if baseline is None:
         return None
     named = baseline if NAMED in baseline else baseline.assign(**{NAMED: BASELINE})
-    parts = [_against(table, rows, str(name), task, testing) for name, rows in named.groupby(NAMED, sort=False)]
+    by_name = {str(name): rows for name, rows in named.groupby(NAMED)}
+    order = sorted(by_name, key=lambda name: not name.startswith("size"))  # what covariates alone predict comes last
+    parts = [_against(table, by_name[name], name, task, testing) for name in order]
     found = [part for part in parts if part]
     return {**found[0], **({"others": found[1:]} if found[1:] else {})} if found else None
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from slivit.data.preprocessing import Preprocessing, load_slices
 from slivit.data.table import as_shown
-from slivit.errors import RecipeError
+from slivit.errors import RecipeError, SlivitError
 from slivit.files import whole_file, write_json
 from slivit.folder import open_results
 
@@ -116,9 +116,9 @@ def compare_backbones(
     folder = open_results(out, overwrite=overwrite)
     rows = [row for path in paths for row in scan_similarities(path, networks, settings)]
     table = pd.DataFrame(rows)
+    found = summary_of(table)
     with whole_file(folder / TABLE) as partial:
         as_shown(table).to_csv(partial, index=False)
-    found = summary_of(table)
     write_json(folder / SUMMARY, found)
     for pair in found["pairs"]:
         log.info("%s and %s: CKA %.3f, top 5%% %.3f", pair["first"], pair["second"], pair["mean"], pair["top"])
@@ -131,7 +131,11 @@ def summary_of(table: pd.DataFrame) -> dict[str, Any]:
 
     Two pairs are tested by a paired t-test over volumes, each the mean over its slices; p-values are corrected by
     Bonferroni for all such tests.
+
+    Raises:
+        SlivitError: no slice has features that differ between places.
     """
+    import pandas as pd
     from scipy.stats import ttest_rel
 
     from slivit.statistics import adjust_p_values
@@ -139,6 +143,9 @@ def summary_of(table: pd.DataFrame) -> dict[str, Any]:
     pairs, by_volume = [], {}
     for (first, second), part in table.groupby(["first", "second"], sort=False):
         values = part["cka"].dropna().to_numpy()
+        if not len(values):
+            told = "no slice has features that differ between places"
+            raise SlivitError(f"{first} and {second}: {told}; take a larger --image-size, or look at the scans")
         count = max(1, round(TOP * len(values)))
         by_volume[f"{first} and {second}"] = part.groupby("path", sort=True)["cka"].mean()
         volumes = by_volume[f"{first} and {second}"]
@@ -147,10 +154,13 @@ def summary_of(table: pd.DataFrame) -> dict[str, Any]:
         pairs.append({"first": first, "second": second, **told, "slices": len(values), "volumes": len(volumes)})
     tests: list[dict[str, Any]] = []
     for one, other in combinations(by_volume, 2):
-        a, b = by_volume[one].to_numpy(), by_volume[other].to_numpy()
+        both = pd.concat([by_volume[one], by_volume[other]], axis=1).dropna()
+        a, b = both.to_numpy().T
         differs = len(a) > 1 and bool(np.ptp(a - b) > 0)
         p_value = float(ttest_rel(a, b).pvalue) if differs else None
-        tests.append({"first": one, "second": other, "difference": float(np.mean(a - b)), "p_value": p_value})
+        tests.append(
+            {"first": one, "second": other, "difference": float(np.mean(a - b)) if len(a) else None, "p_value": p_value}
+        )
     for test, corrected in zip(tests, adjust_p_values([t["p_value"] for t in tests], "bonferroni"), strict=True):
         test["bonferroni"] = corrected
     return {"schema": "slivit.similarity", "version": 1, "pairs": pairs, "tests": tests}

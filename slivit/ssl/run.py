@@ -19,7 +19,7 @@ from slivit.data.images import LARGER
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.table import as_shown
 from slivit.errors import ManifestError, RecipeError
-from slivit.files import whole_file
+from slivit.files import remove_folder, whole_file
 from slivit.folder import CHECKPOINT, HISTORY, PROGRESS, SPLIT, RunFolder
 from slivit.models.registry import spec_of
 from slivit.parallel import from_main, is_main, local_device, process_group, wait_for_all
@@ -84,7 +84,7 @@ def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool =
             keep(folder.file(CHECKPOINT))
         wait_for_all()  # the others may still read slices
         if is_main():
-            shutil.rmtree(folder.path / SLICES, ignore_errors=True)
+            remove_folder(folder.path / SLICES)
             folder.finish()
     return folder.path
 

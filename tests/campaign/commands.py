@@ -175,7 +175,7 @@ def _looks(g: Path) -> list[Job]:
     embed += ["model.image_size=16", "model.backbone_args={patch_size=8, embed_dim=16, depth=1, num_heads=2}"]
     embed += ["data.workers=0", "device=cpu", "--raptor", "5"]
     alike = ["similarity", csv, "a=random", "b=random", "--backbone", "resnet10t", "--slices", "2"]
-    alike += ["--image-size", "32", "--out", f"{g}/alike"]
+    alike += ["--image-size", "64", "--out", f"{g}/alike"]
     return [
         _job("probe", probe, "probed"),
         _job("embed", embed, "embedding", embed),

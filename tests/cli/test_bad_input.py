@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from contextlib import contextmanager
 
 import nibabel
@@ -195,6 +196,23 @@ def test_signals_that_ask_to_end_are_told_and_close_what_is_open(capsys, number)
     assert (end.value.exit_code, closed) == (128 + number, [True])
     assert capsys.readouterr().err == f"slivit: stopped by {number.name}; call it again\n"
     assert signal.getsignal(number) == signal.SIG_DFL
+
+
+class Dropped:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals end a process there")
+def test_a_signal_that_comes_where_python_drops_what_is_raised_is_heard_again(capsys):
+    def work():
+        Dropped()
+        time.sleep(5)
+
+    with pytest.raises(typer.Exit) as end, told_errors():
+        work()
+    assert end.value.exit_code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "slivit: stopped by SIGTERM\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no hang-ups there")

@@ -8,6 +8,7 @@ import pytest
 
 from slivit import statistics as st
 from slivit.errors import ManifestError, RecipeError
+from slivit.evaluate.baselines import against_baseline
 from slivit.evaluate.deciding import decide
 from slivit.evaluate.described import describe_table
 from slivit.evaluate.measure import measure
@@ -201,3 +202,16 @@ def _measured(file, options):
     decision = None if task.kind == "regression" else decide(table[table["split"] == "val"], task, options)
     data = describe_table(table, str(file), file.parent / "checkpoint", task, options)
     return json.dumps(measure(table, task, options, decision=decision, data=data))
+
+
+def test_the_order_of_a_baseline_s_rows_changes_nothing(made_up_predictions):
+    table, task = made_up_predictions("binary", n=60)
+    plain = table[["path", "split", "prob_drusen"]]
+    parts = [plain.assign(baseline="age", prob_drusen=0.5 + plain["prob_drusen"] / 4)]
+    parts += [plain.assign(baseline="size and histogram", prob_drusen=1 - plain["prob_drusen"])]
+    found = []
+    for seed, rows in enumerate((parts, parts, parts[::-1])):
+        mine, theirs = (t.sample(frac=1, random_state=seed) for t in (table, pd.concat(rows)))
+        found.append(against_baseline(mine, theirs, task, Options(draws=9)))
+    assert found[0] == found[1] == found[2]
+    assert found[0]["names"] == ["model", "size and histogram"]

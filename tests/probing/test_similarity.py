@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from slivit.errors import SlivitError
 from slivit.probing.similarity import linear_cka, summary_of
 
 
@@ -43,6 +44,18 @@ def test_the_summary_is_over_slices_then_volumes():
     assert first["mean"] == pytest.approx(np.mean(values))
     assert first["top"] == pytest.approx(np.mean(sorted(values)[-3:]))
     assert found["tests"][0]["bonferroni"] == found["tests"][0]["p_value"] < 1e-6
+
+
+def test_volumes_without_a_value_are_left_out_and_none_at_all_is_told():
+    rows = [
+        {"path": f"v{v}", "slice": 0, "first": "a", "second": other, "cka": np.nan if (v, other) == (0, "b") else v / 9}
+        for v in range(4) for other in "bc"
+    ]  # fmt: skip
+    found = summary_of(pd.DataFrame(rows))
+    assert found["pairs"][0]["mean"] == pytest.approx(2 / 9)
+    assert found["tests"][0]["difference"] == 0
+    with pytest.raises(SlivitError, match="a and b: no slice has features that differ"):
+        summary_of(pd.DataFrame([{**row, "cka": np.nan} for row in rows]))
 
 
 def test_the_command(blob_scans, tmp_path):
