@@ -121,7 +121,7 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, whole or not at all: one that is half removed is a draft, which is never taken for the folder."""
+    """Remove a folder, whole or not at all: what is half removed is a draft, which is not taken for the folder."""
     if folder.is_dir():
         aside = _draft(folder)
         folder.rename(aside)
