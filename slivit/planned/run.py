@@ -17,9 +17,9 @@ from slivit.data.cache import SliceCache
 from slivit.data.splits import k_folds
 from slivit.data.table import as_shown, read_table
 from slivit.errors import ManifestError, RecipeError
-from slivit.files import whole_file, write_json, write_text
+from slivit.files import remove_folder, whole_file, write_json, write_text
 from slivit.folder import LOG, METRICS, SPLIT, logged
-from slivit.folder.lock import locked, make_folder
+from slivit.folder.lock import GUARD, OWNER, locked
 from slivit.machines import cores
 from slivit.planned import jobs
 from slivit.planned.build import build_ensemble
@@ -118,34 +118,41 @@ def auto(
     from slivit.run import Run
 
     folder, began, minutes = Path(out), monotonic(), minutes_of(time)
-    _open(folder, resume, overwrite)
-    with locked(folder), logged(folder):
-        table = scan_table(
-            folder / TABLE if resume else scans, **_asked(folder, resume, target, kind, labels, importer)
-        )
-        for sentence in table.sentences:
-            log.info("%s", sentence)
-        planned, work = _planned(folder, table, minutes, seed, [str(w) for w in weights], str(plan))
-        for reason in planned.reasons:
-            log.info("plan: %s", reason)
-        _run(planned, work, folder, Clock(folder, planned.minutes, planned.workers, began), cluster)
+    with locked(folder):
+        _open(folder, resume, overwrite, [scans, labels, plan, *weights])
+        with logged(folder):
+            table = scan_table(
+                folder / TABLE if resume else scans, **_asked(folder, resume, target, kind, labels, importer)
+            )
+            for sentence in table.sentences:
+                log.info("%s", sentence)
+            planned, work = _planned(folder, table, minutes, seed, [str(w) for w in weights], str(plan))
+            for reason in planned.reasons:
+                log.info("plan: %s", reason)
+            _run(planned, work, folder, Clock(folder, planned.minutes, planned.workers, began), cluster)
     return Run(folder)
 
 
-def _open(folder: Path, resume: bool, overwrite: bool) -> None:
-    if resume:
-        if not (folder / TABLE).is_file():
-            raise RecipeError(f"{folder}: holds no {TABLE}, so there is no run of slivit auto to go on with")
-        return
-    if folder.is_dir() and any(p.name != LOG for p in folder.iterdir()):  # a log alone: it ended before it began
+def _open(folder: Path, resume: bool, overwrite: bool, inputs: Sequence[Any]) -> None:
+    """Let an earlier run in a folder that this process holds give way, or go on.
+
+    Raises:
+        RecipeError: there is none to go on with, or something that may not be replaced.
+    """
+    if resume and not (folder / TABLE).is_file():
+        raise RecipeError(f"{folder}: holds no {TABLE}, so there is no run of slivit auto to go on with")
+    held = [p for p in folder.iterdir() if p.name not in (OWNER, GUARD)]
+    if not resume and any(p.name != LOG for p in held):  # a log alone: it ended before it began
         if not overwrite:
             raise RecipeError(f"{folder}: is not empty; go on with --resume, or replace it with --overwrite")
         if not (folder / PLAN).is_file() and not (folder / TABLE).is_file():
             raise RecipeError(f"{folder}: holds something else than a run of slivit auto; choose another --out")
-        import shutil
-
-        shutil.rmtree(folder)
-    make_folder(folder)
+        given = [str(value) for value in inputs if isinstance(value, str | Path)]
+        for name in filter(None, {*given, *(text.rpartition("=")[2] for text in given)}):
+            if Path(name).exists() and Path(name).resolve().is_relative_to(folder.resolve()):
+                raise RecipeError(f"{folder}: {name} lies in it, and would be replaced; choose another --out")
+        for path in sorted(held, key=lambda path: path.name in (PLAN, TABLE)):  # by which a part is known for one, last
+            path.unlink() if path.is_symlink() or not path.is_dir() else remove_folder(path)
 
 
 def _asked(folder: Path, resume: bool, *asked: Any) -> dict[str, Any]:

@@ -124,3 +124,17 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert done.returncode == 2
     assert "holds something else" in done.stderr
     assert (tmp_path / "letters.txt").read_text() == "mine"
+
+
+def test_what_a_run_starts_from_and_a_run_that_works_are_not_replaced(tmp_path):
+    from slivit.errors import RecipeError
+    from slivit.folder.lock import locked
+    from slivit.planned.run import auto
+
+    (tmp_path / "scans.csv").write_text("path,bright\n")
+    with pytest.raises(RecipeError, match=r"scans\.csv lies in it, and would be replaced"):
+        auto(tmp_path / "scans.csv", out=tmp_path, overwrite=True)
+    (tmp_path / "other.csv").write_text("path,bright\n")
+    with locked(tmp_path), pytest.raises(RecipeError, match="works in this folder"):
+        auto("elsewhere.csv", out=tmp_path, overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other.csv", "scans.csv"]
