@@ -270,11 +270,12 @@ def _plain(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array.astype(np.int32) if np.issubdtype(array.dtype, np.integer) else array.astype(np.float32)
 
 
-def planes_widget(layers: Sequence[Mapping[str, Any]], height: int = 480) -> Any | None:
+def planes_widget(layers: Sequence[Mapping[str, Any]], *, placed: bool = True, height: int = 480) -> Any | None:
     """Three planes of a scan and what lies over it, as a widget of NiiVue.
 
     Args:
         layers: for `ipyniivue.Volume`, the scan first: `data` (a NIfTI file's bytes), `name`, `colormap`, ...
+        placed: whether the place of the scan is known, so that R, L, A, P, S and I can stand at the edges.
         height: in pixels.
 
     Returns:
@@ -284,8 +285,11 @@ def planes_widget(layers: Sequence[Mapping[str, Any]], height: int = 480) -> Any
         return None
     from ipyniivue import NiiVue
 
+    options: dict[str, Any]
     blue, width = (0.34, 0.71, 0.91, 0.9), {"crosshair_width": 0.3, "crosshair_width_unit": "percent"}
-    options = {"is_radiological_convention": True, "drag_and_drop_enabled": False, "multiplanar_show_render": 0}
+    options = {"is_radiological_convention": True, "sagittal_nose_left": True, "drag_and_drop_enabled": False}
+    options |= {"is_orientation_text_visible": placed, "show_all_orientation_markers": True, "font_min_px": 16}
+    options |= {"font_color": (1.0, 0.85, 0.2, 1.0), "multiplanar_show_render": 0}
     widget = NiiVue(height=height, back_color=(0, 0, 0, 1), crosshair_color=blue, **width, **options)
     widget.load_volumes([{"colorbar_visible": False, **layer} for layer in layers])
     return widget

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import slivit
-from slivit.display import volume_image
+from slivit.display import mask_image, middle_of, volume_image
 
 RAS = nib.orientations.axcodes2ornt("RAS")
 
@@ -38,6 +38,19 @@ def test_a_volume_with_geometry_shows_three_planes_in_true_proportions():
 def test_a_volume_without_geometry_shows_a_contact_sheet(depth, shape):
     array = np.random.default_rng(0).integers(0, 255, (depth, 32, 32), np.uint8)
     assert volume_image(array, None).shape == shape
+
+
+@pytest.mark.parametrize("spacing", [(5.0, 1.0, 2.0), None])
+def test_a_mask_lies_over_the_scan_in_its_colour(spacing):
+    array, mask = np.zeros((40, 100, 50), np.float32), np.zeros((40, 100, 50), np.uint8)
+    array[:, 50:], mask[10:31, 20:81, 5:46] = 100, 1
+    assert middle_of(mask) == (20, 50, 25)
+    assert middle_of(np.zeros((4, 6, 8))) == (2, 3, 4)
+    image = mask_image(array, mask, [(200, 0, 0)], spacing, None, (20, 50, 25)).astype(int)
+    assert image.shape[:2] == volume_image(array, spacing).shape
+    painted = (image[..., 0] - image[..., 1]) == 100  # half of the colour
+    assert {tuple(c) for c in image[painted]} >= {(100, 0, 0), (227, 127, 127)}
+    assert 0.02 < painted.mean() < 0.5
 
 
 def test_a_volume_shows_itself(blob_scans):

@@ -10,6 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from slivit.display import (
     CELL,
     DEEP,
@@ -68,7 +70,7 @@ class ViewedScan:
                 data = map_bytes(self.found, method)
                 look = {"colormap": "inferno", "opacity": 0.6, "cal_min": 140, "cal_max": 255, "colormap_type": 2}
                 layers.append({"data": data, "name": f"{method}.nii", **look})
-        return planes_widget(layers)
+        return planes_widget(layers, placed=self.volume.affine is not None)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         return bundle(repr(self), self._repr_html_(), self.widget())
@@ -110,7 +112,7 @@ class ViewedMasks:
         for name in names:
             look = {"opacity": VEIL if name == FIRST else 0.0, "colormap_label": label_table(colours_of(name))}
             layers.append({"data": nifti_bytes(self.found.layers[name], *place), "name": f"{name}.nii", **look})
-        planes = planes_widget(layers)
+        planes = planes_widget(layers, placed=self.volume.affine is not None)
         return None if planes is None else with_choice(planes, names, FIRST)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
@@ -132,7 +134,7 @@ class ViewedMasks:
     def _pictures(self) -> Iterator[str]:
         """Each mask over the same planes or slices."""
         volume, layers = self.volume, self.found.layers
-        at = middle_of(sum(mask > 0 for name, mask in layers.items() if name != "difference"))
+        at = middle_of(np.any([mask > 0 for name, mask in layers.items() if name != "difference"], axis=0))
         for name in (name for name in ORDER if name in layers):
             image = mask_image(volume.array, layers[name], colours_of(name), volume.spacing, volume.affine, at)
             words = ", ".join(swatch(c) + w for c, w in zip(DIFFERENT, DIFFERENCE, strict=True))

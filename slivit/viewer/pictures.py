@@ -51,8 +51,8 @@ def mask_png(scan: SeenScan, mask: npt.NDArray[Any], number: int, colours: Seque
         grid = cv2.resize(values, scan.grid[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         values = place_stack(grid[None], (1, *scan.stack.shape[-2:]))[0]
     size = _size(values.shape)
-    values = cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    return png_bytes(np.vstack([np.zeros((1, 4), np.uint8), table])[values])
+    places = np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT), np.intp)
+    return png_bytes(np.vstack([np.zeros((1, 4), np.uint8), table])[places])
 
 
 def heat_png(found: Explanation, method: str, number: int) -> bytes | None:

@@ -45,6 +45,15 @@ def test_a_kernel_shows_a_widget(scans, tmp_path):
         assert "text/html" in given
         flat = slivit.read_volume({scans["path"][0]!r})
         assert "application/vnd.jupyter.widget-view+json" not in flat._repr_mimebundle_()
+        from slivit.display import VEIL
+        from slivit.viewer.notebook import ViewedMasks
+        from slivit.viewer.segments import CaseMasks
+        mask = np.ones(volume.shape, np.uint8)
+        masks = ViewedMasks(volume, CaseMasks({{"predicted": mask, "true": mask}}, [], []), "made up")
+        choice, planes = masks.widget().children
+        assert [layer.opacity for layer in planes.volumes] == [1, 0, VEIL]
+        choice.value = "true"
+        assert [layer.opacity for layer in planes.volumes] == [1, VEIL, 0]
         print("a widget")
     """
     runner = """

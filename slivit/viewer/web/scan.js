@@ -15,7 +15,7 @@ export class Scan {
   // words about a scan, `called` those of people.
   constructor(place, about, { drawn, measured, opinion, called }) {
     Object.assign(this, { place, about, drawn, measured, opinion, called, facts: null, found: null, turn: 0, maps: new Map(), cases: new Map() });
-    this.title = h("div", { class: "scan-title" });
+    this.title = h("div", { class: "scan-title", "aria-live": "polite" });
     this.tools = h("div", { class: "tools" });
     this.stage = h("div", { class: "stage" });
     this.flat = h("div", { class: "flat" });

@@ -65,7 +65,7 @@ export class Side {
     put(this.near, title,
       found.missing > 0 && h("p", { class: "quiet" }, running && found.total ? `reading ${found.done} of ${found.total} ...` : `${found.missing.toLocaleString("en")} of ${found.training.toLocaleString("en")} training scans must be read once for this.`),
       found.missing > 0 && !running && h("button", { class: "compare-near", onclick: () => this.neighbours(true) }, "Compare"),
-      h("div", { class: "near" }, ...found.nearest.map((near) => h("figure", { onclick: () => near.row !== null && this.open(near.row), class: near.row !== null ? "click" : "" },
+      h("div", { class: "near" }, ...found.nearest.map((near) => h("figure", near.row === null ? {} : { class: "click", role: "button", tabindex: 0, onclick: () => this.open(near.row), onkeydown: (e) => { if (e.key === "Enter") this.open(near.row); } },
         h("img", { src: addressOf(facts, `neighbour/${near.number}`), alt: "middle slice" }), h("figcaption", {}, h("b", {}, near.answers), h("br"), h("span", { class: "quiet" }, `${near.name}, similarity ${near.similarity}`))))),
       found.unreadable > 0 && h("p", { class: "quiet" }, `${found.unreadable} training scans could not be read.`));
     if (found.state === "failed") trouble(found.error);
