@@ -27,6 +27,13 @@ def auto(
     kind: Annotated[str, typer.Option(help="binary, multiclass, multilabel or regression; guessed if absent.")] = "",
     labels: Annotated[str, typer.Option(help="A table that names the scans of a folder.")] = "",
     importer: Annotated[str, typer.Option(help="Of a public data set's folder; see slivit list importers.")] = "",
+    covariate: Annotated[
+        list[str] | None,
+        typer.Option(help="Column to read beside the scans; repeatable; none for none; age, sex, BMI if absent."),
+    ] = None,
+    channel: Annotated[
+        list[str] | None, typer.Option(help="Column of paths that is a channel of every scan; name each of them.")
+    ] = None,
     time: Annotated[str, typer.Option(help="That it may take: 45m, 2h.")] = "45m",
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("auto"),
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
@@ -54,6 +61,6 @@ def auto(
         from slivit.planned import auto as run
 
         options = {"target": target or (), "kind": kind, "labels": labels, "importer": importer, "time": time}
-        options |= {"cluster": cluster}
+        options |= {"cluster": cluster, "covariates": covariate or (), "channels": channel or ()}
         run(scans, out=out, seed=seed, weights=weights or (), plan=plan, resume=resume, overwrite=overwrite, **options)  # type: ignore[arg-type]
         typer.echo(out / "report" / "auto.html")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,19 @@ def same_pixels(contents: Sequence[str], signatures: Sequence[Signature], shapes
             low, high = sorted((_top(root, a), _top(root, b)))
             root[high] = low
     return [_top(root, g) if g >= 0 else -1 for g in groups]
+
+
+def connected(pairs: Iterable[tuple[int, str]]) -> dict[str, str]:
+    """For each name the first of those that it is connected with by shared numbers, itself where there is no other."""
+    root, first = dict[int, int](), dict[int, int]()
+    numbers = dict[str, int]()
+    for group, name in pairs:
+        number = numbers.setdefault(name, len(numbers))
+        root.setdefault(number, number)
+        low, high = sorted((_top(root, first.setdefault(group, number)), _top(root, number)))
+        root[high] = low
+    names = list(numbers)
+    return {name: names[_top(root, number)] for name, number in numbers.items()}
 
 
 def _top(root: dict[int, int], i: int) -> int:

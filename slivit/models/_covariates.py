@@ -6,13 +6,15 @@ it starts at 0, as a network does that knows nothing of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
+from slivit.targets.covariates import Covariate, rebased
 
 
 class Joined(nn.Module):
@@ -64,6 +66,26 @@ def join_covariates(model: nn.Module, count: int) -> None:
 def joined(model: nn.Module) -> Joined | None:
     """The layer of a network's head that reads covariates, if there is one."""
     return next((part for part in model.get_submodule("head").modules() if isinstance(part, Joined)), None)
+
+
+def rebased_state(model: nn.Module, own: Sequence[Covariate], common: Sequence[Covariate]) -> dict[str, Tensor]:
+    """The weights of a network that read covariates in one way, for covariates that are encoded in another.
+
+    Args:
+        model: that was trained on `own`.
+        own: the covariates as its training rows had them.
+        common: as the new network is given them.
+    """
+    state = model.state_dict()
+    name = next(name for name, part in model.named_modules() if isinstance(part, Joined))
+    linear, covariates = f"{name}.linear.bias", f"{name}.covariates.weight"
+    if linear not in state:
+        raise ModelError(f"{type(model).__name__}: the layer before which covariates are read has no bias to average")
+    weights, shift = (torch.tensor(part, dtype=torch.float64) for part in rebased(own, common))
+    old = state[covariates].double()
+    state[linear] = (state[linear].double() + old @ shift).to(state[linear].dtype)
+    state[covariates] = (old @ weights).to(state[covariates].dtype)
+    return state
 
 
 def _take(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

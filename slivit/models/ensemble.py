@@ -43,7 +43,7 @@ def table_features(
     """What models of tables read of a batch of volumes.
 
     Args:
-        x: (B, 1, S, H, W) from 0 to 1.
+        x: (B, C, S, H, W) from 0 to 1; of several channels each is read by itself, and "extent" of all together.
         names: "extent" (the share of slices, rows and columns that are not black throughout), "histogram" (of grey
             levels, 32 bins), "voxelsN" (averages of N x N x N parts), "covariates", and the names of `frozen`.
         covariates: (B, k), where they are asked for.
@@ -52,8 +52,13 @@ def table_features(
     Returns:
         (B, n) float32 by name.
     """
-    grey, networks = x[:, 0], frozen or {}
-    return {name: networks[name](x) if name in networks else _feature(grey, name, covariates) for name in names}
+    networks, found = frozen or {}, {}
+    for name in names:
+        whole = name in ("covariates", "extent")
+        channels = [x.amax(1, keepdim=True)] if whole else x.split(1, dim=1)
+        parts = [networks[name](c) if name in networks else _feature(c[:, 0], name, covariates) for c in channels]
+        found[name] = torch.cat(parts, 1)
+    return found
 
 
 def _feature(grey: Tensor, name: str, covariates: Tensor | None) -> Tensor:
@@ -112,16 +117,18 @@ class ForestTable(nn.Module):
         self.register_buffer("value", torch.zeros(trees, nodes, out_dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        trees = torch.arange(self.feature.shape[0], device=features.device)[None].expand(len(features), -1)
-        node = torch.zeros_like(trees)
+        trees, nodes = self.feature.shape  # places of a flat table, as an exported graph keeps an open batch size so
+        first = nodes * torch.arange(trees, device=features.device)
+        feature, threshold, branch = self.feature.flatten(), self.threshold.flatten(), self.branch.flatten(1)
+        node = first + torch.zeros_like(features[:, :1], dtype=torch.int64)
         for _ in range(self.depth):  # a leaf is its own child
-            chosen = features.gather(1, self.feature[trees, node])
-            node = self.branch[(chosen > self.threshold[trees, node]).long(), trees, node]
-        return self.value[trees, node].mean(1)
+            right = features.gather(1, feature[node]) > threshold[node]
+            node = first + torch.where(right, branch[1][node], branch[0][node])
+        return self.value.flatten(0, 1)[node].mean(1)
 
 
 class NetworkMember(nn.Module):
-    """Networks of one kind, trained on other parts of the scans: (B, 1, S, H, W) -> (copies, B, out_dim) outputs."""
+    """Networks of one kind, trained on other parts of the scans: (B, C, S, H, W) -> (copies, B, out_dim) outputs."""
 
     scale: Tensor
     shift: Tensor
@@ -168,8 +175,10 @@ class Ensemble(nn.Module):
         activation: Activation,
         covariates: int,
         frozen: Sequence[Mapping[str, Any]] = (),
+        in_chans: int = 1,
     ) -> None:
         super().__init__()
+        self.in_chans = in_chans
         self.input_size, self.activation, self.described = size, activation, [dict(m) for m in members]
         self.covariates = covariates
         self.backbone = nn.ModuleList(make_member(m, out_dim) for m in members)
@@ -180,13 +189,13 @@ class Ensemble(nn.Module):
         self.register_buffer("temperatures", torch.ones(len(members)))
 
     def forward(self, x: Tensor, covariates: Tensor | None = None) -> Tensor:
-        """(B, 1, S, P, P) from 0 to 1, and (B, k) covariates -> (B, out_dim) logits, or standardised values."""
-        check_volume(x, "ensemble", 1, self.input_size)
+        """(B, C, S, P, P) from 0 to 1, and (B, k) covariates -> (B, out_dim) logits, or standardised values."""
+        check_volume(x, "ensemble", self.in_chans, self.input_size)
         mean = self.head(self.forward_members(x, covariates).transpose(0, 1))
         return mean if self.activation == "identity" else _logits(mean, self.activation)
 
     def pooled_features(self, x: Tensor, covariates: Tensor | None = None) -> Tensor:
-        """(B, 1, S, P, P) -> (B, members * out_dim): what the members say, side by side."""
+        """(B, C, S, P, P) -> (B, members * out_dim): what the members say, side by side."""
         return self.forward_members(x, covariates).transpose(0, 1).flatten(1)
 
     def forward_members(self, x: Tensor, covariates: Tensor | None = None) -> Tensor:
@@ -281,12 +290,13 @@ def ensemble(
     *,
     slices: Count = 28,
     image_size: Count = 64,
+    in_chans: Count = 1,
     members: Sequence[Mapping[str, Any]] = ({"kind": "linear", "features": ["histogram"], "width": BINS},),
     activation: Activation = "sigmoid",
     covariates: Whole = 0,
     frozen: Sequence[Mapping[str, Any]] = (),
 ) -> Ensemble:
-    """An ensemble of networks and of models of tables: (B, 1, S, P, P) from 0 to 1 -> (B, out_dim) logits.
+    """An ensemble of networks and of models of tables: (B, C, S, P, P) from 0 to 1 -> (B, out_dim) logits.
 
     `slivit auto` makes it; by itself its tables are empty.
 
@@ -294,6 +304,7 @@ def ensemble(
         out_dim: the number of outputs.
         slices: S.
         image_size: P, rows and columns in pixels; every member sees the same slices.
+        in_chans: C.
         members: one table each. `kind = "network"`: `name` and `args` of a registered model, and `copies` of it that
             are averaged. `"linear"`: `features` and their `width`. `"forest"`: `features`, `trees`, `nodes`, `depth`.
         activation: of the task: "sigmoid", "softmax", or "identity" for a regression.
@@ -306,4 +317,4 @@ def ensemble(
     """
     if not members:
         raise ModelError("ensemble: members is empty; an ensemble has one at least")
-    return Ensemble(out_dim, (slices, image_size, image_size), members, activation, covariates, frozen)
+    return Ensemble(out_dim, (slices, image_size, image_size), members, activation, covariates, frozen, in_chans)

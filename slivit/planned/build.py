@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from slivit.planned.frozen import load_frozen
 from slivit.planned.jobs import job_of
 from slivit.planned.networks import Candidate
 from slivit.planned.plan import Plan, kinds_of
+from slivit.planned.scans import Scans
+from slivit.targets.covariates import width_of
 from slivit.targets.task import Task
 from slivit.train.table_models import TableModel, fit_table
 
@@ -23,8 +24,7 @@ Array = npt.NDArray[Any]
 
 def build_ensemble(
     plan: Plan,
-    task: Task,
-    y: Array,
+    work: Scans,
     features: Mapping[str, Array],
     weights: Mapping[str, float],
     temperatures: Mapping[str, float],
@@ -33,8 +33,7 @@ def build_ensemble(
 
     Args:
         plan: of the run.
-        task: fitted on all scans that choose.
-        y: their answers, as baselines take them.
+        work: its scans.
         features: of these scans, by name.
         weights: of the members, by name.
         temperatures: of the members, by name.
@@ -44,13 +43,15 @@ def build_ensemble(
     from slivit.models.registry import create_model
     from slivit.train.copies import activation_of
 
+    task = work.task
     tables = {
-        name: fit_table(kind, chosen, np.concatenate([features[f] for f in chosen], 1), y, task, plan.seed)
+        name: fit_table(kind, chosen, work.table(features, chosen), work.y, task, plan.seed)
         for name, kind, chosen in kinds_of(plan)
         if name in weights
     }
     candidates = {c.name: c for c in plan.candidates if c.name in weights}
-    described = [tables[n].described if n in tables else _described(candidates[n], plan) for n in weights]
+    count = width_of(task.inputs)
+    described = [tables[n].described if n in tables else _described(candidates[n], plan, count) for n in weights]
     read = [f for f in plan.frozen if any(f.feature in d.get("features", ()) for d in described)]
     slices, side, _ = plan.preprocessing.size or (1, 1, 1)
     model: Any = create_model(
@@ -58,6 +59,8 @@ def build_ensemble(
         task.out_dim,
         slices=slices,
         image_size=side,
+        in_chans=max(1, len(plan.preprocessing.channels)),
+        covariates=count,
         members=[{**d, "title": name} for d, name in zip(described, weights, strict=True)],
         activation=activation_of(task),
         frozen=[{"feature": f.feature, "name": f.model, "args": f.args, "planes": f.planes} for f in read],
@@ -72,8 +75,9 @@ def build_ensemble(
     return model.eval()
 
 
-def _described(candidate: Candidate, plan: Plan) -> dict[str, Any]:
-    return {"kind": "network", "name": candidate.model, "args": candidate.args, "copies": len(plan.fold_numbers)}
+def _described(candidate: Candidate, plan: Plan, covariates: int) -> dict[str, Any]:
+    args = candidate.args | ({"covariates": covariates} if covariates else {})
+    return {"kind": "network", "name": candidate.model, "args": args, "copies": len(plan.fold_numbers)}
 
 
 def _fill(member: Any, table: TableModel | None, candidate: Candidate | None, plan: Plan, task: Task) -> None:

@@ -14,6 +14,8 @@ from slivit.files import read_mapping, write_json
 from slivit.planned.networks import LEAST_EPOCHS, Candidate
 
 CLOCK = "clock.json"
+FOR_BASELINES = 0.8
+"""Of the time of a run, after which no further baseline is begun."""
 FOR_TRAINING = 0.95
 """Of the time of a run; the rest is for the ensemble, the test rows and the report."""
 
@@ -35,6 +37,7 @@ class Clock:
         self.took: dict[str, dict[str, float]] = kept.get("took", {})
         self.epochs: dict[str, int] = kept.get("epochs", {})
         self.left_out: dict[str, str] = kept.get("left_out", {})
+        self.baselines: list[str] = kept.get("baselines", [])
         self.trained: int = kept.get("trained", 0)
         self.lock = threading.RLock()
 
@@ -48,9 +51,20 @@ class Clock:
         """Seconds that networks may still take."""
         return FOR_TRAINING * self.seconds - self.spent
 
+    def has_baseline(self, name: str) -> bool:
+        """Whether there is time for another baseline, or as it was decided before."""
+        with self.lock:
+            if name not in self.baselines and name not in self.left_out:
+                if self.spent <= FOR_BASELINES * self.seconds:
+                    self.baselines.append(name)
+                else:
+                    self.left_out[name] = f"{self.spent / 60:.1f} of {self.seconds / 60:.3g} min were spent before it"
+                self.keep()
+            return name in self.baselines
+
     def keep(self) -> None:
         """Write down what was decided."""
-        names = ("epochs", "left_out", "took", "trained")
+        names = ("epochs", "left_out", "took", "trained", "baselines")
         write_json(self.file, {"spent": round(self.spent, 1), **{name: getattr(self, name) for name in names}})
 
     def ended(self, candidate: Candidate, fold: int, seconds: float) -> None:

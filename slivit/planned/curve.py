@@ -14,7 +14,7 @@ from slivit.planned.select import loss
 from slivit.train.table_models import fit_table, outputs_of
 
 if TYPE_CHECKING:
-    from slivit.planned.run import Scans
+    from slivit.planned.scans import Scans
 
 Array = npt.NDArray[Any]
 LEAST = 40  # patients, below which a quarter of them says nothing
@@ -37,15 +37,12 @@ def learning_curve(
         The baseline, and by quarters of the training scans what it predicts out of fold; nothing where a quarter has
         too few patients for its classes.
     """
-    chosen = {name: (kind, names) for name, kind, names in kinds_of(plan)}
+    chosen = {name: (kind, names) for name, kind, names in kinds_of(plan) if name in predictions}
     best = min(chosen, key=lambda name: loss(work.task, work.y, predictions[name]))
     kind, names = chosen[best]
     if work.frame["patient"].nunique() < LEAST:
         return best, {}
-    x, part = (
-        np.concatenate([features[n] for n in names], 1),
-        np.asarray(k_folds(work.frame, work.task, k=4, seed=plan.seed + 1)),
-    )
+    part = np.asarray(k_folds(work.frame, work.task, k=4, seed=plan.seed + 1))
     folds, curve = work.frame["fold"].to_numpy(), {4: predictions[best]}
     for quarters in QUARTERS[:-1]:
         p = np.zeros_like(predictions[best])
@@ -53,6 +50,7 @@ def learning_curve(
             train, rest = (folds != fold) & (part < quarters), folds == fold
             if work.task.exclusive and len(set(work.y[train])) < 2:
                 return best, {}
+            x = work.table(features, names, train)
             model = fit_table(kind, names, x[train], work.y[train], work.task, plan.seed)
             p[rest] = outputs_of(model, x[rest], work.task)
         curve[quarters] = p

@@ -18,18 +18,21 @@ from slivit.evaluate.measure import measure, write_results
 from slivit.evaluate.recipe import Testing
 from slivit.files import whole_file, write_json
 from slivit.folder import MEMBERS, SPLIT, VERSIONS
-from slivit.planned.plan import Plan, kinds_of
+from slivit.planned.plan import COVARIATES, Plan, kinds_of
+from slivit.planned.scans import records
 from slivit.report.auto_page import write_auto
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
     from slivit.models.ensemble import Ensemble
-    from slivit.planned.run import Scans
+    from slivit.planned.scans import Scans
 
 log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 LEADERBOARD, FACTS, CHECKPOINT = "leaderboard.csv", "auto.json", "checkpoint"
-MEAN, ENSEMBLE = "mean", "ensemble"
+MEAN, ENSEMBLE, REPORT = "mean", "ensemble", "report"
+SIMPLE = ("size", "histogram", COVARIATES)
+"""How the baselines begin that are always made, and that a network has to beat."""
 LEVEL, DRAWS = 0.95, 1000
 
 
@@ -40,8 +43,7 @@ def finish(
     model: Ensemble,
     predictions: Mapping[str, Array],
     weights: Mapping[str, float],
-    failed: Mapping[str, str],
-    curve: Mapping[str, Any],
+    about: Mapping[str, Any],
 ) -> None:
     """Save the ensemble, predict the test rows once, measure everything, and draw the page.
 
@@ -52,8 +54,8 @@ def finish(
         model: the ensemble.
         predictions: (n, out_dim) out of fold, by model; that of the ensemble from a nested selection.
         weights: of the ensemble's members.
-        failed: candidates that are left out, and why.
-        curve: of learning, as `curve_of` has it.
+        about: "failed", candidates that are left out, and why; "curve" of learning, as `curve_of` has it; "findings" of
+            the check.
     """
     parts = {"train": work.rest, "val": work.frame, "test": work.test}
     split = pd.concat([rows.assign(split=name) for name, rows in parts.items()], ignore_index=True)
@@ -67,11 +69,11 @@ def finish(
     testing = Testing(level=LEVEL, draws=DRAWS, by_patient=True)
     metrics = measure(table, work.task, testing, data={"source": plan.source, "external": False})
     write_results(folder, table, work.task, metrics)
-    facts = _facts(plan, work, predictions, weights, failed, metrics, curve)
+    facts = _facts(plan, work, predictions, weights, metrics, about)
     write_json(folder / FACTS, facts)
     with whole_file(folder / LEADERBOARD) as partial:
         as_shown(pd.DataFrame(_rows(facts))).to_csv(partial, index=False)
-    page = write_auto(folder / "report", facts)
+    page = write_auto(folder / REPORT, facts)
     for sentence in facts["sentences"]:
         log.info("%s", sentence)
     log.info("page: %s", page)
@@ -112,11 +114,6 @@ def _test_rows(plan: Plan, work: Scans, model: Ensemble) -> list[pd.DataFrame]:
     return [predict_table(model, rows, work.task, plan.preprocessing, batch_size=4)]
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as tables of plain keys."""
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
-
-
 def in_units(task: Task, p: Array) -> Array:
     """Probabilities as they are; standardised values in the target's unit."""
     return p * np.array(task.spread) + np.array(task.center) if not task.makes_calls else p
@@ -127,9 +124,8 @@ def _facts(
     work: Scans,
     predictions: Mapping[str, Array],
     weights: Mapping[str, float],
-    failed: Mapping[str, str],
     metrics: Mapping[str, Any],
-    curve: Mapping[str, Any],
+    about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything that the page says, as plain values."""
     from slivit.statistics import summarise
@@ -152,8 +148,7 @@ def _facts(
         "metrics": list(names),
         "leaderboard": board,
         "weights": dict(weights),
-        "failed": dict(failed),
-        "curve": dict(curve),
+        **about,
         "scans": len(work.frame),
         "scans_that_train_alone": len(work.rest),
         "patients": len(set(groups)),
@@ -165,7 +160,7 @@ def _facts(
 
 
 def _groups(board: Mapping[str, Any], networks: list[str], plan: Plan) -> dict[str, list[str]]:
-    simple = [n for n in board if n.startswith(("size", "histogram"))]
+    simple = [n for n in board if n.startswith(SIMPLE)]
     baselines = [n for n in board if n not in (MEAN, ENSEMBLE, *networks)]
     named = {f.feature for f in plan.frozen}
     frozen = [n for n, _, features in kinds_of(plan) if n in board and named & set(features)]

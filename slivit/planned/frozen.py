@@ -192,7 +192,7 @@ def frozen_features(chosen: Sequence[Frozen], stacks: Sequence[Array], folder: P
 
     Args:
         chosen: the networks.
-        stacks: (S, H, W) uint8 of every scan.
+        stacks: (S, H, W) or (C, S, H, W) uint8 of every scan.
         folder: of the run.
     """
     return {frozen.feature: _kept(frozen, stacks, folder / FOLDER / f"{frozen.name}.npy") for frozen in chosen}
@@ -202,13 +202,16 @@ def _kept(frozen: Frozen, stacks: Sequence[Array], file: Path) -> Array:
     import torch
     from tqdm import tqdm
 
+    from slivit.models.ensemble import table_features
+
     if file.is_file():
         return np.asarray(np.load(file))
     network, parts = load_frozen(frozen), []
     for first in tqdm(range(0, len(stacks), BATCH), f"features of {frozen.name}", disable=None):
-        x = torch.from_numpy(np.stack(stacks[first : first + BATCH]))[:, None].float() / 255
+        some = np.stack(stacks[first : first + BATCH])
+        x = torch.from_numpy(some.reshape(len(some), -1, *some.shape[-3:])).float() / 255
         with torch.inference_mode():
-            parts.append(network(x).numpy())
+            parts.append(table_features(x, [frozen.feature], frozen={frozen.feature: network})[frozen.feature].numpy())
     file.parent.mkdir(exist_ok=True)
     with whole_file(file) as partial, partial.open("wb") as out:
         np.save(out, np.concatenate(parts))

@@ -64,10 +64,15 @@ def recipe_of_job(plan: Plan, job: Job) -> Any:
     values = {
         "out": str(job.folder),
         "seed": plan.seed + chosen.seed + job.fold,
-        "data": {"manifest": str(fold_csv(plan, job.fold)), "workers": 0, "cache": str(Path(plan.out) / "cache")},
+        "data": {
+            "manifest": str(fold_csv(plan, job.fold)),
+            "channels": plan.preprocessing.channels,
+            "workers": 0,
+            "cache": str(Path(plan.out) / "cache"),
+        },
         "task": plan.task.model_dump(),
         "model": {"name": chosen.model, "weights": chosen.weights, **chosen.args},
-        "preprocessing": plan.preprocessing.model_dump(),
+        "preprocessing": plan.preprocessing.model_dump(exclude={"channels"}),
         "augmentation": plan.augmentation.model_dump(),
         "fit": {
             "epochs": job.epochs or chosen.epochs,

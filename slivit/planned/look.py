@@ -1,15 +1,14 @@
-"""What the scans are like, each read once: shape, spacing, orientation, intensities, and what cannot be read."""
+"""What the scans are like, as the check found them: shape, spacing, orientation, intensities, what cannot be read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from slivit.data.pool import spread
-from slivit.data.training_range import look_at
 from slivit.errors import SlivitError
 
 
@@ -38,38 +37,24 @@ class Facts:
     error: str = ""
 
 
-def look(path: str) -> Facts:
-    """Read a scan and describe it; what is wrong with it is its `error`."""
-    import warnings
+def facts_of(table: pd.DataFrame) -> list[Facts]:
+    """The scans of a check's table, one row each."""
+    return [_facts(row) for row in table.to_dict("records")]
 
-    from slivit.data.readers import read_volume
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            volume = read_volume(path)
-        seen = look_at(volume)
-    except SlivitError as error:
-        return Facts(error=str(error))
-    values = volume.array.reshape(-1)[:: max(1, volume.array.size // 20_000) | 1]
+def _facts(row: Mapping[Any, Any]) -> Facts:
+    if row["problem"]:
+        return Facts(error=f"{row['path']}: {row['problem']}")
+    spacing = (float(row["spacing_d"]), float(row["spacing_h"]), float(row["spacing_w"]))
     return Facts(
-        shape=seen.shape,
-        spacing=seen.spacing,
-        oriented=volume.affine is not None,
-        bytes=volume.array.dtype == np.uint8,
-        mask=len(np.unique(values)) <= 2,
-        low=seen.low,
-        high=seen.high,
+        shape=(int(row["depth"]), int(row["height"]), int(row["width"])),
+        spacing=None if np.isnan(spacing).any() else spacing,
+        oriented=bool(row["orientation"]),
+        bytes=row["dtype"] == "uint8",
+        mask=bool(row["two_values"]),
+        low=float(row["p1"]),
+        high=float(row["p99"]),
     )
-
-
-def _died(path: str) -> Facts:
-    return Facts(error=f"{path}: the process that read it died; it may need more memory than there is")
-
-
-def look_at_all(paths: Sequence[str], workers: int) -> Iterator[tuple[int, Facts]]:
-    """(index, facts) of every scan, in the order in which they are done."""
-    return spread(look, list(paths), workers if len(paths) > 40 else 0, died=_died)
 
 
 def summary(facts: Sequence[Facts]) -> dict[str, Any]:

@@ -84,8 +84,12 @@ class Option:
     seed: int = 0
 
 
-def options_of(size: tuple[int, int, int]) -> Iterator[Option]:
-    """The networks that suit a size, the one that is most likely to do well first."""
+def options_of(size: tuple[int, int, int], channels: int = 0) -> Iterator[Option]:
+    """The networks that suit a size and a number of channels, the one that is most likely to do well first."""
+    if channels:
+        several = (o for o in options_of((max(size[0], 2), *size[1:])) if takes_argument(o.model, "in_chans"))
+        yield from (replace(o, args={**o.args, "slices": size[0], "in_chans": channels}) for o in several)
+        return
     slices, side, _ = size
     if slices == 1:
         stride = 8 if side <= 64 else 16 if side <= 128 else 32  # the last map has 4 x 4 cells at least
@@ -146,6 +150,8 @@ def plan_networks(
     folds: int,
     seconds: float,
     weights: Sequence[str] = (),
+    *,
+    fixed: bool = False,
 ) -> tuple[list[Candidate], Folds, list[str], float]:
     """Choose networks, epochs and folds by the time that there is.
 
@@ -155,7 +161,8 @@ def plan_networks(
         scans: that train and choose.
         folds: at most.
         seconds: of all workers together.
-        weights: runs of one's own, from which networks are started too.
+        weights: runs of one's own, from which networks are started too; not those of several channels.
+        fixed: whether there are as many folds as that, however few of them networks are trained on.
 
     Returns:
         The candidates, the folds that they leave time for, sentences that say why, and the share of a core that other
@@ -164,13 +171,14 @@ def plan_networks(
     batch = 16 if scans >= 64 else 8
     most = int(np.clip(STEPS * batch / scans, 40, 120))
     size = preprocessing.size or (1, 32, 32)
-    alone, *others = options_of(size)
-    options = [alone, *started_from(weights, size), *others]
+    channels = len(preprocessing.channels)
+    alone, *others = options_of(size, channels)
+    options = [alone, *(() if channels else started_from(weights, size)), *others]
     measured = {o.name: seconds_a_scan(o.model, o.args, out_dim, batch) for o in options}
     share = float(np.clip(np.mean([m.share for m in measured.values()]), 0.1, 1))
     costs = {name: OVERHEAD * m.seconds / share for name, m in measured.items()}
     passes = alone.share * FOR_NETWORKS * seconds / (scans * costs[alone.name])
-    chosen = folds_for(folds, passes, min(most, ENOUGH_EPOCHS))
+    chosen = folds_for(folds, passes, min(most, ENOUGH_EPOCHS), fixed=fixed)
     again = [replace(alone, name=f"{alone.name}_{n}", share=1.0, seed=100 * n) for n in AGAIN]
     costs |= {option.name: costs[alone.name] for option in again}
     candidates, reasons = _within(seconds, [*options, *again], costs, scans, chosen, most, batch)
@@ -258,7 +266,7 @@ class Folds:
         return self.trained * (self.count - 1) / self.count
 
 
-def folds_for(most: int, passes: float, enough: int) -> Folds:
+def folds_for(most: int, passes: float, enough: int, *, fixed: bool = False) -> Folds:
     """The most folds that leave a network enough epochs: fewer ones, then one or two of three or four.
 
     One network that was trained long enough, and tested on a quarter of the scans, is worth more than three of which
@@ -268,10 +276,11 @@ def folds_for(most: int, passes: float, enough: int) -> Folds:
         most: folds.
         passes: how often a network can see all scans in its share of the time.
         enough: epochs.
+        fixed: whether scans are cut into `most` folds whatever the time.
     """
-    options = [Folds(k, k) for k in range(most, min(most, 3) - 1, -1)]
-    options += [Folds(3, 2)] if most >= 3 else []
-    last = Folds(min(most, 4), 1)
+    options = [Folds(most if fixed else k, k) for k in range(most, min(most, 3) - 1, -1)]
+    options += [Folds(most if fixed else 3, 2)] if most >= 3 else []
+    last = Folds(most if fixed else min(most, 4), 1)
     return next((f for f in options if passes / f.passes >= enough), last)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from slivit.targets.task import Task
 
 PLAN = "plan.toml"
 MOST_SLICES, MOST_PIXELS, MOST_OF_AN_IMAGE, FRAMES = 48, 96, 224, 16
+COVARIATES = "covariates"
+"""What baselines call the covariates of a task."""
+OWN_FOLDS, MOST_FOLDS = "the table", 10
 STEP = 16
 """Sides are multiples of it, so that every network's feature map has whole cells."""
 
@@ -40,8 +43,8 @@ class Baseline(Section):
 
     Args:
         name: of its rows in the leaderboard.
-        features: "extent" (what of the grid is filled), "histogram" (of grey levels), "voxelsN" (N cubed averages), and
-            "frozen NAME" of the plan's frozen networks.
+        features: "extent" (what of the grid is filled), "histogram" (of grey levels), "voxelsN" (N cubed averages),
+            "covariates", and "frozen NAME" of the plan's frozen networks.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Plan(Section):
         minutes: that it may take.
         task: what is predicted.
         folds: patient-wise, stratified; every figure but those of test rows is out of fold.
+        folds_from: "the table" for those of its column `fold`; empty for new ones.
         trained: folds on which networks are trained, the first ones, where there is no time for all; 0 for all.
         keep: how many networks go on to all folds, after all were tried on the first one.
         workers: networks that are trained at a time, each on one core.
@@ -77,6 +81,7 @@ class Plan(Section):
     minutes: float = Field(gt=0)
     task: Task
     folds: int = Field(ge=2)
+    folds_from: Literal["", "the table"] = ""
     trained: int = Field(default=0, ge=0)
     keep: int = Field(ge=0)
     workers: int = Field(ge=0)
@@ -111,6 +116,7 @@ def make_plan(
     minutes: float,
     seed: int,
     weights: Sequence[str] = (),
+    channels: Sequence[str] = (),
 ) -> Plan:
     """Plan a run.
 
@@ -123,11 +129,13 @@ def make_plan(
         minutes: that the run may take.
         seed: of all that is random.
         weights: runs of one's own and published networks, whose features are read; networks start from runs too.
+        channels: names of the channels of every scan; none of grey scans.
     """
     known = [f for f in facts if not f.error]
     preprocessing, reasons = plan_preprocessing(known)
+    preprocessing = preprocessing.model_copy(update={"channels": tuple(channels)})
     augmentation, why = plan_augmentation(known, task)
-    most_folds, why_folds = plan_folds(frame, task)
+    most_folds, why_folds, own = plan_folds(frame, task)
     workers, seconds = workers_of(cores()), 60 * minutes
     frozen, slow = plan_frozen(weights, (preprocessing.size or (1, 0, 0))[0] > 1, len(frame), seconds)
     candidates, folds, left_out, share = plan_networks(
@@ -137,6 +145,7 @@ def make_plan(
         most_folds,
         seconds * workers * (1 - FOR_FROZEN * bool(frozen)),
         weights,
+        fixed=own,
     )
     return Plan(
         out=str(out),
@@ -145,31 +154,35 @@ def make_plan(
         minutes=minutes,
         task=task,
         folds=folds.count,
+        folds_from=OWN_FOLDS if own else "",
         trained=folds.trained % folds.count,
         keep=keep_of(candidates) if folds.trained > 1 else len(candidates),
         workers=workers,
         preprocessing=preprocessing,
         augmentation=augmentation,
         frozen=tuple(frozen),
-        baselines=_baselines(preprocessing, frozen),
+        baselines=_baselines(preprocessing, frozen, task),
         candidates=tuple(candidates),
         scans=summary(facts),
         machine={"cores": cores(), "memory_gb": _memory_gb(), "share": round(share, 2)},
-        reasons=(
-            *reasons,
-            why,
-            why_folds,
-            *(f"frozen features of {f.name}: {f.why}" for f in frozen),
-            *slow,
-            *_fewer(folds, most_folds),
-            *left_out,
-        ),
+        reasons=(*reasons, why, why_folds, *_read(task, frozen), *slow, *_fewer(folds, most_folds), *left_out),
     )
 
 
-def _baselines(preprocessing: Preprocessing, frozen: Sequence[Frozen]) -> tuple[Baseline, ...]:
-    own = (Baseline(name=name, **values) for name, values in _fitting(preprocessing).items())
-    return (*own, *(Baseline(name=f.name, features=(f.feature,)) for f in frozen))
+def _read(task: Task, frozen: Sequence[Frozen]) -> Iterator[str]:
+    """What models read beside voxels."""
+    if task.covariates:
+        yield f"read beside the scans by every model: {', '.join(task.covariates)}"
+    yield from (f"frozen features of {f.name}: {f.why}" for f in frozen)
+
+
+def _baselines(preprocessing: Preprocessing, frozen: Sequence[Frozen], task: Task) -> tuple[Baseline, ...]:
+    """The baselines; where there are covariates each reads them too, as networks do, and one reads nothing else."""
+    beside = (COVARIATES,) if task.covariates else ()
+    read = {name: tuple(values["features"]) for name, values in _fitting(preprocessing).items()}
+    read |= {f.name: (f.feature,) for f in frozen}
+    alone = {COVARIATES: ()} if beside else {}
+    return tuple(Baseline(name=name, features=(*own, *beside)) for name, own in (alone | read).items())
 
 
 def _fewer(folds: Folds, most: int) -> tuple[str, ...]:
@@ -177,7 +190,8 @@ def _fewer(folds: Folds, most: int) -> tuple[str, ...]:
     if folds.count == most and folds.trained == folds.count:
         return ()
     part = f", of which networks are trained on {folds.trained}" if folds.trained < folds.count else ""
-    return (f"{folds.count} folds in place of {most}{part}: in this time there are no more epochs",)
+    fewer = f" in place of {most}" if folds.count < most else ""
+    return (f"{folds.count} folds{fewer}{part}: in this time there are no more epochs",)
 
 
 def kinds_of(plan: Plan) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -279,15 +293,20 @@ def plan_augmentation(facts: Sequence[Facts], task: Task) -> tuple[Augmentation,
     return Augmentation(**moves, flip_horizontal=True), why
 
 
-def plan_folds(frame: pd.DataFrame, task: Task) -> tuple[int, str]:
-    """Five folds; fewer where a class has too few patients."""
+def plan_folds(frame: pd.DataFrame, task: Task) -> tuple[int, str, bool]:
+    """The folds of the table, or five; fewer where a class has too few patients. With why, and whose they are."""
+    own = frame["fold"].astype(str).nunique() if "fold" in frame else 0
+    if 2 <= own <= MOST_FOLDS:
+        return own, f'{own} folds of the table\'s own column fold; folds_from = "" makes new ones', True
     patients = frame["patient"].nunique() if "patient" in frame else len(frame)
     fewest = patients
     for target in task.targets if task.makes_calls else ():
         groups = [rows for value, rows in frame.groupby(target) if value != 0 or task.two_classes]
         fewest = min(fewest, *(rows["patient"].nunique() if "patient" in rows else len(rows) for rows in groups))
     folds = 5 if fewest >= 10 else 3 if fewest >= 3 else 2
-    return folds, f"{folds} folds of patients: the rarest class (or the whole table) has {fewest}"
+    aside = f"; the table's column fold is left aside, as it holds {own} ({'2' if own < 2 else 'up to 10'} would do)"
+    told = f"{folds} folds of patients: the rarest class (or the whole table) has {fewest}"
+    return folds, told + (aside if "fold" in frame else ""), False
 
 
 def minutes_of(text: str) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -15,59 +14,34 @@ import pandas as pd
 
 from slivit.data.cache import SliceCache
 from slivit.data.splits import k_folds
-from slivit.data.table import as_shown, read_table
+from slivit.data.table import as_shown
 from slivit.errors import ManifestError, RecipeError
 from slivit.files import remove_folder, whole_file, write_json, write_text
-from slivit.folder import LOG, METRICS, SPLIT, logged
+from slivit.folder import LOG, logged
 from slivit.folder.lock import GUARD, OWNER, locked
-from slivit.machines import cores
 from slivit.planned import jobs
 from slivit.planned.build import build_ensemble
 from slivit.planned.clock import Clock
 from slivit.planned.curve import curve_of, learning_curve
-from slivit.planned.finish import ENSEMBLE, MEAN, finish, records
+from slivit.planned.finish import ENSEMBLE, MEAN, REPORT, SIMPLE, finish
 from slivit.planned.frozen import frozen_features
-from slivit.planned.look import Facts, look_at_all
 from slivit.planned.networks import Candidate
-from slivit.planned.plan import PLAN, Plan, kinds_of, make_plan, minutes_of
+from slivit.planned.plan import COVARIATES, PLAN, Plan, kinds_of, make_plan, minutes_of
+from slivit.planned.scans import Looked, Scans, looked_at, refuse_seen, scans_of, with_classes, with_folds
 from slivit.planned.select import calibrated, loss, temperature, weights_of
-from slivit.planned.table import ScanTable, scan_table
+from slivit.planned.table import NO_COVARIATES, ScanTable, scan_table
 from slivit.recipe import check_recipe, read_values, resolved_toml
-from slivit.targets.task import Task
-from slivit.train.table_models import answers_of, features_of, fit_table, mean_of, outputs_of
+from slivit.report.check_page import write_check_page
+from slivit.train.table_models import features_of, fit_table, mean_of, outputs_of
 
 if TYPE_CHECKING:
     from slivit.run import Run
 
 log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
-TABLE, STATE = "scans.csv", "halving.json"
+TABLE, STATE, CHECK = "scans.csv", "halving.json", "check.html"
 PARTS = 10
 """Of the patients, each of which is predicted by an ensemble that was chosen on the others."""
-
-
-@dataclass(frozen=True, eq=False)
-class Scans:
-    """What a run works on.
-
-    Args:
-        frame: the scans that train and choose, with their `fold`.
-        test: the scans of a test split, which may be none.
-        task: fitted on `frame`.
-        y: (n,) class numbers, (n, t) 0, 1 or NaN, or (n, t) standardised values.
-        rest: scans that train alone, as no network was trained on the others of their folds.
-    """
-
-    frame: pd.DataFrame
-    test: pd.DataFrame
-    task: Task
-    y: Array
-    rest: pd.DataFrame = field(default_factory=pd.DataFrame)
-
-    def only(self, rows: Array) -> Scans:
-        """Some of the scans; the others train alone."""
-        kept = self.frame[rows].reset_index(drop=True)
-        return Scans(kept, self.test, self.task, self.y[rows], self.frame[~rows].reset_index(drop=True))
 
 
 def auto(
@@ -77,6 +51,8 @@ def auto(
     kind: str = "",
     labels: str | Path = "",
     importer: str = "",
+    covariates: Sequence[str] = (),
+    channels: Sequence[str] = (),
     time: str = "45m",
     out: str | Path = "auto",
     seed: int = 0,
@@ -95,6 +71,9 @@ def auto(
         kind: of the task; guessed from the values.
         labels: a table that names the scans of a folder.
         importer: one of `slivit list importers`.
+        covariates: columns that every model reads beside the scans, and "geometry"; age, sex and BMI where there are
+            such and nothing is named; ("none",) for none.
+        channels: columns of paths, whose scans are the channels of one.
         time: that it may take, such as "45m" or "2h".
         out: the run's folder.
         seed: of folds, networks and forests.
@@ -118,18 +97,22 @@ def auto(
     from slivit.run import Run
 
     folder, began, minutes = Path(out), monotonic(), minutes_of(time)
+    asked = (target, kind, labels, importer, covariates, channels)
     with locked(folder):
         _open(folder, resume, overwrite, [scans, labels, plan, *weights])
         with logged(folder):
-            table = scan_table(
-                folder / TABLE if resume else scans, **_asked(folder, resume, target, kind, labels, importer)
-            )
+            table = scan_table(folder / TABLE if resume else scans, **_asked(folder, resume, *asked))
             for sentence in table.sentences:
                 log.info("%s", sentence)
-            planned, work = _planned(folder, table, minutes, seed, [str(w) for w in weights], str(plan))
+            looked = looked_at(table)
+            for finding in looked.findings:
+                log.warning("check: %s", finding)
+            planned, work = _planned(folder, table, looked, minutes, seed, [str(w) for w in weights], str(plan))
+            write_check_page(looked.check, folder / REPORT / CHECK)
             for reason in planned.reasons:
                 log.info("plan: %s", reason)
-            _run(planned, work, folder, Clock(folder, planned.minutes, planned.workers, began), cluster)
+            clock = Clock(folder, planned.minutes, planned.workers, began)
+            _run(planned, work, folder, clock, cluster, looked.findings)
     return Run(folder)
 
 
@@ -157,69 +140,37 @@ def _open(folder: Path, resume: bool, overwrite: bool, inputs: Sequence[Any]) ->
 
 def _asked(folder: Path, resume: bool, *asked: Any) -> dict[str, Any]:
     """What was asked for; a run that goes on has it in its plan."""
-    names = ("target", "kind", "labels", "importer")
+    names = ("target", "kind", "labels", "importer", "covariates", "channels")
     if resume and (folder / PLAN).is_file():
-        task = read_values(folder / PLAN)["task"]
-        return {"target": task["targets"], "kind": task["kind"]}
+        values = read_values(folder / PLAN)
+        task, channels = values["task"], values["preprocessing"].get("channels", ())
+        beside = task.get("covariates") or (NO_COVARIATES,)
+        return {"target": task["targets"], "kind": task["kind"], "covariates": beside, "channels": channels}
     return dict(zip(names, asked, strict=True))
 
 
 def _planned(
-    folder: Path, table: ScanTable, minutes: float, seed: int, weights: Sequence[str], given: str
+    folder: Path, table: ScanTable, looked: Looked, minutes: float, seed: int, weights: Sequence[str], given: str
 ) -> tuple[Plan, Scans]:
     """The plan, new or the one that there is, and the scans that it is for."""
-    frame = table.frame.assign(path=[str(Path(p).absolute()) for p in table.frame["path"]])
-    if "patient" not in frame:
-        frame = frame.assign(patient=[f"scan {i}" for i in range(len(frame))])
-    facts = _facts(frame)
-    unreadable = [f.error for f in facts if f.error]
-    if len(unreadable) == len(facts):
-        raise ManifestError(f"{table.source}: none of {len(facts)} scans can be read; the first one: {unreadable[0]}")
-    for error in unreadable[:3]:
-        log.warning("left out: %s", error)
-    if len(unreadable) > 3:
-        log.warning("left out: %d more scans that cannot be read", len(unreadable) - 3)
-    kept = [not f.error for f in facts]
-    frame, facts = frame[kept].reset_index(drop=True), [f for f in facts if not f.error]
-    tests = (frame["split"] == "test").to_numpy() if "split" in frame else np.zeros(len(frame), bool)
+    frame, tests = looked.frame, looked.tests
     choosing = frame[~tests].reset_index(drop=True)
-    task = _with_classes(table.task, choosing)
+    if choosing.empty:
+        raise ManifestError(f"{table.source}: all {len(frame)} scans are of the test split; none is left to learn from")
+    task = with_classes(table.task, choosing)
     if not (folder / PLAN).is_file():
         plan = _followed(Path(given), folder) if given else None
-        about = [f for f, test in zip(facts, tests, strict=True) if not test]
+        about = [f for f, test in zip(looked.facts, tests, strict=True) if not test]
         refuse_seen(weights, frame)
-        options: dict[str, Any] = {"minutes": minutes, "seed": seed, "weights": weights}
+        options: dict[str, Any] = {"minutes": minutes, "seed": seed, "weights": weights, "channels": table.channels}
         plan = plan or make_plan(folder, table.source, choosing, task, about, **options)
         write_text(folder / PLAN, resolved_toml(plan))
     plan = check_recipe(Plan, read_values(folder / PLAN), str(folder / PLAN))
     if not (folder / TABLE).is_file():
         with whole_file(folder / TABLE) as partial:
             as_shown(frame).to_csv(partial, index=False)
-    choosing = choosing.assign(fold=k_folds(choosing, task, k=plan.folds, seed=plan.seed))
-    return plan, _scans(choosing, frame[tests].reset_index(drop=True), plan.task)
-
-
-def refuse_seen(weights: Sequence[str], frame: pd.DataFrame) -> None:
-    """Refuse to start from a run that learned from labels of these very scans: every figure would be too good.
-
-    Args:
-        weights: folders of runs.
-        frame: the scans, with absolute paths.
-
-    Raises:
-        RecipeError: which run, and how many scans.
-    """
-    for where in weights:
-        split = Path(where) / SPLIT
-        if not split.is_file() or not (Path(where) / METRICS).is_file():  # without metrics it read no labels
-            continue
-        table = read_table(split)
-        seen = set(table["path"][table["split"] != "test"]) & set(frame["path"])
-        if seen:
-            raise RecipeError(
-                f"--weights {where}: was trained on the labels of {len(seen)} of these {len(frame)} scans, so what it "
-                "says of them in any fold would be too good; start from a run on other scans, or without labels"
-            )
+    choosing = with_folds(choosing, task, plan)
+    return plan, scans_of(choosing, frame[tests].reset_index(drop=True), plan.task)
 
 
 def _followed(given: Path, folder: Path) -> Plan:
@@ -228,36 +179,13 @@ def _followed(given: Path, folder: Path) -> Plan:
     return plan.model_copy(update={"out": str(folder)})
 
 
-def _facts(frame: pd.DataFrame) -> list[Facts]:
-    from tqdm import tqdm
-
-    facts = [Facts()] * len(frame)
-    for index, seen in tqdm(
-        look_at_all(frame["path"].tolist(), min(4, cores())), "look at scans", len(frame), disable=None
-    ):
-        facts[index] = seen
-    return facts
-
-
-def _with_classes(task: Task, frame: pd.DataFrame) -> Task:
-    """The task with its classes named, so that every fold has the same outputs."""
-    if not task.exclusive:
-        return task
-    return task.model_copy(update={"classes": task.fitted(records(frame)).classes})
-
-
-def _scans(frame: pd.DataFrame, test: pd.DataFrame, task: Task) -> Scans:
-    fitted = task.fitted(records(frame))
-    return Scans(frame, test, fitted, answers_of(fitted, records(frame)))
-
-
-def _run(plan: Plan, work: Scans, folder: Path, clock: Clock, cluster: str = "") -> None:
+def _run(plan: Plan, work: Scans, folder: Path, clock: Clock, cluster: str = "", findings: Sequence[str] = ()) -> None:
     """Everything behind the plan."""
     stacks = _stacks(plan, work.frame, folder)
-    names = sorted({name for b in plan.baselines for name in b.features})
+    names = sorted({name for b in plan.baselines for name in b.features} - {COVARIATES})
     features = features_of(stacks, [n for n in names if n not in {f.feature for f in plan.frozen}])
     features |= frozen_features(plan.frozen, stacks, folder)
-    predictions = dict(_baselines(plan, work, features))
+    predictions = dict(_baselines(plan, work, features, clock))
     curve = learning_curve(plan, work, features, predictions)
     jobs.write_folds(work.frame, plan)
     plan, failed, networks = _networks(plan, work, folder, clock, cluster)
@@ -270,8 +198,9 @@ def _run(plan: Plan, work: Scans, folder: Path, clock: Clock, cluster: str = "")
     seen = np.logical_and.reduce(list(known.values()))
     ready = {name: p[seen] for name, p in ready.items()} | {ENSEMBLE: _nested(plan, work, members, seen)[seen]}
     log.info("ensemble: %s", ", ".join(f"{share:.2f} {name}" for name, share in weights.items()))
-    model = build_ensemble(plan, work.task, work.y, features, weights, temperatures)
-    finish(plan, work.only(seen), folder, model, ready, weights, failed, curve_of(work, *curve))
+    model = build_ensemble(plan, work, features, weights, temperatures)
+    about = {"findings": list(findings), "curve": curve_of(work, *curve), "failed": failed}
+    finish(plan, work.only(seen), folder, model, ready, weights, about)
 
 
 def _stacks(plan: Plan, frame: pd.DataFrame, folder: Path) -> list[Array]:
@@ -286,8 +215,8 @@ def _stacks(plan: Plan, frame: pd.DataFrame, folder: Path) -> list[Array]:
         return [cache.load(path, plan.preprocessing) for path in tqdm(frame["path"], "prepare scans", disable=None)]
 
 
-def _baselines(plan: Plan, work: Scans, features: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-    """(name, (n, out_dim) out-of-fold predictions) of the mean and of every baseline."""
+def _baselines(plan: Plan, work: Scans, features: Mapping[str, Array], clock: Clock) -> Iterator[tuple[str, Array]]:
+    """(name, (n, out_dim) out-of-fold predictions) of the mean and of every baseline that the time allows."""
     folds = work.frame["fold"].to_numpy()
 
     def each_fold(predict: Callable[[Array, Array], Array]) -> Array:
@@ -298,9 +227,12 @@ def _baselines(plan: Plan, work: Scans, features: Mapping[str, Array]) -> Iterat
 
     yield MEAN, each_fold(lambda train, _: mean_of(work.task, work.y[train]))
     for name, kind, chosen in kinds_of(plan):
-        x = np.concatenate([features[f] for f in chosen], 1)
+        if not name.startswith(SIMPLE) and not clock.has_baseline(name):
+            log.info("baseline %s is left out: %s", name, clock.left_out[name])
+            continue
 
-        def predict(train: Array, rest: Array, x: Array = x, kind: str = kind, chosen: Any = chosen) -> Array:
+        def predict(train: Array, rest: Array, kind: str = kind, chosen: Any = chosen) -> Array:
+            x = work.table(features, chosen, train)
             model = fit_table(kind, chosen, x[train], work.y[train], work.task, plan.seed)
             return outputs_of(model, x[rest], work.task)
 
@@ -339,7 +271,9 @@ def _networks(
     found = {c.name: jobs.out_of_fold(plan, work.frame, c, work.task) for c in kept}
     for name, p in found.items():
         log.info("network %s: %s out of fold", name, told_loss(work, p))
-    return plan, {name: f"it failed: {why}" for name, why in failed.items()} | clock.left_out, found
+    named = {c.name for c in plan.candidates}
+    late = {name: why for name, why in clock.left_out.items() if name in named}
+    return plan, {name: f"it failed: {why}" for name, why in failed.items()} | late, found
 
 
 def _more_folds(plan: Plan, networks: Sequence[Candidate], clock: Clock, cluster: str) -> Plan:

@@ -10,10 +10,12 @@ from typing import Any
 import pandas as pd
 
 from slivit.data.importers import list_importers, make_manifest
+from slivit.data.manifest_paths import absolute, scan_paths
 from slivit.data.recipe import Data
 from slivit.data.sources import named_source
-from slivit.data.table import as_numbers, as_text, is_table, read_table
-from slivit.errors import ManifestError, nearest, one_of
+from slivit.data.table import MISSING, as_numbers, as_text, is_table, read_table, without_missing
+from slivit.errors import ManifestError, gather, nearest, one_of
+from slivit.targets.covariates import GEOMETRY
 from slivit.targets.task import Task
 
 NAMES = {
@@ -21,11 +23,17 @@ NAMES = {
     "patient": ("patient", "patient_id", "patientid", "subject", "subject_id", "participant", "eid", "mrn", "pid"),
     "split": ("split", "set", "subset", "partition"),
     "target": ("target", "label", "class", "diagnosis", "outcome", "y", "grade"),
+    "age": ("age", "age_years", "age_at_scan", "patient_age"),
+    "sex": ("sex", "gender", "patient_sex"),
+    "bmi": ("bmi",),
 }
 """How columns are called, in the order in which they are looked for; in any case, with blanks or dashes."""
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLITS |= {"test": "test", "testing": "test", "holdout": "test"}
+COVARIATES = ("age", "sex", "bmi")
+"""What is taken for a covariate without being asked for: never what a clinician would write after the diagnosis."""
+NO_COVARIATES = "none"
 _MANY = 10  # whole numbers with more values than this are a quantity, with fewer they are classes
 
 
@@ -38,12 +46,14 @@ class ScanTable:
         task: not yet fitted.
         source: where it is from.
         sentences: what was read and guessed, for the user.
+        channels: the columns whose scans are the channels of one; `path` names all of them.
     """
 
     frame: pd.DataFrame
     task: Task
     source: str
     sentences: tuple[str, ...] = field(default=())
+    channels: tuple[str, ...] = ()
 
 
 def scan_table(
@@ -53,6 +63,8 @@ def scan_table(
     kind: str = "",
     labels: str | Path = "",
     importer: str = "",
+    covariates: Sequence[str] = (),
+    channels: Sequence[str] = (),
 ) -> ScanTable:
     """Read a table of scans, and guess what is not said.
 
@@ -63,28 +75,59 @@ def scan_table(
         kind: of the task: "binary", "multiclass", "multilabel" or "regression".
         labels: a table whose rows name the scans of a folder, or their patients.
         importer: one of `slivit list importers`.
+        covariates: columns that are read beside the scans, and "geometry"; age, sex and BMI where nothing is named, and
+            ("none",) for no column.
+        channels: columns of paths, whose scans are the channels of one.
 
     Raises:
         ManifestError: nothing there, or a guess that the table does not allow; it says what to name.
     """
-    wanted = (target,) if isinstance(target, str) and target else tuple(target)
+    wanted, told = (target,) if isinstance(target, str) and target else tuple(target), list[str]()
     imported = None if isinstance(scans, pd.DataFrame) else _imported(str(scans), str(labels), importer)
+    known = None
     if imported:
-        frame, source, task = imported
-        if task and not wanted and not kind:
-            return ScanTable(frame, task, source, tuple(_sentences(frame, task, source)))
-        wanted = wanted or (task.targets if task else ())
+        frame, source, known = imported
+        frame, wanted = _with_channels(frame, channels, Path(), source), wanted or (known.targets if known else ())
     else:
-        frame, source = (
-            _columns_named(_raw(scans, str(labels))),
-            "the table" if isinstance(scans, pd.DataFrame) else str(scans),
-        )
-    wanted = wanted or (_guessed_target(frame, source),)
-    for name in wanted:
+        source = "the table" if isinstance(scans, pd.DataFrame) else str(scans)
+        frame = _columns_named(_raw(scans, str(labels), channels), source)
+    wanted = wanted or (_guessed_target(frame, source, channels),)
+    check_there([*wanted, *(c for c in covariates if c not in (NO_COVARIATES, GEOMETRY))], frame, source)
+    if known and not kind and tuple(known.targets) == tuple(wanted):
+        task = known
+    else:
+        frame, task, told = _with_task(frame, wanted, kind, source)
+    task = _with_covariates(frame, task, covariates)
+    sentences = (*_sentences(frame, task, source, channels), *told)
+    return ScanTable(frame, task, source, sentences, tuple(channels))
+
+
+def check_there(names: Sequence[str], frame: pd.DataFrame, source: str) -> None:
+    """Raise where a table lacks a column.
+
+    Raises:
+        ManifestError: with the nearest that it has.
+    """
+    for name in names:
         if name not in frame:
             raise ManifestError(f'{source}: has no column "{name}".{nearest(name, frame.columns)} {_columns(frame)}')
-    frame, task = _with_task(frame, wanted, kind, source)
-    return ScanTable(frame, task, source, tuple(_sentences(frame, task, source)))
+
+
+def _with_covariates(frame: pd.DataFrame, task: Task, named: Sequence[str]) -> Task:
+    """The task with the covariates that were named, or that are called so and differ between scans."""
+    found = [c for c in named if c != NO_COVARIATES]
+    if not named:
+        columns = [c for what in COVARIATES if (c := _find(frame, what)) and c not in task.targets]
+        found = [c for c in columns if _fits(frame[c])]
+    return Task.model_validate(task.model_dump() | {"covariates": tuple(found)}) if found else task
+
+
+def _fits(column: pd.Series) -> bool:
+    """Whether a column that nobody named tells scans apart, as numbers or by a few texts, and is known of most."""
+    text = without_missing(as_text(column))
+    known = text[text != ""]
+    numeric = not as_numbers(known)[1].any()
+    return len(known) >= len(text) / 2 and known.nunique() > 1 and (numeric or known.nunique() <= 5)
 
 
 def _imported(scans: str, labels: str, importer: str) -> tuple[pd.DataFrame, str, Task | None] | None:
@@ -103,19 +146,33 @@ def _imported(scans: str, labels: str, importer: str) -> tuple[pd.DataFrame, str
     return made.frame, str(place), made.task
 
 
-def _raw(scans: str | Path | pd.DataFrame, labels: str) -> pd.DataFrame:
+def _raw(scans: str | Path | pd.DataFrame, labels: str, channels: Sequence[str]) -> pd.DataFrame:
     """The rows as text, with absolute paths where they are relative to the table."""
-    if isinstance(scans, pd.DataFrame):
-        return scans.apply(as_text)
-    place = Path(scans)
-    if place.is_dir():
+    in_memory = isinstance(scans, pd.DataFrame)
+    place = Path() if in_memory else Path(str(scans))
+    if place.is_dir() and not in_memory:
         return _with_labels(place, read_table(labels))
-    frame = read_table(place)
-    path = _find(frame, "path") or _paths_by_content(frame, place.parent)
+    frame, base = (scans.apply(as_text), Path()) if in_memory else (read_table(place), place.parent)  # type: ignore[union-attr]
+    source = "the table" if in_memory else str(place)
+    if channels:
+        return _with_channels(frame, channels, base, source)
+    path = _find(frame, "path") or _paths_by_content(frame, base, source)
     if path is None:
-        raise ManifestError(f"{place}: no column holds paths of scans; call it path. {_columns(frame)}")
-    frame[path] = [str(place.parent / cell) if cell and not Path(cell).is_absolute() else cell for cell in frame[path]]
-    return frame.rename(columns={path: "path"})
+        raise ManifestError(f"{source}: no column holds paths of scans; call it path. {_columns(frame)}")
+    return frame.assign(**{path: absolute(frame[path], base.absolute())}).rename(columns={path: "path"})
+
+
+def _with_channels(frame: pd.DataFrame, channels: Sequence[str], base: Path, source: str) -> pd.DataFrame:
+    """The table with the scans of several columns as the channels of one, whose `path` names them all."""
+    if not channels:
+        return frame
+    if len(set(channels)) < 2:
+        raise ManifestError(f"{source}: --channel {channels[0]}: name two columns of paths or more, each once")
+    check_there(channels, frame, source)
+    frame = frame.assign(**{name: absolute(frame[name], base.absolute()) for name in channels})
+    path, problems = scan_paths(frame, channels, base)
+    gather(problems, source, ManifestError)
+    return frame.assign(path=path)
 
 
 def _with_labels(folder: Path, labels: pd.DataFrame) -> pd.DataFrame:
@@ -143,13 +200,21 @@ def _with_labels(folder: Path, labels: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _paths_by_content(frame: pd.DataFrame, base: Path) -> str | None:
-    """The column whose first cells are files or folders."""
-    for column in frame:
-        cells = [cell for cell in frame[column].head(5) if cell]
-        if cells and all((base / cell).exists() for cell in cells):
-            return str(column)
-    return None
+def _paths_by_content(frame: pd.DataFrame, base: Path, source: str) -> str | None:
+    """The column whose first cells are files or folders.
+
+    Raises:
+        ManifestError: there are several.
+    """
+    first = {str(column): [cell for cell in frame[column].head(5) if cell] for column in frame}
+    held = [name for name, cells in first.items() if cells and all((base / cell).exists() for cell in cells)]
+    if len(held) > 1:
+        together = " ".join(f"--channel {name}" for name in held)
+        raise ManifestError(
+            f"{source}: {one_of(held)} all hold paths: {together} takes them for the channels of one scan; or call the "
+            "one that counts path"
+        )
+    return held[0] if held else None
 
 
 def _find(frame: pd.DataFrame, what: str) -> str | None:
@@ -158,18 +223,33 @@ def _find(frame: pd.DataFrame, what: str) -> str | None:
     return next((plain[name] for name in NAMES[what] if name in plain), None)
 
 
-def _columns_named(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns path, patient and split under these names, and splits under theirs."""
+def _columns_named(frame: pd.DataFrame, source: str) -> pd.DataFrame:
+    """The columns path, patient and split under these names, and splits under theirs.
+
+    Raises:
+        ManifestError: a split that is none among others that are.
+    """
     found = {column: what for what in ("path", "patient", "split") if (column := _find(frame, what))}
+    if "path" in frame:
+        found = {column: what for column, what in found.items() if what != "path"}
     frame = frame.rename(columns=found)
     if "split" in frame:
         named = frame["split"].str.lower().map(SPLITS)
-        frame = frame.assign(split=named) if named.notna().all() else frame.rename(columns={"split": "split_column"})
+        if named.isna().all():
+            return frame.rename(columns={"split": "split_column"})
+        unknown = frame["split"][named.isna()]
+        if len(unknown):
+            raise ManifestError(
+                f"{source}: row {unknown.index[0]}: the split is {unknown.iloc[0]!r} ({len(unknown)} rows are so), and "
+                f"others are {one_of(sorted(named.dropna().unique()))}; write train, val or test everywhere"
+            )
+        frame = frame.assign(split=named)
     return frame
 
 
-def _guessed_target(frame: pd.DataFrame, source: str) -> str:
-    others = [str(c) for c in frame.columns if c not in ("path", "patient", "split")]
+def _guessed_target(frame: pd.DataFrame, source: str, channels: Sequence[str]) -> str:
+    known = {"path", "patient", "split", "fold", *channels, *(_find(frame, what) for what in COVARIATES)}
+    others = [str(c) for c in frame.columns if c not in known]
     named = _find(frame, "target")
     if named or len(others) == 1:
         return named or others[0]
@@ -180,32 +260,68 @@ def _columns(frame: pd.DataFrame) -> str:
     return f"The columns are {one_of([str(c) for c in frame.columns])}."
 
 
-def _with_task(frame: pd.DataFrame, targets: Sequence[str], kind: str, source: str) -> tuple[pd.DataFrame, Task]:
-    """The rows with an answer, and the task that the answers suggest."""
-    frame = frame.assign(**{t: as_text(frame[t]) for t in targets})
+def _with_task(
+    frame: pd.DataFrame, targets: Sequence[str], kind: str, source: str
+) -> tuple[pd.DataFrame, Task, list[str]]:
+    """The rows with an answer, the task that the answers suggest, and what is told of them."""
+    frame = frame.assign(**{t: _answers(frame[t]) for t in targets})
     if not kind:
         _refuse_slips(frame, targets, source)
     kind = kind or _guessed_kind(frame, targets)
-    known = (
-        (frame[list(targets)] != "").any(axis=1) if kind == "multilabel" else (frame[list(targets)] != "").all(axis=1)
+    every = frame[list(targets)] != ""
+    known = every.any(axis=1) if kind == "multilabel" else every.all(axis=1)
+    told = (
+        [f"left out: {int((~known).sum())} of {len(frame)} scans without {one_of(targets)}"] if not known.all() else []
     )
     frame = frame[known]
     if frame.empty:
         raise ManifestError(f"{source}: no row has a value in {one_of(targets)}")
-    if kind != "multiclass":
-        numbers = {t: as_numbers(frame[t]) for t in targets}
-        for name, (_, bad) in numbers.items():
-            if bad.any():
-                raise ManifestError(
-                    f"{source}: {name} is {frame[name][bad].iloc[0]!r}, which is no number; try --kind multiclass"
-                )
-        frame = frame.assign(**{name: values for name, (values, _) in numbers.items()})
+    if kind == "multiclass":
+        frame, merged = _one_spelling(frame, targets[0])
+        told += merged
+    else:
+        frame = _numbers(frame, targets, source)
     if all(frame[t].dropna().nunique() < 2 for t in targets):
         value = frame[targets[0]].iloc[0]
         raise ManifestError(
             f"{source}: {one_of(targets)} is {value} for all of {len(frame)} scans, so there is nothing to tell apart"
         )
-    return frame.reset_index(drop=True), _task(kind, tuple(targets))
+    return frame, _task(kind, tuple(targets)), told
+
+
+def _answers(column: pd.Series) -> pd.Series:
+    """The cells as text, "" where nothing is known; "none" is a grade where others are words, too."""
+    text = as_text(column)
+    known = text[~text.str.lower().isin(MISSING)]
+    words = len(known) and as_numbers(known)[1].all()
+    return without_missing(text, text[text.str.lower() == "none"].unique() if words else ())
+
+
+def _one_spelling(frame: pd.DataFrame, target: str) -> tuple[pd.DataFrame, list[str]]:
+    """Classes that differ in letter case or blanks alone as one, under the name that most scans have."""
+    counts = frame[target].value_counts()
+    plain = {name: "".join(str(name).casefold().split()) for name in counts.index}
+    first: dict[str, str] = {}
+    for name in counts.index:
+        first.setdefault(plain[name], str(name))
+    same = {kept: [str(n) for n in counts.index if plain[n] == key] for key, kept in first.items()}
+    told = [
+        f"{target}: {', '.join(names)} are taken for one class, {kept}"
+        for kept, names in same.items()
+        if len(names) > 1
+    ]
+    return frame.assign(**{target: frame[target].map(lambda name: first[plain[name]])}), told
+
+
+def _numbers(frame: pd.DataFrame, targets: Sequence[str], source: str) -> pd.DataFrame:
+    """The targets as numbers."""
+    numbers = {t: as_numbers(frame[t]) for t in targets}
+    for name, (_, bad) in numbers.items():
+        if bad.any():
+            raise ManifestError(
+                f"{source}: {name} is {frame[name][bad].iloc[0]!r}, which is no number; try --kind multiclass"
+            )
+    return frame.assign(**{name: values for name, (values, _) in numbers.items()})
 
 
 def _refuse_slips(frame: pd.DataFrame, targets: Sequence[str], source: str) -> None:
@@ -243,8 +359,8 @@ def _guessed_kind(frame: pd.DataFrame, targets: Sequence[str]) -> str:
     return "multiclass"
 
 
-def _sentences(frame: pd.DataFrame, task: Task, source: str) -> Iterator[str]:
-    """What is read as what, in at most four lines."""
+def _sentences(frame: pd.DataFrame, task: Task, source: str, channels: Sequence[str]) -> Iterator[str]:
+    """What is read as what, in a few lines."""
     patients = f"{frame['patient'].nunique()} patients" if "patient" in frame else "each taken for its own patient"
     yield f"{source}: {len(frame)} scans, {patients}"
     yield f"to predict: {', '.join(task.targets)} ({task.kind}: {_values(frame, task)}); other with --target and --kind"
@@ -253,9 +369,16 @@ def _sentences(frame: pd.DataFrame, task: Task, source: str) -> Iterator[str]:
         yield f"split as the table says: {counts}; test rows are read once, at the end"
     else:
         yield "no column split: everything is measured out of fold"
-    known: set[Any] = {"path", "patient", "split", "source", *task.targets}
+    if channels:
+        yield f"channels of one scan: {', '.join(channels)}"
+    if task.covariates:
+        yield (
+            f"read beside the scans: {', '.join(task.covariates)}, so predictions need them too; others with "
+            "--covariate, none with --covariate none"
+        )
+    known: set[Any] = {"path", "patient", "split", "source", "fold", *task.targets, *task.covariates, *channels}
     if others := [str(c) for c in frame.columns if c not in known]:
-        yield f"not used: {', '.join(others)}; --covariates takes those that a prediction may use"
+        yield f"not used: {', '.join(others)}; --covariate NAME takes one that a prediction may use"
 
 
 def _values(frame: pd.DataFrame, task: Task) -> str:

@@ -68,6 +68,9 @@ def sentences(found: Found, best: Mapping[str, str]) -> Iterator[str]:
     """
     metric, board = found["metrics"][0], found["leaderboard"]
     tests = {tuple(t["names"]): t for t in found["comparisons"]}
+    told = "mean" not in board or board["ensemble"][metric]["low"] is None or _better_than_chance(board, metric)
+    if not told:
+        yield "No model is clearly better than the mean: that these scans can be predicted is not shown."
     yield _network_or_not(found, best, tests, metric)
     yield from _frozen(found, best, tests, metric)
     ensemble = in_words(board["ensemble"][metric])
@@ -80,14 +83,15 @@ def sentences(found: Found, best: Mapping[str, str]) -> Iterator[str]:
         yield f"There was time to train networks on {folds} alone, so {count(alone, 'scan')} could not be predicted."
     if test := tests.get(("ensemble", best["member"])):
         yield f"Against its best member, {title(best['member'])}: {_difference(test, metric)}."
-    yield from _curve(found, metric)
+    if told:
+        yield from _curve(found, metric)
     if found["test"]:
         scans = count(found["test_scans"], "test scan")
         yield f"On {scans}, read once at the end: {spoken(metric)} {in_words(found['test'][metric])}."
     else:
         yield "There was no test split: all figures are out of fold, and the best of single models is optimistic."
-    if "mean" in board and board["ensemble"][metric]["low"] is not None and not _better_than_chance(board, metric):
-        yield "No model is clearly better than the mean: that these scans can be predicted is not shown."
+    if beside := found["task"].get("covariates"):
+        yield f"Every model but the mean reads {', '.join(beside)} beside the scan, and predictions need them too."
     for name, why in found["failed"].items():
         yield f"The network {name} is left out: {why}"
 
@@ -107,7 +111,8 @@ def _network_or_not(found: Found, best: Mapping[str, str], tests: Mapping[Any, F
         verdict = "is better than" if test["difference"] > 0 else "is worse than"
     else:
         verdict = "is not clearly better than" if (test["difference"] or 0) > 0 else "is no better than"
-    what = "size and histogram alone" if best["simple"] else "coarse voxels and histogram"
+    beside = [*found["task"].get("covariates", ()), "size"]
+    what = f"{', '.join(beside)} and histogram alone" if best["simple"] else "coarse voxels and histogram"
     return f"The best network, {best['network']}, {verdict} {what} ({title(against)}): {_difference(test, metric)}."
 
 

@@ -20,6 +20,7 @@ GEOMETRY_COLUMNS = ("geometry_z_mm", "geometry_y_mm", "geometry_x_mm", SLICES_CO
 """What it stands for: the extent across slices, along rows and along columns in mm, and the number of slices."""
 MOST_LEVELS = 20
 Row = Mapping[str, Any]
+Matrix = npt.NDArray[np.float64]
 
 
 class Covariate(BaseModel):
@@ -133,6 +134,39 @@ def encoded(inputs: Sequence[Covariate], row: Row) -> npt.NDArray[np.float32]:
     if lacking := [c.name for c in inputs if c.name not in row]:
         raise ManifestError(f"{row.get('path', 'the scan')}: {_lacking(lacking)}")
     return np.array([number for c in inputs for number in c.encode(row[c.name])], np.float32)
+
+
+def rebased(own: Sequence[Covariate], common: Sequence[Covariate]) -> tuple[Matrix, Matrix]:
+    """How covariates as some rows standardise them follow from what more rows make of them.
+
+    Args:
+        own: as some training rows have them.
+        common: the same columns as all have them.
+
+    Returns:
+        (k, m) weights and (k,) constants: encoded by `own` is weights @ encoded by `common` + constants.
+
+    Raises:
+        ManifestError: a column that is numbers in some rows and texts in others.
+    """
+    weights, shift = np.zeros((width_of(own), width_of(common))), np.zeros(width_of(own))
+    row = column = 0
+    for mine, theirs in zip(own, common, strict=True):
+        if bool(mine.levels) != bool(theirs.levels):
+            raise ManifestError(
+                f"{mine.name} holds numbers in some training rows and texts in others; write one of both"
+            )
+        for number, level in enumerate(mine.levels):
+            weights[row + number, column + theirs.levels.index(level)] = 1.0
+        if not mine.levels:
+            shift[row] = (theirs.mean - mine.mean) / mine.spread
+            weights[row, column] = theirs.spread / mine.spread
+            if theirs.gaps:  # where it is missing, both say 0
+                weights[row, column + 1] = -shift[row]
+        if mine.gaps:
+            weights[row + mine.width - 1, column + theirs.width - 1] = 1.0
+        row, column = row + mine.width, column + theirs.width
+    return weights, shift
 
 
 def doubts(inputs: Sequence[Covariate], row: Row) -> Iterator[str]:

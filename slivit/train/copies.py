@@ -27,9 +27,10 @@ from slivit.evaluate.measure import measure, write_results
 from slivit.evaluate.tables import read_baseline, read_predictions
 from slivit.files import whole_file
 from slivit.folder import BASELINE, CHECKPOINT, PREDICTIONS, PROGRESS, RECIPE, SPLIT, RunFolder, is_finished
-from slivit.models.registry import create_model, spec_of
+from slivit.models._covariates import rebased_state
+from slivit.models.registry import COVARIATES, create_model, spec_of
 from slivit.recipe import check_recipe
-from slivit.targets.covariates import fit_covariates, width_of
+from slivit.targets.covariates import width_of
 from slivit.targets.task import Task
 from slivit.train.recipe import TrainingRecipe
 
@@ -89,7 +90,7 @@ def _keep(recipe: TrainingRecipe, folder: RunFolder, manifest: Manifest, places:
     """Save the average of the trained models, and measure what they predicted."""
     from slivit.train.run import fitted_preprocessing
 
-    task = manifest.task.fitted(manifest.rows())
+    task = manifest.task.fitted(manifest.rows() if recipe.data.folds else manifest.rows("train"))
     record: dict[str, Any] = {"stage": recipe.stage, "recipe": recipe.model_dump(mode="json")}
     record |= {"source": manifest.source, "scans": {"train": len(manifest)}, "copies": [place.name for place in places]}
     model, settings = average_of(places, task), fitted_preprocessing(recipe)
@@ -116,8 +117,6 @@ def _manifest(recipe: TrainingRecipe) -> Manifest:
         manifest = Manifest(frame.assign(split="", fold=folds), task, manifest.source, manifest.warnings)
     check_subgroups(manifest.frame, recipe.testing)
     manifest = with_covariates(manifest, recipe.preprocessing.reader, data.processes)
-    if task.covariates:  # models that are averaged read the same numbers
-        task = task.model_copy(update={"inputs": fit_covariates(task.covariates, manifest.rows())})
     if task.exclusive:  # each fold has the outputs of all
         task = task.model_copy(update={"classes": task.fitted(manifest.rows()).classes})
     return manifest.with_task(task)
@@ -194,10 +193,12 @@ def average_of(places: Sequence[Path], task: Task) -> Any:
     """
     first = spec_of(load_checkpoint(places[0]).model)
     slices, side, _ = first.size
-    member: dict[str, Any] = {"kind": "network", "name": first.name, "args": dict(first.args), "copies": len(places)}
-    own: dict[str, Any] = {"members": [member], "activation": activation_of(task)}
-    if task.inputs:
-        own["covariates"] = width_of(task.inputs)
+    beside = {COVARIATES: width_of(task.inputs)} if task.inputs else {}
+    member: dict[str, Any] = {"kind": "network", "name": first.name, "copies": len(places)}
+    member["args"] = dict(first.args) | beside
+    own: dict[str, Any] = {"members": [member], "activation": activation_of(task), **beside}
+    if len(first.mean) > 1 and first.input == "volume":
+        own["in_chans"] = len(first.mean)
     model: Any = create_model("ensemble", task.out_dim, slices=slices, image_size=side, **own)
     fill_copies(model.backbone[0], places, task)
     return model.eval()
@@ -209,12 +210,15 @@ def activation_of(task: Task) -> str:
 
 
 def fill_copies(member: NetworkMember, places: Sequence[Path], task: Task) -> None:
-    """Give the networks of a member the weights of runs, and bring a regression's outputs to common units."""
+    """Give the networks of a member the weights of runs, for the covariates and the units of a task."""
     import torch
 
     for number, (network, place) in enumerate(zip(member.networks, places, strict=True)):
         loaded = load_checkpoint(place)
-        network.load_state_dict(loaded.model.state_dict())
+        state = loaded.model.state_dict()
+        if task.inputs:  # each standardised them by its own training rows
+            state = rebased_state(loaded.model, loaded.task.inputs, task.inputs)
+        network.load_state_dict(state)
         if not task.makes_calls:
             center, spread = torch.tensor(task.center), torch.tensor(task.spread)
             member.scale[number] = torch.tensor(loaded.task.spread) / spread

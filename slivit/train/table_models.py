@@ -42,14 +42,14 @@ class TableModel:
 
 
 def features_of(stacks: Sequence[Array], names: Sequence[str]) -> dict[str, Array]:
-    """(n, k) float32 features by name, of (S, H, W) uint8 stacks, as the ensemble computes them."""
+    """(n, k) float32 features by name, of (S, H, W) or (C, S, H, W) uint8 stacks, as the ensemble computes them."""
     import torch
 
     from slivit.models.ensemble import table_features
 
     parts: dict[str, list[Array]] = {name: [] for name in names}
     for stack in stacks:
-        x = torch.from_numpy(np.array(stack))[None, None].float() / 255
+        x = torch.from_numpy(np.array(stack).reshape(1, -1, *stack.shape[-3:])).float() / 255
         for name, values in table_features(x, names).items():
             parts[name].append(values[0].numpy())
     return {name: np.stack(values) for name, values in parts.items()}

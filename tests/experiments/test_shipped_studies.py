@@ -56,6 +56,7 @@ def scans(blob_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ("ihrf", "sdd", "hdc", "atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion")
     table = table.assign(**dict.fromkeys(names, table["both"]), drusen=table["bright"], pe=table["bright"])
     table["label"], table["modality"] = table["grade"], "CT"
+    table["age"], table["sex"] = range(40, 40 + len(table)), ["F", "M"] * (len(table) // 2)
     table["found"] = table["pe"].map({0: "", 1: "1-4"})
     file = tmp_path_factory.mktemp("studies") / "scans.csv"
     table.to_csv(file, index=False)

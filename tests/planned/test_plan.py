@@ -13,8 +13,8 @@ from slivit.planned import networks
 from slivit.planned.clock import Clock
 from slivit.planned.look import Facts
 from slivit.planned.networks import Candidate, Folds, Measured, folds_for, keep_of, plan_networks, started_from
-from slivit.planned.plan import plan_augmentation, plan_preprocessing
-from slivit.planned.run import refuse_seen
+from slivit.planned.plan import OWN_FOLDS, Plan, plan_augmentation, plan_folds, plan_preprocessing
+from slivit.planned.scans import refuse_seen, with_folds
 from slivit.targets.task import Task
 
 BINARY = Task(kind="binary", targets=("a",))
@@ -32,6 +32,31 @@ def test_folds_go_before_epochs_do():
     assert folds_for(5, passes=34, enough=25) == Folds(3, 2)
     assert folds_for(5, passes=10, enough=25) == Folds(4, 1)
     assert folds_for(2, passes=10, enough=25) == Folds(2, 1)
+    assert folds_for(5, passes=75, enough=25, fixed=True) == Folds(5, 3)
+    assert folds_for(5, passes=10, enough=25, fixed=True) == Folds(5, 1)
+
+
+def test_folds_of_the_table_are_kept():
+    frame = pd.DataFrame({"patient": range(40), "a": [0, 1] * 20, "fold": [7, 8, 9, 9] * 10}).astype({"patient": str})
+    count, why, own = plan_folds(frame, BINARY)
+    assert (count, own) == (3, True)
+    assert "own column fold" in why
+    kept = with_folds(frame, BINARY, Plan.model_construct(folds=3, seed=0, folds_from=OWN_FOLDS))
+    assert kept["fold"].tolist() == [0, 1, 2, 2] * 10
+    new = with_folds(frame, BINARY, Plan.model_construct(folds=5, seed=0, folds_from=""))
+    assert sorted(new["fold"].value_counts()) == [8] * 5
+    for column in ([1] * 40, range(40)):  # one fold is none, and one a patient are too many
+        count, why, own = plan_folds(frame.assign(fold=column), BINARY)
+        assert (count, own) == (5, False)
+        assert "left aside" in why
+
+
+def test_networks_of_several_channels_are_those_that_take_them():
+    for size in ((10, 32, 32), (1, 32, 32)):
+        options = list(networks.options_of(size, 2))
+        assert [o.name for o in options] == ["resnet3d", "resnet3d_wide"]
+        model = slivit.create_model(options[0].model, 1, **options[0].args).eval()
+        assert model(torch.rand(1, 2, *size)).shape == (1, 1)
 
 
 @pytest.mark.usefixtures("a_second_a_scan")
@@ -146,3 +171,11 @@ def test_a_network_is_not_begun_where_the_baselines_left_no_time(two_networks, t
     assert "with 1 min left" in late.left_out["first"]
     late.took["second"] = {"0": 100.0}
     assert late.epochs_for(second, 1, [second], 5) == 8  # what was begun is brought to its end
+
+
+def test_dear_baselines_are_left_out_when_most_of_the_time_is_spent(tmp_path):
+    early = Clock(tmp_path, minutes=20, workers=1, began=monotonic() - 100)
+    assert early.has_baseline("voxels_6_linear")
+    late = Clock(tmp_path, minutes=20, workers=1, began=monotonic() - 1100)
+    assert late.has_baseline("voxels_6_linear")  # as it was decided
+    assert not late.has_baseline("voxels_12_linear")

@@ -8,12 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import slivit
 from slivit.planned.plan import Plan
-from slivit.recipe import check_recipe, resolved_toml
+from slivit.recipe import check_recipe, read_values, resolved_toml
 
 KINDS = ("linear", "forest")
 SLIVIT = str(Path(sys.executable).with_name("slivit"))
@@ -138,3 +139,48 @@ def test_what_a_run_starts_from_and_a_run_that_works_are_not_replaced(tmp_path):
     with locked(tmp_path), pytest.raises(RecipeError, match="works in this folder"):
         auto("elsewhere.csv", out=tmp_path, overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other.csv", "scans.csv"]
+
+
+@pytest.mark.slow
+def test_channels_covariates_and_the_tables_own_folds_go_all_the_way(plan, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(32):
+        row = {"patient": f"P{i}", "label": i % 2, "age": 50 + 10 * (i % 2) + i % 5, "sex": "FM"[i % 3 > 0]}
+        row |= {"fold": i // 2 % 3, "split": "test" if i >= 26 else "train"}
+        for channel in ("t1", "t2"):
+            row[channel] = str(tmp_path / f"{channel}_{i}.npy")
+            np.save(row[channel], rng.integers(0, 100 + 60 * (i % 2) * (channel == "t2"), (4, 32, 32)).astype(np.uint8))
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    frame.loc[3, "age"] = np.nan
+    frame.to_csv(tmp_path / "scans.csv", index=False)
+    values = read_values(plan)
+    values["task"] = {"kind": "binary", "targets": ["label"], "covariates": ["age", "sex"]}
+    values["preprocessing"] |= {"channels": ["t1", "t2"]}
+    values["candidates"] = [c | {"args": c["args"] | {"in_chans": 2}} for c in values["candidates"][:1]]
+    values |= {"folds": 3, "folds_from": "the table", "keep": 1}
+    values["baselines"] = [{"name": "covariates", "features": ["covariates"]},
+                           {"name": "histogram", "features": ["histogram", "covariates"]}]  # fmt: skip
+    (tmp_path / "plan.toml").write_text(resolved_toml(check_recipe(Plan, values, "plan")))
+    out, channels = tmp_path / "run", ("--channel", "t1", "--channel", "t2")
+    done = command("auto", tmp_path / "scans.csv", *channels, "--plan", tmp_path / "plan.toml", "--out", out)
+    assert done.returncode == 0, done.stderr
+    board = json.loads((out / "auto.json").read_text())["leaderboard"]
+    assert {"covariates_linear", "histogram_forest", "quick"} <= set(board)
+    folds = pd.read_csv(out / "folds" / "fold_1.csv").set_index("patient")
+    assert (folds.loc[folds["split"] == "test", "fold"] == 1).all()
+    config = json.loads((out / "checkpoint" / "config.json").read_text())
+    assert (config["model"]["args"]["in_chans"], config["model"]["args"]["covariates"]) == (2, 4)
+    own = [json.loads((p / "checkpoint" / "config.json").read_text()) for p in (out / "candidates/quick").iterdir()]
+    assert len({config["task"]["inputs"][0]["mean"] for config in own}) == 3  # each by its own training rows
+    frame[26:].drop(columns=["label", "split", "fold"]).to_csv(tmp_path / "new.csv", index=False)
+    again = command("predict", out, tmp_path / "new.csv", "--out", tmp_path / "p.csv")
+    assert again.returncode == 0, again.stderr
+    first = pd.read_csv(out / "predictions.csv").query("split == 'test'")["prob_label"]
+    assert pd.read_csv(tmp_path / "p.csv")["prob_label"].tolist() == pytest.approx(first.tolist(), abs=1e-2)
+    for kind in ("safetensors", "onnx"):
+        exported = command("export", out, tmp_path / kind, "--format", kind)
+        assert exported.returncode == 0, exported.stderr
+    resumed = command("auto", "--resume", "--out", out)
+    assert resumed.returncode == 0, resumed.stderr

@@ -7,7 +7,7 @@ import pytest
 from slivit.data.splits import k_folds
 from slivit.planned.curve import curve_of, learning_curve
 from slivit.planned.plan import Baseline, Plan
-from slivit.planned.run import Scans
+from slivit.planned.scans import Scans
 from slivit.planned.select import calibrated, greedy, loss, temperature, weights_of
 from slivit.targets.task import Task
 from slivit.train.table_models import fit_table, outputs_of

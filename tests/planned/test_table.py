@@ -27,7 +27,7 @@ def test_the_kind_follows_from_the_values(tmp_path, values, kind):
     rows = "".join(f"scan{i}.nii,{v}\n" for i, v in enumerate(values.split()))
     table = scan_table(write(tmp_path, "file,label\n" + rows))
     assert (table.task.kind, table.task.targets) == (kind, ("label",))
-    assert table.frame["path"][0] == str(tmp_path / "scan0.nii")
+    assert table.frame["path"].iloc[0] == str(tmp_path / "scan0.nii")
 
 
 def test_usual_names_and_splits_are_known(tmp_path):
@@ -35,7 +35,45 @@ def test_usual_names_and_splits_are_known(tmp_path):
     table = scan_table(write(tmp_path, text))
     assert table.frame["split"].tolist() == ["train", "val", "test"]
     assert table.frame["patient"].tolist() == ["1", "2", "3"]
-    assert any("not used: age" in sentence for sentence in table.sentences)
+    assert table.task.covariates == ("age",)
+    assert any("read beside the scans: age" in sentence for sentence in table.sentences)
+
+
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [((), ("Gender",)), (("none",), ()), (("site", "geometry"), ("site", "geometry"))],
+)
+def test_covariates_are_guessed_by_name_and_content_or_named(tmp_path, named, found):
+    rows = "".join(f"{i}.nii,{i % 2},{'FM'[i % 3 > 0]},50,{'AB'[i % 2]}\n" for i in range(12))
+    csv = write(tmp_path, "path,label,Gender,age,site\n" + rows)  # all are 50 years old: that tells nothing
+    assert scan_table(csv, covariates=named).task.covariates == found
+
+
+def test_spellings_of_a_class_are_one_and_scans_without_an_answer_are_told(tmp_path):
+    cells = ["Yes", "yes", "YES", "No", "no", "NA", "Yes", "No", "n/a"]
+    csv = write(tmp_path, "path,label\n" + "".join(f"{i}.nii,{c}\n" for i, c in enumerate(cells)))
+    table = scan_table(csv)
+    assert sorted(table.frame["label"].unique()) == ["No", "Yes"]
+    told = " ".join(table.sentences)
+    assert "left out: 2 of 9 scans without" in told
+    assert "Yes, yes, YES are taken for one class, Yes" in told
+    grades = scan_table(write(tmp_path, "path,grade\na,None\nb,None\nc,mild\nd,mild\n"))
+    assert sorted(grades.frame["grade"].unique()) == ["None", "mild"]
+    binary = scan_table(write(tmp_path, "path,grade\na,None\nb,0\nc,1\nd,NA\n"))
+    assert (binary.task.kind, len(binary.frame)) == ("binary", 2)
+
+
+def test_columns_of_paths_become_channels_when_they_are_named(tmp_path):
+    for name in ("a1", "a2", "b1", "b2"):
+        (tmp_path / f"{name}.nii").write_bytes(b"")
+    csv = write(tmp_path, "t1,t2,label\na1.nii,a2.nii,0\nb1.nii,b2.nii,1\n")
+    with pytest.raises(ManifestError, match="--channel t1 --channel t2 takes them"):
+        scan_table(csv)
+    table = scan_table(csv, channels=("t1", "t2"))
+    assert table.frame["path"].iloc[1] == f"{tmp_path / 'b1.nii'} | {tmp_path / 'b2.nii'}"
+    assert table.task.targets == ("label",)
+    with pytest.raises(ManifestError, match="two columns of paths or more"):
+        scan_table(csv, channels=("t1",))
 
 
 def test_paths_are_known_by_what_lies_there(tmp_path):
@@ -76,6 +114,8 @@ def test_a_table_in_memory():
         ("foo,label\nx,1\n", {}, "call it path"),
         ("path,label\nx,abc\n", {"kind": "regression"}, "no number"),
         ("path,label\nx,\n", {}, "no row has a value"),
+        ("path,label,split\nx,1,train\ny,0,tset\n", {}, "row 3: the split is 'tset'"),
+        ("path,label\nx,1\ny,0\n", {"covariates": ("agee",)}, 'no column "agee"'),
         ("path,label\nx,1\ny,1\n", {}, "is 1.0 for all of 2 scans, so there is nothing to tell apart"),
         (
             "path,ml\n" + "".join(f"s{i},{i}.5\n" for i in range(20)) + "z,see note\n",

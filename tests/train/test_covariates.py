@@ -15,7 +15,7 @@ from slivit.explanation import explain
 from slivit.predict import command as predict
 from slivit.probing.extract import extract
 from slivit.recipe import check_recipe, recipe_class
-from slivit.targets.covariates import Covariate, doubts, encoded, fit_covariates
+from slivit.targets.covariates import Covariate, doubts, encoded, fit_covariates, rebased
 from slivit.targets.task import Task
 from slivit.train.run import run
 from slivit.viewer.bench import Bench
@@ -64,6 +64,16 @@ def test_numbers_are_standardised_and_texts_one_hot_with_an_indicator_of_missing
     assert encoded((age, sex), {"age": 50, "sex": "X"}).tolist() == [-1, 0, 0, 0]
     (known,) = fit_covariates(("age",), rows[:2])
     assert "the training mean, 55, stands in" in next(doubts((known,), {"age": ""}))
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_one_standardisation_follows_from_another(missing):
+    rows = [{"age": 40.0, "sex": "M"}, {"age": 60.0, "sex": "F"}, {"age": 90.0, "sex": "X"}]
+    rows += [{"age": None, "sex": None}] * missing
+    common, own = fit_covariates(("age", "sex"), rows), fit_covariates(("age", "sex"), rows[:2])
+    weights, shift = rebased(own, common)
+    for row in rows:
+        np.testing.assert_allclose(weights @ encoded(common, row) + shift, encoded(own, row), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,12 @@ from slivit.data.case_checks import look_at_masks, mask_problems
 from slivit.data.check_same import same_pixels
 from slivit.data.checking.findings import Finding, find_all, outlier_texts
 from slivit.data.checking.scan import ScanFacts, examine
-from slivit.data.inspection import Columns, inspect_manifest
+from slivit.data.inspection import Columns, Inspection, inspect_manifest
 from slivit.data.manifest import SPLITS
 from slivit.data.manifest_checks import empty_splits
 from slivit.data.pool import spread
 from slivit.data.preprocessing import Preprocessing
-from slivit.data.reviews import REVIEWS, read_reviews
+from slivit.data.reviews import REVIEWS, Review, read_reviews
 from slivit.machines import Machines
 from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
@@ -41,6 +41,7 @@ _FACTS = (
     "empty",
     "foreground",
     "content",
+    "two_values",
 )
 _DIED = "the program that read it was killed: a broken file crashed its decoder, or memory ran out"
 MASK_READERS = 2  # of this machine, where a cluster reads the scans
@@ -77,7 +78,8 @@ class CheckResult:
         table: one row a scan (the index is the line of the manifest): path, patient, split, the other columns of the
             manifest, then problem ("" where the scan could be read), depth, height, width, dtype, channels, spacing_d,
             spacing_h, spacing_w (mm), orientation, low, p1, median, p99, high, invalid, empty (slices), foreground (the
-            share that a crop keeps), content (a hash), group, same_as (rows with the same pixels), outlier, notes.
+            share that a crop keeps), content (a hash), two_values, group, same_as (rows with the same pixels), outlier,
+            notes.
         task: what is predicted, where it was given.
         findings: the most important first.
         pictures: the middle slices.
@@ -153,14 +155,37 @@ def check_manifest(
     problems = list(found.problems)
     if "train" in set(found.frame["split"]):
         problems += empty_splits(found.frame, SPLITS)
-    pictures = Pictures()
-    read = partial(spread, partial(examine, reader=dict(reader or {})), workers=workers, limit=time_limit)
     if isinstance(task, Segmentation) and not problems:
         problems += _mask_problems(found.frame, task, dict(reader or {}), workers)
+    notes = read_reviews(reviews or Path(csv).with_name(REVIEWS))
+    options: dict[str, Any] = {"reader": reader, "workers": workers, "time_limit": time_limit, "progress": progress}
+    return examined(replace(found, problems=tuple(problems)), str(csv), task, reviews=notes, **options)
+
+
+def examined(
+    found: Inspection,
+    source: str,
+    task: Task | None,
+    *,
+    reader: Mapping[str, Any] | None = None,
+    workers: int | Machines = 2,
+    time_limit: float = TIME_LIMIT,
+    reviews: Sequence[Review] = (),
+    progress: Progress | None = None,
+) -> CheckResult:
+    """Read every scan of a table that was inspected; the options are those of `check_manifest`.
+
+    Args:
+        found: the table, with what is wrong with it.
+        source: its name.
+        task: what is predicted.
+        reviews: what people noted who looked at the scans.
+    """
+    pictures = Pictures()
+    read = partial(spread, partial(examine, reader=dict(reader or {})), workers=workers, limit=time_limit)
     facts = _read_all(found.frame["path"], partial(read, died=partial(_died, time_limit)), progress, pictures)
     table = _table(found.frame, facts)
-    notes = read_reviews(reviews or Path(csv).with_name(REVIEWS))
-    return CheckResult(str(csv), table, task, find_all(table, task, problems, found.warnings, notes), pictures)
+    return CheckResult(source, table, task, find_all(table, task, found.problems, found.warnings, reviews), pictures)
 
 
 def _mask_problems(

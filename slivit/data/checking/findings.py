@@ -67,6 +67,8 @@ def find_all(
         *(Finding("look", "the manifest", _sentence(text)) for text in warnings),
         *_shape_tells_label(table, task),
         *_rare_class(table, task),
+        *_odd_targets(table, task),
+        *_one_patient(table),
         *_mixed(table),
         *_scales(table),
         *_spacings(table),
@@ -190,6 +192,29 @@ def _told_groups(groups: list[pd.DataFrame], level: Level, title: str, what: str
     count = "The same pixels" if len(groups) == 1 else f"The pixels of {len(groups)} scans"
     rows = tuple(row for members in groups for row in members.index)
     yield Finding(level, title, f"{count} {what} ({example}): {so}.", rows)
+
+
+def _odd_targets(table: pd.DataFrame, task: Task | None) -> Iterator[Finding]:
+    """Values of a quantity far from all others: a slip of the keyboard outweighs every other scan."""
+    if task is None or task.makes_calls or task.dense:
+        return
+    for target in (t for t in task.targets if t in table):
+        values = pd.to_numeric(table[target], errors="coerce").to_numpy(dtype=float)
+        usual, far = _far(values, np.isfinite(values))
+        odd = table[far]
+        if len(odd):
+            told = f"{target} of {_scans(len(odd))} is far from all others ({_rows(odd)}): {amount(values[far][0])}"
+            text = f"{told}, usually {amount(usual)}. It outweighs all other scans: correct it, or leave it empty."
+            yield Finding("look", "values unlike the others", text, tuple(odd.index))
+
+
+def _one_patient(table: pd.DataFrame) -> Iterator[Finding]:
+    """One patient who is a third of the set."""
+    counts = table["patient"].value_counts()
+    if len(table) >= _FEW and len(counts) > 1 and counts.iloc[0] > len(table) / 3:
+        told = f"Patient {counts.index[0]} has {counts.iloc[0]} of {len(table)} scans"
+        text = f"{told}: what is learned and measured is largely that one patient, as no split shares these scans out."
+        yield Finding("look", "one patient has most scans", text)
 
 
 def _shape_tells_label(table: pd.DataFrame, task: Task | None) -> Iterator[Finding]:

@@ -37,6 +37,7 @@ class ScanFacts:
         empty: how many slices hold no number at all.
         foreground: the share of the scan that `preprocessing.foreground` would keep, by its defaults.
         content: a hash of shape and values, the same in every format and precision that holds them exactly.
+        two_values: whether it has two values at most: a shape.
         signature: mean intensities of blocks, for scans that are the same but for rounding.
         notes: what the reader noticed.
         picture: the middle slice of each channel as a small JPEG; empty where there is none.
@@ -58,6 +59,7 @@ class ScanFacts:
     empty: int = 0
     foreground: float = np.nan
     content: str = ""
+    two_values: bool = False
     signature: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     notes: tuple[str, ...] = field(default=())
     picture: bytes = b""
@@ -111,6 +113,7 @@ def _facts(path: str, volume: Volume) -> ScanFacts:
         channels=volume.channels,
         foreground=_kept(volume),
         content=content_hash(array),
+        two_values=len(np.unique(finite[:: max(1, finite.size // 20_000) | 1])) <= 2,
         signature=_signature(array),
         notes=(*volume.notes, *(_odd_channels(channels) if len(channels) > 1 else ())),
         picture=picture([part.array for part in channels], volume.spacing),
