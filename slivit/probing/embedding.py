@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from slivit.data.preprocessing import Preprocessing
+from slivit.data.readers.base import check_size
 from slivit.data.recipe import Data
 from slivit.errors import ReadError, SlivitError, install_command, one_of
 from slivit.files import whole_file
@@ -288,15 +289,22 @@ def read_embeddings(path: str | Path) -> Embeddings:
     """Read a table that `slivit embed` wrote.
 
     Raises:
-        ReadError: no such file, or another one.
+        ReadError: no such file, another one, or one that holds far more than its bytes make likely.
     """
-    _, parquet = _parquet()
+    pa, parquet = _parquet()
     try:
-        table = parquet.read_table(path)
-        about = json.loads((table.schema.metadata or {})[KEY])
-    except (OSError, ValueError, KeyError) as error:
+        with parquet.ParquetFile(path) as file:
+            cells = sum(getattr(field.type, "list_size", 1) for field in file.schema_arrow)
+            check_size(path, (file.metadata.num_rows, cells), 4, Path(path).stat().st_size)
+            table = file.read()
+        about = dict(json.loads((table.schema.metadata or {})[KEY]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReadError(f"{path}: no table of embeddings; slivit embed writes one ({error})") from error
     names = [name for name in table.column_names if name.startswith("embedding_")]
+    for field in map(table.schema.field, names):
+        numbers = pa.types.is_fixed_size_list(field.type) and pa.types.is_float32(field.type.value_type)
+        if not numbers or table[field.name].null_count or not len(table):
+            raise ReadError(f"{path}: {field.name} holds {field.type}; a set of embeddings has float32 in every row")
     parts = {}
     for name in names:
         column = table[name].combine_chunks()

@@ -125,6 +125,27 @@ def test_another_file_is_told(tmp_path, table):
     assert read_embeddings(again).about == read_embeddings(table).about
 
 
+def test_a_table_of_somebody_is_held_to_its_types_and_to_memory(tmp_path, monkeypatch):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = {
+        "text": ["a", "b"],
+        "nothing": pa.array([None, [1.0]], pa.list_(pa.float32(), 1)),
+        "numbers": pa.array([[0.0], [1.0]], pa.list_(pa.float32(), 1)),
+    }
+    for name, values in columns.items():
+        made = pa.table({"path": ["a", "b"], "embedding_mean": values}).replace_schema_metadata({"slivit": "{}"})
+        parquet.write_table(made, tmp_path / f"{name}.parquet")
+    for name in ("text", "nothing"):
+        with pytest.raises(SlivitError, match="a set of embeddings has float32 in every row"):
+            read_embeddings(tmp_path / f"{name}.parquet")
+    assert read_embeddings(tmp_path / "numbers.parquet").parts["mean"].tolist() == [[0], [1]]
+    monkeypatch.setenv("SLIVIT_MAX_SCAN_GB", "1e-9")
+    with pytest.raises(SlivitError, match="promises 2 x 2 values"):
+        read_embeddings(tmp_path / "numbers.parquet")
+
+
 def test_a_linear_head_is_scikit_learn_s_also_with_more_features_than_scans(rng):
     x = {"train": torch.from_numpy(rng.normal(size=(20, 50))), "val": torch.from_numpy(rng.normal(size=(5, 50)))}
     x = {name: part - x["train"].mean(0) for name, part in x.items()}
