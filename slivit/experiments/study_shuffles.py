@@ -51,6 +51,7 @@ def _points(folders: Sequence[str]) -> list[dict[str, float | None]]:
 def _ranked(metric: str, own: float | None, interval: Mapping[str, Any], others: Sequence[float | None]) -> Any:
     known = np.array([value for value in others if value is not None])
     told = {"metric": metric, "value": own, "low": interval["low"], "high": interval["high"], "copies": len(known)}
+    told["values"] = known.tolist()
     if own is None or not len(known):
         return told | {"rank": None, "p_value": None, "mean": None, "sd": None, "least": None, "most": None}
     sign = -1 if metric.partition("/")[0] in ERRORS else 1

@@ -14,7 +14,7 @@ from slivit.evaluate.compare import check_metrics
 from slivit.evaluate.comparing import Matched
 from slivit.evaluate.methods import Method, check_scans, read_run
 from slivit.experiments.curve import training_size
-from slivit.experiments.study_grid import RUNS, Grid, Job
+from slivit.experiments.study_grid import AS_GIVEN, RUNS, Grid, Job
 from slivit.experiments.study_schedule import Found, outcome
 from slivit.files import whole_file
 
@@ -115,7 +115,8 @@ def measure_study(grid: Grid, states: Mapping[Path, Found]) -> dict[str, Any]:
 def _axes(grid: Grid) -> dict[str, Any]:
     """The axes of the study: names with their titles, shares and seeds, and the references."""
     recipe = grid.recipe
-    starts = {name: (recipe.starts[name].title if name in recipe.starts else "") or name for name in grid.starts}
+    titles = {AS_GIVEN: "as the recipe says", **{name: start.title or name for name, start in recipe.starts.items()}}
+    starts = {name: titles[name] for name in grid.starts}
     return {
         "models": {name: model.title or name for name, model in recipe.models.items()},
         "starts": starts,
@@ -209,7 +210,8 @@ def write_tables(out: Path, found: Mapping[str, Any]) -> None:
 
     tables = {"study.csv": map(_row(found), found["cells"]), "runs.csv": _run_rows(found)}
     tables |= {"sites.csv": site_rows(found)} if found["sites"] else {}
-    tables |= {"shuffles.csv": found["shuffles"]} if found["shuffles"] else {}
+    ranks = [{key: value for key, value in entry.items() if key != "values"} for entry in found["shuffles"]]
+    tables |= {"shuffles.csv": ranks} if ranks else {}
     tables |= {"groups.csv": found["groups"]} if found["groups"] else {}
     for name, rows in tables.items():
         with whole_file(out / name) as partial:

@@ -181,5 +181,6 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         ax.plot([], [], "D", color=PALETTE[1], label="mean of the top 5% of slices")
         ax.set_yticks(range(len(pairs)), [f"{pair['first']} and {pair['second']}" for pair in pairs])
         ax.set(xlim=(0, 1.02), ylim=(len(pairs) - 0.4, -0.6), xlabel="Linear CKA")
+        ax.grid(True, axis="x")
         figure.legend(loc="outside upper center", frameon=False, fontsize=8)
         figure.savefig(path, dpi=150)

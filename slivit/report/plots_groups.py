@@ -44,7 +44,7 @@ def forest(rows: Sequence[Row], label: str, *, line: float | None = None, line_t
     ax.set(ylim=(len(rows) - 0.4, -0.7), xlabel=label)
     ax.tick_params(axis="y", length=0)
     defined = any(estimate is not None and estimate["value"] is not None for _, estimate in rows)
-    ax.xaxis.set_major_locator(MaxNLocator(6) if defined else NullLocator())
+    ax.xaxis.set_major_locator(MaxNLocator(5) if defined else NullLocator())
     ax.spines["left"].set_visible(False)
     ax.grid(True, axis="x")
     ax.margins(x=0.08)

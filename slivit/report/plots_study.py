@@ -17,8 +17,8 @@ Values = Mapping[str, Any]
 Lines = Mapping[str, Sequence[Values]]
 """The cells of each line of a panel, from few labels to many."""
 
-PANEL, MOST_LINES, MOST_BANDS, DODGE = 2.3, len(PALETTE), 3, 1.02
-"""Inches of a panel, its lines, of how many a band is drawn, and by how much lines with bars stand side by side."""
+PANEL, MOST_LINES, MOST_BANDS, DODGE, BINS = 2.3, len(PALETTE), 3, 1.02, 60
+"""Inches of a panel, its lines, of how many a band is drawn, by how much lines with bars stand apart; bins of dots."""
 
 
 def study_plots(study: Values) -> Iterator[Plot]:
@@ -32,6 +32,8 @@ def study_plots(study: Values) -> Iterator[Plot]:
         yield from (label_plot(study, metric, unit) for metric in study["settings"]["metrics"])
     for metric in study["settings"]["metrics"]:
         yield from _differences(study, metric, unit)
+    for metric in dict.fromkeys(entry["metric"] for entry in study.get("shuffles", [])):
+        yield order_plot(study, metric, unit)
 
 
 def panels(study: Values) -> dict[str, dict[str, list[Values]]]:
@@ -127,25 +129,82 @@ def _legend(figure: Any, ax: Axes, names: Sequence[str]) -> None:
 
 
 def _differences(study: Values, metric: str, unit: str) -> Iterator[Plot]:
-    """A forest plot of the differences from the reference, for each share of the labels."""
-    for fraction in study["settings"]["fractions"]:
-        tests = [
-            t
-            for t in study["tests"]
-            if (t["method"], t["metric"], t["fraction"]) == ("paired bootstrap", metric, fraction)
-        ]
-        if not tests:
-            continue
-        rows: list[Row] = [
-            (method_title(study, t["model"], t["start"]), {**t, "value": t["difference"]}) for t in tests
-        ]
-        share = "all labels" if fraction == 1 else f"{100 * fraction:.3g}% of the labels"
-        name = f"Difference of {spoken(metric)} from the reference" + with_unit(metric, unit).removeprefix(
-            metric_name(metric)
-        )
-        caption = f"With {share}. Squares: difference on the same test scans; bars: paired bootstrap interval."
-        figure = forest(rows, name, line=0.0, line_text="no difference")
-        yield Plot(f"differences-{_file(metric)}-{fraction:.4g}", f"{name}, {share}", caption, figure, caption)
+    """A forest plot of the differences from each reference, for each share of the labels."""
+    references = study["settings"].get("references") or [{}]
+    for place, reference in enumerate(references):
+        text = "the reference" if len(references) == 1 else reference_title(study, reference)
+        name = f"Difference of {spoken(metric)} from {text}"
+        for fraction in study["settings"]["fractions"]:
+            tests = [
+                t
+                for t in study["tests"]
+                if (t["method"], t["metric"], t["fraction"]) == ("paired bootstrap", metric, fraction)
+                and _reference_of(t, references) == place
+            ]
+            if not tests:
+                continue
+            rows: list[Row] = [
+                (method_title(study, t["model"], t["start"]), {**t, "value": t["difference"]}) for t in tests
+            ]
+            share = share_text(fraction)
+            caption = f"With {share}. Squares: difference on the same test scans; bars: paired bootstrap interval."
+            label = f"Difference of {spoken(metric)}" + with_unit(metric, unit).removeprefix(metric_name(metric))
+            figure = forest(rows, label, line=0.0, line_text="no difference")
+            file = f"differences-{_file(metric)}-{fraction:.4g}" + (f"-{place + 1}" if place else "")
+            whose = f", {share}" if len(references) == 1 else f": models with {share}"
+            yield Plot(file, name + whose, caption, figure, caption)
+
+
+def _reference_of(test: Values, references: Sequence[Values]) -> int:
+    """The place of the first reference that a test is against."""
+    own = test["reference"]
+    return next((i for i, r in enumerate(references) if all(r.get(k) in ("", 0, None, own[k]) for k in own)), 0)
+
+
+def reference_title(study: Values, reference: Values) -> str:
+    """What a reference of a study is called: what it names of model, initialisation and share."""
+    named = [title(study, axis, reference[axis]) for axis in ("model", "start") if reference[axis]]
+    shares = [f"({share_text(reference['fraction'])})"] if reference["fraction"] else []
+    return " ".join([", ".join(named), *shares]).strip() or "the reference"
+
+
+def share_text(fraction: float) -> str:
+    """A share of the labels in words."""
+    return "all labels" if fraction == 1 else f"{100 * fraction:.3g}% of the labels"
+
+
+def order_plot(study: Values, metric: str, unit: str) -> Plot:
+    """Where each run stands among its copies whose slices have other orders: a dot a copy, stacked where they meet."""
+    entries = [e for e in study["shuffles"] if e["metric"] == metric and e["value"] is not None]
+    figure, grid = new_figure(0.7 + 1.5 * max(1, len(entries)), nrows=max(1, len(entries)), sharex=True, squeeze=False)
+    for ax, entry in zip(grid.flat, entries, strict=False):
+        _copies(ax, entry)
+        seed = f", seed {entry['seed']}" if len(study["settings"]["seeds"]) > 1 else ""
+        ax.set_title(short(method_title(study, entry["model"], entry["start"]) + seed, 44), fontsize=9, loc="left")
+    grid.flat[0].legend(loc="upper left", fontsize=8, handletextpad=0.4)
+    figure.supxlabel(with_unit(metric, unit), fontsize=9.5)
+    level = f"{100 * study['settings']['level']:.4g}%"
+    caption = f"Dots: copies with their slices in other orders. Line and band: slices in order, with the {level} "
+    caption += f"interval over test {cases_drawn(study['settings'])}."
+    return Plot(
+        f"order-{_file(metric)}", f"{metric_name(metric)} in order and in other orders", caption, figure, caption
+    )
+
+
+def _copies(ax: Axes, entry: Values) -> None:
+    """The dots of one run's copies in narrow bins, and the run itself."""
+    import numpy as np
+
+    values = np.sort(entry["values"])
+    ends = [values[0], values[-1], entry["value"], *(e for e in (entry["low"], entry["high"]) if e is not None)]
+    bins = np.floor((values - min(ends)) / max(max(ends) - min(ends), 1e-9) * BINS)
+    heights = [int((bins[:i] == own).sum()) for i, own in enumerate(bins)]
+    if entry["low"] is not None:
+        ax.axvspan(entry["low"], entry["high"], color=PALETTE[0], alpha=0.14, linewidth=0)
+    ax.plot(values, heights, "o", color=PALETTE[1], ms=3.2, alpha=0.8, markeredgewidth=0, label="other orders")
+    ax.axvline(entry["value"], color=PALETTE[0], linewidth=1.6, label="in order")
+    ax.set(yticks=[], ylim=(-0.8, max([3, *heights]) + 1))
+    ax.spines["left"].set_visible(False)
 
 
 def _file(metric: str) -> str:

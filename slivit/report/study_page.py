@@ -10,7 +10,7 @@ from typing import Any
 from slivit.report.compare_page import MEANINGS
 from slivit.report.draw import styled
 from slivit.report.page import named_targets, render
-from slivit.report.plots_study import method_title, study_plots, title
+from slivit.report.plots_study import method_title, share_text, study_plots, title
 from slivit.report.style import WORDS, amount, cases_drawn, count, in_words, interval, number, p_text, spoken, with_unit
 from slivit.report.tables import Cell, Grid
 from slivit.targets.task import Task
@@ -35,6 +35,7 @@ def write_study(out: Path | str, study: Values, recipe: str = "") -> Path:
         "title": study["title"] or f"Study: {named_targets(task)}",
         "task": task,
         "settings": study["settings"],
+        "axes": axes(study),
         "sentences": list(sentences(study, task)),
         "cautions": list(cautions(study)),
         "tables": list(metric_grids(study, task)),
@@ -62,21 +63,32 @@ def falls(metric: str) -> bool:
     return WORDS[metric.partition("/")[0]].in_unit
 
 
+def axes(study: Values) -> list[str]:
+    """How many models, initialisations, shares and seeds there are, in words."""
+    words = {"models": ("model",), "starts": ("initialisation",), "seeds": ("seed",)}
+    words = {**words, "fractions": ("share of the labels", "shares of the labels")}
+    return [count(len(study["settings"][key]), *words[key]) for key in ("models", "starts", "fractions", "seeds")]
+
+
 def sentences(study: Values, task: Task) -> Iterator[str]:
     """The outcome in plain words."""
     settings = study["settings"]
     metric = settings["metrics"][0]
-    axes = [count(len(settings["models"]), "model"), count(len(settings["starts"]), "initialisation")]
-    axes += [count(len(settings["fractions"]), "share of the labels", "shares of the labels")]
     done = sum(run["state"] == "done" for run in _own_runs(study))
     scans = f"{count(study['scans'], 'test scan')} of {count(study['patients'], 'patient')}"
-    seeds = count(len(settings["seeds"]), "seed")
-    yield f"{', '.join(axes)} and {seeds}: {count(done, 'finished run')}, tested on the same {scans}."
+    *first, seeds = axes(study)
+    yield f"{', '.join(first)} and {seeds}: {count(done, 'finished run')}, tested on the same {scans}."
     for fraction in settings["fractions"]:
         if text := _best(study, fraction, metric, task):
             yield text
     if text := _against(study, metric):
         yield text
+    for entry in (e for e in study.get("shuffles", []) if e["metric"] == metric and e["rank"] is not None):
+        name, of = method_title(study, entry["model"], entry["start"]), f"{entry['rank']} of {entry['copies'] + 1}"
+        yield (
+            f"{name} with its slices in order is number {of} by {spoken(metric)}, its copies in other orders beside it "
+            f"(p = {p_text(entry['p_value'])})."
+        )
 
 
 def _best(study: Values, fraction: float, metric: str, task: Task) -> str:
@@ -93,10 +105,11 @@ def _against(study: Values, metric: str) -> str:
     tests = _main_tests(study, metric)
     if not tests:
         return ""
+    which = "a" if len(study["settings"].get("references", [])) > 1 else "the"
     clear = [t for t in tests if t["holm"] is not None and t["holm"] < 1 - t["level"]]
     better = sum((t["difference"] < 0) == falls(metric) for t in clear)
     return (
-        f"Of {count(len(tests), 'comparison')} with the reference, {better} show a better {spoken(metric)} and "
+        f"Of {count(len(tests), 'comparison')} with {which} reference, {better} show a better {spoken(metric)} and "
         f"{len(clear) - better} a worse one that chance hardly explains (Holm's correction over the study)."
     )
 
@@ -148,11 +161,7 @@ def metric_grids(study: Values, task: Task) -> Iterator[Grid]:
             scans = count(here[0]["train_scans"], "training scan")
             note = f"Mean over the seeds; below it its interval over test {cases_drawn(settings)}, "
             note += "and the SD over the seeds."
-            yield Grid(f"{with_unit(metric, task.unit)}, {scans} ({_share(fraction)})", heads, rows, note)
-
-
-def _share(fraction: float) -> str:
-    return "all labels" if fraction == 1 else f"{100 * fraction:.3g}% of the labels"
+            yield Grid(f"{with_unit(metric, task.unit)}, {scans} ({share_text(fraction)})", heads, rows, note)
 
 
 def _value(cell: Values | None, metric: str) -> Cell:
@@ -181,7 +190,7 @@ def _pair(study: Values, test: Values) -> str:
     reference = test["reference"]
     names = [method_title(study, side["model"], side["start"]) for side in (test, reference)]
     if reference.get("fraction", test["fraction"]) != test["fraction"]:
-        names[1] += f" with {_share(reference['fraction'])}"
+        names[1] += f" with {share_text(reference['fraction'])}"
     return f"{names[0]} − {names[1]}"
 
 
@@ -193,25 +202,26 @@ def _test_cells(test: Values) -> tuple[Cell, ...]:
 
 
 def group_grids(study: Values, task: Task) -> Iterator[Grid]:
-    """A table for each metric of what is told of groups of models."""
+    """A table for each metric of what is told of groups of models: a row a statistic, a column a share."""
     entries = study.get("groups", [])
+    fractions = study["settings"]["fractions"]
     for metric in dict.fromkeys(entry["metric"] for entry in entries):
-        digits = 2 if falls(metric) else 3
-        rows = tuple(
-            (
-                _contrast(study, entry),
-                (
-                    (f"{100 * entry['fraction']:.3g}%", ""),
-                    (str(entry["models"]), ""),
-                    (number(entry["value"], digits), interval(entry["low"], entry["high"], digits)),
-                ),
-            )
-            for entry in entries
-            if entry["metric"] == metric
-        )
-        heads = tuple((text, "") for text in ("labels", "models", "value"))
+        rows: dict[str, dict[float, Cell]] = {}
+        digits, best = 2 if falls(metric) else 3, ""
+        for entry in (e for e in entries if e["metric"] == metric):
+            cell = number(entry["value"], digits), interval(entry["low"], entry["high"], digits)
+            rows.setdefault(_contrast(study, entry), {})[entry["fraction"]] = cell
+            best += _best_of(study, entry) if entry["statistic"] == "best" else ""
+        heads = tuple((share_text(fraction), "") for fraction in fractions)
+        cells = tuple((name, tuple(row.get(f, ("–", "")) for f in fractions)) for name, row in rows.items())
         note = entries[0]["drawn"]
-        yield Grid(f"Groups: {with_unit(metric, task.unit)}", heads, rows, f"{note[0].upper()}{note[1:]}.")
+        yield Grid(f"Groups: {with_unit(metric, task.unit)}", heads, cells, f"{note[0].upper()}{note[1:]}.{best}")
+
+
+def _best_of(study: Values, entry: Values) -> str:
+    """The best of two groups at a share of the labels, in a sentence."""
+    one, two = (method_title(study, entry[f"{side}best"], entry[f"{side}start"]) for side in ("", "other_"))
+    return f" Best with {share_text(entry['fraction'])}: {one}; {two}."
 
 
 def _contrast(study: Values, entry: Values) -> str:
@@ -219,13 +229,12 @@ def _contrast(study: Values, entry: Values) -> str:
     groups, start = study["settings"]["groups"], title(study, "start", entry["start"])
     group, other = groups.get(entry["group"], ""), groups.get(entry["other_group"], "")
     if entry["statistic"] == "mean":
-        return f"{group}: mean, {start}"
+        return f"{group} ({entry['models']}): mean, {start}"
     if entry["statistic"] == "start":
-        return f"{group}: mean of {start} − {title(study, 'start', entry['other_start'])}"
+        return f"{group} ({entry['models']}): mean of {start} − {title(study, 'start', entry['other_start'])}"
     if entry["statistic"] == "groups":
         return f"Mean of {group} − mean of {other}, {start}"
-    best = [method_title(study, entry[key + "best"], entry[key + "start"]) for key in ("", "other_")]
-    return f"Best of {group} ({best[0]}) − best of {other} ({best[1]})"
+    return f"Best of {group} − best of {other}"
 
 
 def site_grids(study: Values, task: Task) -> Iterator[Grid]:
@@ -242,14 +251,29 @@ def site_grids(study: Values, task: Task) -> Iterator[Grid]:
                 )
             heads = tuple((text, "") for text, _ in named)
             note = "Each set by itself: mean over the seeds, its interval over test scans, SD over the seeds."
-            yield Grid(f"By set: {with_unit(metric, task.unit)} ({_share(fraction)})", heads, tuple(rows), note)
-        gaps = [(settings["sites"][s["name"]], gap) for s in sites for gap in s["gaps"] if gap["metric"] == metric]
-        yield Grid(
-            f"Own test rows less set: {with_unit(metric, task.unit)}",
-            tuple((text, "") for text in ("set", "labels", "own", "set", "gap")),
-            tuple((method_title(study, g["model"], g["start"]), _gap_cells(text, g, metric)) for text, g in gaps),
-            "Over the labels that both sets have; interval over test scans of both, drawn apart.",
+            yield Grid(f"By set: {with_unit(metric, task.unit)} ({share_text(fraction)})", heads, tuple(rows), note)
+            yield from _gap_grid(study, fraction, metric, task)
+
+
+def _gap_grid(study: Values, fraction: float, metric: str, task: Task) -> Iterator[Grid]:
+    """How far each method's own test rows lie above each set."""
+    names = study["settings"]["sites"]
+    here: dict[tuple[str, str], dict[str, Values]] = {}
+    labels: dict[str, None] = {}
+    for site in study["sites"]:
+        for gap in (g for g in site["gaps"] if (g["metric"], g["fraction"]) == (metric, fraction)):
+            here.setdefault((gap["model"], gap["start"]), {})[site["name"]] = gap
+            if gap["labels"]:
+                labels[f"{names[site['name']]}: {', '.join(gap['labels'])}"] = None
+    if here:
+        sites = [site["name"] for site in study["sites"]]
+        rows = tuple(
+            (method_title(study, *method), tuple(_gap_cell(gaps.get(name), metric) for name in sites))
+            for method, gaps in here.items()
         )
+        note = "Over the labels that both have, and its interval over test scans of both, drawn apart. "
+        text = f"Own test rows less set: {with_unit(metric, task.unit)} ({share_text(fraction)})"
+        yield Grid(text, tuple((names[name], "") for name in sites), rows, note + "; ".join(labels))
 
 
 def _same(cell: Values, cells: list[Values]) -> Values | None:
@@ -257,11 +281,9 @@ def _same(cell: Values, cells: list[Values]) -> Values | None:
     return next((c for c in cells if all(c[a] == cell[a] for a in axes)), None)
 
 
-def _gap_cells(text: str, gap: Values, metric: str) -> tuple[Cell, ...]:
+def _gap_cell(gap: Values | None, metric: str) -> Cell:
     digits = 2 if falls(metric) else 3
-    labels = (f"{100 * gap['fraction']:.3g}%", ", ".join(gap["labels"]))
-    values = [(number(gap[key], digits), "") for key in ("own", "site")]
-    return ((text, ""), labels, *values, (number(gap["value"], digits), interval(gap["low"], gap["high"], digits)))
+    return (number(gap["value"], digits), interval(gap["low"], gap["high"], digits)) if gap else ("–", "")
 
 
 def shuffle_grids(study: Values, task: Task) -> Iterator[Grid]:
@@ -271,7 +293,7 @@ def shuffle_grids(study: Values, task: Task) -> Iterator[Grid]:
         digits = 2 if falls(metric) else 3
         rows = []
         for e in (e for e in entries if e["metric"] == metric):
-            name = f"{method_title(study, e['model'], e['start'])}, {_share(e['fraction'])}, seed {e['seed']}"
+            name = f"{method_title(study, e['model'], e['start'])}, {share_text(e['fraction'])}, seed {e['seed']}"
             own = number(e["value"], digits), interval(e["low"], e["high"], digits)
             spread = f"{number(e['least'], digits)} to {number(e['most'], digits)}"
             rank = "–" if e["rank"] is None else f"{e['rank']} of {e['copies'] + 1}"
@@ -301,7 +323,7 @@ def time_grid(study: Values) -> Grid | None:
             rows.append((text, tuple((_minutes(seconds), "") for seconds in per_share)))
     if not rows:
         return None
-    heads = tuple((_share(fraction), "") for fraction in fractions)
+    heads = tuple((share_text(fraction), "") for fraction in fractions)
     return Grid("Minutes a run, on average", heads, tuple(rows), "Training, testing and saving, as they came.")
 
 

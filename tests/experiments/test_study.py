@@ -253,7 +253,11 @@ def test_a_run_is_ranked_among_copies_with_other_orders_of_slices(make_study, co
     assert (len(compared.made), len(evaluated.made)) == ((5, 0) if when == "trained" else (1, 4))
     if when == "tested":
         assert sorted(r.shuffle_slices for r in evaluated.made) == [1, 2, 3, 4]
-    assert "in other orders" in found.page.read_text()
+    assert len(auc["values"]) == 4
+    page = found.page.read_text()
+    assert f"slices in order is number {auc['rank']} of 5 by ROC AUC" in page
+    assert "figure-order-roc-auc" in page
+    assert "values" not in pd.read_csv(found.folder / "shuffles.csv")
 
 
 def test_a_model_can_have_a_pre_training_of_its_own(make_study):
