@@ -42,6 +42,17 @@ def test_every_run_of_a_shipped_study_has_a_recipe(name: str) -> None:
             job.recipe.check()
 
 
+def test_the_study_of_domains_takes_other_sets() -> None:
+    """The command for OCT in study/krones.toml."""
+    data = "set.data={manifest='OCT2017',importer='kermany',importer_options={}}"
+    task = "set.task={kind='multiclass',targets=['label']}"
+    grid = Grid(load_recipe("study", "krones", ["tests={}", data, task]))
+    assert not grid.tests
+    for job in grid.jobs:
+        job.recipe.check()
+        assert (job.recipe.data.importer, job.recipe.task.kind) == ("kermany", "multiclass")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(shipped_recipes("study")))
 def test_every_network_of_a_shipped_study_can_be_made(name: str) -> None:
