@@ -65,9 +65,9 @@ def falls(metric: str) -> bool:
 
 def axes(study: Values) -> list[str]:
     """How many models, initialisations, shares and seeds there are, in words."""
-    words = {"models": ("model",), "starts": ("initialisation",), "seeds": ("seed",)}
-    words = {**words, "fractions": ("share of the labels", "shares of the labels")}
-    return [count(len(study["settings"][key]), *words[key]) for key in ("models", "starts", "fractions", "seeds")]
+    words = {"models": "model", "starts": "initialisation", "fractions": "share of the labels", "seeds": "seed"}
+    plurals = {"fractions": "shares of the labels"}
+    return [count(len(study["settings"][key]), word, plurals.get(key, "")) for key, word in words.items()]
 
 
 def sentences(study: Values, task: Task) -> Iterator[str]:
