@@ -144,8 +144,8 @@ def summary_of(table: pd.DataFrame) -> dict[str, Any]:
     for (first, second), part in table.groupby(["first", "second"], sort=False):
         values = part["cka"].dropna().to_numpy()
         if not len(values):
-            told = "no slice has features that differ between places"
-            raise SlivitError(f"{first} and {second}: {told}; take a larger --image-size, or look at the scans")
+            why = "no slice has features that differ between places"
+            raise SlivitError(f"{first} and {second}: {why}; take a larger --image-size, or look at the scans")
         count = max(1, round(TOP * len(values)))
         by_volume[f"{first} and {second}"] = part.groupby("path", sort=True)["cka"].mean()
         volumes = by_volume[f"{first} and {second}"]
