@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,8 @@ PLAN = "plan.toml"
 MOST_SLICES, MOST_PIXELS, MOST_OF_AN_IMAGE, FRAMES = 48, 96, 224, 16
 COVARIATES = "covariates"
 """What baselines call the covariates of a task."""
-OWN_FOLDS, MOST_FOLDS = "the table", 10
+OWN_FOLDS: Final = "the table"
+MOST_FOLDS = 10
 STEP = 16
 """Sides are multiples of it, so that every network's feature map has whole cells."""
 
