@@ -52,6 +52,10 @@ class ModelError(SlivitError):
     """A model that is not registered, or arguments and inputs that it does not take."""
 
 
+DIVERGED = "the training loss became"
+"""With what the message of a training begins whose loss is no number; other processes know it by that."""
+
+
 class PluginError(SlivitError):
     """A plugin that was named and cannot be loaded."""
 

@@ -37,7 +37,8 @@ def run(out: str | Path, *, seed: int = 0, overwrite: bool = False) -> dict[str,
     log.info("3/5 fine-tuning SLIViT on the volumes: drusen or not")
     finetune(_recipe("finetune", out, seed), overwrite=overwrite)
     log.info("4/5 evaluating the checkpoint on the test volumes")
-    evaluated = evaluate.run(evaluate.recipe_for(str(out / "finetuned"), (), None, None), overwrite=overwrite)
+    by_patient = ["testing.by_patient=true"]
+    evaluated = evaluate.run(evaluate.recipe_for(str(out / "finetuned"), by_patient, None, None), overwrite=overwrite)
     log.info("5/5 predicting two scans as if they were new")
     scans = [str(p) for p in sorted((out / "oct" / "scans").iterdir())[:2]]
     predict.run(out / "finetuned", scans, out / "new_scans.csv", overwrite=overwrite)

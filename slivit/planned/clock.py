@@ -20,6 +20,11 @@ FOR_TRAINING = 0.95
 """Of the time of a run; the rest is for the ensemble, the test rows and the report."""
 
 
+def key_of(candidate: Candidate, fold: int) -> str:
+    """A network on a fold, as the clock writes it down."""
+    return f"{candidate.name}, fold {fold}"
+
+
 class Clock:
     """The time of a run, over all commands that went on with it.
 
@@ -39,6 +44,7 @@ class Clock:
         self.left_out: dict[str, str] = kept.get("left_out", {})
         self.baselines: list[str] = kept.get("baselines", [])
         self.trained: int = kept.get("trained", 0)
+        self.careful: list[str] = kept.get("careful", [])
         self.lock = threading.RLock()
 
     @property
@@ -64,7 +70,7 @@ class Clock:
 
     def keep(self) -> None:
         """Write down what was decided."""
-        names = ("epochs", "left_out", "took", "trained", "baselines")
+        names = ("epochs", "left_out", "took", "trained", "baselines", "careful")
         write_json(self.file, {"spent": round(self.spent, 1), **{name: getattr(self, name) for name in names}})
 
     def ended(self, candidate: Candidate, fold: int, seconds: float) -> None:
@@ -72,6 +78,19 @@ class Clock:
         with self.lock:
             self.took.setdefault(candidate.name, {})[str(fold)] = round(seconds, 1)
             self.keep()
+
+    def tries_carefully(self, key: str) -> bool:
+        """Whether a network that diverged on a fold is tried once more; not where it was already, or no time is left.
+
+        Args:
+            key: of the network and the fold.
+        """
+        with self.lock:
+            if key in self.careful or self.left <= 0:
+                return False
+            self.careful.append(key)
+            self.keep()
+            return True
 
     def expected(self, candidate: Candidate, planned: Sequence[Candidate]) -> float:
         """Seconds that a fold of a network will take: as its others did, or as planned but as much slower as those."""
@@ -91,7 +110,7 @@ class Clock:
         needed = sum(self.expected(candidate, order) for candidate in order)
         if self.trained <= trained and 0 < needed <= self.left:
             self.trained = trained + 1
-            self.epochs |= {f"{c.name}, fold {trained}": c.epochs for c in order}
+            self.epochs |= {key_of(c, trained): c.epochs for c in order}
             self.keep()
         return self.trained > trained
 
@@ -107,7 +126,7 @@ class Clock:
             order: networks that are still in the run, the one that matters most first.
             folds: of each.
         """
-        name, key = candidate.name, f"{candidate.name}, fold {fold}"
+        name, key = candidate.name, key_of(candidate, fold)
         with self.lock:
             if name in self.left_out:
                 return 0

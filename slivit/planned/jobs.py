@@ -16,12 +16,13 @@ import pandas as pd
 
 from slivit.data.splits import fold_tested
 from slivit.data.table import as_shown, read_shown
+from slivit.errors import DIVERGED
 from slivit.experiments.run_request import made_by, request
 from slivit.experiments.run_state import run_state
 from slivit.files import whole_file
 from slivit.folder import PREDICTIONS
 from slivit.machines import machines_at
-from slivit.planned.clock import Clock
+from slivit.planned.clock import Clock, key_of
 from slivit.planned.networks import Candidate
 from slivit.planned.plan import Plan
 from slivit.recipe import check_recipe, recipe_class, resolved_toml
@@ -32,12 +33,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A network on one fold, for as many epochs as planned unless it says otherwise."""
+    """A network on one fold, for as many epochs as planned unless it says otherwise.
+
+    One that diverged is tried again `carefully`: at a third of its rate, in float32.
+    """
 
     candidate: Candidate
     fold: int
     folder: Path
     epochs: int = 0
+    carefully: bool = False
+
+    @property
+    def key(self) -> str:
+        """By which the clock knows it."""
+        return key_of(self.candidate, self.fold)
 
 
 def write_folds(frame: pd.DataFrame, plan: Plan) -> None:
@@ -76,7 +86,8 @@ def recipe_of_job(plan: Plan, job: Job) -> Any:
         "augmentation": plan.augmentation.model_dump(),
         "fit": {
             "epochs": job.epochs or chosen.epochs,
-            "lr": chosen.lr,
+            "lr": chosen.lr / 3 if job.carefully else chosen.lr,
+            "precision": "float32" if job.carefully else "auto",
             "batch_size": chosen.batch_size,
             "patience": 0,
             "average_weights": 0.99,
@@ -115,7 +126,8 @@ def train_jobs(
             while waiting:
                 job = waiting.pop(0)
                 known = job.candidate.name in clock.left_out or job.candidate.name in failed
-                job = replace(job, epochs=clock.epochs_for(job.candidate, job.fold, order, len(plan.fold_numbers)))
+                epochs = clock.epochs_for(job.candidate, job.fold, order, len(plan.fold_numbers))
+                job = replace(job, epochs=epochs, carefully=job.key in clock.careful)
                 if not job.epochs and not known:
                     tell(f"{job.candidate.name} is left out: {clock.left_out[job.candidate.name]}")
                 if job.epochs and not known and run_state(recipe_of_job(plan, job), overwrite=True) != "done":
@@ -125,11 +137,15 @@ def train_jobs(
     def make(job: Job) -> None:
         recipe, start = recipe_of_job(plan, job), time.monotonic()
         answer = made_by(machines, request("finetune", resolved_toml(recipe), run_state(recipe, overwrite=True)))
-        if answer["error"]:
+        again = DIVERGED in answer["error"] and clock.tries_carefully(job.key)
+        if answer["error"] and not again:
             failed[job.candidate.name] = answer["error"]
-        else:
+        elif not again:
             clock.ended(job.candidate, job.fold, time.monotonic() - start)
-        tell(_told(plan, job, answer["error"], (time.monotonic() - start) / 60, clock))
+        error = answer["error"] + " (it is tried again at a third of its rate)" * again
+        tell(_told(plan, job, error, (time.monotonic() - start) / 60, clock))
+        if again:
+            make(replace(job, carefully=True))
 
     with machines_at(cluster, min(plan.workers, len(waiting)), Path(plan.out) / "workers") as machines:
         machines.work(take, make)

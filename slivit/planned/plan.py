@@ -258,8 +258,9 @@ def _by_number(shapes: Any) -> tuple[dict[str, Any], str]:
     aspects = shapes[:, 2] / shapes[:, 1]
     pads = bool(aspects.max() / aspects.min() > 1.05)
     grid = {"size": (slices, side, side), "fit": "pad" if pads else "stretch"}
-    how = "aspects differ, so slices keep theirs and are padded" if pads else "all slices have one aspect"
-    return grid, f"not every scan has a spacing: {slices} evenly spread slices of {side} x {side}; {how}"
+    how = "aspects differ, so they keep theirs and are padded" if pads else "all have one aspect"
+    what = f"{slices} evenly spread slices" if slices > 1 else "images"
+    return grid, f"not every scan has a spacing: {what} of {side} x {side}; {how}"
 
 
 def _intensities(facts: Sequence[Facts]) -> tuple[dict[str, Any], str]:

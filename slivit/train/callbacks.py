@@ -15,7 +15,7 @@ from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
 from fastcore.foundation import L
 
-from slivit.errors import CheckpointError, RecipeError, SlivitError
+from slivit.errors import DIVERGED, CheckpointError, RecipeError, SlivitError
 from slivit.files import check_space, whole_file, write_torch
 from slivit.folder import PROGRESS
 from slivit.models._lora import is_adapter
@@ -193,7 +193,7 @@ class StopOnNaN(Callback):
     def after_batch(self) -> None:
         if self.training and not hasattr(self.learn, "lr_finder") and not torch.isfinite(self.loss):
             raise Diverged(
-                f"the training loss became {self.loss.item()} in epoch {self.epoch}; lower fit.lr, or look at the "
+                f"{DIVERGED} {self.loss.item()} in epoch {self.epoch}; lower fit.lr, or look at the "
                 "scans of this manifest for empty or extreme values"
             )
 

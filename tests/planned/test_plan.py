@@ -1,5 +1,6 @@
 """The plan: enough epochs before many folds, sizes left alone where size may be the question, time spent once."""
 
+import tomllib
 from time import monotonic
 
 import pandas as pd
@@ -7,9 +8,10 @@ import pytest
 import torch
 
 import slivit
+from slivit.data.augmentation import Augmentation
 from slivit.data.preprocessing import Preprocessing
-from slivit.errors import CheckpointError, RecipeError
-from slivit.planned import networks
+from slivit.errors import DIVERGED, CheckpointError, RecipeError
+from slivit.planned import jobs, networks
 from slivit.planned.clock import Clock
 from slivit.planned.look import Facts
 from slivit.planned.networks import Candidate, Folds, Measured, folds_for, keep_of, plan_networks, started_from
@@ -179,3 +181,24 @@ def test_dear_baselines_are_left_out_when_most_of_the_time_is_spent(tmp_path):
     late = Clock(tmp_path, minutes=20, workers=1, began=monotonic() - 1100)
     assert late.has_baseline("voxels_6_linear")  # as it was decided
     assert not late.has_baseline("voxels_12_linear")
+
+
+def test_a_network_that_diverged_is_tried_once_more_carefully(two_networks, tmp_path, monkeypatch):
+    asked, told = [], []
+
+    def made(_, line):
+        asked.append(tomllib.loads(line["recipe"])["fit"])
+        lost = asked[-1]["lr"] > 5e-4 or line["recipe"].count("second")
+        return {"error": f"{DIVERGED} nan in epoch 3" if lost else ""}
+
+    monkeypatch.setattr(jobs, "made_by", made)
+    sizes = {"minutes": 9, "workers": 0, "folds": 3, "trained": 1, "keep": 2, "candidates": two_networks}
+    what = {"preprocessing": Preprocessing(size=(4, 16, 16)), "augmentation": Augmentation(), "baselines": ()}
+    plan = Plan(out=str(tmp_path), source="", task=BINARY, **sizes, **what)
+    clock = Clock(tmp_path, minutes=9, workers=1, began=monotonic())
+    failed = jobs.train_jobs(plan, two_networks, [0], clock, told.append)
+    assert [(fit["lr"], fit["precision"]) for fit in asked] == [(1e-3, "auto"), (1e-3 / 3, "float32")] * 2
+    assert list(failed) == ["second"]
+    assert list(clock.took) == ["first"]
+    assert "tried again" in told[0]
+    assert Clock(tmp_path, minutes=9, workers=1, began=monotonic()).careful == ["first, fold 0", "second, fold 0"]
