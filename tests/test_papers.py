@@ -19,7 +19,7 @@ NAMED = sorted(set(COMMAND.findall(PAGE.read_text("utf-8"))))
 
 def test_the_page_names_recipes_of_every_stage() -> None:
     assert {stage for stage, _ in NAMED} == {"pretrain", "finetune", "study"}
-    assert set(shipped_recipes("study")) - {"demo"} == {name for stage, name in NAMED if stage == "study"}
+    assert set(shipped_recipes("study")) - {"demo", "covariates"} == {name for stage, name in NAMED if stage == "study"}
 
 
 def test_every_study_is_described() -> None:

@@ -189,7 +189,7 @@ def _fine_tuning(values: dict[str, Any], table: dict[str, Any]) -> dict[str, Any
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(shipped_recipes("study")) - {"demo"}))
+@pytest.mark.parametrize("name", sorted(set(shipped_recipes("study")) - {"demo", "covariates"}))
 def test_a_shipped_study_is_trained_in_small(name: str, scans: Path, tmp_path: Path) -> None:
     recipe = small(name, scans, tmp_path / name)
     found = study.run(recipe, processes=0)
