@@ -84,3 +84,27 @@ def test_runs_that_segment(serve, visit, mask_run, tmp_path):
     visitor.wait(lambda: canvas.screenshot_as_png != before)
     visitor.wait(lambda: visitor.texts(".tools [aria-pressed=true]") == ["Planes", "Difference"])
     visitor.quiet()
+    visitor.press("v")
+    visitor.wait(lambda: len(visitor.all('.flat [data-layer="layer difference"][src]')) == 2)
+    visitor.quiet()
+
+
+@pytest.mark.slow
+def test_members_of_an_ensemble_stand_beside_it(serve, visit, ensemble_run, tmp_path):
+    visitor = visit(serve(shutil.copytree(ensemble_run, tmp_path / "run")).url, "wide")
+    visitor.see(".compare", "forest of voxels2")
+    visitor.wait(lambda: len(visitor.all(".rest .bars.scored")) == 3)  # by occlusion, which all members have
+    visitor.wait(lambda: len([e for e in visitor.all(".flat .under[src]") if e.is_displayed()]) == 4)
+    visitor.press("f")
+    visitor.wait(lambda: not visitor.all("#list input")[0].is_displayed())
+    visitor.click("Beside: 4 of 4", ".beside summary")
+    visitor.click("linear of histogram", ".beside label")
+    visitor.see(".beside summary", "Beside: 3 of 4")
+    assert "beside=0%2C2%2C3" in visitor.browser.current_url
+    visitor.press("v")
+    visitor.wait(lambda: len(visitor.all(".plane-cell:not(.away) canvas")) == 3)
+    visitor.see(".plane-cell .whose", "resnet3d_18")
+    visitor.script("document.querySelector('.tools select[aria-label=Run]').value = '3'")
+    visitor.script("document.querySelector('.tools select[aria-label=Run]').dispatchEvent(new Event('change'))")
+    visitor.see(".calibration", "member of an ensemble")
+    visitor.quiet()
