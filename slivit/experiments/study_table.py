@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -208,7 +208,7 @@ def write_tables(out: Path, found: Mapping[str, Any]) -> None:
     """
     import pandas as pd
 
-    tables = {"study.csv": map(_row(found), found["cells"]), "runs.csv": _run_rows(found)}
+    tables: dict[str, Iterable[Any]] = {"study.csv": map(_row(found), found["cells"]), "runs.csv": _run_rows(found)}
     tables |= {"sites.csv": site_rows(found)} if found["sites"] else {}
     ranks = [{key: value for key, value in entry.items() if key != "values"} for entry in found["shuffles"]]
     tables |= {"shuffles.csv": ranks} if ranks else {}

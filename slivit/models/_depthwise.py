@@ -47,7 +47,8 @@ def quicken(model: nn.Module) -> int:
     Returns:
         How many layers it has been done for; 0 without the package numba.
     """
-    layers = [m for m in model.modules() if type(m) in (nn.Conv2d, SteadyConv2d) and _is_depthwise(m)]
+    plain = [m for m in model.modules() if isinstance(m, nn.Conv2d) and type(m) in (nn.Conv2d, SteadyConv2d)]
+    layers = [m for m in plain if _is_depthwise(m)]
     if layers and not _compiles():
         return 0
     for layer in layers:

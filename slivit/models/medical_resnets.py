@@ -116,7 +116,7 @@ def medicalnet(
     Source: Chen et al. 2019, section 3.
     """
     nets = _monai("resnet", name)
-    options = {"spatial_dims": 3, "n_input_channels": 1, "num_classes": 1, "conv1_t_stride": 2}
+    options: dict[str, Any] = {"spatial_dims": 3, "n_input_channels": 1, "num_classes": 1, "conv1_t_stride": 2}
     options["widen_factor"] = width / 64
     network = getattr(nets, f"resnet{depth}")(**options, **RESNETS[depth])
     rules = WeightRules(architecture=name, drop=(r"^conv_seg\.",), default=name.replace("_", "-"))
