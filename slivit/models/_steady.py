@@ -12,6 +12,7 @@ input put there before, instead of by the convolution, it is right.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,13 +26,16 @@ class _Steady(nn.Module):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         own: Any = super()
         layer: Any = self
-        if not (_is_filled(layer, input) or _is_narrow(layer, input)):
+        narrow = _is_narrow(layer, input)
+        if not (narrow or _is_filled(layer, input)):
             return own._conv_forward(input, weight, bias)
-        with torch.autocast("cpu", enabled=torch.is_autocast_enabled("cpu") and not _is_narrow(layer, input)):
-            padded = F.pad(input, [amount for amount in reversed(layer.padding) for _ in "ab"])
-            padded = padded.float() if _is_narrow(layer, input) else padded
-            found: Tensor = OF_AXES[input.ndim - 2](padded, weight, bias, layer.stride, 0, layer.dilation, layer.groups)
-            return found
+        padded = F.pad(input, [amount for amount in reversed(layer.padding) for _ in "ab"])
+        around = (layer.stride, 0, layer.dilation, layer.groups)
+        convolve = OF_AXES[input.ndim - 2]
+        if not narrow:
+            return convolve(padded, weight, bias, *around)
+        with torch.autocast("cpu", enabled=False):
+            return convolve(padded.float(), weight, bias, *around)
 
 
 class SteadyConv1d(_Steady, nn.Conv1d):
@@ -47,7 +51,7 @@ class SteadyConv3d(_Steady, nn.Conv3d):
 
 
 SWAPPED: dict[type, Any] = {nn.Conv1d: SteadyConv1d, nn.Conv2d: SteadyConv2d, nn.Conv3d: SteadyConv3d}
-OF_AXES: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+OF_AXES: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def steady(model: nn.Module) -> int:

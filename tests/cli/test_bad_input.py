@@ -190,12 +190,15 @@ def closing(closed):
 @pytest.mark.skipif(os.name == "nt", reason="signals end a process there")
 @pytest.mark.parametrize("number", ENDING)
 def test_signals_that_ask_to_end_are_told_and_close_what_is_open(capsys, number):
-    closed = []
-    with pytest.raises(typer.Exit) as end, told_errors("call it again"), closing(closed):
-        os.kill(os.getpid(), number)
+    closed, before = [], signal.signal(number, signal.SIG_DFL)  # nohup has a signal ignored
+    try:
+        with pytest.raises(typer.Exit) as end, told_errors("call it again"), closing(closed):
+            os.kill(os.getpid(), number)
+    finally:
+        handler = signal.signal(number, before)
     assert (end.value.exit_code, closed) == (128 + number, [True])
     assert capsys.readouterr().err == f"slivit: stopped by {number.name}; call it again\n"
-    assert signal.getsignal(number) == signal.SIG_DFL
+    assert handler == signal.SIG_DFL
 
 
 class Dropped:

@@ -110,7 +110,7 @@ def test_a_run_from_other_weights_is_not_taken_for_this_one(make_study, trained,
     recipe = make_study(starts=chain(study_base), exclude=[], seeds=[0], fractions=[1.0])
     out = run(recipe).folder
     config = out / "runs/slivit/ct/fraction_1/seed_0/checkpoint/config.json"
-    write_json(config, {"sha256": "x", "training": {"started_from": {"sha256": "first"}}})
+    write_json(config, {"sha256": "x", "training": {"started_from": {"sha256": "f" * 64}}})
     trained.made.clear()
     run(recipe)
     assert not trained.made

@@ -36,6 +36,8 @@ def test_an_output_of_one_column_is_right(layer, shape, last):
             litter()
             with torch.autocast("cpu", torch.bfloat16):
                 torch.testing.assert_close(ours(x), in_float(layer, x))
+                half = x.bfloat16()  # as the layer before leaves it
+                torch.testing.assert_close(ours(half), in_float(layer, half.float()))
 
 
 def in_float(layer, x):
