@@ -58,8 +58,8 @@ def trained(monkeypatch, made_up_predictions):
         rows = [{"patient": f"T{i}", "split": "train"} for i in range(round(40 * recipe.data.train_fraction))]
         pd.DataFrame(rows).to_csv(folder / "split.csv", index=False)
         write_text(folder / "metrics.json", "{}")
-        described = {"model": {"name": "slivit", "out_dim": 1, "args": {}}, "preprocessing": {"size": [4, 32, 32]}, "task": None}
-        config = {"format": 1, "sha256": "f" * 64, "training": {"lr": 0.001}, **described}
+        config = {"format": 1, "sha256": "f" * 64, "task": None, "preprocessing": {"size": [4, 32, 32]}}
+        config |= {"model": {"name": "slivit", "out_dim": 1}, "training": {"lr": 0.001}}
         write_json(folder / "checkpoint" / "config.json", config)
         (folder / "progress.pt").unlink(missing_ok=True)
 
