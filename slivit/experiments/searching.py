@@ -205,6 +205,13 @@ def worker_lock(folder: Path) -> Any:
     return FileLock(folder / WORKERS / f"{uuid4().hex}.lock")
 
 
+def results_lock(folder: Path) -> Any:
+    """A lock of one process at a time, from reading the trials to writing what came of them: the last one has all."""
+    from filelock import FileLock
+
+    return FileLock(folder / WORKERS / "results")
+
+
 def revive(study: Study, folder: Path) -> list[int]:
     """Queue the trials of processes that died again, to go on where they stopped.
 

@@ -84,7 +84,8 @@ def run(recipe: SweepRecipe, *, cluster: str = "", overwrite: bool = False) -> P
         manifest = load_manifest(base.data, base.task).without("test")
         study = searching.open_study(recipe, folder, "minimize" if falls(base) else "maximize")
         work(study, Sweep(recipe, base, folder, manifest, Path(lock.lock_file).name))
-        finish(study, recipe, base, folder)
+        with searching.results_lock(folder):
+            finish(study, recipe, base, folder)
     return folder
 
 

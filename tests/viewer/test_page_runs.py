@@ -104,6 +104,7 @@ def test_members_of_an_ensemble_stand_beside_it(serve, visit, ensemble_run, tmp_
     visitor.press("v")
     visitor.wait(lambda: len(visitor.all(".plane-cell:not(.away) canvas")) == 3)
     visitor.see(".plane-cell .whose", "resnet3d_18")
+    visitor.press("f")  # what a run was measured to be stands beside the list, which was put away
     visitor.script("document.querySelector('.tools select[aria-label=Run]').value = '3'")
     visitor.script("document.querySelector('.tools select[aria-label=Run]').dispatchEvent(new Event('change'))")
     visitor.see(".calibration", "member of an ensemble")
