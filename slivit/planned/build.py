@@ -45,7 +45,7 @@ def build_ensemble(
 
     task = work.task
     tables = {
-        name: fit_table(kind, chosen, work.table(features, chosen), work.y, task, plan.seed)
+        name: fit_table(kind, work.widths(features, chosen), work.table(features, chosen), work.y, task, plan.seed)
         for name, kind, chosen in kinds_of(plan)
         if name in weights
     }

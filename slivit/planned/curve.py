@@ -51,7 +51,8 @@ def learning_curve(
             if work.task.exclusive and len(set(work.y[train])) < 2:
                 return best, {}
             x = work.table(features, names, train)
-            model = fit_table(kind, names, x[train], work.y[train], work.task, plan.seed)
+            widths = work.widths(features, names)
+            model = fit_table(kind, widths, x[train], work.y[train], work.task, plan.seed)
             p[rest] = outputs_of(model, x[rest], work.task)
         curve[quarters] = p
     return best, curve

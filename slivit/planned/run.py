@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,8 @@ def auto(
             for finding in looked.findings:
                 log.warning("check: %s", finding)
             planned, work = _planned(folder, table, looked, minutes, seed, [str(w) for w in weights], str(plan))
-            write_check_page(looked.check, folder / REPORT / CHECK)
+            if not (folder / REPORT / CHECK).is_file():  # a run that goes on has it of the table that it was given
+                write_check_page(replace(looked.check, source=planned.source), folder / REPORT / CHECK)
             for reason in planned.reasons:
                 log.info("plan: %s", reason)
             clock = Clock(folder, planned.minutes, planned.workers, began)
@@ -234,7 +236,8 @@ def _baselines(plan: Plan, work: Scans, features: Mapping[str, Array], clock: Cl
 
         def predict(train: Array, rest: Array, kind: str = kind, chosen: Any = chosen) -> Array:
             x = work.table(features, chosen, train)
-            model = fit_table(kind, chosen, x[train], work.y[train], work.task, plan.seed)
+            widths = work.widths(features, chosen)
+            model = fit_table(kind, widths, x[train], work.y[train], work.task, plan.seed)
             return outputs_of(model, x[rest], work.task)
 
         p = each_fold(predict)

@@ -23,7 +23,7 @@ from slivit.machines import cores
 from slivit.planned.look import Facts, facts_of
 from slivit.planned.plan import COVARIATES, OWN_FOLDS, Plan
 from slivit.planned.table import ScanTable
-from slivit.targets.covariates import GEOMETRY, encoded, extents, fit_covariates
+from slivit.targets.covariates import GEOMETRY, encoded, extents, fit_covariates, width_of
 from slivit.targets.task import Task
 from slivit.train.table_models import answers_of
 
@@ -69,6 +69,10 @@ class Scans:
         """
         parts = [self.covariates(train) if name == COVARIATES else features[name] for name in names]
         return np.concatenate(parts, 1)
+
+    def widths(self, features: Mapping[str, Array], names: Sequence[str]) -> dict[str, int]:
+        """Of what `table` puts together, the number of columns by name."""
+        return {n: width_of(self.task.inputs) if n == COVARIATES else features[n].shape[1] for n in names}
 
     def covariates(self, train: Array | None = None) -> Array:
         """(n, k) float32 covariates as some of the scans standardise them, all of them where `train` is None."""

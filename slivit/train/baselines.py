@@ -52,21 +52,22 @@ def baseline_table(part: Part, settings: Preprocessing, seed: int) -> pd.DataFra
         return None
 
 
-def _read(x: Array, part: Part) -> Iterator[tuple[tuple[str, ...], Array]]:
-    """The features of each baseline, with their names."""
+def _read(x: dict[str, Array], part: Part) -> Iterator[tuple[tuple[str, ...], dict[str, Array]]]:
+    """The features of each baseline, with the words for them."""
     if not part.task.inputs:
         yield READS, x
         return
     rows = [*part.rows("train"), *part.rows("val", "test")]
     z = np.stack([encoded(part.task.inputs, row) for row in rows])
-    yield (*READS, *part.task.covariates), np.concatenate([x, z], 1)
-    yield part.task.covariates, z
+    yield (*READS, *part.task.covariates), x | {"covariates": z}
+    yield part.task.covariates, {"covariates": z}
 
 
-def _table(x: Array, names: tuple[str, ...], part: Part, seed: int) -> pd.DataFrame:
+def _table(features: dict[str, Array], names: tuple[str, ...], part: Part, seed: int) -> pd.DataFrame:
     """What a model of some features, those of the training rows first, predicts of the other rows."""
     task, train, rest = part.task, part.rows("train"), part.rows("val", "test")
-    model = fit_table("linear", FEATURES, x[: len(train)], answers_of(task, train), task, seed)
+    x, widths = np.concatenate(list(features.values()), 1), {name: f.shape[1] for name, f in features.items()}
+    model = fit_table("linear", widths, x[: len(train)], answers_of(task, train), task, seed)
     p = outputs_of(model, x[len(train) :], task)
     p = p if task.makes_calls else p * np.array(task.spread) + np.array(task.center)
     told = " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
@@ -74,14 +75,14 @@ def _table(x: Array, names: tuple[str, ...], part: Part, seed: int) -> pd.DataFr
     return known.assign(baseline=told, **dict(zip(task.prediction_columns, p.T, strict=True)))
 
 
-def _features(paths: Sequence[str], part: Part, settings: Preprocessing) -> Array:
+def _features(paths: Sequence[str], part: Part, settings: Preprocessing) -> dict[str, Array]:
     from tqdm import tqdm
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         stacks = _stacks(tqdm(paths, "size and histogram", disable=None, leave=False), part, settings)
         found = [features_of([stack], FEATURES) for stack in stacks]
-    return np.concatenate([np.concatenate([f[name] for f in found]) for name in FEATURES], 1)
+    return {name: np.concatenate([f[name] for f in found]) for name in FEATURES}
 
 
 def _stacks(paths: Any, part: Part, settings: Preprocessing) -> Iterator[Array]:

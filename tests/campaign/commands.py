@@ -16,8 +16,10 @@ FULL = os.environ.get("SLIVIT_CAMPAIGN") == "full"
 MODELS = {"trained": "fine", "segmenting": "masks"}
 """Runs that commands use, and the recipes that they are trained by."""
 SERVER = Path(__file__).with_name("server.py")
-IGNORED = re.compile(r"(^|/)(log\.txt|workers/.*|lock\.json|\.lock|CACHEDIR\.TAG)$|\.journal(\.lock)?$|\.part$")
-"""What tells of a run's course and not of its result: its log, its locks, and what is unfinished."""
+IGNORED = re.compile(
+    r"(^|/)(log\.txt|clock\.json|workers/.*|lock\.json|\.lock|CACHEDIR\.TAG)$|\.journal(\.lock)?$|\.part$"
+)
+"""What tells of a run's course and not of its result: its log, its clock, its locks, and what is unfinished."""
 TIMES = re.compile(rb'("(?:seconds|at|computed)": )("[^"]*"|[0-9.e-]+)')
 DRAFTS = re.compile(r"(^|/)\.[^/]*(draft|old|partial|tmp)[^/]*|\.partial$")
 

@@ -75,7 +75,7 @@ def test_a_learning_curve_fits_nested_parts_of_the_training_scans():
     plan = Plan.model_construct(folds=3, seed=0, baselines=(Baseline(name="b", features=("f",)),))
     whole = np.zeros_like(y)
     for fold in range(3):
-        model = fit_table("linear", ("f",), x[folds != fold], y[folds != fold], task, 0)
+        model = fit_table("linear", {"f": x.shape[1]}, x[folds != fold], y[folds != fold], task, 0)
         whole[folds == fold] = outputs_of(model, x[folds == fold], task)
     name, curve = learning_curve(plan, work, {"f": x}, {"b_linear": whole, "b_forest": np.zeros_like(y)})
     assert name == "b_linear"

@@ -36,7 +36,7 @@ def answers(task, x, rng):
 def test_tables_learn_every_kind(kind, model, rng):
     task, x = TASKS[kind], rng.normal(size=(160, 6)).astype(np.float32)
     y = answers(task, x, rng)
-    fitted = fit_table(model, ("histogram",), x[:120], y[:120], task, 0)
+    fitted = fit_table(model, {"histogram": 6}, x[:120], y[:120], task, 0)
     p = outputs_of(fitted, x[120:], task)
     if task.exclusive:
         np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
@@ -51,7 +51,7 @@ def test_tables_learn_every_kind(kind, model, rng):
 def test_a_forest_is_scikit_learns(rng):
     x, y = rng.normal(size=(90, 5)).astype(np.float32), rng.normal(size=(90, 1))
     task = TASKS["regression"]
-    fitted = fit_table("forest", ("histogram",), x, y, task, 3)
+    fitted = fit_table("forest", {"histogram": 5}, x, y, task, 3)
     theirs = RandomForestRegressor(TREES, min_samples_leaf=2, random_state=3, max_features=1 / 3).fit(x, y[:, 0])
     other = np.concatenate([rng.normal(size=(50, 5)).astype(np.float32), x])
     np.testing.assert_allclose(outputs_of(fitted, other, task)[:, 0], theirs.predict(other), atol=1e-5)
@@ -59,10 +59,20 @@ def test_a_forest_is_scikit_learns(rng):
 
 def test_a_ridge_is_scikit_learns(rng):
     x, y = rng.normal(3, 2, size=(60, 5)).astype(np.float32), rng.normal(size=(60, 1))
-    fitted = fit_table("linear", ("histogram",), x, y, TASKS["regression"], 0)
+    fitted = fit_table("linear", {"histogram": 5}, x, y, TASKS["regression"], 0)
     z = (x - x.mean(0)) / x.std(0)
-    expected = RidgeCV(np.logspace(0, 6, 13)).fit(z, y[:, 0]).predict(z)
+    expected = RidgeCV(np.logspace(-4, 4, 17)).fit(z / np.sqrt(5), y[:, 0]).predict(z / np.sqrt(5))
     np.testing.assert_allclose(outputs_of(fitted, x, TASKS["regression"])[:, 0], expected, atol=1e-4)
+
+
+def test_features_of_a_kind_weigh_as_much_as_those_of_another(rng):
+    telling, noise = rng.normal(size=(120, 1)), rng.normal(size=(120, 400))
+    x, y = np.concatenate([telling, noise], 1).astype(np.float32), telling + 0.1 * rng.normal(size=(120, 1))
+    errors = []
+    for widths in ({"extent": 1, "voxels": 400}, {"all": 401}):
+        fitted = fit_table("linear", widths, x[:80], y[:80], TASKS["regression"], 0)
+        errors.append(np.mean((outputs_of(fitted, x[80:], TASKS["regression"]) - y[80:]) ** 2))
+    assert errors[0] < 0.25 * errors[1]
 
 
 @pytest.mark.parametrize(("count", "cells"), [(28, 12), (5, 6), (64, 8), (7, 3)])
