@@ -132,7 +132,10 @@ def _lean_fonts() -> Iterator[None]:
     """Leave out of a font in a PDF what only lays out text: it is laid out, and those tables cost most of the time."""
     from fontTools.subset import Options
 
-    usual = Options._drop_tables_default
+    usual = getattr(Options, "_drop_tables_default", None)
+    if usual is None:  # a fontTools that keeps it elsewhere: the same file, more slowly
+        yield
+        return
     Options._drop_tables_default = [*usual, "GSUB", "GPOS", "GDEF"]
     try:
         yield
