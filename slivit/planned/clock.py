@@ -114,6 +114,20 @@ class Clock:
             self.keep()
         return self.trained > trained
 
+    def one_more_copy(self, copy: Candidate, of: Candidate, folds: range) -> bool:
+        """Whether another copy of a network is trained on all of its folds, as time is left for it.
+
+        Args:
+            copy: the same network with another seed.
+            of: the network, whose folds say how long one takes.
+            folds: of the copy.
+        """
+        needed = len(folds) * self.expected(of, [of]) / min(self.workers, len(folds))
+        if key_of(copy, 0) not in self.epochs and 0 < needed <= self.left:
+            self.epochs |= {key_of(copy, fold): copy.epochs for fold in folds}
+            self.keep()
+        return key_of(copy, 0) in self.epochs
+
     def epochs_for(self, candidate: Candidate, fold: int, order: Sequence[Candidate], folds: int) -> int:
         """Epochs of a network on a fold that is about to begin; 0 where the time is too short for all of its folds.
 

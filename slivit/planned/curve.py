@@ -42,12 +42,12 @@ def learning_curve(
     kind, names = chosen[best]
     if work.frame["patient"].nunique() < LEAST:
         return best, {}
-    part = np.asarray(k_folds(work.frame, work.task, k=4, seed=plan.seed + 1))
-    folds, curve = work.frame["fold"].to_numpy(), {4: predictions[best]}
+    quarter = np.asarray(k_folds(work.frame, work.task, k=4, seed=plan.seed + 1))
+    curve = {4: predictions[best]}
     for quarters in QUARTERS[:-1]:
         p = np.zeros_like(predictions[best])
-        for fold in range(plan.folds):
-            train, rest = (folds != fold) & (part < quarters), folds == fold
+        for part in np.unique(work.parts):
+            train, rest = (work.parts != part) & (quarter < quarters), work.parts == part
             if work.task.exclusive and len(set(work.y[train])) < 2:
                 return best, {}
             x = work.table(features, names, train)
@@ -68,7 +68,7 @@ def curve_of(work: Scans, name: str, curve: Mapping[int, Array]) -> dict[str, An
     task, metric = work.task, work.task.measures.main[0]
     y = work.y if task.makes_calls else in_units(task, work.y)
     groups = work.frame["patient"].astype(str).to_numpy()
-    folds = work.frame["fold"].nunique()
+    folds = len(np.unique(work.parts))
     points = []
     for quarters in sorted(curve):
         found = summarise(task.kind, y, in_units(task, curve[quarters]), groups=groups, metrics=[metric], draws=200)

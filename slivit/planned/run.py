@@ -28,7 +28,7 @@ from slivit.planned.finish import ENSEMBLE, MEAN, REPORT, SIMPLE, finish
 from slivit.planned.frozen import frozen_features
 from slivit.planned.networks import Candidate
 from slivit.planned.plan import COVARIATES, PLAN, Plan, kinds_of, make_plan, minutes_of
-from slivit.planned.scans import Looked, Scans, looked_at, refuse_seen, scans_of, with_classes, with_folds
+from slivit.planned.scans import Looked, Scans, looked_at, parts_of, refuse_seen, scans_of, with_classes, with_folds
 from slivit.planned.select import calibrated, loss, temperature, weights_of
 from slivit.planned.table import NO_COVARIATES, ScanTable, scan_table
 from slivit.recipe import check_recipe, read_values, resolved_toml
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 TABLE, STATE, CHECK = "scans.csv", "halving.json", "check.html"
+MORE = range(2, 6)
+"""Further copies of the best network, where time is left."""
 PARTS = 10
 """Of the patients, each of which is predicted by an ensemble that was chosen on the others."""
 
@@ -172,7 +174,8 @@ def _planned(
         with whole_file(folder / TABLE) as partial:
             as_shown(frame).to_csv(partial, index=False)
     choosing = with_folds(choosing, task, plan)
-    return plan, scans_of(choosing, frame[tests].reset_index(drop=True), plan.task)
+    parts = parts_of(choosing, task, plan)
+    return plan, scans_of(choosing, frame[tests].reset_index(drop=True), plan.task, parts)
 
 
 def _followed(given: Path, folder: Path) -> Plan:
@@ -219,16 +222,16 @@ def _stacks(plan: Plan, frame: pd.DataFrame, folder: Path) -> list[Array]:
 
 def _baselines(plan: Plan, work: Scans, features: Mapping[str, Array], clock: Clock) -> Iterator[tuple[str, Array]]:
     """(name, (n, out_dim) out-of-fold predictions) of the mean and of every baseline that the time allows."""
-    folds = work.frame["fold"].to_numpy()
+    parts = work.parts
 
-    def each_fold(predict: Callable[[Array, Array], Array]) -> Array:
-        p = np.zeros((len(folds), work.task.out_dim))
-        for fold in range(plan.folds):
-            p[folds == fold] = predict(folds != fold, folds == fold)
+    def each_part(predict: Callable[[Array, Array], Array]) -> Array:
+        p = np.zeros((len(parts), work.task.out_dim))
+        for part in np.unique(parts):
+            p[parts == part] = predict(parts != part, parts == part)
         return p
 
     timed = not plan.candidates or any(c.seconds for c in plan.candidates)  # without costs a plan is followed whole
-    yield MEAN, each_fold(lambda train, _: mean_of(work.task, work.y[train]))
+    yield MEAN, each_part(lambda train, _: mean_of(work.task, work.y[train]))
     for name, kind, chosen in kinds_of(plan):
         if timed and not name.startswith(SIMPLE) and not clock.has_baseline(name):
             log.info("baseline %s is left out: %s", name, clock.left_out[name])
@@ -240,7 +243,7 @@ def _baselines(plan: Plan, work: Scans, features: Mapping[str, Array], clock: Cl
             model = fit_table(kind, widths, x[train], work.y[train], work.task, plan.seed)
             return outputs_of(model, x[rest], work.task)
 
-        p = each_fold(predict)
+        p = each_part(predict)
         log.info("baseline %s: %s out of fold", name, told_loss(work, p))
         yield name, p
 
@@ -272,6 +275,8 @@ def _networks(
             kept = sorted(kept, key=lambda c: _first_fold(plan, work, c))[: plan.keep]
             write_json(folder / STATE, {"kept": [c.name for c in kept], "failed": failed})
     plan = _more_folds(plan, kept, clock, cluster)
+    plan, copies = _more_copies(plan, work, kept, clock, cluster)
+    kept += copies
     found = {c.name: jobs.out_of_fold(plan, work.frame, c, work.task) for c in kept}
     for name, p in found.items():
         log.info("network %s: %s out of fold", name, told_loss(work, p))
@@ -289,11 +294,41 @@ def _more_folds(plan: Plan, networks: Sequence[Candidate], clock: Clock, cluster
     return plan
 
 
-def _first_fold(plan: Plan, work: Scans, candidate: Candidate) -> float:
-    p = jobs.out_of_fold(plan, work.frame, candidate, work.task)
+def _more_copies(
+    plan: Plan, work: Scans, networks: Sequence[Candidate], clock: Clock, cluster: str
+) -> tuple[Plan, list[Candidate]]:
+    """Train the best network with other seeds in the time that is left; not one that is no better than the mean."""
+    networks = [c for c in networks if c.seconds and not c.seed]  # without costs a plan is followed as it is
+    if not networks:
+        return plan, []
+    best = min(networks, key=lambda c: _known_loss(work, jobs.out_of_fold(plan, work.frame, c, work.task)))
+    p, copies = jobs.out_of_fold(plan, work.frame, best, work.task), list[Candidate]()
+    known = ~np.isnan(p).any(1)
+    mean = np.broadcast_to(mean_of(work.task, work.y), p.shape)
+    if _known_loss(work, p) >= loss(work.task, work.y[known], mean[known]):
+        return plan, []
+    for number in MORE:
+        why = f"{best.name} with another seed, as time was left"
+        copy = best.model_copy(update={"name": f"{best.name}_{number}", "seed": 100 * number, "why": why})
+        if copy.name in {c.name for c in plan.candidates}:
+            continue
+        if not clock.one_more_copy(copy, best, plan.fold_numbers):
+            break
+        if jobs.train_jobs(plan, [copy], plan.fold_numbers, clock, log.info, cluster):
+            break
+        copies.append(copy)
+    return plan.model_copy(update={"candidates": (*plan.candidates, *copies)}), copies
+
+
+def _known_loss(work: Scans, p: Array) -> float:
+    """The loss of a network on the scans that it predicts, its probabilities calibrated there."""
     here = ~np.isnan(p).any(1)
     by = temperature(work.task, work.y[here], p[here])
     return loss(work.task, work.y[here], calibrated(work.task, p[here], by))
+
+
+def _first_fold(plan: Plan, work: Scans, candidate: Candidate) -> float:
+    return _known_loss(work, jobs.out_of_fold(plan, work.frame, candidate, work.task))
 
 
 def _nested(plan: Plan, work: Scans, members: Mapping[str, Array], seen: Array) -> Array:

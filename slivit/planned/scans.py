@@ -21,7 +21,7 @@ from slivit.errors import ManifestError, RecipeError, gather
 from slivit.folder import METRICS, SPLIT
 from slivit.machines import cores
 from slivit.planned.look import Facts, facts_of
-from slivit.planned.plan import COVARIATES, OWN_FOLDS, Plan
+from slivit.planned.plan import COVARIATES, OWN_FOLDS, Plan, plan_folds
 from slivit.planned.table import ScanTable
 from slivit.targets.covariates import GEOMETRY, encoded, extents, fit_covariates, width_of
 from slivit.targets.task import Task
@@ -45,6 +45,7 @@ class Scans:
         test: the scans of a test split, which may be none.
         task: fitted on `frame`.
         y: (n,) class numbers, (n, t) 0, 1 or NaN, or (n, t) standardised values.
+        parts: (n,) patient-wise parts, each of which baselines predict from the others.
         rest: scans that train alone, as no network was trained on the others of their folds.
     """
 
@@ -52,12 +53,14 @@ class Scans:
     test: pd.DataFrame
     task: Task
     y: Array
+    parts: Array
     rest: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def only(self, rows: Array) -> Scans:
         """Some of the scans; the others train alone."""
         kept = self.frame[rows].reset_index(drop=True)
-        return Scans(kept, self.test, self.task, self.y[rows], self.frame[~rows].reset_index(drop=True))
+        rest = self.frame[~rows].reset_index(drop=True)
+        return Scans(kept, self.test, self.task, self.y[rows], self.parts[rows], rest)
 
     def table(self, features: Mapping[str, Array], names: Sequence[str], train: Array | None = None) -> Array:
         """(n, k) what a model of a table reads of every scan.
@@ -188,10 +191,18 @@ def with_classes(task: Task, frame: pd.DataFrame) -> Task:
     return task.model_copy(update={"classes": task.fitted(records(frame)).classes})
 
 
-def scans_of(frame: pd.DataFrame, test: pd.DataFrame, task: Task) -> Scans:
+def parts_of(frame: pd.DataFrame, task: Task, plan: Plan) -> Array:
+    """(n,) the parts in which baselines, which cost seconds, are predicted: the folds, or more where there can be."""
+    most = plan_folds(frame.drop(columns="fold"), task)[0]
+    if plan.folds_from == OWN_FOLDS or plan.folds >= most:
+        return np.asarray(frame["fold"])
+    return np.asarray(k_folds(frame, task, k=most, seed=plan.seed))
+
+
+def scans_of(frame: pd.DataFrame, test: pd.DataFrame, task: Task, parts: Array) -> Scans:
     """The scans of a run, under their fitted task."""
     fitted = task.fitted(records(frame))
-    return Scans(frame, test, fitted, answers_of(fitted, records(frame)))
+    return Scans(frame, test, fitted, answers_of(fitted, records(frame)), parts)
 
 
 def refuse_seen(weights: Sequence[str], frame: pd.DataFrame) -> None:

@@ -3,6 +3,7 @@
 import tomllib
 from time import monotonic
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,7 +17,7 @@ from slivit.planned.clock import Clock
 from slivit.planned.look import Facts
 from slivit.planned.networks import Candidate, Folds, Measured, folds_for, keep_of, plan_networks, started_from
 from slivit.planned.plan import OWN_FOLDS, Plan, plan_augmentation, plan_folds, plan_preprocessing
-from slivit.planned.scans import refuse_seen, with_folds
+from slivit.planned.scans import parts_of, refuse_seen, with_folds
 from slivit.targets.task import Task
 
 BINARY = Task(kind="binary", targets=("a",))
@@ -202,3 +203,29 @@ def test_a_network_that_diverged_is_tried_once_more_carefully(two_networks, tmp_
     assert list(clock.took) == ["first"]
     assert "tried again" in told[0]
     assert Clock(tmp_path, minutes=9, workers=1, began=monotonic()).careful == ["first, fold 0", "second, fold 0"]
+
+
+def test_time_that_is_left_goes_to_copies_of_the_best_network(two_networks, tmp_path):
+    first = two_networks[0]
+    copy = first.model_copy(update={"name": "first_2", "seed": 200})
+    clock = Clock(tmp_path, minutes=20, workers=1, began=monotonic())
+    clock.ended(first, 0, 300.0)
+    assert clock.one_more_copy(copy, first, range(3))  # 900 s of 1,140
+    late = Clock(tmp_path, minutes=1, workers=1, began=monotonic())
+    assert late.one_more_copy(copy, first, range(3))  # as it was decided, although there is no time any more
+    assert [late.epochs_for(copy, fold, [copy], 3) for fold in range(3)] == [first.epochs] * 3
+    third = copy.model_copy(update={"name": "first_3", "seed": 300})
+    assert not late.one_more_copy(third, first, range(3))
+
+
+def test_few_folds_of_networks_leave_baselines_as_many_parts_as_there_can_be():
+    frame = pd.DataFrame({"path": [f"{i}.nii" for i in range(40)], "patient": [str(i) for i in range(40)]})
+    frame = frame.assign(a=[0, 1] * 20)
+    for folds, parts in ((2, 5), (5, 5)):
+        plan = Plan.model_construct(folds=folds, folds_from="", seed=0)
+        cut = with_folds(frame, BINARY, plan)
+        assert cut["fold"].nunique() == folds
+        assert len(np.unique(parts_of(cut, BINARY, plan))) == parts
+    own = Plan.model_construct(folds=2, folds_from="the table", seed=0)
+    given = frame.assign(fold=["x", "y"] * 20)
+    assert len(np.unique(parts_of(with_folds(given, BINARY, own), BINARY, own))) == 2

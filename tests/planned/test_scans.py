@@ -61,7 +61,7 @@ def test_a_slip_in_a_quantity_and_broken_scans_are_told(frame, tmp_path, caplog)
 
 def test_covariates_are_standardised_by_training_rows_alone():
     frame = pd.DataFrame({"path": list("abcd"), "a": [0, 1, 0, 1], "age": [40.0, 60.0, 100.0, 200.0], "fold": 0})
-    work: Scans = scans_of(frame, frame[:0], Task(kind="binary", targets=("a",), covariates=("age",)))
+    work: Scans = scans_of(frame, frame[:0], Task(kind="binary", targets=("a",), covariates=("age",)), np.zeros(4))
     train = np.array([True, True, False, False])
     assert work.table({}, ("covariates",), train)[:, 0].tolist() == [-1, 1, 5, 15]
     assert work.table({}, ("covariates",))[:, 0].mean() == pytest.approx(0)

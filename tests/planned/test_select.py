@@ -71,7 +71,7 @@ def test_a_learning_curve_fits_nested_parts_of_the_training_scans():
     task = Task(kind="regression", targets=("t",), loss="mse").fitted(frame.to_dict("records"))
     folds = np.asarray(k_folds(frame, task, k=3, seed=0))
     y = (y - np.array(task.center)) / np.array(task.spread)
-    work = Scans(frame.assign(fold=folds), frame[:0], task, y)
+    work = Scans(frame.assign(fold=folds), frame[:0], task, y, folds)
     plan = Plan.model_construct(folds=3, seed=0, baselines=(Baseline(name="b", features=("f",)),))
     whole = np.zeros_like(y)
     for fold in range(3):
