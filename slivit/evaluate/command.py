@@ -25,7 +25,7 @@ from slivit.evaluate.details import check_subgroups
 from slivit.evaluate.measure import check_testing, measure, write_results
 from slivit.evaluate.recipe import EvaluateRecipe, Testing
 from slivit.evaluate.tables import read_predictions
-from slivit.files import write_text
+from slivit.files import read_mapping, write_text
 from slivit.folder import HISTORY, METRICS, PREDICTIONS, RECIPE, SPLIT, logged, open_results, read_metrics, same_run
 from slivit.recipe import apply_override, check_recipe, load_recipe, resolved_toml, shipped_recipes
 from slivit.targets.decision import Decision
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 EVALUATION, REPORT = "evaluation", "report"
+OF_ITS_TABLE = {"subgroups", "bands", "reference", "site", "readers", "targets"}
+"""Options of a run's testing that name columns or files of its own table."""
 
 
 def recipe_for(target: str, overrides: Sequence[str], manifest: str | None, out: Path | None) -> EvaluateRecipe:
@@ -59,9 +61,20 @@ def recipe_for(target: str, overrides: Sequence[str], manifest: str | None, out:
         raise RecipeError(f"{target}: holds no {SPLIT}; name the labelled scans with --manifest CSV")
     values: dict[str, Any] = {"checkpoint": target, "out": str(out or Path(target) / EVALUATION)}
     values["data"] = {"manifest": manifest or str(split)}
+    values["testing"] = _testing_of(Path(target), own=manifest is None)
     for override in overrides:
         apply_override(values, override)
     return check_recipe(EvaluateRecipe, values, f"evaluation of {target}")
+
+
+def _testing_of(folder: Path, *, own: bool) -> dict[str, Any]:
+    """How a run measured its own rows, to measure again alike; without its columns where the scans are others.
+
+    What it chose by validation rows, the checkpoint holds.
+    """
+    settings = read_mapping(folder / METRICS).get("settings", {})
+    left = {"operating_point", "temperature"} | (set() if own else OF_ITS_TABLE)
+    return {k: v for k, v in settings.items() if k in Testing.model_fields and k not in left}
 
 
 def _check_there(target: str) -> None:

@@ -182,6 +182,8 @@ def plan_networks(
     again = [replace(alone, name=f"{alone.name}_{n}", share=1.0, seed=100 * n) for n in AGAIN]
     costs |= {option.name: costs[alone.name] for option in again}
     candidates, reasons = _within(seconds, [*options, *again], costs, scans, chosen, most, batch)
+    if channels and any(Path(where).is_dir() for where in weights):
+        reasons.append("no network starts from --weights, as scans have several channels: frozen features alone")
     if share < 0.8:
         reasons.insert(0, f"other work leaves {share:.0%} of a core, so networks are thought to take longer by that")
     return candidates, chosen, reasons, share

@@ -99,6 +99,22 @@ def test_the_page_shows_the_errors_and_the_model(run):
     assert "24 rows are left out because they are in the split" in html
 
 
+def test_a_run_is_measured_again_as_it_was(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    own = evaluate.recipe_for(str(run), ["testing.level=0.8"], None, None).testing
+    assert own.draws == metrics["settings"]["draws"] != evaluate.Testing().draws
+    assert own.level == 0.8
+    changed = metrics | {"settings": metrics["settings"] | {"by_patient": True, "subgroups": ["age"]}}
+    copy = run.parent / "measured_otherwise"
+    copy.mkdir()
+    (copy / "split.csv").write_bytes((run / "split.csv").read_bytes())
+    (copy / "metrics.json").write_text(json.dumps(changed))
+    kept = evaluate.recipe_for(str(copy), [], None, None).testing
+    assert (kept.by_patient, kept.subgroups) == (True, ("age",))
+    others = evaluate.recipe_for(str(copy), [], "other.csv", None).testing
+    assert (others.by_patient, others.subgroups) == (True, ())
+
+
 def test_an_external_table_is_told_from_the_run_s_own(run, scans, tmp_path):
     table = pd.read_csv(scans).drop(columns="split").head(10)
     table.loc[5:, "path"] = [str(scans.parent / f"copy{i}.nii") for i in range(5)]
