@@ -260,14 +260,14 @@ def trained_together(slices: int, steps: int = 3) -> None:
     from slivit.device import autocast
     from slivit.models._depthwise import quicken
     from slivit.parallel import process_group, wait_for_all
-    from slivit.train.spread import spread
+    from slivit.train.replicas import replicated
 
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
     with process_group(cpu):
         network = ours(slices).train().to(memory_format=torch.channels_last)
         quicken(network)
-        model, x = spread(network, cpu), torch.randn(1, 3, slices * 256, 256)
+        model, x = replicated(network, cpu), torch.randn(1, 3, slices * 256, 256)
         optimiser = torch.optim.AdamW(model.parameters(), 1e-4)
         for step in range(1 + steps):
             if step == 1:

@@ -22,6 +22,7 @@ from slivit.errors import SlivitError, WriteError
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 _OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors for which not the program is to blame, but the disk or the rights on it."""
 _NUMBER = re.compile(r"os error (\d+)")
@@ -353,3 +354,13 @@ def scratch_folders() -> Iterator[Callable[[], Path]]:
             remove()
         finally:
             remove()  # a signal may have come while they were removed
+
+
+def size_text(count: int) -> str:
+    """A number of bytes as people read it: "12.3 MB"."""
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"

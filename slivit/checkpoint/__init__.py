@@ -15,7 +15,7 @@ from slivit.checkpoint.config import FORMAT, parse_config
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import CheckpointError, SlivitError
 from slivit.files import whole_folder, write_json, write_tensors
-from slivit.models._lora import Lora, adapt_backbone, kept_state, share_backbone
+from slivit.models._lora import Lora, adapt_backbone, is_adapted, kept_state, share_backbone
 from slivit.models.registry import create_model, list_models, spec_of
 from slivit.parallel import is_main
 from slivit.plugins import load_plugins, way_to
@@ -157,7 +157,7 @@ def save_checkpoint(
             "plugins": load_plugins(),
             "sha256": file_checksum(partial / WEIGHTS),
         }
-        write_json(partial / CONFIG, config | described_adapter(model))
+        write_json(partial / CONFIG, config | (described_adapter(model) if is_adapted(model) else {}))
     return folder
 
 

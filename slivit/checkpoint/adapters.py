@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.errors import CheckpointError
-from slivit.models._lora import backbone_digest, is_adapted, is_adapter, is_frozen
+from slivit.models._lora import backbone_digest, is_adapter, is_frozen
 from slivit.models._starts import FOLDER, fetched, starts
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 
 def described_adapter(model: nn.Module) -> dict[str, Any]:
-    """What a `config.json` says of a model's adapters, under the key "adapter"; nothing of a model without."""
-    if not is_adapted(model):
-        return {}
+    """What a `config.json` says of a model's adapters, under the key "adapter"."""
     lora, start = model.adapter  # type: ignore[misc]
     rules = getattr(model, "backbone_info", None)
     name = getattr(rules, "architecture", type(model.get_submodule("backbone")).__name__)

@@ -73,14 +73,14 @@ def cache_clear(
 ) -> None:
     """Remove preprocessed slices; they are made again when they are needed."""
     from slivit.data.cache import open_cache
-    from slivit.data.caching import size_text
+    from slivit.files import size_text
 
     with told_errors():
         typer.echo(f"{size_text(open_cache(folder).clear(unused_days))} freed")
 
 
 def _lines(info: CacheInfo) -> list[str]:
-    from slivit.data.caching import size_text
+    from slivit.files import size_text
 
     total = f"{info.folder}: {info.scans} scans, {size_text(info.bytes)}"
     partial = [f"  {size_text(info.partial_bytes)} half written"] if info.partial_bytes else []
@@ -91,8 +91,8 @@ def _told(group: Group) -> str:
     """One preprocessing in a line: its entries, when they were used, and the settings that are not the default."""
     from datetime import datetime
 
-    from slivit.data.caching import size_text
     from slivit.data.preprocessing import Preprocessing
+    from slivit.files import size_text
 
     used = f"{datetime.fromtimestamp(group.used):%Y-%m-%d %H:%M}"
     size = " x ".join(str(n) for n in group.settings.get("size") or ())

@@ -16,13 +16,13 @@ from plum import dispatch
 from torch import Tensor
 
 from slivit.data.augmentation import Augmentation, apply_augmentation, draw_augmentation
-from slivit.data.channels import check_channels
 from slivit.data.covariate_blocks import CovariateBlock
 from slivit.data.layout import from_input as from_input
 from slivit.data.layout import to_input as to_input
-from slivit.data.oversampling import OversampledDL, item_classes
 from slivit.data.preprocessing import Preprocessing, crop_slices, load_slices
 from slivit.data.readers.channels import ALL
+from slivit.data.sampling import OversampledDL, item_classes
+from slivit.data.stacking import check_channels
 from slivit.data.window_plan import ScanWindows, plan_windows
 from slivit.errors import SlivitError
 from slivit.parallel import batch_of, own_part

@@ -27,8 +27,8 @@ from typing import Any
 from slivit.data.cache_entry import Damaged, Stack, encode_stack, read_stack, write_stack
 from slivit.data.cache_limit import Kept, Limit, abandoned, kept_files, remove
 from slivit.data.content import Digests, Files, files_of
+from slivit.data.notes import heard, record
 from slivit.data.preprocessing import Preprocessing, crop_slices, load_slices
-from slivit.data.readers.noticed import heard, record
 from slivit.data.slices import Grey
 from slivit.errors import SlivitError
 from slivit.files import whole_file
@@ -353,6 +353,6 @@ def code_version() -> str:
 def code_files() -> list[Path]:
     """The source files between a scan's file and its slices."""
     here = Path(__file__).parent
-    names = ("preprocessing", "stacking", "foreground", "physical", "slices", "percentiles", "windows", "channels")
+    names = ("preprocessing", "stacking", "foreground", "physical", "slices", "windows")
     own = [here / f"{name}.py" for name in names]
     return [*sorted((here / "readers").glob("*.py")), here.parent / "volume.py", *own]

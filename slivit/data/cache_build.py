@@ -9,8 +9,8 @@ from multiprocessing import parent_process
 from typing import Any
 
 from slivit.data.cache import SliceCache
-from slivit.data.pool import spread
 from slivit.data.preprocessing import Preprocessing
+from slivit.data.workers import in_processes
 from slivit.errors import ReadError
 from slivit.machines import Machines
 
@@ -56,7 +56,7 @@ def prepare(
         CacheError: the slices cannot be stored; what was stored before stays and is found next time.
     """
     paths = list(dict.fromkeys(str(row["path"]) for row in rows))
-    outcomes = spread(partial(_build, settings=settings, cache=cache), paths, workers, died=_died)
+    outcomes = in_processes(partial(_build, settings=settings, cache=cache), paths, workers, died=_died)
     told = {paths[index]: outcome for index, outcome in _shown(outcomes, len(paths), progress)}
     failed = tuple((path, told[path]) for path in paths if told[path] not in (BUILT, FOUND))
     counts = list(told.values())

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from slivit.data.channels import check_volume
 from slivit.data.dicom_seg import is_dicom_seg, placed, read_dicom_seg
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.readers import describe, read_volume
@@ -19,6 +18,7 @@ from slivit.data.readers.base import ScanInfo
 from slivit.data.readers.geometry import difference
 from slivit.data.slices import intensity_range
 from slivit.data.sliding import Sliding
+from slivit.data.stacking import check_volume
 from slivit.errors import ManifestError, ReadError
 from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import is_missing

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from slivit.data.cache import SliceCache
 from slivit.data.preprocessing import Preprocessing, load_slices, preprocess
-from slivit.data.sharing import SharedSteps
+from slivit.data.sampling import SharedSteps
 from slivit.data.slices import Grey
 from slivit.data.windows import Windows
 from slivit.parallel import from_main, rank_and_size

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from slivit.data.channels import check_channels
+from slivit.data.stacking import check_channels
 from slivit.errors import SlivitError
 
 

@@ -239,3 +239,8 @@ def unseen_classes(frame: pd.DataFrame, task: Task) -> list[str]:
     unseen = names[~names[task.targets[0]].isin(seen)]
     counts = Counter(zip(unseen[task.targets[0]], unseen["split"], strict=True))
     return [f'class "{name}" has {n} rows in {split} and none in train' for (name, split), n in counts.items()]
+
+
+def split_place(split: str) -> tuple[int, str]:
+    """By what splits are sorted: train, val and test in this order, others behind them by name."""
+    return (SPLITS.index(split) if split in SPLITS else len(SPLITS)), str(split)

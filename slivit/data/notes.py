@@ -7,13 +7,13 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slivit.data.readers.noticed import FOLDER
 from slivit.files import whole_file
 from slivit.parallel import is_main
 
@@ -25,6 +25,9 @@ USUAL = ("colour converted to grey", "read as sagittal slices", "read as coronal
 
 _GATHERED = ".notes"
 _EXAMPLES = 3
+FOLDER = "SLIVIT_NOTES"
+"""The environment variable with the folder in which notes are left; the processes that a run starts inherit it."""
+_listening: ContextVar[list[str] | None] = ContextVar("slivit_notes", default=None)
 
 
 @dataclass(frozen=True)
@@ -112,3 +115,32 @@ def _tell(own: Path, file: Callable[[str], Path]) -> None:
 def _read(file: Path) -> list[str]:
     found: list[str] = json.loads(file.read_bytes())
     return found
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """Hear what readers notice in this thread while the block runs."""
+    found: list[str] = []
+    token = _listening.set(found)
+    try:
+        yield found
+    finally:
+        _listening.reset(token)
+
+
+def record(scan: str, notes: Sequence[str]) -> None:
+    """Tell what was noticed in a scan; it is left once a scan for the run that gathers notes, if there is one."""
+    if (listening := _listening.get()) is not None:
+        listening += notes
+    folder = os.environ.get(FOLDER)
+    if not folder or not notes:
+        return
+    import xxhash
+
+    file = Path(folder, f"{xxhash.xxh3_64_hexdigest(os.fsencode(scan))}.json")
+    if not file.exists():
+        draft = file.with_suffix(f".{os.getpid()}")
+        with suppress(OSError):  # notes are not worth a run that dies of them
+            file.parent.mkdir(exist_ok=True)
+            draft.write_text(json.dumps([scan, *notes]), "utf-8")
+            draft.replace(file)

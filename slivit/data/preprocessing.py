@@ -9,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
-from slivit.data.channels import check_volume
 from slivit.data.foreground import Foreground, to_foreground
 from slivit.data.physical import PLANES, Plane
 from slivit.data.slices import BLANK, Grey, Interpolation, Sampling, Short, sample_slices
 from slivit.data.sliding import Sliding
+from slivit.data.stacking import check_volume, one_channel, resized
 from slivit.data.stacking import crop_slices as crop_slices
 from slivit.data.stacking import grid_of as grid_of
-from slivit.data.stacking import one_channel, resized
 from slivit.data.windows import Windows
 from slivit.errors import ReadError
 from slivit.settings import NonNegative
@@ -295,6 +294,7 @@ def preprocess(volume: Volume, settings: Preprocessing) -> Grey:
         ((4, 32, 32), dtype('uint8'))
     """
     check_volume(volume, settings)
-    volume = to_foreground(volume, settings.foreground)
+    if settings.foreground:
+        volume = to_foreground(volume, settings.foreground)
     stacks = [one_channel(part, settings) for part in volume.by_channel()]
     return np.stack(stacks) if volume.array.ndim == 4 else stacks[0]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from slivit.data.inspection import Columns
 from slivit.data.slice_labels import SliceLabels
 from slivit.data.table import is_table
+from slivit.device import cores
 from slivit.errors import RecipeError
-from slivit.machines import cores
 from slivit.settings import Section, Seed, changed
 
+if TYPE_CHECKING:
+    from slivit.data.cache import SliceCache
+
 MEDMNIST = "medmnist:"
+GB = 1e9
 
 
 class Data(Section):
@@ -128,3 +132,16 @@ def refuse_unused(data: Data, why: str, *names: str) -> None:
     idle = changed(data, *names)
     if idle:
         raise ValueError(f"{', '.join('data.' + name for name in idle)} would do nothing: {why}; leave it out")
+
+
+def cache_of(data: Data) -> SliceCache | None:
+    """The cache of a recipe, or None where it has none.
+
+    Raises:
+        CacheError: a folder that cannot be used.
+    """
+    if not data.cache:
+        return None
+    from slivit.data.cache import SliceCache
+
+    return SliceCache(data.cache, max_bytes=round(data.cache_gb * GB) or None)

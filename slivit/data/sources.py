@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slivit.data.importers import make_manifest
+from slivit.data.inspection import addresses
 from slivit.data.manifest import Manifest, read_manifest
 from slivit.data.manifest_checks import kept_rows
-from slivit.data.manifest_paths import addresses
 from slivit.data.medmnist_files import fetch_medmnist
 from slivit.data.recipe import MEDMNIST, Data
 from slivit.data.table import is_table, read_table

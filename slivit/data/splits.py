@@ -15,15 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from slivit.data.manifest_checks import SPLITS
 from slivit.errors import ManifestError
 from slivit.targets.task import Task
-
-SPLITS = ("train", "val", "test")
-
-
-def split_place(split: str) -> tuple[int, str]:
-    """By what splits are sorted: train, val and test in this order, others behind them by name."""
-    return (SPLITS.index(split) if split in SPLITS else len(SPLITS)), str(split)
 
 
 def split_patients(

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from slivit.data.pool import spread
 from slivit.data.preprocessing import Preprocessing
+from slivit.data.workers import in_processes
 from slivit.errors import ReadError, SlivitError
 from slivit.volume import Volume
 
@@ -108,7 +108,7 @@ def training_range(paths: Sequence[str], settings: Preprocessing, *, workers: in
     chosen = [str(paths[i]) for i in places]
     workers = workers if len(chosen) >= _PARALLEL else 0
     settings = settings.model_copy(update={"windows": None})  # a few slices of each scan are enough
-    outcomes = spread(partial(_look, settings=settings), chosen, workers, died=_died)
+    outcomes = in_processes(partial(_look, settings=settings), chosen, workers, died=_died)
     looks = [look for _, look in outcomes if look is not None and np.isfinite(look.middle)]
     if looks and all(look.constant for look in looks):
         raise ReadError(

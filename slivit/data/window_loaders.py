@@ -16,8 +16,8 @@ from torch import Tensor
 
 from slivit.data.blocks import EncodeTargets, InputSpec, TensorSlices, TensorTarget, batch_transforms
 from slivit.data.covariate_blocks import EncodeCovariates, TensorCovariates
-from slivit.data.oversampling import OversampledDL, item_classes
 from slivit.data.preprocessing import Preprocessing, load_slices, load_window
+from slivit.data.sampling import OversampledDL, item_classes
 from slivit.data.window_plan import ScanWindows
 from slivit.data.windows import Windows
 from slivit.errors import SlivitError

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import Checkpoint, load_checkpoint, read_config, store_operating_point
-from slivit.data.caching import cache_of
 from slivit.data.manifest import Manifest
 from slivit.data.preprocessing import Preprocessing
+from slivit.data.recipe import cache_of
 from slivit.data.reviews import REVIEWS
 from slivit.data.sources import load_manifest
 from slivit.errors import ManifestError, RecipeError, nearest
 from slivit.evaluate.baselines import add_baseline
-from slivit.evaluate.deciding import chooses, decide, validation_rows
+from slivit.evaluate.deciding import decide, validation_rows
 from slivit.evaluate.described import describe_data, describe_table
 from slivit.evaluate.details import check_subgroups
-from slivit.evaluate.measure import check_testing, measure, write_results
+from slivit.evaluate.measure import check_testing, chooses, measure, write_results
 from slivit.evaluate.recipe import EvaluateRecipe, Testing
 from slivit.evaluate.tables import read_predictions
 from slivit.files import read_mapping, write_text

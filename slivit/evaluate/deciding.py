@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def chooses(testing: Testing) -> bool:
-    """Whether the options ask for a decision to be made on validation rows and kept."""
-    return bool(testing.operating_point or testing.temperature)
-
-
 def decide(val: pd.DataFrame | None, task: Task, testing: Testing, source: str = "the validation rows") -> Decision:
     """Choose thresholds by the recipe's rule, and fit a temperature, on validation rows.
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.data.manifest import Manifest, read_manifest
-from slivit.data.splits import split_place
+from slivit.data.manifest_checks import split_place
 from slivit.evaluate.details import subgroup_columns
 from slivit.folder import SPLIT
-from slivit.targets.cases import counts_of
+from slivit.targets.cases import describe_rows
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
@@ -68,11 +68,6 @@ def _against(evaluated: pd.DataFrame, run: pd.DataFrame, task: Task, testing: Te
         "run": {s: describe_rows(run[run["split"] == s], task) for s in sorted(set(run["split"]), key=split_place)},
         "trained_on": {c: sorted({_text(v) for v in seen.loc[seen["split"] == "train", c].dropna()}) for c in columns},
     }
-
-
-def describe_rows(rows: pd.DataFrame, task: Task) -> dict[str, Any]:
-    """Counts of scans, patients and classes (or the distribution of a quantity)."""
-    return {"scans": len(rows), "patients": int(rows["patient"].nunique()), "counts": counts_of(rows, task)}
 
 
 def _text(value: Any) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.data.case import Align, read_mask
+from slivit.data.manifest_checks import split_place
 from slivit.data.preprocessing import Preprocessing
-from slivit.data.splits import split_place
 from slivit.data.table import as_shown, read_shown
 from slivit.errors import RecipeError, SlivitError
 from slivit.evaluate.details import details_of

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slivit.data.splits import split_place
+from slivit.data.manifest_checks import split_place
 from slivit.data.table import as_shown
 from slivit.errors import RecipeError, nearest, one_of
 from slivit.evaluate.details import details_of
@@ -21,6 +21,8 @@ from slivit.targets.task import Task
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from slivit.evaluate.recipe import Testing
 
 __all__ = ["arrays_of", "check_testing", "headline", "measure", "write_results"]
 
@@ -171,3 +173,8 @@ def _estimate(name: str, estimate: dict[str, Any]) -> str:
     if estimate["low"] is None:
         return f"{name} {estimate['value']:.3f}"
     return f"{name} {estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+
+
+def chooses(testing: Testing) -> bool:
+    """Whether the options ask for a decision to be made on validation rows and kept."""
+    return bool(testing.operating_point or testing.temperature)

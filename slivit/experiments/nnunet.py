@@ -22,12 +22,12 @@ from slivit.data.case import mask_options, read_mask, read_scan
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.readers import read_volume
 from slivit.errors import ReadError, RecipeError
-from slivit.evaluate.described import describe_rows
 from slivit.evaluate.masks import measure_masks, score_rows, write_cases
 from slivit.files import make_folder, read_json, write_json
 from slivit.folder import SPLIT, logged, open_results
 from slivit.predict.masks import Segmented, nifti_of
 from slivit.settings import Section
+from slivit.targets.cases import describe_splits
 from slivit.targets.segmentation import IGNORED, Segmentation
 from slivit.train.recipe import FinetuneRecipe
 from slivit.train.scans import Part, labelled_scans
@@ -252,7 +252,7 @@ def _measured(part: Part, recipe: FinetuneRecipe, out: Path) -> None:
 
     settings, rows = recipe.preprocessing, part.rows("val", "test")
     cases = score_rows(found_of, rows, task, settings, recipe.testing, out, align=part.data.align)
-    data = {s: describe_rows(some, task) for s, some in part.manifest.frame.groupby("split", sort=False)}
+    data = describe_splits(part.manifest.frame, task)
     told = {"source": part.manifest.source, "external": False, "run": data}
     write_cases(out, cases, task, measure_masks(cases, task, recipe.testing, told))
 

@@ -188,11 +188,6 @@ def machines_at(cluster: str, count: int | None, logs: Path) -> Machines:
     return Local(count, logs, gpus)
 
 
-def cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def devices() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none on a CPU."""
     if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:

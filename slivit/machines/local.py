@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from slivit.machines import Died, Machines, cores
+from slivit.device import cores
+from slivit.machines import Died, Machines
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

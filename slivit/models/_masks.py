@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from slivit.errors import ModelError, install_command
-from slivit.models._volume import check_volume
+from slivit.models.registry import check_volume
 
 
 class MaskModel(nn.Module):

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from slivit.errors import ModelError
 from slivit.models._weights import WeightRules, Weights, start_from, sum_first_layers
+from slivit.models.registry import check_volume
 
 Channels = Literal[1, 3]
 """Of an input: 3 for colour, or 1 for grey with a summed first layer."""
@@ -65,23 +65,3 @@ class VolumeModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) float32 -> (B, out_dim) logits."""
         return self.head(self.dropout(self.forward_features(x)))
-
-
-def check_tiled(x: Tensor, name: str, size: tuple[int, int, int]) -> None:
-    """Raise ModelError where `x` is not (B, 3, S*H, W)."""
-    slices, height, width = size
-    if x.ndim != 4 or tuple(x.shape[1:]) != (3, slices * height, width):
-        raise ModelError(
-            f"{name} takes (B, 3, {slices * height}, {width}): {slices} slices of {height} x {width} pixels, tiled "
-            f"from top to bottom; got {tuple(x.shape)}"
-        )
-
-
-def check_volume(x: Tensor, name: str, channels: int, size: tuple[int, int, int]) -> None:
-    """Raise ModelError where `x` is not (B, channels, S, H, W)."""
-    if x.ndim != 5 or tuple(x.shape[1:]) != (channels, *size):
-        slices, height, width = size
-        raise ModelError(
-            f"{name} takes (B, {channels}, {slices}, {height}, {width}): channels, slices, rows and columns; "
-            f"got {tuple(x.shape)}"
-        )

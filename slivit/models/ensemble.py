@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from slivit.errors import ModelError
 from slivit.models._frozen import FrozenNetwork
-from slivit.models._volume import check_volume
-from slivit.models.registry import create_model, register_model, spec_of
+from slivit.models.registry import check_volume, create_model, register_model, spec_of
 from slivit.settings import Count, Whole
 
 Activation = Literal["sigmoid", "softmax", "identity"]

@@ -8,9 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from slivit.models._backbones import BackboneInfo, build_backbone, feature_map
-from slivit.models._volume import check_tiled
 from slivit.models._weights import Weights
-from slivit.models.registry import register_model
+from slivit.models.registry import check_tiled, register_model
 from slivit.settings import Count, Share
 
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from slivit.models._masks import monai_blocks
-from slivit.models._volume import check_volume
 from slivit.models._weights import WeightRules, Weights, start_from
-from slivit.models.registry import register_model
+from slivit.models.registry import check_volume, register_model
 from slivit.settings import Count
 
 RESNETS: dict[int, dict[str, Any]] = {

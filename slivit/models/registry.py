@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from torch import Tensor, nn
+
 from slivit.errors import ModelError, nearest, one_of
 from slivit.plugins import load_plugins
 from slivit.settings import call_checked
@@ -286,4 +288,24 @@ def check_output(model: Any, wanted: Output) -> None:
         needed, given = ("a vector a scan", "masks") if wanted == "vector" else ("masks", "a vector a scan")
         raise ModelError(
             f"{spec.name} gives {given}; {needed} is needed here. Such models are {one_of(list_models(output=wanted))}."
+        )
+
+
+def check_tiled(x: Tensor, name: str, size: tuple[int, int, int]) -> None:
+    """Raise ModelError where `x` is not (B, 3, S*H, W)."""
+    slices, height, width = size
+    if x.ndim != 4 or tuple(x.shape[1:]) != (3, slices * height, width):
+        raise ModelError(
+            f"{name} takes (B, 3, {slices * height}, {width}): {slices} slices of {height} x {width} pixels, tiled "
+            f"from top to bottom; got {tuple(x.shape)}"
+        )
+
+
+def check_volume(x: Tensor, name: str, channels: int, size: tuple[int, int, int]) -> None:
+    """Raise ModelError where `x` is not (B, channels, S, H, W)."""
+    if x.ndim != 5 or tuple(x.shape[1:]) != (channels, *size):
+        slices, height, width = size
+        raise ModelError(
+            f"{name} takes (B, {channels}, {slices}, {height}, {width}): channels, slices, rows and columns; "
+            f"got {tuple(x.shape)}"
         )

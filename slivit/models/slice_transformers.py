@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from slivit.errors import ModelError
 from slivit.models._integrators import GatedAttention, Integrator, MeanIntegrator, QueryIntegrator, SlivitIntegrator
 from slivit.models._transformers import SWINS, Family, Windows, build_transformer, own_normalisation, patch_tokens
-from slivit.models._volume import Channels, check_volume
+from slivit.models._volume import Channels
 from slivit.models._weights import ChannelWeights, Weights, start_from, sum_first_layers
-from slivit.models.registry import register_model
+from slivit.models.registry import check_volume, register_model
 from slivit.settings import Count, Share
 
 Pool = Literal["token", "mean"]

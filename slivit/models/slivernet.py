@@ -16,9 +16,8 @@ from torch.nn import functional as F
 
 from slivit.errors import ModelError
 from slivit.models._backbones import build_backbone, feature_map
-from slivit.models._volume import check_tiled
 from slivit.models._weights import Weights
-from slivit.models.registry import register_model
+from slivit.models.registry import check_tiled, register_model
 from slivit.settings import Count
 
 STRIDE, KERNEL, POOL = 32, 3, 4

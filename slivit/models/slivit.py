@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from slivit.errors import ModelError
 from slivit.models._backbones import build_backbone, feature_map
 from slivit.models._vit import Block, adjacent_mask, sincos_positions
-from slivit.models._volume import check_tiled
 from slivit.models._weights import Weights
-from slivit.models.registry import register_model
+from slivit.models.registry import check_tiled, register_model
 from slivit.settings import Count, Share
 
 TokenLayout = Literal["per_slice", "published"]

@@ -23,9 +23,8 @@ from torch.nn import functional as F
 from slivit.errors import CheckpointError, ModelError, nearest
 from slivit.models._backbones import create_timm
 from slivit.models._vit_weights import fit_vit
-from slivit.models._volume import check_tiled
 from slivit.models._weights import State, WeightRules, Weights, start_from
-from slivit.models.registry import register_model
+from slivit.models.registry import check_tiled, register_model
 from slivit.settings import Count, Share
 
 IDENTIFIER = "vit_base_r50_s16_224.orig_in21k"

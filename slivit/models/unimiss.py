@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slivit.errors import ModelError
-from slivit.models._volume import check_volume
 from slivit.models._weights import Grid, State, WeightRules, Weights, regrid, start_from
-from slivit.models.registry import register_model
+from slivit.models.registry import check_volume, register_model
 from slivit.settings import Count
 
 PUBLISHED = (16, 96, 96)

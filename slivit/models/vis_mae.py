@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from slivit.errors import ModelError
 from slivit.models._transformers import ALWAYS_SHIFTED, SWINS, PaddedFirst, build_transformer, shift_always
-from slivit.models._volume import check_tiled
 from slivit.models._weights import State, WeightRules, Weights, load_strictly, read_weights, start_from
-from slivit.models.registry import register_model
+from slivit.models.registry import check_tiled, register_model
 from slivit.settings import Count, Share
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 
 from slivit.data.augmentation import Augmentation
 from slivit.data.preprocessing import Preprocessing
+from slivit.device import cores
 from slivit.errors import RecipeError
-from slivit.machines import cores
 from slivit.planned.frozen import FOR_FROZEN, Frozen, plan_frozen
 from slivit.planned.look import Facts, summary
 from slivit.planned.networks import Candidate, Folds, keep_of, plan_networks

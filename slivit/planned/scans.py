@@ -17,9 +17,9 @@ from slivit.data.checking.check import CheckResult, examined
 from slivit.data.inspection import Rules, inspected
 from slivit.data.splits import given_folds, k_folds
 from slivit.data.table import read_table
+from slivit.device import cores
 from slivit.errors import ManifestError, RecipeError, gather
 from slivit.folder import METRICS, SPLIT
-from slivit.machines import cores
 from slivit.planned.look import Facts, facts_of
 from slivit.planned.plan import COVARIATES, OWN_FOLDS, Plan, plan_folds
 from slivit.planned.table import ScanTable

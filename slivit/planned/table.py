@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from slivit.data.importers import list_importers, make_manifest
-from slivit.data.manifest_paths import absolute, scan_paths
+from slivit.data.inspection import absolute, scan_paths
 from slivit.data.recipe import Data
 from slivit.data.sources import named_source
 from slivit.data.table import MISSING, as_numbers, as_text, is_table, read_table, without_missing

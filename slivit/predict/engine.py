@@ -280,7 +280,7 @@ class Engine:
 
     def read(self, paths: Sequence[str]) -> Iterator[Numbered]:
         """Read scans in this order, from the cache where there is one."""
-        from slivit.predict.scans import read_batches
+        from slivit.predict.batching import read_batches
 
         batches = read_batches(paths, self.settings, self.cache, self.workers, self.batcher.size)
         return chain.from_iterable(batches)

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from slivit.data.pool import spread
 from slivit.data.scan_reading import ReadScan, ScanRef, died, read_scan
 from slivit.data.training_range import TrainingRange, range_of, warnings_for
+from slivit.data.workers import in_processes
 from slivit.predict.engine import Engine, error_of
 
 Row = dict[str, Any]
@@ -27,7 +27,7 @@ def rows_of(engine: Engine, refs: Sequence[ScanRef]) -> Iterator[tuple[int, Row]
         there is no prediction), `warnings`, `notes` and `error`.
     """
     known = range_of(engine.checkpoint.training)
-    scans = spread(partial(read_scan, settings=engine.settings), refs, engine.workers, died=died, chunk=1)
+    scans = in_processes(partial(read_scan, settings=engine.settings), refs, engine.workers, died=died, chunk=1)
     for number, scan, values in engine.predicted(scans, {n: ref.columns for n, ref in enumerate(refs)}):
         yield number, _row(engine, refs[number], scan, values, known)
 

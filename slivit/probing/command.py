@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import Checkpoint, read_config, save_checkpoint
-from slivit.data.caching import cache_of
 from slivit.data.manifest import Manifest
+from slivit.data.recipe import cache_of
 from slivit.data.sources import imported_frame, load_manifest, named_source
 from slivit.data.table import as_shown
 from slivit.errors import RecipeError, nearest, one_of
 from slivit.evaluate.command import REPORT
 from slivit.evaluate.deciding import decide
-from slivit.evaluate.described import describe_rows
 from slivit.evaluate.details import check_subgroups
 from slivit.evaluate.measure import check_testing, measure, write_results
 from slivit.files import whole_file, write_json, write_tensors, write_text
@@ -25,6 +24,7 @@ from slivit.models.registry import COVARIATES, create_model, spec_of
 from slivit.probing.networks import load_network
 from slivit.probing.recipe import ProbeRecipe
 from slivit.recipe import resolved_toml
+from slivit.targets.cases import describe_splits
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def report(folder: Path, recipe: ProbeRecipe | TableRecipe, manifest: Manifest, 
     val = table[table["split"] == "val"]
     decision = None if not task.makes_calls else decide(val, task, recipe.testing)
     table = decision.apply(table, task) if decision else table
-    parts = {split: describe_rows(part, task) for split, part in manifest.frame.groupby("split", sort=False)}
+    parts = describe_splits(manifest.frame, task)
     data = {"source": manifest.source, "external": False, "run": parts}
     metrics = measure(table, task, recipe.testing, decision=decision, data=data)
     write_results(folder, table, task, metrics)

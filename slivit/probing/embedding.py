@@ -212,7 +212,7 @@ def _folder(recipe: EmbedRecipe) -> str | Path:
 def _extracted(
     recipe: EmbedRecipe, model: Embedder, settings: Preprocessing, paths: Sequence[str], progress: bool = False
 ) -> Extracted:
-    from slivit.data.caching import cache_of
+    from slivit.data.recipe import cache_of
     from slivit.probing.extract import extract
 
     options: dict[str, Any] = {"batch_size": recipe.batch_size, "workers": recipe.data.processes}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import Checkpoint, checkpoint_folder, load_encoder, read_config
 from slivit.checkpoint.lineage import describe_start
-from slivit.data.channels import settings_for
 from slivit.data.preprocessing import Preprocessing
+from slivit.data.stacking import settings_for
 from slivit.models.recipe import Model
 from slivit.models.registry import spec_of
 from slivit.probing.recipe import NetworkRecipe

@@ -13,7 +13,7 @@ import pandas as pd
 
 from slivit.data.checking.check import CheckResult
 from slivit.data.checking.findings import amount, unusual_notes
-from slivit.data.manifest import SPLITS
+from slivit.data.manifest_checks import split_place
 from slivit.data.readers.address import parts_of, short_name
 from slivit.files import whole_file
 
@@ -111,7 +111,7 @@ def _overview(table: pd.DataFrame) -> list[tuple[str, str]]:
 def _splits(table: pd.DataFrame) -> tuple[str, ...]:
     """The splits that occur, train, val and test first; "" for a table without."""
     present = list(table["split"].unique())
-    return tuple(sorted(present, key=lambda s: (SPLITS.index(s) if s in SPLITS else len(SPLITS), str(s))))
+    return tuple(sorted(present, key=split_place))
 
 
 # -- labels -----------------------------------------------------------------------------------------------------------

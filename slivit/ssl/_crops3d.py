@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slivit.data.percentiles import percentiles
 from slivit.data.readers import read_volume
+from slivit.data.slices import percentiles
 from slivit.errors import ReadError
 from slivit.ssl.views import Range
 

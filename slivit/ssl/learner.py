@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from slivit.data.cache import SliceCache
 from slivit.data.images import LoadImage, LoadItem, Row, count_slices, for_crops, slice_items, unlabelled_dataloaders
 from slivit.data.preprocessing import Preprocessing
-from slivit.data.watching import readers_with_room
+from slivit.data.workers import readers_with_room
 from slivit.errors import ModelError
 from slivit.models._depthwise import quicken
 from slivit.models._steady import steady
@@ -31,8 +31,8 @@ from slivit.ssl.pretext import MakeViews, Pretext
 from slivit.ssl.recipe import PretextFit
 from slivit.train.callbacks import seed_everything
 from slivit.train.learner import VolumeLearner, precision_callbacks
+from slivit.train.replicas import replicated
 from slivit.train.schedules import layered_groups, scheduler
-from slivit.train.spread import spread
 from slivit.train.steps import checkpoint_activations
 
 Optimiser = Literal["adamw", "sgd", "lars"]
@@ -228,7 +228,7 @@ def pretext_learner(
         checkpoint_activations(pretext.model)
     if fit.shards and fit.optimiser == "lars":
         raise ModelError('fit.shards: "lars" needs whole weights; take "adamw" or "sgd", or shards = false')
-    model = spread(pretext.model, torch.device(dls.device or "cpu"), fit.shards)
+    model = replicated(pretext.model, torch.device(dls.device or "cpu"), fit.shards)
     splitter, rates = _groups(pretext, fit.layer_decay, fit.patch_lr)
     limits: list[Callback] = [Accumulate(fit.accumulate)] if fit.accumulate > 1 else []
     limits += [ClipNetworks(fit.clip, pretext.networks)] if fit.clip else []

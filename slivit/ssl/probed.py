@@ -59,7 +59,7 @@ def labelled_batches(
     import torch
 
     from slivit.errors import ReadError
-    from slivit.predict.scans import read_batches
+    from slivit.predict.batching import read_batches
 
     rows = manifest.rows(split)
     targets = torch.as_tensor(np.stack([np.asarray(manifest.task.encode(row)) for row in rows]))

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from slivit.checkpoint import save_backbone
 from slivit.checkpoint.lineage import started_from
 from slivit.data.cache import SliceCache
-from slivit.data.caching import cache_of, size_text
 from slivit.data.images import LARGER
 from slivit.data.preprocessing import Preprocessing
+from slivit.data.recipe import cache_of
 from slivit.data.table import as_shown
 from slivit.errors import ManifestError, RecipeError
-from slivit.files import remove_folder, whole_file
+from slivit.files import remove_folder, size_text, whole_file
 from slivit.folder import CHECKPOINT, HISTORY, PROGRESS, SPLIT, RunFolder
 from slivit.models.registry import spec_of
 from slivit.parallel import from_main, is_main, local_device, process_group, wait_for_all

@@ -12,8 +12,7 @@ from slivit.statistics.arrays import Array, numbers, probabilities, zero_one
 from slivit.statistics.binary import BinarySample
 from slivit.statistics.bootstrap import Sample
 from slivit.statistics.regression import RegressionSample
-from slivit.statistics.sample import Flags, Metric
-from slivit.statistics.shares import Share, ShareSample
+from slivit.statistics.sample import Flags, Metric, Share, ShareSample
 
 SUBSET = "subset_accuracy"
 """The name of the share of cases whose labels are all right."""

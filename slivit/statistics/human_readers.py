@@ -13,7 +13,7 @@ from slivit.statistics.arrays import Array, same_length, zero_one
 from slivit.statistics.bootstrap import Draws, Plan, Sample, percentile, resample
 from slivit.statistics.estimate import Estimate, StatisticsError
 from slivit.statistics.joined import JoinedSample
-from slivit.statistics.shares import Share, ShareSample
+from slivit.statistics.sample import Share, ShareSample
 
 RATES = ("sensitivity", "specificity", "ppv")
 

@@ -22,10 +22,10 @@ from slivit.statistics.arrays import (
 )
 from slivit.statistics.binary import BinarySample
 from slivit.statistics.bootstrap import Sample
+from slivit.statistics.calibration import logit
 from slivit.statistics.classification import BINARY
 from slivit.statistics.columns import SUBSET, MultilabelSample, regression_columns
 from slivit.statistics.estimate import StatisticsError
-from slivit.statistics.logistic import logit
 from slivit.statistics.means import MeanSample
 from slivit.statistics.multiclass import MULTICLASS, MulticlassSample
 from slivit.statistics.regression import REGRESSION, RegressionSample

@@ -14,7 +14,7 @@ from slivit.statistics.columns import SUBSET, ColumnSample, subset_accuracy
 from slivit.statistics.estimate import Estimate
 from slivit.statistics.joined import JoinedSample
 from slivit.statistics.referral import PERCENTS, ReferralPoint, ReferralSample
-from slivit.statistics.shares import Share, ShareSample
+from slivit.statistics.sample import Share, ShareSample
 from slivit.statistics.summary import prepare
 
 MISSED, RAISED, RIGHT = "missed", "raised", "right"

@@ -13,7 +13,7 @@ from slivit.statistics.bootstrap import Plan, bootstrap
 from slivit.statistics.calibration import bin_members, mass_edges, width_edges
 from slivit.statistics.estimate import Estimate, StatisticsError
 from slivit.statistics.kinds import KINDS, CaseKind
-from slivit.statistics.shares import Share, ShareSample
+from slivit.statistics.sample import Share, ShareSample
 from slivit.statistics.summary import prepare
 
 COLDEST, HOTTEST = 1e-2, 1e2

@@ -13,7 +13,7 @@ from slivit.statistics.arrays import Array, class_numbers, numbers, same_length
 from slivit.statistics.binary import Binary
 from slivit.statistics.bootstrap import Plan, bootstrap
 from slivit.statistics.estimate import Estimate, StatisticsError
-from slivit.statistics.shares import Share, ShareSample
+from slivit.statistics.sample import Share, ShareSample
 from slivit.statistics.summary import prepare
 
 ROUNDING = 1e-9

@@ -152,3 +152,13 @@ def _counts(column: pd.Series, task: Task) -> dict[str, Any]:
     missing = column.map(is_missing).astype(bool)
     known = column[~missing]
     return {"n": len(known), "missing": int(missing.sum()), **task.counts(known)}
+
+
+def describe_rows(rows: pd.DataFrame, task: Task) -> dict[str, Any]:
+    """Counts of scans, patients and classes (or the distribution of a quantity)."""
+    return {"scans": len(rows), "patients": int(rows["patient"].nunique()), "counts": counts_of(rows, task)}
+
+
+def describe_splits(frame: pd.DataFrame, task: Task) -> dict[str, Any]:
+    """`describe_rows` of every split of a table, in the order in which they come."""
+    return {str(split): describe_rows(rows, task) for split, rows in frame.groupby("split", sort=False)}

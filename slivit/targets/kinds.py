@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from slivit.errors import ManifestError, one_of
-from slivit.targets.measures import Measures
 from slivit.targets.task import Array, Estimators, Task, class_name, is_missing
+from slivit.targets.words import Measures
 
 if TYPE_CHECKING:
     import pandas as pd

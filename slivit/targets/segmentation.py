@@ -12,8 +12,8 @@ from pydantic import Field
 
 from slivit.errors import ManifestError, nearest
 from slivit.statistics.segmentation import CASE_METRICS
-from slivit.targets.measures import Measures
 from slivit.targets.task import Array, Task, is_missing
+from slivit.targets.words import Measures
 
 if TYPE_CHECKING:
     import pandas as pd

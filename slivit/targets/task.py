@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from slivit.targets.cases import Cases, Column
     from slivit.targets.decision import Decision
     from slivit.targets.loss import TaskLoss
-    from slivit.targets.measures import Measures
+    from slivit.targets.words import Measures
 
 Kind = Literal["binary", "multiclass", "multilabel", "regression", "segmentation"]
 MASK_LOSSES = ("dice_ce", "dice", "vis_mae")

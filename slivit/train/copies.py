@@ -21,7 +21,6 @@ from slivit.data.splits import fold_tested, given_folds
 from slivit.data.table import as_shown
 from slivit.errors import RecipeError
 from slivit.evaluate.baselines import NAMED, add_baseline
-from slivit.evaluate.described import describe_rows
 from slivit.evaluate.details import check_subgroups
 from slivit.evaluate.measure import measure, write_results
 from slivit.evaluate.tables import read_baseline, read_predictions
@@ -30,6 +29,7 @@ from slivit.folder import BASELINE, CHECKPOINT, PREDICTIONS, PROGRESS, RECIPE, S
 from slivit.models._covariates import rebased_state
 from slivit.models.registry import COVARIATES, create_model, spec_of
 from slivit.recipe import check_recipe
+from slivit.targets.cases import describe_rows, describe_splits
 from slivit.targets.covariates import width_of
 from slivit.targets.task import Task
 from slivit.train.recipe import TrainingRecipe
@@ -232,7 +232,7 @@ def _measure(recipe: TrainingRecipe, folder: RunFolder, manifest: Manifest, tabl
     decision = decided(recipe, table, task)
     if decision:
         store_operating_point(folder.path, decision)
-    rows = {split: describe_rows(part, task) for split, part in manifest.frame.groupby("split", sort=False) if split}
+    rows = describe_splits(manifest.frame[manifest.frame["split"] != ""], task)
     rows = rows or {"test": describe_rows(manifest.frame, task)}
     data = {"source": manifest.source, "external": False, "run": rows}
     metrics = measure(table, task, recipe.testing, decision=decision, data=data)

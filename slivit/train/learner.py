@@ -20,9 +20,9 @@ from fastai.learner import Learner, Metric
 from fastai.optimizer import SGD, Adam
 from torch import nn
 
-from slivit.data.watching import readers_watched
 from slivit.data.window_loaders import ScanDL
 from slivit.data.windows import Windows
+from slivit.data.workers import readers_watched
 from slivit.device import choose_precision
 from slivit.errors import ModelError, SlivitError
 from slivit.models._depthwise import quicken
@@ -35,8 +35,8 @@ from slivit.targets.task import Task
 from slivit.train.callbacks import FrozenBackbone, HalfPrecision, seed_everything
 from slivit.train.metrics import WholeLoss, task_metrics
 from slivit.train.recipe import Fit
+from slivit.train.replicas import replicated
 from slivit.train.schedules import backbone_depth, layered_groups, scheduler, warmup_poly
-from slivit.train.spread import spread
 from slivit.train.steps import SharedLoss, SparingLearner, checkpoint_activations, step_callbacks
 
 log = logging.getLogger(__name__)
@@ -227,7 +227,7 @@ def _over_processes(
         model.get_submodule("backbone").requires_grad_(False)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
-    return spread(model, torch.device(dls.device or "cpu")), [SharedLoss()]
+    return replicated(model, torch.device(dls.device or "cpu")), [SharedLoss()]
 
 
 def _kind_of_learner(task: Any) -> type[VolumeLearner]:

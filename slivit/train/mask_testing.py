@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from slivit.checkpoint import Checkpoint
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import RecipeError
-from slivit.evaluate.described import describe_rows
 from slivit.evaluate.masks import measure_masks, read_cases, scored_cases, write_cases
 from slivit.folder import CASES, MASKS, METRICS, RunFolder
+from slivit.targets.cases import describe_splits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +36,7 @@ def test_segmentation(
     for name in (CASES, METRICS, MASKS):
         folder.file(name)
     cases = scored_cases(engine, part.rows("val", "test"), testing, folder.path, align=part.data.align)
-    rows = {s: describe_rows(some, task) for s, some in part.manifest.frame.groupby("split", sort=False)}
+    rows = describe_splits(part.manifest.frame, task)
     data = {"source": part.manifest.source, "external": False, "run": rows}
     write_cases(folder.path, cases, task, measure_masks(cases, task, testing, data))
 

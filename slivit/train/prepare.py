@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from slivit.data.cache_build import Prepared, prepare
-from slivit.data.caching import cache_of, size_text
-from slivit.data.channels import settings_for
 from slivit.data.inspection import inspect_manifest
 from slivit.data.notes import gathered_notes
 from slivit.data.preprocessing import Preprocessing
-from slivit.data.recipe import Data
+from slivit.data.recipe import Data, cache_of
 from slivit.data.sources import load_manifest
+from slivit.data.stacking import settings_for
 from slivit.data.table import is_table
 from slivit.errors import RecipeError
+from slivit.files import size_text
 from slivit.machines import readers_at
 from slivit.models.recipe import Model
 from slivit.plugins import Plugged

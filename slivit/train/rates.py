@@ -1,4 +1,4 @@
-"""The learning rate: one training, or one for each of several rates, of which the best is kept."""
+"""One training for each of several learning rates, of which the best is kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import math
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from slivit.errors import CheckpointError, RecipeError, message
 from slivit.files import read_mapping, whole_file, write_json, write_tensors
@@ -34,14 +34,14 @@ class TrainOne(Protocol):
 
 
 def best_trial(trial: TrainOne, recipe: Labelled, folder: RunFolder) -> tuple[nn.Module, Score]:
-    """Train by a recipe: once, or once with each of its rates.
+    """Train by a recipe once with each of its rates.
 
     A rate whose training diverges is recorded and left. Each of several rates has a folder of its own in `rates/`; a
     search that died goes on with the rate at which it died.
 
     Args:
         trial: trains with one rate.
-        recipe: its `fit.lr` may be a list.
+        recipe: its `fit.lr` is a list.
         folder: of the run; `rates.json` lists the scores, `history.csv` is that of the best rate.
 
     Returns:
@@ -52,12 +52,7 @@ def best_trial(trial: TrainOne, recipe: Labelled, folder: RunFolder) -> tuple[nn
     """
     from slivit.train.callbacks import Diverged
 
-    for name in (PROGRESS, HISTORY):
-        folder.file(name)
-    rates = recipe.fit.lr
-    if not isinstance(rates, tuple):
-        return trial(recipe, folder.path, resume=folder.resume)
-    search = Search(folder, recipe.fit.monitor)
+    rates, search = cast(tuple[float, ...], recipe.fit.lr), Search(folder, recipe.fit.monitor)
     for number, rate in enumerate(rates, 1):
         if search.knows(rate):
             continue

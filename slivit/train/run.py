@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from slivit.checkpoint import save_backbone, save_checkpoint, store_operating_point
 from slivit.checkpoint.lineage import started_from
-from slivit.data.channels import settings_for
 from slivit.data.preprocessing import SHORT_SCAN, Preprocessing
+from slivit.data.stacking import settings_for
 from slivit.data.table import as_shown
 from slivit.errors import RecipeError
 from slivit.evaluate.baselines import add_baseline
-from slivit.evaluate.deciding import chooses, decide
-from slivit.evaluate.described import describe_rows
+from slivit.evaluate.deciding import decide
 from slivit.evaluate.details import check_subgroups
-from slivit.evaluate.measure import log_headlines, measure, write_results
+from slivit.evaluate.measure import chooses, log_headlines, measure, write_results
 from slivit.evaluate.tables import read_predictions
 from slivit.files import whole_file, write_json
-from slivit.folder import BASELINE, CHECKPOINT, HISTORY, METRICS, PREDICTIONS, RunFolder
+from slivit.folder import BASELINE, CHECKPOINT, HISTORY, METRICS, PREDICTIONS, PROGRESS, RunFolder
 from slivit.models.registry import spec_of
 from slivit.parallel import bare, from_main, is_main, local_device, own_part, process_group
+from slivit.targets.cases import describe_splits
 from slivit.targets.covariates import width_of
 from slivit.targets.decision import Decision
 from slivit.targets.segmentation import Segmentation
@@ -89,7 +89,10 @@ def run(recipe: Labelled, *, resume: bool = False, overwrite: bool = False) -> P
             looked_at = from_main(scans.range(settings) if is_main() else None)  # when an earlier run is cleared away
             tell_notes()
             trial = Trial(scans, settings, plan, following)
-            model, outcome = best_trial(trial, recipe, folder)
+            if isinstance(recipe.fit.lr, tuple):
+                model, outcome = best_trial(trial, recipe, folder)
+            else:
+                model, outcome = trial(recipe, folder.path, resume=folder.resume)
             if is_main():
                 save(folder, recipe, scans, model, settings, looked_at | outcome)
             for part in scans.parts:
@@ -108,9 +111,14 @@ def _begun(
         yield []
         return
     folder.begin()
+    for name in (PROGRESS, HISTORY):
+        folder.file(name)
     scans.keep(folder)
     if plan is not None:
         write_windows(plan, scans.parts[0].task, folder)
+    if recipe.logging.tracker == "off":
+        yield []
+        return
     with tracked(recipe.logging, recipe.model_dump(mode="json"), folder.path) as following:
         yield following
 
@@ -215,11 +223,12 @@ class Trial:
     def model(self, recipe: Labelled) -> nn.Module:
         """A new model of the recipe, with as many outputs as the scans need."""
         task = self.scans.task
-        return build_model(recipe, task.out_dim, width_of(task.inputs) if isinstance(task, Task) else 0)
+        inputs = task.inputs if isinstance(task, Task) else ()
+        return build_model(recipe, task.out_dim, width_of(inputs) if inputs else 0)
 
     def learner(self, recipe: Labelled, folder: Path) -> VolumeLearner:
         """The fastai Learner of a recipe, with a new model."""
-        from slivit.data.watching import readers_with_room
+        from slivit.data.workers import readers_with_room
         from slivit.device import choose_device
         from slivit.train.learner import volume_learner
 
@@ -249,14 +258,7 @@ class Trial:
             joint = getattr(recipe, "loss", "own") == "joint"
             loss = MixtureLoss(task, fit.label_smoothing, joint=joint)
             own = {"loss_func": loss, "metrics": mixture_metrics(task)}
-        return volume_learner(
-            dls,
-            model,
-            task,  # type: ignore[arg-type]
-            fit,
-            **own,
-            path=folder,
-        )
+        return volume_learner(dls, model, task, fit, **own, path=folder)  # type: ignore[arg-type]
 
     def _mask_learner(
         self, recipe: Labelled, folder: Path, model: nn.Module, task: Segmentation, loading: dict[str, Any]
@@ -309,15 +311,13 @@ def test(folder: RunFolder, recipe: Labelled, part: Part, model: nn.Module, sett
     table = predicted(recipe, part, model, settings)
     if not is_main():
         return
-    frame = part.manifest.frame
-    described = {split: describe_rows(some, part.task) for split, some in frame.groupby("split", sort=False)}
-    data = {"source": part.manifest.source, "external": False, "run": described}
+    run = describe_splits(part.manifest.frame, part.task)
+    data = {"source": part.manifest.source, "external": False, "run": run}
     decision = decided(recipe, table, part.task)
     if decision and not part.name:
         store_operating_point(folder.path, decision)
     metrics = measure(table, part.task, recipe.testing, decision=decision, data=data)
-    if recipe.testing.baselines and not part.name:
-        keep_baseline(folder, part, settings, recipe.seed)
+    if recipe.testing.baselines and not part.name and keep_baseline(folder, part, settings, recipe.seed):
         add_baseline(metrics, table, part.task, recipe.testing, folder.path)
     for name in (PREDICTIONS, METRICS):
         folder.file(f"{part.name}/{name}" if part.name else name)
@@ -349,14 +349,15 @@ def predicted(recipe: Labelled, part: Part, model: nn.Module, settings: Preproce
     return joined(table, len(rows))
 
 
-def keep_baseline(folder: RunFolder, part: Part, settings: Preprocessing, seed: int) -> None:
-    """Write what size and grey levels alone predict of the scans that are tested, where that can be learned."""
+def keep_baseline(folder: RunFolder, part: Part, settings: Preprocessing, seed: int) -> bool:
+    """Write what size and grey levels alone predict of the scans that are tested; whether that could be learned."""
     from slivit.train.baselines import baseline_table
 
     table = baseline_table(part, settings, seed)
     if table is not None:
         with whole_file(folder.file(BASELINE)) as partial:
             as_shown(table).to_csv(partial, index=False)
+    return table is not None
 
 
 def decided(recipe: Labelled, table: pd.DataFrame, task: Task) -> Decision | None:

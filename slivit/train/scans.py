@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from slivit.data.caching import cache_of
 from slivit.data.covariates import with_covariates
 from slivit.data.manifest import Manifest
 from slivit.data.preprocessing import Preprocessing, load_slices
-from slivit.data.recipe import Data
+from slivit.data.recipe import Data, cache_of
 from slivit.data.sources import load_manifest
 from slivit.data.table import as_shown
 from slivit.data.training_range import depths_told, training_range
@@ -209,9 +208,9 @@ def labelled_scans(recipe: Labelled) -> LabelledScans:
     """
     parts, end = [], 0
     for name, section in recipe.parts.items():
-        manifest = with_covariates(
-            load_manifest(section.data, section.task), recipe.preprocessing.reader, section.data.processes
-        )
+        manifest = load_manifest(section.data, section.task)
+        if section.task.covariates:
+            manifest = with_covariates(manifest, recipe.preprocessing.reader, section.data.processes)
         manifest = manifest.with_task(section.task.fitted(manifest.rows("train")))
         check_subgroups(manifest.frame, recipe.testing)
         for covariate in manifest.task.inputs:

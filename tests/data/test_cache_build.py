@@ -14,8 +14,8 @@ from slivit.data import cache_entry
 from slivit.data.augmentation import Augmentation
 from slivit.data.cache import CacheError
 from slivit.data.cache_build import prepare
-from slivit.data.pool import spread
 from slivit.data.preprocessing import Preprocessing, load_slices
+from slivit.data.workers import in_processes
 
 SETTINGS = Preprocessing(size=(4, 16, 12))
 
@@ -67,7 +67,7 @@ def test_augmentation_stays_random_on_top(cache, blob_scans, workers):
 
 
 def test_predictions_are_the_same_with_a_cache(cache, make_scan):
-    from slivit.predict.scans import read_batches
+    from slivit.predict.batching import read_batches
 
     short = make_scan("short.tif", depth=2)
     for _ in range(2):
@@ -82,7 +82,7 @@ def note_and_sleep(folder):
 
 
 def sleep_in_workers(folder):
-    list(spread(note_and_sleep, [folder] * 16, 2, died=str))
+    list(in_processes(note_and_sleep, [folder] * 16, 2, died=str))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")

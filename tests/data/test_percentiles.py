@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from slivit.data.percentiles import order_statistics, percentiles
+from slivit.data.slices import order_statistics, percentiles
 
 DTYPES = [np.bool_, np.uint8, np.int8, np.int16, np.uint16, np.int32, np.float16, np.float32, np.float64]
 PERCENTS = (0, 0.05, 2, 50, 98, 100)
@@ -46,7 +46,7 @@ def test_the_byte_order_of_the_array_does_not_matter(rng):
 
 
 def test_more_values_than_are_counted_at_once(monkeypatch, rng):
-    monkeypatch.setattr("slivit.data.percentiles._CHUNK", 64)
+    monkeypatch.setattr("slivit.data.slices._CHUNK", 64)
     for dtype in (np.uint8, np.int16, np.float32):
         values = rng.integers(0, 120, (5, 7, 11)).astype(dtype)
         np.testing.assert_allclose(percentiles(values, PERCENTS), np.percentile(values, PERCENTS))

@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from slivit.data.pool import spread
+from slivit.data.workers import in_processes
 from slivit.errors import SlivitError
 from slivit.experiments.run_request import answer, going_on, made_by, request
 from slivit.machines import Died, Lost, Machines, devices, machines_at, readers_at
@@ -81,7 +81,7 @@ def fragile(tmp_path, monkeypatch):
 def test_scans_read_on_machines_are_read_alone_after_a_death(fragile, tmp_path):
     items = ["1", "2", "exit", "4", "5"]
     with Local(2, tmp_path / "logs") as machines:
-        found = dict(spread(fragile, items, machines, died=lambda item: f"{item} died", chunk=2))
+        found = dict(in_processes(fragile, items, machines, died=lambda item: f"{item} died", chunk=2))
     assert found == {0: 1, 1: 2, 2: "exit died", 3: 4, 4: 5}
 
 

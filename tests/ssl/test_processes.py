@@ -23,7 +23,7 @@ from slivit.ssl import run as selfsupervised
 from slivit.ssl._images import grey, to_model
 from slivit.ssl.losses.koleo import koleo_loss
 from slivit.ssl.recipe import SelfSupervisedRecipe
-from slivit.train._shared_norm import share_batch_norms
+from slivit.train.replicas import share_batch_norms
 
 TINY_VIT = {"dim": 16, "depth": 2, "heads": 2, "slices": 32, "image_size": 32, "position_size": 32, "layer_scale": 1.0,
             "mask_token": True}  # fmt: skip
@@ -205,7 +205,7 @@ def test_batch_norms_and_koleo_look_at_all_processes(tmp_path):
 @pytest.mark.parametrize(("shuffle", "drop_last"), [(True, True), (False, False)])
 def test_processes_share_every_step_out(monkeypatch, shuffle, drop_last):
     def seen(rank, size, bs):
-        monkeypatch.setattr("slivit.data.sharing.rank_and_size", lambda: (rank, size))
+        monkeypatch.setattr("slivit.data.sampling.rank_and_size", lambda: (rank, size))
         loader = SharedDL(list(range(22)), bs=bs, shuffle=shuffle, drop_last=drop_last)
         loader.rng.seed(5)
         batches = [b.tolist() for b in loader]

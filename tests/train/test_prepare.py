@@ -9,10 +9,10 @@ from slivit.cli.data import add_commands
 from slivit.data import cache as cache_module
 from slivit.data import content
 from slivit.data.cache import SliceCache
-from slivit.data.caching import cache_of, size_text
 from slivit.data.preprocessing import Preprocessing, load_slices
-from slivit.data.recipe import Data
+from slivit.data.recipe import Data, cache_of
 from slivit.errors import RecipeError
+from slivit.files import size_text
 from slivit.recipe import load_recipe
 from slivit.train.prepare import recipe_for, run
 

@@ -19,9 +19,9 @@ from slivit.data.checking.scan import ScanFacts, examine
 from slivit.data.inspection import Columns, Inspection, inspect_manifest
 from slivit.data.manifest import SPLITS
 from slivit.data.manifest_checks import empty_splits
-from slivit.data.pool import spread
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.reviews import REVIEWS, Review, read_reviews
+from slivit.data.workers import in_processes
 from slivit.machines import Machines
 from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
@@ -182,7 +182,7 @@ def examined(
         reviews: what people noted who looked at the scans.
     """
     pictures = Pictures()
-    read = partial(spread, partial(examine, reader=dict(reader or {})), workers=workers, limit=time_limit)
+    read = partial(in_processes, partial(examine, reader=dict(reader or {})), workers=workers, limit=time_limit)
     facts = _read_all(found.frame["path"], partial(read, died=partial(_died, time_limit)), progress, pictures)
     table = _table(found.frame, facts)
     return CheckResult(source, table, task, find_all(table, task, found.problems, found.warnings, reviews), pictures)

@@ -13,12 +13,12 @@ from slivit.data.importers.dicom_channels import parse_channels, side_by_side
 from slivit.data.importers.dicom_labels import Labels, read_labels
 from slivit.data.importers.dicom_where import meets, parse_conditions
 from slivit.data.importers.registry import importer
-from slivit.data.pool import spread
 from slivit.data.readers.dicom_archive import FoundSeries, Header, find_series, header_of
 from slivit.data.readers.dicom_headers import Frame, read_dataset
 from slivit.data.readers.dicom_values import text
 from slivit.data.readers.entries import FileEntry, folder_entries
 from slivit.data.readers.geometry import view
+from slivit.data.workers import in_processes
 from slivit.errors import ManifestError, ReadError, SlivitError, gather, one_of
 
 Choose = Literal["error", "all", "most_slices", "first", "latest"]
@@ -119,7 +119,7 @@ def _headers(entries: Sequence[FileEntry], workers: int) -> list[Header]:
     found: list[Header] = [Header(entry.path) for entry in entries]
     with tqdm(total=len(entries), desc="headers", unit="file", disable=None) as bar:
         several = workers if len(entries) > 10 * _CHUNK else 0
-        for index, header in spread(header_of, entries, several, _died, chunk=_CHUNK):
+        for index, header in in_processes(header_of, entries, several, _died, chunk=_CHUNK):
             found[index] = header
             bar.update()
     return found

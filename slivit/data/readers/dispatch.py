@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from slivit.data.notes import record
 from slivit.data.readers import dicom, frames, heidelberg, itk, nifti, npz, sniff, video
 from slivit.data.readers.address import options_of, parts_of, split_address, typed_options
 from slivit.data.readers.base import Array, Recounted, Scan, ScanInfo, all_finite, counted
 from slivit.data.readers.channels import beside
-from slivit.data.readers.noticed import record
 from slivit.data.readers.sniff import Found
-from slivit.data.watching import noted
+from slivit.data.workers import noted
 from slivit.errors import ReadError, nearest, one_of
 from slivit.plugins import load_plugins
 from slivit.volume import Volume

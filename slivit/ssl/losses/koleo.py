@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from slivit.errors import ModelError
 from slivit.parallel import rank_and_size
-from slivit.train.gather import gather_rows
+from slivit.train.replicas import gather_rows
 
 EPSILON = 1e-8
 

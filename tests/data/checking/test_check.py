@@ -15,7 +15,7 @@ from slivit.data.checking.check import check_manifest
 from slivit.data.checking.findings import unusual_notes
 from slivit.data.checking.scan import content_hash, examine, orientation
 from slivit.data.importers import medmnist_manifest
-from slivit.data.pool import spread
+from slivit.data.workers import in_processes
 from slivit.errors import ManifestError
 from slivit.targets.task import Task
 
@@ -205,7 +205,7 @@ def test_a_path_of_an_empty_cell():
 def test_a_crash_costs_one_item_only():
     good = [f"{i} + 0" for i in range(30)]
     items = [*good[:17], "__import__('os')._exit(3)", *good[17:]]
-    results = dict(spread(eval, items, 2, lambda item: -1))
+    results = dict(in_processes(eval, items, 2, lambda item: -1))
     assert sorted(results) == list(range(31))
     assert results[17] == -1
     assert [results[i] for i in range(31) if i != 17] == list(range(30))
@@ -213,13 +213,13 @@ def test_a_crash_costs_one_item_only():
 
 def test_errors_of_the_function_are_not_hidden():
     with pytest.raises(ZeroDivisionError):
-        list(spread(eval, ["1 / 0"], 1, lambda item: -1))
+        list(in_processes(eval, ["1 / 0"], 1, lambda item: -1))
 
 
 def test_an_item_that_hangs_costs_itself_only():
     """`time.sleep` for a year; a process that hangs is ended, and the others' results are there."""
     items = ["1 + 1", "__import__('time').sleep(3e7)", "2 + 2"]
-    assert dict(spread(eval, items, 1, lambda item: -1, chunk=1, limit=1.0)) == {0: 2, 1: -1, 2: 4}
+    assert dict(in_processes(eval, items, 1, lambda item: -1, chunk=1, limit=1.0)) == {0: 2, 1: -1, 2: 4}
 
 
 def test_a_scan_over_the_time_limit_is_told():

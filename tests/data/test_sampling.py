@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from slivit.data.blocks import volume_dataloaders
 from slivit.data.manifest import read_manifest
-from slivit.data.oversampling import item_classes, oversampled
 from slivit.data.preprocessing import Preprocessing
+from slivit.data.sampling import item_classes, oversampled
 from slivit.errors import SlivitError
 from slivit.models.registry import ModelSpec
 from slivit.targets.task import Task

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from slivit.data.watching import NOTES, noted, readers_watched, readers_with_room
+from slivit.data.workers import NOTES, noted, readers_watched, readers_with_room
 from slivit.errors import ReadError
 
 TOLD = (
