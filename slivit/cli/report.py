@@ -114,15 +114,19 @@ def curve(
     cluster: ClusterOption = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train runs of another recipe there anew.")] = False,
 ) -> None:
-    """Train on nested subsets of the labels, and draw how performance grows with them."""
-    from slivit.experiments.curve import run
+    """Train on nested subsets of the labels, and draw how performance grows with them: a study of shares and seeds."""
+    from slivit.experiments.curve import curve_study
+    from slivit.experiments.study import run
     from slivit.recipe import load_recipe
 
     with told_errors(AGAIN):
         shares = [_number(text, float, "--fractions") for text in fractions.split(",")]
         starts = [_number(text, int, "--seeds") for text in seeds.split(",")]
         loaded = load_recipe("finetune", recipe, overrides or ())
-        typer.echo(run(loaded, out, shares, starts, cluster=cluster, overwrite=overwrite))
+        study = curve_study(loaded, out, shares, starts)
+        found = run(study, processes=0, cluster=cluster, overwrite=overwrite)
+        typer.echo(found.page or found.folder)
+    raise typer.Exit(1 if found.failed else 0)
 
 
 def _number(text: str, kind: type, option: str) -> Any:

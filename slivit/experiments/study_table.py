@@ -8,15 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slivit.data.table import as_shown
+from slivit.data.table import as_shown, read_table
 from slivit.evaluate import comparing
 from slivit.evaluate.compare import check_metrics
 from slivit.evaluate.comparing import Matched
 from slivit.evaluate.methods import Method, check_scans, read_run
-from slivit.experiments.curve import training_size
 from slivit.experiments.study_grid import AS_GIVEN, RUNS, Grid, Job
 from slivit.experiments.study_schedule import Found, outcome
 from slivit.files import whole_file
+from slivit.folder import SPLIT
 
 if TYPE_CHECKING:
     from slivit.statistics import Comparison
@@ -162,6 +162,13 @@ def _cell(grid: Grid, compared: Compared, i: int) -> dict[str, Any]:
             for job, found in zip(jobs, compared.runs[i], strict=True)
         ],
     }
+
+
+def training_size(folder: Path) -> tuple[int, int]:
+    """How many scans, and of how many patients, a run was trained on."""
+    rows = read_table(folder / SPLIT)[["patient", "split"]]
+    train = rows[rows["split"] == "train"]
+    return len(train), int(train["patient"].nunique())
 
 
 def _within(grid: Grid, job: Job) -> str:

@@ -29,7 +29,8 @@ def study_plots(study: Values) -> Iterator[Plot]:
     """
     unit = study["task"]["unit"]
     if len({cell["fraction"] for cell in study["cells"]}) > 1:
-        yield from (label_plot(study, metric, unit) for metric in study["settings"]["metrics"])
+        plot = curve_plot if is_curve(study) else label_plot
+        yield from (plot(study, metric, unit) for metric in study["settings"]["metrics"])
     for metric in study["settings"]["metrics"]:
         yield from _differences(study, metric, unit)
     for metric in dict.fromkeys(entry["metric"] for entry in study.get("shuffles", [])):
@@ -60,6 +61,37 @@ def method_title(study: Values, model: str, start: str) -> str:
     parts = [title(study, "model", model)] if len(settings["models"]) > 1 or len(settings["starts"]) == 1 else []
     parts += [title(study, "start", start)] if len(settings["starts"]) > 1 else []
     return ", ".join(parts)
+
+
+def is_curve(study: Values) -> bool:
+    """Whether a study is of one model under one initialisation, and several shares of the labels."""
+    settings = study["settings"]
+    return len(settings["models"]) == len(settings["starts"]) == 1 < len(settings["fractions"])
+
+
+def curve_plot(study: Values, metric: str, unit: str) -> Plot:
+    """A metric of one model by the number of training scans: the mean over seeds with its interval, and every run."""
+    figure, ax = new_figure(4.0)
+    settings, cells = study["settings"], sorted(study["cells"], key=lambda c: c["train_scans"])
+    known = [c for c in cells if c["metrics"][metric]["value"] is not None]
+    x = [c["train_scans"] for c in known]
+    value, low, high = ([c["metrics"][metric][key] for c in known] for key in ("value", "low", "high"))
+    ax.plot(x, value, "o-", color=colour(0), label="mean over seeds", zorder=3)
+    if None not in (*low, *high):
+        label = f"{settings['level']:.0%} interval over test {cases_drawn(settings)}"
+        ax.fill_between(x, low, high, color=colour(0), alpha=0.18, linewidth=0, label=label)
+    runs = [(c["train_scans"], r["metrics"][metric]) for c in cells for r in c["runs"]]
+    runs = [(n, own) for n, own in runs if own is not None]
+    if len(settings["seeds"]) > 1 and runs:
+        ax.plot(*zip(*runs, strict=True), "x", color=colour(1), ms=5, mew=1.3, label="single runs", zorder=4)
+    scan_axis(ax, [c["train_scans"] for c in cells])
+    ax.set_ylabel(with_unit(metric, unit))
+    ax.grid(True)
+    ax.legend(loc="best")
+    caption = f"Logarithmic axis of training scans. The band tells how far other test {cases_drawn(settings)} would "
+    caption += "move the mean; the crosses, how far the seed of the training moves it."
+    alt = f"{metric_name(metric)} by training scans: " + ", ".join(f"{n}" for n in x)
+    return Plot(f"labels-{_file(metric)}", f"{with_unit(metric, unit)} by number of labels", caption, figure, alt)
 
 
 def label_plot(study: Values, metric: str, unit: str) -> Plot:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slivit.report.draw import Plot, new_figure
-from slivit.report.style import PALETTE, cases_drawn, colour, dash, marker, metric_name, with_unit
+from slivit.report.style import PALETTE, colour, dash, marker
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,42 +55,6 @@ def _epochs(history: Path) -> pd.DataFrame:
     except (ValueError, KeyError) as error:
         log.warning("%s: is damaged (%s); the page has no figure of the training", history, error)
         return pd.DataFrame()
-
-
-def curve_plot(curve: Mapping[str, Any], metric: str, name: str) -> Plot:
-    """A metric by the number of training scans: the mean over seeds with its interval, and every run.
-
-    Args:
-        curve: `curve.json`.
-        metric: what to draw.
-        name: of the files.
-    """
-    figure, ax = new_figure(4.0)
-    points = [p for p in curve["points"] if p["metrics"][metric]["value"] is not None]
-    x = [p["train_scans"] for p in points]
-    ax.plot(
-        x, [p["metrics"][metric]["value"] for p in points], "o-", color=colour(0), label="mean over seeds", zorder=3
-    )
-    if all(p["metrics"][metric]["low"] is not None for p in points):
-        low, high = ([p["metrics"][metric][side] for p in points] for side in ("low", "high"))
-        settings = curve["settings"]
-        label = f"{settings['level']:.0%} interval over test {cases_drawn(settings)}"
-        ax.fill_between(x, low, high, color=colour(0), alpha=0.18, linewidth=0, label=label)
-    singles = [(p["train_scans"], r["metrics"][metric]) for p in curve["points"] for r in p["runs"]]
-    singles = [(n, value) for n, value in singles if value is not None]
-    if len(curve["settings"]["seeds"]) > 1 and singles:
-        ax.plot(*zip(*singles, strict=True), "x", color=colour(1), ms=5, mew=1.3, label="single runs", zorder=4)
-    scan_axis(ax, [p["train_scans"] for p in curve["points"]])
-    ax.set_ylabel(with_unit(metric, curve["task"]["unit"]))
-    ax.grid(True)
-    if ax.get_legend_handles_labels()[1]:
-        ax.legend(loc="best")
-    caption = "Logarithmic axis of training scans. The band tells how far other test "
-    caption += (
-        f"{cases_drawn(curve['settings'])} would move the mean; the crosses, how far the seed of the training moves it."
-    )
-    alt = f"{metric_name(metric)} by training scans: " + ", ".join(f"{n}" for n in x)
-    return Plot(name, f"{with_unit(metric, curve['task']['unit'])} by number of labels", caption, figure, alt)
 
 
 def scan_axis(ax: Axes, counts: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from slivit.report.compare_page import MEANINGS
 from slivit.report.draw import styled
 from slivit.report.page import named_targets, render
-from slivit.report.plots_study import method_title, share_text, study_plots, title
+from slivit.report.plots_study import is_curve, method_title, share_text, study_plots, title
 from slivit.report.style import WORDS, amount, cases_drawn, count, in_words, interval, number, p_text, spoken, with_unit
 from slivit.report.tables import Cell, Grid
 from slivit.targets.task import Task
@@ -38,7 +38,7 @@ def write_study(out: Path | str, study: Values, recipe: str = "") -> Path:
         "axes": axes(study),
         "sentences": list(sentences(study, task)),
         "cautions": list(cautions(study)),
-        "tables": list(metric_grids(study, task)),
+        "tables": list(label_grids(study, task) if is_curve(study) else metric_grids(study, task)),
         "tests": list(test_grids(study, task)),
         "groups": list(group_grids(study, task)),
         "sites": list(site_grids(study, task)),
@@ -78,7 +78,9 @@ def sentences(study: Values, task: Task) -> Iterator[str]:
     scans = f"{count(study['scans'], 'test scan')} of {count(study['patients'], 'patient')}"
     *first, seeds = axes(study)
     yield f"{', '.join(first)} and {seeds}: {count(done, 'finished run')}, tested on the same {scans}."
-    for fraction in settings["fractions"]:
+    if is_curve(study):
+        yield from _by_labels(study, metric, task)
+    for fraction in () if is_curve(study) else settings["fractions"]:
         if text := _best(study, fraction, metric, task):
             yield text
     if text := _against(study, metric):
@@ -89,6 +91,28 @@ def sentences(study: Values, task: Task) -> Iterator[str]:
             f"{name} with its slices in order is number {of} by {spoken(metric)}, its copies in other orders beside it "
             f"(p = {p_text(entry['p_value'])})."
         )
+
+
+def _by_labels(study: Values, metric: str, task: Task) -> Iterator[str]:
+    """What more labels change, where one model is trained on several shares of them."""
+    known = [c for c in study["cells"] if c["metrics"][metric]["value"] is not None]
+    if len(known) < 2:
+        yield f"{spoken(metric).capitalize()} is not defined with several shares of the labels."
+        return
+    before, last = known[1], known[0]
+    unit = task.unit if falls(metric) else ""
+    ends = [
+        f"{in_words(c['metrics'][metric], unit)} with {count(c['train_scans'], 'training scan')}"
+        for c in (known[-1], last)
+    ]
+    yield f"The mean {spoken(metric)} is {ends[0]}, and {ends[1]}."
+    gain = abs(last["metrics"][metric]["value"] - before["metrics"][metric]["value"])
+    sd = last["spread"][metric]["sd"]
+    beside = f"; runs with different seeds differ by a standard deviation of {number(sd)}" if sd is not None else ""
+    yield (
+        f"The last step, from {before['train_scans']:,} to {last['train_scans']:,} scans, changes it by "
+        f"{amount(number(gain), unit)}{beside}."
+    )
 
 
 def _best(study: Values, fraction: float, metric: str, task: Task) -> str:
@@ -162,6 +186,27 @@ def metric_grids(study: Values, task: Task) -> Iterator[Grid]:
             note = f"Mean over the seeds; below it its interval over test {cases_drawn(settings)}, "
             note += "and the SD over the seeds."
             yield Grid(f"{with_unit(metric, task.unit)}, {scans} ({share_text(fraction)})", heads, rows, note)
+
+
+def label_grids(study: Values, task: Task) -> Iterator[Grid]:
+    """Of one model: every metric at each share of the labels, and each metric of every run."""
+    settings = study["settings"]
+    names = {c["fraction"]: f"{c['train_scans']:,} scans ({100 * c['fraction']:.3g}%)" for c in study["cells"]}
+    heads = (("patients", ""), *((with_unit(metric, task.unit), "") for metric in settings["metrics"]))
+    rows = tuple(
+        (names[c["fraction"]], ((f"{c['train_patients']:,}", ""), *(_value(c, m) for m in settings["metrics"])))
+        for c in study["cells"]
+    )
+    note = f"Below a mean its interval over test {cases_drawn(settings)}, and the SD over the seeds."
+    yield Grid("Mean over seeds", heads, rows, note)
+    for metric in settings["metrics"]:
+        runs = {(c["fraction"], run["seed"]): run["metrics"][metric] for c in study["cells"] for run in c["runs"]}
+        heads = tuple((f"seed {seed}", "") for seed in settings["seeds"])
+        rows = tuple(
+            (name, tuple((number(runs[share, s]) if (share, s) in runs else "–", "") for s in settings["seeds"]))
+            for share, name in names.items()
+        )
+        yield Grid(f"{with_unit(metric, task.unit)} of every run", heads, rows)
 
 
 def _value(cell: Values | None, metric: str) -> Cell:

@@ -3,8 +3,8 @@
 import pytest
 
 from slivit.report.draw import styled
+from slivit.report.plots_study import curve_plot
 from slivit.report.plots_sweep import settings_plot
-from slivit.report.plots_training import curve_plot
 
 
 @pytest.mark.parametrize(("high", "labels"), [(4e-3, ["0.001", "0.004"]), (1.0, None)])
@@ -24,9 +24,9 @@ def test_a_logarithmic_setting_has_its_whole_range_and_labels_that_do_not_meet(h
 def test_a_curve_says_what_its_band_is(by_patient):
     estimate = {"value": 0.8, "low": 0.7, "high": 0.9}
     runs = [{"metrics": {"roc_auc": 0.8}}]
-    points = [{"train_scans": n, "metrics": {"roc_auc": estimate}, "runs": runs} for n in (10, 40)]
+    cells = [{"train_scans": n, "metrics": {"roc_auc": estimate}, "runs": runs} for n in (40, 10)]
     settings = {"level": 0.9, "by_patient": by_patient, "seeds": [0]}
     with styled():
-        plot = curve_plot({"task": {"unit": ""}, "settings": settings, "points": points}, "roc_auc", "curve")
+        plot = curve_plot({"settings": settings, "cells": cells}, "roc_auc", "")
     told = [text.get_text() for text in plot.figure.axes[0].get_legend().get_texts()]
     assert f"90% interval over test {'patients' if by_patient else 'scans'}" in told

@@ -16,7 +16,7 @@ import slivit
 from slivit.errors import RecipeError, SlivitError
 from slivit.evaluate import command as evaluating
 from slivit.evaluate import compare as comparing
-from slivit.experiments import curve
+from slivit.experiments import curve, study
 from slivit.folder import RunFolder
 from slivit.models.recipe import Model
 from slivit.models.registry import model_spec
@@ -245,10 +245,10 @@ def test_two_runs_are_compared_scan_by_scan(run, blob_scans, tmp_path):
 @pytest.mark.slow
 def test_a_curve_of_labels_is_of_dice(run, blob_scans, tmp_path):
     chosen = recipe(blob_scans, tmp_path / "unused", fit={"epochs": 1})
-    folder = curve.run(chosen, tmp_path / "curve", [0.5, 1.0], [0])
-    found = json.loads((folder / "curve.json").read_text())
+    made = study.run(curve.curve_study(chosen, tmp_path / "curve", [0.5, 1.0], [0]), processes=0)
+    found = json.loads((made.folder / "study.json").read_text())
     assert found["settings"]["metrics"] == ["dice"]
-    assert [p["train_scans"] for p in found["points"]] == [6, 12]
+    assert [cell["train_scans"] for cell in found["cells"]] == [12, 6]
 
 
 def test_an_export_segments_as_the_run_does_and_other_formats_are_refused(run, blob_scans, tmp_path):
