@@ -263,11 +263,14 @@ def _fields_at(kind: type[BaseModel], location: Sequence[Any]) -> Iterator[str]:
 
 def resolved_toml(recipe: BaseModel) -> str:
     """A recipe with all its defaults, as TOML that `load_recipe` reads back to the same recipe."""
+    return toml_text(recipe.model_dump(mode="json"))
+
+
+def toml_text(table: Mapping[str, Any]) -> str:
+    """Plain values as TOML, which has no null: what is None is left out, and its absence means the same."""
     import tomli_w
 
-    return tomli_w.dumps(_without_none(recipe.model_dump(mode="json")))
+    def known(table: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: known(v) if isinstance(v, Mapping) else v for k, v in table.items() if v is not None}
 
-
-def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
-    """TOML has no null: what is None is left out, and its absence means the same."""
-    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
+    return tomli_w.dumps(known(table))

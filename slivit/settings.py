@@ -86,7 +86,7 @@ def call_checked(name: str, factory: Callable[..., Any], *args: Any, **settings:
         ModelError: every setting that does not keep to them, with what was given.
     """
 
-    @wraps(factory)
+    @wraps(factory, updated=())
     def annotated(*args: Any, **settings: Any) -> Any:
         return factory(*args, **settings)
 
@@ -107,7 +107,8 @@ def _tuple_where_meant(annotation: Any, value: Any) -> Any:
 
 def _types_of(factory: Callable[..., Any]) -> dict[str, Any]:
     """A factory's annotations as types; anything goes for what returns, and where only a type checker knows a name."""
-    function = factory.func if isinstance(factory, partial) else factory
+    function: Any = factory.func if isinstance(factory, partial) else factory
+    function = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
     found: dict[str, Any] = {}
     for name, annotation in getattr(function, "__annotations__", {}).items():
         one = SimpleNamespace(__annotations__={name: annotation})

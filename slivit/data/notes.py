@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slivit.files import whole_file
 from slivit.parallel import is_main
 
 log = logging.getLogger(__name__)
@@ -104,12 +103,11 @@ def _tell(own: Path, file: Callable[[str], Path]) -> None:
         return
     import pandas as pd
 
-    from slivit.data.table import as_shown
+    from slivit.data.table import write_table
 
     for kind in counted_notes(notes):
         log.warning("%s", kind)
-    with whole_file(file(NOTES)) as partial:
-        as_shown(pd.DataFrame(notes, columns=["path", "note"])).to_csv(partial, index=False)
+    write_table(file(NOTES), pd.DataFrame(notes, columns=["path", "note"]))
 
 
 def _read(file: Path) -> list[str]:

@@ -62,19 +62,6 @@ def k_folds(frame: pd.DataFrame, task: Task, *, k: int = 5, seed: int = 0) -> pd
     return _allocate(frame, task, np.full(k, 1 / k), seed).rename("fold")
 
 
-def fold_splits(folds: pd.Series, fold: int) -> pd.Series:
-    """Turn folds into splits: `fold` is the test set, the next one (cyclic) is val, the others train.
-
-    Raises:
-        ManifestError: fewer than three folds, or no such fold.
-    """
-    k = int(folds.max()) + 1
-    if k < 3 or not 0 <= fold < k:
-        raise ManifestError(f"fold_splits: fold {fold} of {k}; allowed are 0 to {k - 1}, of at least 3 folds")
-    names = {fold: "test", (fold + 1) % k: "val"}
-    return folds.map(lambda f: names.get(int(f), "train")).rename("split")
-
-
 def given_folds(frame: pd.DataFrame, task: Task, k: int, seed: int = 0) -> pd.Series:
     """The folds of a table: its own column `fold` where it has one, such as a data set's official folds, or new ones.
 

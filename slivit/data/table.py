@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from slivit.errors import ManifestError, gather, nearest, one_of
+from slivit.files import whole_file
 from slivit.targets.task import class_name
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>"})
@@ -140,6 +141,12 @@ def as_shown(frame: pd.DataFrame) -> pd.DataFrame:
         if column.dtype == object or not pd.api.types.is_any_real_numeric_dtype(column):
             quoted.isetitem(place, column.map(_quoted).array)
     return quoted.rename(columns=_quoted)
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table as `as_shown` has it, whole or not at all."""
+    with whole_file(path) as partial:
+        as_shown(frame).to_csv(partial, index=False)
 
 
 def read_shown(path: Path | str, **options: Any) -> pd.DataFrame:

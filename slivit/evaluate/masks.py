@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from slivit.data.case import Align, read_mask
 from slivit.data.manifest_checks import split_place
 from slivit.data.preprocessing import Preprocessing
-from slivit.data.table import as_shown, read_shown
+from slivit.data.table import read_shown, write_table
 from slivit.errors import RecipeError, SlivitError
 from slivit.evaluate.details import details_of
 from slivit.evaluate.measure import SCHEMA, drawn_cases, log_headlines, metrics_of
 from slivit.evaluate.recipe import Testing
-from slivit.files import whole_file, write_json
+from slivit.files import write_json
 from slivit.folder import CASES, MASKS, METRICS
 from slivit.predict.engine import Engine
 from slivit.predict.masks import Segmented, case_names, segment, write_masks
@@ -253,8 +253,7 @@ def write_cases(folder: Path, cases: pd.DataFrame, task: Segmentation, metrics: 
 
     An infinite distance stands as inf in the table.
     """
-    with whole_file(folder / CASES) as partial:
-        as_shown(cases).to_csv(partial, index=False)
+    write_table(folder / CASES, cases)
     write_json(folder / METRICS, metrics)
     log_headlines(metrics, task)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slivit.data.manifest_checks import split_place
-from slivit.data.table import as_shown
+from slivit.data.table import write_table
 from slivit.errors import RecipeError, nearest, one_of
 from slivit.evaluate.details import details_of
 from slivit.evaluate.recipe import Testing
-from slivit.files import whole_file, write_json
+from slivit.files import write_json
 from slivit.folder import METRICS, PREDICTIONS
 from slivit.settings import changed
 from slivit.targets.cases import Cases, arrays_of, cases_of, counts_of
@@ -144,8 +144,7 @@ def check_testing(testing: Testing, task: Task) -> None:
 
 def write_results(folder: Path, table: pd.DataFrame, task: Task, metrics: dict[str, Any]) -> None:
     """Write `predictions.csv` and `metrics.json`, and log the main figures of every split."""
-    with whole_file(folder / PREDICTIONS) as partial:
-        as_shown(table).to_csv(partial, index=False)
+    write_table(folder / PREDICTIONS, table)
     write_json(folder / METRICS, metrics)
     log_headlines(metrics, task)
 

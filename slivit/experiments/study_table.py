@@ -8,14 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slivit.data.table import as_shown, read_table
+from slivit.data.table import read_table, write_table
 from slivit.evaluate import comparing
 from slivit.evaluate.compare import check_metrics
 from slivit.evaluate.comparing import Matched
 from slivit.evaluate.methods import Method, check_scans, read_run
 from slivit.experiments.study_grid import AS_GIVEN, RUNS, Grid, Job
 from slivit.experiments.study_schedule import Found, outcome
-from slivit.files import whole_file
 from slivit.folder import SPLIT
 
 if TYPE_CHECKING:
@@ -221,8 +220,7 @@ def write_tables(out: Path, found: Mapping[str, Any]) -> None:
     tables |= {"shuffles.csv": ranks} if ranks else {}
     tables |= {"groups.csv": found["groups"]} if found["groups"] else {}
     for name, rows in tables.items():
-        with whole_file(out / name) as partial:
-            as_shown(pd.DataFrame(list(rows))).to_csv(partial, index=False)
+        write_table(out / name, pd.DataFrame(list(rows)))
 
 
 def site_rows(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

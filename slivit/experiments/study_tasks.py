@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from slivit.data.table import as_shown, read_shown
+from slivit.data.table import read_shown, write_table
 from slivit.experiments.recipe_study import StudyRecipe
 from slivit.experiments.study_grid import FEATURES, STARTS, layered
-from slivit.files import whole_file
 
 TASKS = "tasks.csv"
 
@@ -44,8 +43,7 @@ def write_tasks(out: Path, tables: Mapping[str, Path]) -> Path:
 
     parts = [read_shown(table, keep_default_na=False).assign(task=name) for name, table in tables.items()]
     whole = pd.concat(parts, ignore_index=True)
-    with whole_file(out / TASKS) as partial:
-        as_shown(whole[["task", *(c for c in whole if c != "task")]]).to_csv(partial, index=False)
+    write_table(out / TASKS, whole[["task", *(c for c in whole if c != "task")]])
     return out / TASKS
 
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from slivit.data.manifest import Manifest
 from slivit.data.sources import load_manifest
-from slivit.data.table import as_shown
+from slivit.data.table import write_table
 from slivit.errors import RecipeError, SlivitError, WriteError, message
 from slivit.experiments import searching
 from slivit.experiments.recipe_sweep import LOSSES, Categorical, SweepRecipe
-from slivit.files import whole_file, write_json, write_text, writing
+from slivit.files import write_json, write_text, writing
 from slivit.folder import HISTORY, LOG, PROGRESS, RECIPE, logged
 from slivit.folder.lock import make_folder
 from slivit.machines import machines_at
@@ -381,8 +381,7 @@ def _write_csv(path: Path, found: dict[str, Any]) -> None:
 
     kept = ("number", "state", "value", "epochs", "seconds", "why")
     rows = [{**{k: t[k] for k in kept}, **t["values"]} for t in found["trials"]]
-    with whole_file(path) as partial:
-        as_shown(pd.DataFrame(rows)).to_csv(partial, index=False)
+    write_table(path, pd.DataFrame(rows))
 
 
 def lines(found: dict[str, Any], most: int = 5) -> Iterator[str]:

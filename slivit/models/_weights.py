@@ -148,13 +148,6 @@ def load_backbone(model: nn.Module, weights: Weights) -> tuple[str, ...]:
     return dropped
 
 
-def load_backbone_weights(
-    backbone: Any, weights: Weights, *, architecture: str, cut: Collection[str] = ()
-) -> tuple[str, ...]:
-    """As `load_backbone`, for a backbone itself; `cut` names what the whole network has and the backbone has not."""
-    return load_by_rules(backbone, weights, WeightRules(architecture=architecture, cut=frozenset(cut)))
-
-
 def load_by_rules(backbone: Any, weights: Weights, rules: WeightRules) -> tuple[str, ...]:
     """As `load_backbone`, for a backbone itself and the rules of its family."""
     where, state = rules.read(weights)

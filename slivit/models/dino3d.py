@@ -34,36 +34,85 @@ PROBED_LAYERS = 4  # the most layers whose class tokens a linear probe reads
 
 
 class Dino3d(nn.Module):
-    """A 3D vision transformer and a linear head over its class token; `dino3d_vit` says what the arguments mean.
+    """3DINO-ViT: (B, C, S, H, W) float32 volumes -> (B, out_dim) logits.
 
-    Each channel of the input goes through the same backbone by itself; the features of all are put one behind the
-    other and projected to the length of one channel's. In the paper a GELU follows, in the released code none does.
+    Args:
+        name: the registered name.
+        out_dim: the number of outputs.
+        slices: S, to which scans are sampled; the network itself takes any multiples of 16.
+        image_size: P, rows and columns to which slices are resized.
+        in_chans: C, such as the sequences of an MRI. Each goes through the backbone by itself; in the paper the
+            backbone is frozen then.
+        last_layers: the head reads the class tokens of this many last blocks.
+        average_patches: it also reads the mean of the last block's patch tokens.
+        dim: width of a token.
+        depth: number of blocks.
+        heads: attention heads a block.
+        mlp_ratio: hidden width of a block's perceptron, in widths of a token.
+        position_size: side in voxels of the cube over which positions are trained; for inputs of another size they
+            are interpolated. Released weights have 96 or, after the high-resolution stage, 112.
+        resize_positions: interpolate the positions of weights of another `position_size` once, as they are loaded;
+            such weights are refused without it.
+        layer_scale: value from which the scale of each residual branch is trained.
+        drop_path: share of the volumes that skip a residual branch in training (0.3 in the paper's pre-training).
+        dropout: probability of a feature to be dropped before the head in training.
+        mask_token: keep the token that stands for masked patches, which pre-training needs and a classifier does not.
+        project_gelu: a GELU behind the projection of several channels, as in the paper; the released code has none.
+        pretrained: a path loads weights (see `load_backbone`).
 
-    Source: Xu et al. 2025, Methods, classification and multi-channel input.
+    Raises:
+        ModelError: a value that is not allowed.
+        CheckpointError: weights that do not fit.
+
+    Source: Xu et al. 2025, Methods, "3DINO-ViT", classification and multi-channel input.
     """
 
     def __init__(
         self,
+        name: str,
         out_dim: int,
-        backbone: VisionTransformer3d,
-        rules: WeightRules,
         *,
-        size: tuple[int, int, int],
-        in_chans: int,
-        last_layers: int,
-        average_patches: bool,
-        dropout: float,
+        slices: Count = 96,
+        image_size: Count = 96,
+        in_chans: Count = 1,
+        last_layers: Count = 1,
+        average_patches: bool = False,
+        dim: Count,
+        depth: Count,
+        heads: Count,
+        mlp_ratio: Positive = 4.0,
+        position_size: Count = 96,
+        resize_positions: bool = False,
+        layer_scale: NonNegative = 1e-5,
+        drop_path: Share = 0.0,
+        dropout: Share = 0.0,
+        mask_token: bool = False,
         project_gelu: bool = False,
+        pretrained: bool | Weights = False,
     ) -> None:
+        sizes = {"slices": slices, "image_size": image_size, "position_size": position_size}
+        counts = {"in_chans": in_chans, "last_layers": last_layers, "dim": dim, "depth": depth, "heads": heads}
+        check_sizes(name, sizes, counts, drop_path)
+        backbone = VisionTransformer3d(
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            position_size=position_size,
+            layer_scale=layer_scale,
+            drop_path=drop_path,
+            mask_token=mask_token,
+        )
         super().__init__()
-        self.backbone, self.backbone_info = backbone, rules
-        self.input_size, self.in_chans = size, in_chans
+        self.backbone, self.backbone_info = backbone, weight_rules(name, mask_token, resize_positions)
+        self.input_size, self.in_chans = (slices, image_size, image_size), in_chans
         self.last_layers, self.average_patches = last_layers, average_patches
         features = backbone.dim * (last_layers + average_patches)
         self.project = nn.Linear(in_chans * features, features) if in_chans > 1 else nn.Identity()
         self.activation = nn.GELU() if project_gelu and in_chans > 1 else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, out_dim)
+        start_from(self, pretrained)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) float32, S, H and W multiples of 16 -> (B, out_dim) logits."""
@@ -145,88 +194,6 @@ def pool_tokens(layers: list[Tensor], average_patches: bool) -> Tensor:
     return torch.cat([*parts, layers[-1][:, 1:].mean(1)] if average_patches else parts, dim=1)
 
 
-def dino3d_vit(
-    name: str,
-    out_dim: int,
-    *,
-    slices: Count = 96,
-    image_size: Count = 96,
-    in_chans: Count = 1,
-    last_layers: Count = 1,
-    average_patches: bool = False,
-    dim: Count,
-    depth: Count,
-    heads: Count,
-    mlp_ratio: Positive = 4.0,
-    position_size: Count = 96,
-    resize_positions: bool = False,
-    layer_scale: NonNegative = 1e-5,
-    drop_path: Share = 0.0,
-    dropout: Share = 0.0,
-    mask_token: bool = False,
-    project_gelu: bool = False,
-    pretrained: bool | Weights = False,
-) -> Dino3d:
-    """3DINO-ViT: (B, C, S, H, W) float32 volumes -> (B, out_dim) logits.
-
-    Args:
-        name: the registered name.
-        out_dim: the number of outputs.
-        slices: S, to which scans are sampled; the network itself takes any multiples of 16.
-        image_size: P, rows and columns to which slices are resized.
-        in_chans: C, such as the sequences of an MRI. Each goes through the backbone by itself; in the paper the
-            backbone is frozen then.
-        last_layers: the head reads the class tokens of this many last blocks.
-        average_patches: it also reads the mean of the last block's patch tokens.
-        dim: width of a token.
-        depth: number of blocks.
-        heads: attention heads a block.
-        mlp_ratio: hidden width of a block's perceptron, in widths of a token.
-        position_size: side in voxels of the cube over which positions are trained; for inputs of another size they
-            are interpolated. Released weights have 96 or, after the high-resolution stage, 112.
-        resize_positions: interpolate the positions of weights of another `position_size` once, as they are loaded;
-            such weights are refused without it.
-        layer_scale: value from which the scale of each residual branch is trained.
-        drop_path: share of the volumes that skip a residual branch in training (0.3 in the paper's pre-training).
-        dropout: probability of a feature to be dropped before the head in training.
-        mask_token: keep the token that stands for masked patches, which pre-training needs and a classifier does not.
-        project_gelu: a GELU behind the projection of several channels, as in the paper; the released code has none.
-        pretrained: a path loads weights (see `load_backbone`).
-
-    Raises:
-        ModelError: a value that is not allowed.
-        CheckpointError: weights that do not fit.
-
-    Source: Xu et al. 2025, Methods, "3DINO-ViT".
-    """
-    sizes = {"slices": slices, "image_size": image_size, "position_size": position_size}
-    counts = {"in_chans": in_chans, "last_layers": last_layers, "dim": dim, "depth": depth, "heads": heads}
-    check_sizes(name, sizes, counts, drop_path)
-    backbone = VisionTransformer3d(
-        dim=dim,
-        depth=depth,
-        heads=heads,
-        mlp_ratio=mlp_ratio,
-        position_size=position_size,
-        layer_scale=layer_scale,
-        drop_path=drop_path,
-        mask_token=mask_token,
-    )
-    model = Dino3d(
-        out_dim,
-        backbone,
-        weight_rules(name, mask_token, resize_positions),
-        size=(slices, image_size, image_size),
-        in_chans=in_chans,
-        last_layers=last_layers,
-        average_patches=average_patches,
-        dropout=dropout,
-        project_gelu=project_gelu,
-    )
-    start_from(model, pretrained)
-    return model
-
-
 def weight_rules(name: str, mask_token: bool, resize_positions: bool, *, norm: bool = True) -> WeightRules:
     """How a released 3DINO checkpoint becomes the backbone: the teacher's, without the heads of pre-training.
 
@@ -293,4 +260,4 @@ for _size, _parts in SIZES.items():
         licence="Apache-2.0 (definition); CC BY-NC-ND 4.0 (weights released by the authors)",
         weights="released for dino3d_vit_large alone; docs/dino3d.md" if _size == "large" else "",
         small={"slices": 32, "image_size": 32, "position_size": 32, "dim": 16, "depth": 2, "heads": 2},
-    )(partial(dino3d_vit, _name, **_parts))
+    )(partial(Dino3d, _name, **_parts))

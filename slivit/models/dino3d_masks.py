@@ -115,7 +115,7 @@ def dino3d_backbone(
         vit: the size that gives dim, depth and heads.
         sizes: those of the three that differ.
         norm: whether the last norm is used; where not, it is no part of the network.
-        resize_positions: see `slivit.models.dino3d.dino3d_vit`.
+        resize_positions: see `slivit.models.dino3d.Dino3d`.
         side: slices, image_size and position_size.
         **args: of `VisionTransformer3d`.
     """
@@ -184,7 +184,7 @@ def dino3d_adapter(
         heads: attention heads a block, where they are not the size's.
         mlp_ratio: hidden width of a block's perceptron, in widths of a token.
         position_size: side in voxels of the cube over which positions are trained.
-        resize_positions: see `slivit.models.dino3d.dino3d_vit`.
+        resize_positions: see `slivit.models.dino3d.Dino3d`.
         layer_scale: value from which the scale of each residual branch is trained.
         vit_drop_path: share of the volumes that skip a residual branch of the backbone in training.
         drop_path: share of the scans that skip a perceptron of the adapter in training.

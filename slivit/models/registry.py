@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,7 +92,7 @@ _FACTORIES: dict[str, tuple[ModelSpec, Callable[..., Any]]] = {}
 def register_model(
     name: str | None = None, *, input: Layout, size: tuple[int, int, int], **spec: Any
 ) -> Callable[[Factory], Factory]:
-    """Register a factory `(out_dim, **args) -> nn.Module` under its own name, or under `name`.
+    """Register a factory `(out_dim, **args) -> nn.Module`, or a class that takes these, under its own name or `name`.
 
     The module it returns must have `.backbone` and `.head` (parameters outside both count as the integrator, or the
     decoder of a network that segments), and may
@@ -101,7 +102,7 @@ def register_model(
     `create_model` holds its arguments to their annotations, such as `slices: Count` (see `slivit.settings`).
 
     Args:
-        name: the registered name; the function's by default.
+        name: the registered name; the function's by default. A class is given one.
         input: see `ModelSpec`.
         size: see `ModelSpec`.
         **spec: the other fields of `ModelSpec`.
@@ -143,7 +144,7 @@ def _load_families() -> None:
 def _load_family(name: str) -> None:
     """Import the module of this package that defines a model of that name, and where none does, all of them."""
     for file in sorted(Path(__file__).parent.glob("[!_]*.py")):
-        if f"\ndef {name}(" in file.read_text("utf-8"):
+        if re.search(rf'^def {name}\(|^@register_model\(\s*"{name}"', file.read_text("utf-8"), re.MULTILINE):
             importlib.import_module(f"slivit.models.{file.stem}")
     if name not in _FACTORIES:
         _load_families()

@@ -7,6 +7,7 @@ the names that torchvision gave those of the 2D ResNet, as the authors' have. Li
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -101,17 +102,8 @@ class ResNet3d(nn.Module):
         return self.forward_map(x).mean((2, 3, 4))
 
 
-@register_model(
-    input="volume",
-    size=(28, 256, 256),
-    mean=(0.5,),
-    std=(0.5,),
-    source="arXiv:1711.09577",
-    licence="Apache-2.0 (definition)",
-    parameters=33_160_513,
-    small={"slices": 8, "image_size": 32, "depths": (1, 1, 1, 1), "width": 8},
-)
-def resnet3d_18(
+def resnet3d(
+    name: str,
     out_dim: int,
     *,
     slices: Count = 28,
@@ -122,14 +114,15 @@ def resnet3d_18(
     dropout: Share = 0.0,
     pretrained: bool | Weights = False,
 ) -> VolumeModel:
-    """3D ResNet-18: (B, C, S, P, P) float32 volumes -> (B, out_dim) logits.
+    """3D ResNet: (B, C, S, P, P) float32 volumes -> (B, out_dim) logits.
 
     Args:
+        name: "resnet3d_18", of basic blocks, or "resnet3d_50", of bottlenecks.
         out_dim: the number of outputs.
         slices: S.
         image_size: P, rows and columns in pixels.
         in_chans: C. Weights of one channel are divided among several, so that equal channels give what one gave.
-        depths: residual blocks of the four stages.
+        depths: residual blocks of the four stages; 3, 4, 6 and 3 of the 50.
         width: channels of the stem and of the first stage; each further stage has twice as many.
         dropout: of the pooled features.
         pretrained: the path of weights with these names; those over three channels have their first layer summed.
@@ -140,63 +133,33 @@ def resnet3d_18(
 
     Source: Hara et al. 2018, section 3.2 and Table 1 (shortcuts of type B).
     """
-    size = slices, image_size, image_size
-    return _resnet("resnet3d_18", BasicBlock, out_dim, size, in_chans, depths, width, dropout, pretrained)
-
-
-@register_model(
-    input="volume",
-    size=(28, 256, 256),
-    mean=(0.5,),
-    std=(0.5,),
-    source="arXiv:1711.09577",
-    licence="Apache-2.0 (definition)",
-    parameters=46_157_121,
-    small={"slices": 8, "image_size": 32, "depths": (1, 1, 1, 1), "width": 4},
-)
-def resnet3d_50(
-    out_dim: int,
-    *,
-    slices: Count = 28,
-    image_size: Count = 256,
-    in_chans: Count = 1,
-    depths: Sequence[Count] = (3, 4, 6, 3),
-    width: Count = 64,
-    dropout: Share = 0.0,
-    pretrained: bool | Weights = False,
-) -> VolumeModel:
-    """3D ResNet-50, of bottleneck blocks: (B, C, S, P, P) float32 volumes -> (B, out_dim) logits.
-
-    Args:
-        out_dim, slices, image_size, in_chans, depths, width, dropout, pretrained: see `resnet3d_18`.
-
-    Source: Hara et al. 2018, section 3.2 and Table 1 (shortcuts of type B).
-    """
-    size = slices, image_size, image_size
-    return _resnet("resnet3d_50", Bottleneck, out_dim, size, in_chans, depths, width, dropout, pretrained)
-
-
-def _resnet(
-    name: str,
-    block: type[BasicBlock | Bottleneck],
-    out_dim: int,
-    size: tuple[int, int, int],
-    in_chans: int,
-    depths: Sequence[int],
-    width: int,
-    dropout: float,
-    pretrained: bool | Weights,
-) -> VolumeModel:
     if len(depths) != 4:
         raise ModelError(f"{name}: depths has one number for each of the four stages, got {tuple(depths)}")
-    network = ResNet3d(depths, width, in_chans, block)
+    network = ResNet3d(depths, width, in_chans, Bottleneck if name == "resnet3d_50" else BasicBlock)
     return VolumeModel(
         network,
         WeightRules(architecture=name, first=("conv1.weight",)),
         out_dim,
         features=network.features,
-        size=size,
+        size=(slices, image_size, image_size),
         in_chans=in_chans,
         dropout=dropout,
         pretrained=pretrained,
     )
+
+
+for _name, _depths, _parameters, _width in (
+    ("resnet3d_18", (2, 2, 2, 2), 33_160_513, 8),
+    ("resnet3d_50", (3, 4, 6, 3), 46_157_121, 4),
+):
+    register_model(
+        _name,
+        input="volume",
+        size=(28, 256, 256),
+        mean=(0.5,),
+        std=(0.5,),
+        source="arXiv:1711.09577",
+        licence="Apache-2.0 (definition)",
+        parameters=_parameters,
+        small={"slices": 8, "image_size": 32, "depths": (1, 1, 1, 1), "width": _width},
+    )(partial(resnet3d, _name, depths=_depths))

@@ -27,6 +27,15 @@ STRIDE = 32
 WEIGHTS = "{} (ImageNet-1k), which timm downloads with pretrained = true; torchvision's file loads too"
 
 
+TINY = {"layers": (1, 1, 1, 1), "channels": (8, 16, 32, 64)}
+COMMON: dict[str, Any] = {
+    "input": "clip",
+    "size": (32, 224, 224),
+    "licence": "Apache-2.0 (definition); BSD 3-Clause (weights)",
+}
+SMALL: dict[str, Any] = {"slices": 3, "image_size": 32, "backbone_args": TINY}
+
+
 class SliceModel(nn.Module):
     """What these networks share: a 2D backbone over each slice by itself, and a linear head.
 
@@ -87,10 +96,43 @@ class SliceModel(nn.Module):
 
 
 class PooledSlices(SliceModel):
-    """The mean or the maximum over slices; with the mean, the logits are those of the slices on average."""
+    """A 2D network over each slice, pooled: (B, 3, S, P, P) float32 -> (B, out_dim) logits.
 
-    def __init__(self, name: str, out_dim: int, size: tuple[int, int, int], pool: str, **options: Any) -> None:
-        super().__init__(name, size, **options)
+    Args:
+        name: the registered name.
+        backbone: timm's name.
+        out_dim: the number of outputs.
+        slices: S.
+        image_size: P, rows and columns in pixels, a multiple of 32.
+        pool: "mean" or "max" over slices.
+        in_chans: 3, or 1 for grey input with a summed first layer.
+        pretrained: True downloads timm's weights; a path loads a file or folder (see `load_backbone`).
+        backbone_args: further arguments of the timm network.
+
+    Source: Ke et al. 2023, section 3, 2D baselines.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backbone: str,
+        out_dim: int,
+        *,
+        slices: Count = 32,
+        image_size: Count = 224,
+        pool: Pool = "mean",
+        in_chans: Channels = 3,
+        pretrained: bool | Weights = False,
+        backbone_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            name,
+            (slices, image_size, image_size),
+            backbone=backbone,
+            backbone_args=backbone_args,
+            in_chans=in_chans,
+            pretrained=pretrained,
+        )
         self.pool = pool
         self.head = nn.Linear(self.backbone_info.channels, out_dim)
 
@@ -98,41 +140,112 @@ class PooledSlices(SliceModel):
         return pool_slices(self.forward_slices(x), self.pool)
 
 
+@register_model(
+    "lrcn",
+    **COMMON,
+    source="arXiv:1411.4389; arXiv:2304.00546",
+    weights=WEIGHTS.format("resnext101_32x8d.tv_in1k"),
+    parameters=88_415_297,
+    small=SMALL | {"backbone": "resnet18", "hidden": 8},
+)
 class LRCN(SliceModel):
-    """A GRU reads the slices' features in order; its outputs are pooled over slices."""
+    """Long-term recurrent CNN: slice features through a GRU: (B, 3, S, P, P) float32 -> (B, out_dim) logits.
+
+    Args:
+        backbone: a convolutional network of timm.
+        hidden: units of the GRU, in each direction.
+        layers: of the GRU.
+        bidirectional: whether it reads the slices both ways.
+        dropout: probability, before the head.
+        pool: "mean" or "max" of its outputs over slices.
+        out_dim, slices, image_size, in_chans, pretrained, backbone_args: see `PooledSlices`.
+
+    Source: Donahue et al. 2015, section 4; Ke et al. 2023, section 3 (GRU).
+    """
 
     def __init__(
         self,
         out_dim: int,
-        size: tuple[int, int, int],
         *,
-        hidden: int,
-        layers: int,
-        bidirectional: bool,
-        dropout: float,
-        pool: str,
-        **options: Any,
+        slices: Count = 32,
+        image_size: Count = 224,
+        backbone: str = "resnext101_32x8d.tv_in1k",
+        hidden: Count = 128,
+        layers: Count = 1,
+        bidirectional: bool = True,
+        dropout: Share = 0.0,
+        pool: Pool = "mean",
+        in_chans: Channels = 3,
+        pretrained: bool | Weights = False,
+        backbone_args: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__("lrcn", size, **options)
+        super().__init__(
+            "lrcn",
+            (slices, image_size, image_size),
+            backbone=backbone,
+            backbone_args=backbone_args,
+            in_chans=in_chans,
+            pretrained=pretrained,
+        )
         self.pool, self.dropout = pool, nn.Dropout(dropout)
         self.gru = nn.GRU(self.backbone_info.channels, hidden, layers, batch_first=True, bidirectional=bidirectional)
-        self.head = nn.Linear(hidden * (2 if bidirectional else 1), out_dim)
+        self.head = nn.Linear(hidden * (1 + bidirectional), out_dim)
 
     def forward_features(self, x: Tensor) -> Tensor:
         return self.dropout(pool_slices(self.gru(self.forward_slices(x))[0], self.pool))
 
 
+@register_model(
+    "position_encoded_slices",
+    **COMMON,
+    source="arXiv:2303.01491",
+    weights=WEIGHTS.format("resnet18.tv_in1k"),
+    parameters=11_201_441,
+    small=SMALL | {"dim": 8, "heads": 2, "hidden": 8},
+)
 class PositionEncodedSlices(SliceModel):
-    """Slice features with learned positions, integrated by the attention of one learned query or a gate, or pooled."""
+    """The slice CNN of Gupta et al.: (B, 3, S, P, P) float32 -> (B, out_dim) logits.
+
+    Args:
+        backbone: a convolutional network of timm.
+        dim: width of a slice's embedding, a multiple of `heads`.
+        heads: of the attention over slices.
+        hidden: units of the layer before the head, and of the gated network.
+        pool: "attention" of a learned query, "gated" attention (Ilse et al. 2018), or the "mean" or "max" over slices.
+        out_dim, slices, image_size, in_chans, pretrained, backbone_args: see `PooledSlices`.
+
+    Source: Gupta et al. 2023, section 2 (ResNet-18, positions); Gupta et al. 2021 (arXiv:2102.04438), attention.
+    """
 
     def __init__(
-        self, out_dim: int, size: tuple[int, int, int], *, dim: int, heads: int, hidden: int, pool: str, **options: Any
+        self,
+        out_dim: int,
+        *,
+        slices: Count = 32,
+        image_size: Count = 224,
+        backbone: str = "resnet18.tv_in1k",
+        dim: Count = 32,
+        heads: Count = 1,
+        hidden: Count = 64,
+        pool: Literal["attention", "gated", "mean", "max"] = "attention",
+        in_chans: Channels = 3,
+        pretrained: bool | Weights = False,
+        backbone_args: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__("position_encoded_slices", size, **options)
+        if dim % heads:
+            raise ModelError(f"position_encoded_slices: dim must be a multiple of heads, got {dim} and {heads}")
+        super().__init__(
+            "position_encoded_slices",
+            (slices, image_size, image_size),
+            backbone=backbone,
+            backbone_args=backbone_args,
+            in_chans=in_chans,
+            pretrained=pretrained,
+        )
         self.pool = pool
         self.embed = nn.Linear(self.backbone_info.channels, dim)
-        self.positions = nn.Parameter(torch.randn(size[0], dim) / size[0] ** 0.5)
-        self.position_norm = nn.LayerNorm((size[0], dim))
+        self.positions = nn.Parameter(torch.randn(slices, dim) / slices**0.5)
+        self.position_norm = nn.LayerNorm((slices, dim))
         self.attention: QueryAttention | GatedAttention | None = None
         if pool in ("attention", "gated"):
             self.attention = QueryAttention(dim, heads) if pool == "attention" else GatedAttention(dim, hidden)
@@ -191,53 +304,6 @@ def pool_slices(features: Tensor, pool: str) -> Tensor:
     return features.mean(1) if pool == "mean" else features.amax(1)
 
 
-def pooled_slices(
-    name: str,
-    backbone: str,
-    out_dim: int,
-    *,
-    slices: Count = 32,
-    image_size: Count = 224,
-    pool: Pool = "mean",
-    in_chans: Channels = 3,
-    pretrained: bool | Weights = False,
-    backbone_args: Mapping[str, Any] | None = None,
-) -> PooledSlices:
-    """A 2D network over each slice, pooled: (B, 3, S, P, P) float32 -> (B, out_dim) logits.
-
-    Args:
-        name: the registered name.
-        backbone: timm's name.
-        out_dim: the number of outputs.
-        slices: S.
-        image_size: P, rows and columns in pixels, a multiple of 32.
-        pool: "mean" or "max" over slices.
-        in_chans: 3, or 1 for grey input with a summed first layer.
-        pretrained: True downloads timm's weights; a path loads a file or folder (see `load_backbone`).
-        backbone_args: further arguments of the timm network.
-
-    Source: Ke et al. 2023, section 3, 2D baselines.
-    """
-    return PooledSlices(
-        name,
-        out_dim,
-        (slices, image_size, image_size),
-        pool,
-        backbone=backbone,
-        backbone_args=backbone_args,
-        in_chans=in_chans,
-        pretrained=pretrained,
-    )
-
-
-TINY = {"layers": (1, 1, 1, 1), "channels": (8, 16, 32, 64)}
-COMMON: dict[str, Any] = {
-    "input": "clip",
-    "size": (32, 224, 224),
-    "licence": "Apache-2.0 (definition); BSD 3-Clause (weights)",
-}
-SMALL: dict[str, Any] = {"slices": 3, "image_size": 32, "backbone_args": TINY}
-
 for _name, _backbone, _parameters in (
     ("resnet18_2d", "resnet18.tv_in1k", 11_177_025),
     ("resnext101_2d", "resnext101_32x8d.tv_in1k", 86_744_385),
@@ -249,103 +315,4 @@ for _name, _backbone, _parameters in (
         source="arXiv:2304.00546",
         weights=WEIGHTS.format(_backbone),
         small=SMALL if "18" in _name else SMALL | {"backbone_args": TINY | {"cardinality": 2}},
-    )(partial(pooled_slices, _name, _backbone))
-
-
-@register_model(
-    **COMMON,
-    source="arXiv:1411.4389; arXiv:2304.00546",
-    weights=WEIGHTS.format("resnext101_32x8d.tv_in1k"),
-    parameters=88_415_297,
-    small=SMALL | {"backbone": "resnet18", "hidden": 8},
-)
-def lrcn(
-    out_dim: int,
-    *,
-    slices: Count = 32,
-    image_size: Count = 224,
-    backbone: str = "resnext101_32x8d.tv_in1k",
-    hidden: Count = 128,
-    layers: Count = 1,
-    bidirectional: bool = True,
-    dropout: Share = 0.0,
-    pool: Pool = "mean",
-    in_chans: Channels = 3,
-    pretrained: bool | Weights = False,
-    backbone_args: Mapping[str, Any] | None = None,
-) -> LRCN:
-    """Long-term recurrent CNN: slice features through a GRU: (B, 3, S, P, P) float32 -> (B, out_dim) logits.
-
-    Args:
-        backbone: a convolutional network of timm.
-        hidden: units of the GRU, in each direction.
-        layers: of the GRU.
-        bidirectional: whether it reads the slices both ways.
-        dropout: probability, before the head.
-        pool: "mean" or "max" of its outputs over slices.
-        out_dim, slices, image_size, in_chans, pretrained, backbone_args: see `pooled_slices`.
-
-    Source: Donahue et al. 2015, section 4; Ke et al. 2023, section 3 (GRU).
-    """
-    return LRCN(
-        out_dim,
-        (slices, image_size, image_size),
-        hidden=hidden,
-        layers=layers,
-        bidirectional=bidirectional,
-        dropout=dropout,
-        pool=pool,
-        backbone=backbone,
-        backbone_args=backbone_args,
-        in_chans=in_chans,
-        pretrained=pretrained,
-    )
-
-
-@register_model(
-    **COMMON,
-    source="arXiv:2303.01491",
-    weights=WEIGHTS.format("resnet18.tv_in1k"),
-    parameters=11_201_441,
-    small=SMALL | {"dim": 8, "heads": 2, "hidden": 8},
-)
-def position_encoded_slices(
-    out_dim: int,
-    *,
-    slices: Count = 32,
-    image_size: Count = 224,
-    backbone: str = "resnet18.tv_in1k",
-    dim: Count = 32,
-    heads: Count = 1,
-    hidden: Count = 64,
-    pool: Literal["attention", "gated", "mean", "max"] = "attention",
-    in_chans: Channels = 3,
-    pretrained: bool | Weights = False,
-    backbone_args: Mapping[str, Any] | None = None,
-) -> PositionEncodedSlices:
-    """The slice CNN of Gupta et al.: (B, 3, S, P, P) float32 -> (B, out_dim) logits.
-
-    Args:
-        backbone: a convolutional network of timm.
-        dim: width of a slice's embedding, a multiple of `heads`.
-        heads: of the attention over slices.
-        hidden: units of the layer before the head, and of the gated network.
-        pool: "attention" of a learned query, "gated" attention (Ilse et al. 2018), or the "mean" or "max" over slices.
-        out_dim, slices, image_size, in_chans, pretrained, backbone_args: see `pooled_slices`.
-
-    Source: Gupta et al. 2023, section 2 (ResNet-18, positions); Gupta et al. 2021 (arXiv:2102.04438), attention.
-    """
-    if dim % heads:
-        raise ModelError(f"position_encoded_slices: dim must be a multiple of heads, got {dim} and {heads}")
-    return PositionEncodedSlices(
-        out_dim,
-        (slices, image_size, image_size),
-        dim=dim,
-        heads=heads,
-        hidden=hidden,
-        pool=pool,
-        backbone=backbone,
-        backbone_args=backbone_args,
-        in_chans=in_chans,
-        pretrained=pretrained,
-    )
+    )(partial(PooledSlices, _name, _backbone))

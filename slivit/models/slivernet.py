@@ -23,22 +23,59 @@ from slivit.settings import Count
 STRIDE, KERNEL, POOL = 32, 3, 4
 
 
+@register_model(
+    "slivernet",
+    input="tiled",
+    size=(19, 256, 256),
+    source="doi:10.1038/s41746-021-00411-w",
+    licence="Apache-2.0 (definition); weights as their backbone's",
+    weights="resnet18.tv_in1k (ImageNet-1k), which timm downloads with pretrained = true; none for OCT is published",
+    parameters=11_228_065,
+    small={
+        "slices": 5,
+        "image_size": 32,
+        "width": 4,
+        "hidden": 8,
+        "backbone_args": {"layers": (1, 1, 1, 1), "channels": (8, 16, 32, 64)},
+    },
+)
 class SliverNet(nn.Module):
-    """A 2D backbone over tiled slices, and convolutions along them; `slivernet` says what the arguments mean."""
+    """SLIVER-net: (B, 3, S*P, P) float32 tiled slices -> (B, out_dim) logits.
+
+    Args:
+        out_dim: the number of outputs.
+        backbone: a convolutional network of timm.
+        slices: S, at least 5 (20 where `deep`), which the convolutions along the slices need.
+        image_size: P, rows and columns of a slice in pixels, a multiple of 32.
+        width: channels of the first convolution along the slices; each further one has twice as many.
+        hidden: units of the layer before the head.
+        deep: two further convolutions behind a pooling of four neighbours, for long volumes.
+        pretrained: True downloads timm's weights; a path loads a file or folder (see `load_backbone`).
+        backbone_args: further arguments of the timm network.
+
+    Raises:
+        ModelError: a value that is not allowed.
+        CheckpointError: weights that cannot be had, or that do not fit.
+
+    Source: Rakocz et al. 2021, Methods, "SLIVER-net".
+    """
 
     def __init__(
         self,
         out_dim: int,
         *,
-        backbone: str,
-        slices: int,
-        image_size: int,
-        width: int,
-        hidden: int,
-        deep: bool,
-        pretrained: bool | Weights,
-        backbone_args: Mapping[str, Any] | None,
+        backbone: str = "resnet18.tv_in1k",
+        slices: Count = 19,
+        image_size: Count = 256,
+        width: Count = 16,
+        hidden: Count = 24,
+        deep: bool = False,
+        pretrained: bool | Weights = False,
+        backbone_args: Mapping[str, Any] | None = None,
     ) -> None:
+        least = 20 if deep else 5
+        if slices < least:
+            raise ModelError(f"slivernet: slices must be at least {least} (deep={deep}), got {slices}")
         super().__init__()
         self.input_size = (slices, image_size, image_size)
         self.backbone, self.backbone_info = build_backbone(
@@ -79,65 +116,3 @@ def _convolutions(widths: list[int]) -> nn.Sequential:
     for channels, out in pairwise(widths):
         layers += [nn.Conv1d(channels, out, KERNEL), nn.ReLU()]
     return nn.Sequential(*layers)
-
-
-@register_model(
-    input="tiled",
-    size=(19, 256, 256),
-    source="doi:10.1038/s41746-021-00411-w",
-    licence="Apache-2.0 (definition); weights as their backbone's",
-    weights="resnet18.tv_in1k (ImageNet-1k), which timm downloads with pretrained = true; none for OCT is published",
-    parameters=11_228_065,
-    small={
-        "slices": 5,
-        "image_size": 32,
-        "width": 4,
-        "hidden": 8,
-        "backbone_args": {"layers": (1, 1, 1, 1), "channels": (8, 16, 32, 64)},
-    },
-)
-def slivernet(
-    out_dim: int,
-    *,
-    backbone: str = "resnet18.tv_in1k",
-    slices: Count = 19,
-    image_size: Count = 256,
-    width: Count = 16,
-    hidden: Count = 24,
-    deep: bool = False,
-    pretrained: bool | Weights = False,
-    backbone_args: Mapping[str, Any] | None = None,
-) -> SliverNet:
-    """SLIVER-net: (B, 3, S*P, P) float32 tiled slices -> (B, out_dim) logits.
-
-    Args:
-        out_dim: the number of outputs.
-        backbone: a convolutional network of timm.
-        slices: S, at least 5 (20 where `deep`), which the convolutions along the slices need.
-        image_size: P, rows and columns of a slice in pixels, a multiple of 32.
-        width: channels of the first convolution along the slices; each further one has twice as many.
-        hidden: units of the layer before the head.
-        deep: two further convolutions behind a pooling of four neighbours, for long volumes.
-        pretrained: True downloads timm's weights; a path loads a file or folder (see `load_backbone`).
-        backbone_args: further arguments of the timm network.
-
-    Raises:
-        ModelError: a value that is not allowed.
-        CheckpointError: weights that cannot be had, or that do not fit.
-
-    Source: Rakocz et al. 2021, Methods, "SLIVER-net".
-    """
-    least = 20 if deep else 5
-    if slices < least:
-        raise ModelError(f"slivernet: slices must be at least {least} (deep={deep}), got {slices}")
-    return SliverNet(
-        out_dim,
-        backbone=backbone,
-        slices=slices,
-        image_size=image_size,
-        width=width,
-        hidden=hidden,
-        deep=deep,
-        pretrained=pretrained,
-        backbone_args=backbone_args,
-    )

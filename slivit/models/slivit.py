@@ -27,12 +27,65 @@ Reach = Literal["global", "adjacent"]
 Positions = Literal["sincos", "slice_number"]
 
 
+@register_model(
+    "slivit",
+    input="tiled",
+    size=(28, 256, 256),
+    source="doi:10.1038/s41551-024-01257-9",
+    licence="Apache-2.0 (definition); CC BY-NC-ND 4.0 (weights released by the authors)",
+    parameters=48_383_585,
+    weights="feature_extractor.pth or slivit.pth, released at https://github.com/cozygene/SLIViT",
+    small={
+        "backbone": "test_convnext",
+        "slices": 3,
+        "image_size": 32,
+        "stride": 16,
+        "vit_dim": 16,
+        "vit_depth": 2,
+        "vit_heads": 2,
+        "dim_head": 8,
+        "mlp_dim": 32,
+    },
+)
 class SLIViT(nn.Module):
-    """Slice integration by vision transformer; `slivit` says what the arguments mean.
+    """SLIViT: (B, 3, S*P, P) float32 tiled slices -> (B, out_dim) logits.
 
     The backbone sees the S slices as one (S*P, P) image, as in the paper, so that a token knows of its neighbours as
     much as the backbone's receptive field reaches over the border between two slices; BatchNorm, where a backbone has
     it, also shares its statistics among all slices while it trains.
+
+    Args:
+        out_dim: the number of outputs.
+        backbone: a convolutional network of timm.
+        slices: S, the number of slices that are tiled.
+        image_size: P, rows and columns of a slice in pixels; a multiple of `stride`.
+        stride: of the backbone's feature map, which chooses its stage. The paper's 32 makes 8 x 8 x 768 of a slice of
+            256 x 256; small slices need a smaller one.
+        backbone_args: further arguments of the timm network, such as `drop_path_rate`.
+        pretrained: True downloads timm's weights of the backbone; a path loads a file or folder (see `load_backbone`).
+        vit_dim: width of a token.
+        vit_depth: number of transformer blocks.
+        vit_heads: number of attention heads.
+        dim_head: width of a head.
+        mlp_dim: hidden width of a block's perceptron.
+        dropout: probability, in attention and perceptrons.
+        embedding_dropout: probability, of what enters the first block.
+        token_layout: "per_slice" is the paper: a token is one slice's patch of the feature map. "published" is what
+            the released code computes: the map reshaped in memory order, so that a token is a block of channels over
+            all slices. Weights trained with one layout mean nothing in the other.
+        tiling: how the backbone sees the slices: "vertical", from top to bottom, or "horizontal", side by side, as the
+            released loaders of OCT, ultrasound and MRI tile them (that of MedMNIST tiles vertically). The model's input
+            is tiled from top to bottom in both cases.
+        attention: "global", or "adjacent": a slice looks at itself and its direct neighbours, the class token at all.
+            The paper's variant with adjacent attention has a single layer: `vit_depth=1`.
+        positions: what the trainable positions start from: "sincos", sines and cosines, or "slice_number", the paper's:
+            the number of the slice in all of a token's width, which the first LayerNorm removes, so that an untrained
+            network does not see the order of slices.
+
+    Raises:
+        ModelError: a value that is not allowed.
+
+    Source: Avram et al. 2024, Methods, "Model specifications".
     """
 
     allowed: Tensor | None
@@ -41,24 +94,26 @@ class SLIViT(nn.Module):
         self,
         out_dim: int,
         *,
-        backbone: str,
-        slices: int,
-        image_size: int,
-        stride: int,
-        backbone_args: Mapping[str, Any] | None,
-        pretrained: bool | Weights,
-        vit_dim: int,
-        vit_depth: int,
-        vit_heads: int,
-        dim_head: int,
-        mlp_dim: int,
-        dropout: float,
-        embedding_dropout: float,
-        token_layout: TokenLayout,
-        tiling: Tiling,
-        attention: Reach,
-        positions: Positions,
+        backbone: str = "convnext_tiny",
+        slices: Count = 28,
+        image_size: Count = 256,
+        stride: Count = 32,
+        backbone_args: Mapping[str, Any] | None = None,
+        pretrained: bool | Weights = False,
+        vit_dim: Count = 256,
+        vit_depth: Count = 5,
+        vit_heads: Count = 20,
+        dim_head: Count = 64,
+        mlp_dim: Count = 512,
+        dropout: Share = 0.0,
+        embedding_dropout: Share = 0.0,
+        token_layout: TokenLayout = "per_slice",
+        tiling: Tiling = "vertical",
+        attention: Reach = "global",
+        positions: Positions = "sincos",
     ) -> None:
+        if token_layout == "published" and attention == "adjacent":
+            raise ModelError('attention="adjacent" needs token_layout="per_slice": published tokens belong to no slice')
         super().__init__()
         self.input_size = (slices, image_size, image_size)
         self.token_layout, self.tiling = token_layout, tiling
@@ -154,102 +209,3 @@ def published_tokens(features: Tensor, slices: int) -> Tensor:
     This is what the released code computes, and what weights trained with it need; no token belongs to one slice.
     """
     return features.contiguous().reshape(features.shape[0], slices, -1)
-
-
-@register_model(
-    input="tiled",
-    size=(28, 256, 256),
-    source="doi:10.1038/s41551-024-01257-9",
-    licence="Apache-2.0 (definition); CC BY-NC-ND 4.0 (weights released by the authors)",
-    parameters=48_383_585,
-    weights="feature_extractor.pth or slivit.pth, released at https://github.com/cozygene/SLIViT",
-    small={
-        "backbone": "test_convnext",
-        "slices": 3,
-        "image_size": 32,
-        "stride": 16,
-        "vit_dim": 16,
-        "vit_depth": 2,
-        "vit_heads": 2,
-        "dim_head": 8,
-        "mlp_dim": 32,
-    },
-)
-def slivit(
-    out_dim: int,
-    *,
-    backbone: str = "convnext_tiny",
-    slices: Count = 28,
-    image_size: Count = 256,
-    stride: Count = 32,
-    backbone_args: Mapping[str, Any] | None = None,
-    pretrained: bool | Weights = False,
-    vit_dim: Count = 256,
-    vit_depth: Count = 5,
-    vit_heads: Count = 20,
-    dim_head: Count = 64,
-    mlp_dim: Count = 512,
-    dropout: Share = 0.0,
-    embedding_dropout: Share = 0.0,
-    token_layout: TokenLayout = "per_slice",
-    tiling: Tiling = "vertical",
-    attention: Reach = "global",
-    positions: Positions = "sincos",
-) -> SLIViT:
-    """SLIViT: (B, 3, S*P, P) float32 tiled slices -> (B, out_dim) logits.
-
-    Args:
-        out_dim: the number of outputs.
-        backbone: a convolutional network of timm.
-        slices: S, the number of slices that are tiled.
-        image_size: P, rows and columns of a slice in pixels; a multiple of `stride`.
-        stride: of the backbone's feature map, which chooses its stage. The paper's 32 makes 8 x 8 x 768 of a slice of
-            256 x 256; small slices need a smaller one.
-        backbone_args: further arguments of the timm network, such as `drop_path_rate`.
-        pretrained: True downloads timm's weights of the backbone; a path loads a file or folder (see `load_backbone`).
-        vit_dim: width of a token.
-        vit_depth: number of transformer blocks.
-        vit_heads: number of attention heads.
-        dim_head: width of a head.
-        mlp_dim: hidden width of a block's perceptron.
-        dropout: probability, in attention and perceptrons.
-        embedding_dropout: probability, of what enters the first block.
-        token_layout: "per_slice" is the paper: a token is one slice's patch of the feature map. "published" is what
-            the released code computes: the map reshaped in memory order, so that a token is a block of channels over
-            all slices. Weights trained with one layout mean nothing in the other.
-        tiling: how the backbone sees the slices: "vertical", from top to bottom, or "horizontal", side by side, as the
-            released loaders of OCT, ultrasound and MRI tile them (that of MedMNIST tiles vertically). The model's input
-            is tiled from top to bottom in both cases.
-        attention: "global", or "adjacent": a slice looks at itself and its direct neighbours, the class token at all.
-            The paper's variant with adjacent attention has a single layer: `vit_depth=1`.
-        positions: what the trainable positions start from: "sincos", sines and cosines, or "slice_number", the paper's:
-            the number of the slice in all of a token's width, which the first LayerNorm removes, so that an untrained
-            network does not see the order of slices.
-
-    Raises:
-        ModelError: a value that is not allowed.
-
-    Source: Avram et al. 2024, Methods, "Model specifications".
-    """
-    if token_layout == "published" and attention == "adjacent":
-        raise ModelError('attention="adjacent" needs token_layout="per_slice": published tokens belong to no slice')
-    return SLIViT(
-        out_dim,
-        backbone=backbone,
-        slices=slices,
-        image_size=image_size,
-        stride=stride,
-        backbone_args=backbone_args,
-        pretrained=pretrained,
-        vit_dim=vit_dim,
-        vit_depth=vit_depth,
-        vit_heads=vit_heads,
-        dim_head=dim_head,
-        mlp_dim=mlp_dim,
-        dropout=dropout,
-        embedding_dropout=embedding_dropout,
-        token_layout=token_layout,
-        tiling=tiling,
-        attention=attention,
-        positions=positions,
-    )

@@ -82,32 +82,65 @@ class SwinModel(VolumeModel):
         return self.backbone.forward_map(x)  # type: ignore[operator]
 
 
+@register_model(
+    "swin_unetr",
+    input="volume",
+    output="mask",
+    size=(96, 96, 96),
+    mean=(0.0,),
+    std=(1.0,),
+    parameters=62_186_659,
+    source="arXiv:2201.01266",
+    licence="Apache-2.0",
+    weights=f"{IDENTIFIER}: {URL}",
+    small={
+        "slices": 64,
+        "image_size": 32,
+        "window_size": 3,
+        "width": 12,
+        "depths": (1, 1, 1, 1),
+        "heads": (1, 1, 2, 2),
+    },
+)
 class SwinUnetr(MaskModel):
-    """The encoder with Swin UNETR's decoder: (B, C, S, H, W) -> (B, K, S, H, W) logits.
+    """Swin UNETR: (B, C, S, H, W) float32 volumes from 0 to 1 -> (B, out_dim, S, H, W) logits.
+
+    With weights it is 3DINO's Swin Transfer for segmentation, without them its Swin Random.
 
     Args:
-        backbone: the encoder.
-        rules: how published weights become its own.
-        out_dim: K.
-        width: of a token in the first stage.
-        size: (S, H, W) of a patch.
-        in_chans: C.
+        out_dim: K, the number of outputs.
+        slices: S of a patch, a multiple of 32; the network itself takes any multiples of 32.
+        image_size: P, rows and columns of a patch, likewise.
+        in_chans: C. Weights of one channel are divided among several, so that equal channels give what one gave.
+        width, depths, heads, window_size, drop_path: see `swin_encoder`.
+        pretrained: True downloads model_swinvit.pt; a path loads that file or a Swin UNETR, of which the encoder is
+            taken (see `load_backbone`).
 
-    Source: Hatamizadeh et al. 2022 (arXiv:2201.01266), section 3.
+    Raises:
+        ModelError: MONAI is not installed, or a value is not allowed.
+        CheckpointError: weights that cannot be had, or that do not fit.
+
+    Source: Hatamizadeh et al. 2022 (arXiv:2201.01266), section 3; Xu et al. 2025, Methods, baselines.
     """
 
     def __init__(
         self,
-        backbone: SwinEncoder,
-        rules: WeightRules,
         out_dim: int,
         *,
-        width: int,
-        size: tuple[int, int, int],
-        in_chans: int,
+        slices: Count = 96,
+        image_size: Count = 96,
+        in_chans: Count = 1,
+        width: Count = 48,
+        depths: Sequence[Count] = (2, 2, 2, 2),
+        heads: Sequence[Count] = (3, 6, 12, 24),
+        window_size: Count = 7,
+        drop_path: Share = 0.0,
+        pretrained: bool | Weights = False,
     ) -> None:
-        super().__init__("swin_unetr", size, in_chans, (STRIDE,) * 3)
-        self.backbone, self.backbone_info = backbone, rules
+        _check("swin_unetr", slices, image_size, width, depths, heads)
+        super().__init__("swin_unetr", (slices, image_size, image_size), in_chans, (STRIDE,) * 3)
+        network = _network(self.name, width, depths, heads, window_size, drop_path, in_chans)
+        self.backbone, self.backbone_info = SwinEncoder(network), _rules(self.name, IDENTIFIER)
         one, two, four, eight, sixteen = (width * 2**level for level in range(5))
         parts = {"encoder1": encode(self.name, in_chans, one)}
         for number, channels in ((2, one), (3, two), (4, four), (10, sixteen)):
@@ -116,6 +149,7 @@ class SwinUnetr(MaskModel):
             parts[f"decoder{number}"] = decode(self.name, old, new)
         self.decoder = nn.ModuleDict(parts)
         self.head = nn.Conv3d(width, out_dim, 1)
+        start_from(self, pretrained)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) float32 -> (B, K, S, H, W) logits."""
@@ -180,18 +214,10 @@ def swin_encoder(
         )
     if name == "swin_random" and pretrained:
         raise ModelError("swin_random starts at random; swin_transfer is the same network and takes weights")
-    rules = WeightRules(
-        architecture=name,
-        rename=PUBLISHED_NAMES,
-        drop=DROPPED,
-        first=(PATCHES,),
-        hub=partial(fetch_url, name, {IDENTIFIER: URL}),
-        default="" if name == "swin_random" else IDENTIFIER,
-    )
     contrastive = CONTRASTIVE if reads == "contrastive" else 0
     return SwinModel(
         SwinEncoder(_network(name, width, depths, heads, window_size, drop_path, in_chans), width, contrastive),
-        rules,
+        _rules(name, "" if name == "swin_random" else IDENTIFIER),
         out_dim,
         features=contrastive or 16 * width,
         size=(slices, image_size, image_size),
@@ -201,76 +227,15 @@ def swin_encoder(
     )
 
 
-@register_model(
-    input="volume",
-    output="mask",
-    size=(96, 96, 96),
-    mean=(0.0,),
-    std=(1.0,),
-    parameters=62_186_659,
-    source="arXiv:2201.01266",
-    licence="Apache-2.0",
-    weights=f"{IDENTIFIER}: {URL}",
-    small={
-        "slices": 64,
-        "image_size": 32,
-        "window_size": 3,
-        "width": 12,
-        "depths": (1, 1, 1, 1),
-        "heads": (1, 1, 2, 2),
-    },
-)
-def swin_unetr(
-    out_dim: int,
-    *,
-    slices: Count = 96,
-    image_size: Count = 96,
-    in_chans: Count = 1,
-    width: Count = 48,
-    depths: Sequence[Count] = (2, 2, 2, 2),
-    heads: Sequence[Count] = (3, 6, 12, 24),
-    window_size: Count = 7,
-    drop_path: Share = 0.0,
-    pretrained: bool | Weights = False,
-) -> SwinUnetr:
-    """Swin UNETR: (B, C, S, H, W) float32 volumes from 0 to 1 -> (B, out_dim, S, H, W) logits.
-
-    With weights it is 3DINO's Swin Transfer for segmentation, without them its Swin Random.
-
-    Args:
-        out_dim: K, the number of outputs.
-        slices: S of a patch, a multiple of 32; the network itself takes any multiples of 32.
-        image_size: P, rows and columns of a patch, likewise.
-        in_chans: C. Weights of one channel are divided among several, so that equal channels give what one gave.
-        width, depths, heads, window_size, drop_path: see `swin_encoder`.
-        pretrained: True downloads model_swinvit.pt; a path loads that file or a Swin UNETR, of which the encoder is
-            taken (see `load_backbone`).
-
-    Raises:
-        ModelError: MONAI is not installed, or a value is not allowed.
-        CheckpointError: weights that cannot be had, or that do not fit.
-
-    Source: Hatamizadeh et al. 2022 (arXiv:2201.01266), section 3; Xu et al. 2025, Methods, baselines.
-    """
-    name = "swin_unetr"
-    _check(name, slices, image_size, width, depths, heads)
-    model = SwinUnetr(
-        SwinEncoder(_network(name, width, depths, heads, window_size, drop_path, in_chans)),
-        WeightRules(
-            architecture=name,
-            rename=PUBLISHED_NAMES,
-            drop=DROPPED,
-            first=(PATCHES,),
-            hub=partial(fetch_url, name, {IDENTIFIER: URL}),
-            default=IDENTIFIER,
-        ),
-        out_dim,
-        width=width,
-        size=(slices, image_size, image_size),
-        in_chans=in_chans,
+def _rules(name: str, default: str) -> WeightRules:
+    return WeightRules(
+        architecture=name,
+        rename=PUBLISHED_NAMES,
+        drop=DROPPED,
+        first=(PATCHES,),
+        hub=partial(fetch_url, name, {IDENTIFIER: URL}),
+        default=default,
     )
-    start_from(model, pretrained)
-    return model
 
 
 def _check(name: str, slices: int, image_size: int, width: int, depths: Sequence[int], heads: Sequence[int]) -> None:

@@ -97,31 +97,8 @@ def _conv(old: int, new: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(old, new, 3, padding=1, bias=False), nn.BatchNorm2d(new), nn.ReLU(inplace=True))
 
 
-class TransUNet(nn.Module):
-    """The encoder, the upsampler and a last convolution: (B, 3, P, P) -> (B, K, P, P) logits."""
-
-    def __init__(
-        self,
-        backbone: HybridEncoder,
-        rules: WeightRules,
-        out_dim: int,
-        *,
-        image_size: int,
-        decoder: nn.Module,
-        width: int,
-    ) -> None:
-        super().__init__()
-        self.input_size, self.backbone, self.backbone_info = (1, image_size, image_size), backbone, rules
-        self.decoder = decoder
-        self.head = nn.Conv2d(width, out_dim, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, P, P) float32 -> (B, K, P, P) logits."""
-        check_tiled(x, "transunet", self.input_size)
-        return self.head(self.decoder(*self.backbone(x)))
-
-
 @register_model(
+    "transunet",
     input="tiled",
     output="mask",
     size=(1, 224, 224),
@@ -133,20 +110,7 @@ class TransUNet(nn.Module):
     weights=f"{IDENTIFIER} (ImageNet-21k), which timm downloads with pretrained = true",
     small=SMALL,
 )
-def transunet(
-    out_dim: int,
-    *,
-    image_size: Count = 224,
-    layers: Sequence[Count] = (3, 4, 9),
-    channels: Sequence[Count] = (256, 512, 1024),
-    dim: Count = 768,
-    depth: Count = 12,
-    heads: Count = 12,
-    mlp_dim: Count = 3072,
-    decoder: Sequence[Count] = (512, 256, 128, 64, 16),
-    dropout: Share = 0.1,
-    pretrained: bool | Weights = False,
-) -> TransUNet:
+class TransUNet(nn.Module):
     """TransUNet over single slices: (B, 3, P, P) float32 -> (B, out_dim, P, P) logits.
 
     Args:
@@ -169,43 +133,63 @@ def transunet(
 
     Source: Chen et al. 2021, section 3 and 4.2.
     """
-    _check(image_size, layers, channels, dim, heads, decoder)
-    resnet = ResNetV2(
-        layers=list(layers),
-        channels=(*channels,),
-        num_classes=0,
-        global_pool="",
-        stem_chs=STEM,
-        stem_type="same",
-        preact=False,
-        conv_layer=partial(StdConv2dSame, eps=1e-8),
-    )
-    network = VisionTransformer(
-        img_size=image_size,
-        patch_size=1,
-        embed_dim=dim,
-        depth=depth,
-        num_heads=heads,
-        mlp_ratio=mlp_dim / dim,
-        proj_drop_rate=dropout,
-        class_token=False,
-        global_pool="",
-        num_classes=0,
-        embed_layer=partial(HybridEmbed, backbone=resnet),
-    )
-    rules = WeightRules(
-        architecture="transunet",
-        drop=(r"^cls_token$",),
-        adapt=_without_class_position,
-        hub=_timms,
-        default=IDENTIFIER,
-    )
-    upsampler = CascadedUpsampler(dim, (channels[1], channels[0], STEM), decoder)
-    model = TransUNet(
-        HybridEncoder(network), rules, out_dim, image_size=image_size, decoder=upsampler, width=decoder[-1]
-    )
-    start_from(model, pretrained)
-    return model
+
+    def __init__(
+        self,
+        out_dim: int,
+        *,
+        image_size: Count = 224,
+        layers: Sequence[Count] = (3, 4, 9),
+        channels: Sequence[Count] = (256, 512, 1024),
+        dim: Count = 768,
+        depth: Count = 12,
+        heads: Count = 12,
+        mlp_dim: Count = 3072,
+        decoder: Sequence[Count] = (512, 256, 128, 64, 16),
+        dropout: Share = 0.1,
+        pretrained: bool | Weights = False,
+    ) -> None:
+        _check(image_size, layers, channels, dim, heads, decoder)
+        resnet = ResNetV2(
+            layers=list(layers),
+            channels=(*channels,),
+            num_classes=0,
+            global_pool="",
+            stem_chs=STEM,
+            stem_type="same",
+            preact=False,
+            conv_layer=partial(StdConv2dSame, eps=1e-8),
+        )
+        network = VisionTransformer(
+            img_size=image_size,
+            patch_size=1,
+            embed_dim=dim,
+            depth=depth,
+            num_heads=heads,
+            mlp_ratio=mlp_dim / dim,
+            proj_drop_rate=dropout,
+            class_token=False,
+            global_pool="",
+            num_classes=0,
+            embed_layer=partial(HybridEmbed, backbone=resnet),
+        )
+        super().__init__()
+        self.input_size, self.backbone = (1, image_size, image_size), HybridEncoder(network)
+        self.backbone_info = WeightRules(
+            architecture="transunet",
+            drop=(r"^cls_token$",),
+            adapt=_without_class_position,
+            hub=_timms,
+            default=IDENTIFIER,
+        )
+        self.decoder = CascadedUpsampler(dim, (channels[1], channels[0], STEM), decoder)
+        self.head = nn.Conv2d(decoder[-1], out_dim, 3, padding=1)
+        start_from(self, pretrained)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, P, P) float32 -> (B, K, P, P) logits."""
+        check_tiled(x, "transunet", self.input_size)
+        return self.head(self.decoder(*self.backbone(x)))
 
 
 def _check(

@@ -157,24 +157,63 @@ class MiT(nn.Module):
 
 
 class UniMiSS(nn.Module):
-    """The encoder, a norm, and a head over the class token and the mean of the others, on average."""
+    """UniMiSS's MiT: (B, 1, S, P, P) float32 volumes -> (B, out_dim) logits.
+
+    The published weights saw CT divided by 1,024 HU: set `preprocessing.window` to -1024 ... 1024 for them.
+
+    Args:
+        name: "unimiss_tiny" or "unimiss_small".
+        out_dim: the number of outputs.
+        slices: S, a multiple of 16; positions of the published weights (16) are interpolated.
+        image_size: P, a multiple of 32; positions of the published weights (96) are interpolated.
+        dims: widths of the four stages.
+        depths: their blocks.
+        num_heads: their attention heads, which divide the widths.
+        pretrained: the path of a checkpoint, of which the student is taken, as in the released fine-tuning; see
+            `load_backbone`.
+
+    Raises:
+        ModelError: a value that is not allowed.
+        CheckpointError: weights that cannot be had, or that do not fit.
+
+    Source: Xie et al. 2022, section 3.1 and Table 1.
+    """
 
     def __init__(
         self,
         name: str,
         out_dim: int,
         *,
-        size: Grid,
-        dim: int,
-        backbone: MiT,
-        rules: WeightRules,
-        pretrained: bool | Weights,
+        slices: Count = 16,
+        image_size: Count = 96,
+        dims: Sequence[Count] = (48, 128, 256, 512),
+        depths: Sequence[Count] = (2, 3, 4, 3),
+        num_heads: Sequence[Count] = (1, 2, 4, 8),
+        pretrained: bool | Weights = False,
     ) -> None:
+        size = (slices, image_size, image_size)
+        stages = {"dims": tuple(dims), "depths": tuple(depths), "num_heads": tuple(num_heads)}
+        if {len(stage) for stage in stages.values()} != {4} or any(d % n for d, n in zip(dims, num_heads, strict=True)):
+            raise ModelError(
+                f"{name}: dims, depths and num_heads have four numbers, and heads divide dims; got {stages}"
+            )
+        if slices % 16 or image_size % 32 or (slices, image_size) == (16, 32):
+            raise ModelError(
+                f"{name}: slices must be a multiple of 16 and image_size one of 32, and 16 x 32 x 32 is too small; "
+                f"got {slices} and {image_size}"
+            )
         super().__init__()
         self.name, self.input_size = name, size
-        self.backbone, self.backbone_info = backbone, rules
-        self.norm = nn.LayerNorm(dim, eps=EPS)
-        self.head = nn.Linear(dim, out_dim)
+        self.backbone = MiT(size, dims, depths, num_heads)
+        self.backbone_info = WeightRules(
+            architecture=name,
+            drop=(r"^patch_embed2D", r"^pos_embed2D", r"\.attn\.sr2D\."),
+            adapt=partial(resize_positions, size),
+            parts=("student",),
+            prefixes=("backbone.transformer.", "transformer."),
+        )
+        self.norm = nn.LayerNorm(dims[3], eps=EPS)
+        self.head = nn.Linear(dims[3], out_dim)
         start_from(self, pretrained)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -218,58 +257,6 @@ def resize_positions(size: Grid, state: State, wanted: State) -> State:
     return state
 
 
-def unimiss(
-    name: str,
-    out_dim: int,
-    *,
-    slices: Count = 16,
-    image_size: Count = 96,
-    dims: Sequence[Count] = (48, 128, 256, 512),
-    depths: Sequence[Count] = (2, 3, 4, 3),
-    num_heads: Sequence[Count] = (1, 2, 4, 8),
-    pretrained: bool | Weights = False,
-) -> UniMiSS:
-    """UniMiSS's MiT: (B, 1, S, P, P) float32 volumes -> (B, out_dim) logits.
-
-    The published weights saw CT divided by 1,024 HU: set `preprocessing.window` to -1024 ... 1024 for them.
-
-    Args:
-        name: "unimiss_tiny" or "unimiss_small".
-        out_dim: the number of outputs.
-        slices: S, a multiple of 16; positions of the published weights (16) are interpolated.
-        image_size: P, a multiple of 32; positions of the published weights (96) are interpolated.
-        dims: widths of the four stages.
-        depths: their blocks.
-        num_heads: their attention heads, which divide the widths.
-        pretrained: the path of a checkpoint, of which the student is taken, as in the released fine-tuning; see
-            `load_backbone`.
-
-    Raises:
-        ModelError: a value that is not allowed.
-        CheckpointError: weights that cannot be had, or that do not fit.
-
-    Source: Xie et al. 2022, section 3.1 and Table 1.
-    """
-    size = (slices, image_size, image_size)
-    stages = {"dims": tuple(dims), "depths": tuple(depths), "num_heads": tuple(num_heads)}
-    if {len(stage) for stage in stages.values()} != {4} or any(d % n for d, n in zip(dims, num_heads, strict=True)):
-        raise ModelError(f"{name}: dims, depths and num_heads have four numbers, and heads divide dims; got {stages}")
-    if slices % 16 or image_size % 32 or (slices, image_size) == (16, 32):
-        raise ModelError(
-            f"{name}: slices must be a multiple of 16 and image_size one of 32, and 16 x 32 x 32 is too small; "
-            f"got {slices} and {image_size}"
-        )
-    rules = WeightRules(
-        architecture=name,
-        drop=(r"^patch_embed2D", r"^pos_embed2D", r"\.attn\.sr2D\."),
-        adapt=partial(resize_positions, size),
-        parts=("student",),
-        prefixes=("backbone.transformer.", "transformer."),
-    )
-    backbone = MiT(size, dims, depths, num_heads)
-    return UniMiSS(name, out_dim, size=size, dim=dims[3], backbone=backbone, rules=rules, pretrained=pretrained)
-
-
 REPOSITORY = "https://github.com/YtongXie/UniMiSS-code"
 for _name, _parameters, _depths in (
     ("unimiss_tiny", 11_375_841, (1, 1, 1, 1)),
@@ -292,4 +279,4 @@ for _name, _parameters, _depths in (
             "depths": (1, 1, 1, 1),
             "num_heads": (1, 1, 2, 2),
         },
-    )(partial(unimiss, _name, depths=_depths))
+    )(partial(UniMiSS, _name, depths=_depths))

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from slivit.checkpoint import Checkpoint, read_config
 from slivit.data.scan_finding import Finder
 from slivit.data.scan_reading import ScanRef
-from slivit.data.table import as_shown
+from slivit.data.table import write_table
 from slivit.data.training_range import range_of
 from slivit.errors import ManifestError, SlivitError
-from slivit.files import scratch_folders, whole_file
+from slivit.files import scratch_folders
 from slivit.folder import MASKS
 from slivit.machines import devices, machines_at
 from slivit.predict.batching import default_workers
@@ -105,8 +105,7 @@ def run(
                 _predict(loaded, device, options, todo, names, masks, journal, progress)
         table = table_of(loaded, refs, journal.rows)
         if out is not None:
-            with whole_file(out) as partial:
-                as_shown(table).to_csv(partial, index=False)
+            write_table(out, table)
             if not (table["error"] != "").any():
                 journal.remove()
     return table

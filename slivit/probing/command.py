@@ -12,13 +12,13 @@ from slivit.checkpoint import Checkpoint, read_config, save_checkpoint
 from slivit.data.manifest import Manifest
 from slivit.data.recipe import cache_of
 from slivit.data.sources import imported_frame, load_manifest, named_source
-from slivit.data.table import as_shown
+from slivit.data.table import write_table
 from slivit.errors import RecipeError, nearest, one_of
 from slivit.evaluate.command import REPORT
 from slivit.evaluate.deciding import decide
 from slivit.evaluate.details import check_subgroups
 from slivit.evaluate.measure import check_testing, measure, write_results
-from slivit.files import whole_file, write_json, write_tensors, write_text
+from slivit.files import write_json, write_tensors, write_text
 from slivit.folder import RECIPE, SPLIT, logged, open_results
 from slivit.models.registry import COVARIATES, create_model, spec_of
 from slivit.probing.networks import load_network
@@ -207,8 +207,7 @@ def report(folder: Path, recipe: ProbeRecipe | TableRecipe, manifest: Manifest, 
     data = {"source": manifest.source, "external": False, "run": parts}
     metrics = measure(table, task, recipe.testing, decision=decision, data=data)
     write_results(folder, table, task, metrics)
-    with whole_file(folder / GRID) as partial:
-        as_shown(choice.grid).to_csv(partial, index=False)
+    write_table(folder / GRID, choice.grid)
     if recipe.page:
         kept = folder / CHECKPOINT
         page = write_report(folder / REPORT, metrics, table, config=read_config(kept) if kept.is_dir() else None)

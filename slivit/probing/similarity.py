@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from slivit.data.preprocessing import Preprocessing, load_slices
-from slivit.data.table import as_shown
+from slivit.data.table import write_table
 from slivit.errors import RecipeError, SlivitError
-from slivit.files import whole_file, write_json
+from slivit.files import write_json
 from slivit.folder import open_results
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ def compare_backbones(
     rows = [row for path in paths for row in scan_similarities(path, networks, settings)]
     table = pd.DataFrame(rows)
     found = summary_of(table)
-    with whole_file(folder / TABLE) as partial:
-        as_shown(table).to_csv(partial, index=False)
+    write_table(folder / TABLE, table)
     write_json(folder / SUMMARY, found)
     for pair in found["pairs"]:
         log.info("%s and %s: CKA %.3f, top 5%% %.3f", pair["first"], pair["second"], pair["mean"], pair["top"])

@@ -15,6 +15,7 @@ from slivit import __version__
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.reviews import in_words, read_reviews, scan_key
 from slivit.files import write_text
+from slivit.recipe import toml_text
 from slivit.report import facts, summary, tables
 from slivit.report.checklist import checklists
 from slivit.report.draw import Plot, draw_files, styled
@@ -275,11 +276,5 @@ def temperature_text(metrics: Mapping[str, Any]) -> str:
 
 def recipe_text(config: Mapping[str, Any] | None) -> str:
     """The recipe of training as TOML; empty where it is not known."""
-    import tomli_w
-
     recipe = (config or {}).get("training", {}).get("recipe")
-    return tomli_w.dumps(_without_none(recipe)) if recipe else ""
-
-
-def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: _without_none(v) if isinstance(v, Mapping) else v for k, v in values.items() if v is not None}
+    return toml_text(recipe) if recipe else ""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from slivit.data.training_range import AXES, TrainingRange, range_of
 from slivit.models.registry import ModelSpec
+from slivit.recipe import toml_text
 from slivit.report import summary, tables
 from slivit.sharing.checking import Difference
 from slivit.sharing.notes import CardNotes
@@ -231,10 +232,4 @@ def _training(training: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _recipe(training: Mapping[str, Any]) -> str:
-    import tomli_w
-
-    return tomli_w.dumps(_without_none(training["recipe"])) if training.get("recipe") else ""
-
-
-def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: _without_none(v) if isinstance(v, Mapping) else v for k, v in values.items() if v is not None}
+    return toml_text(training["recipe"]) if training.get("recipe") else ""

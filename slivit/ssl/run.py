@@ -17,9 +17,9 @@ from slivit.data.cache import SliceCache
 from slivit.data.images import LARGER
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import cache_of
-from slivit.data.table import as_shown
+from slivit.data.table import write_table
 from slivit.errors import ManifestError, RecipeError
-from slivit.files import remove_folder, size_text, whole_file
+from slivit.files import remove_folder, size_text
 from slivit.folder import CHECKPOINT, HISTORY, PROGRESS, SPLIT, RunFolder
 from slivit.models.registry import spec_of
 from slivit.parallel import from_main, is_main, local_device, process_group, wait_for_all
@@ -96,8 +96,7 @@ def _begun(recipe: SelfSupervisedRecipe, folder: RunFolder, frame: pd.DataFrame)
         yield []
         return
     folder.begin()
-    with whole_file(folder.file(SPLIT)) as partial:
-        as_shown(frame).to_csv(partial, index=False)
+    write_table(folder.file(SPLIT), frame)
     for name in (PROGRESS, HISTORY, PICTURES, PROBE, KEPT):
         folder.file(name)
     with tracked(recipe.logging, recipe.model_dump(mode="json"), folder.path) as following:

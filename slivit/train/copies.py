@@ -18,13 +18,12 @@ from slivit.data.covariates import with_covariates
 from slivit.data.manifest import Manifest
 from slivit.data.sources import load_manifest
 from slivit.data.splits import fold_tested, given_folds
-from slivit.data.table import as_shown
+from slivit.data.table import write_table
 from slivit.errors import RecipeError
 from slivit.evaluate.baselines import NAMED, add_baseline
 from slivit.evaluate.details import check_subgroups
 from slivit.evaluate.measure import measure, write_results
 from slivit.evaluate.tables import read_baseline, read_predictions
-from slivit.files import whole_file
 from slivit.folder import BASELINE, CHECKPOINT, PREDICTIONS, PROGRESS, RECIPE, SPLIT, RunFolder, is_finished
 from slivit.models._covariates import rebased_state
 from slivit.models.registry import COVARIATES, create_model, spec_of
@@ -96,8 +95,7 @@ def _keep(recipe: TrainingRecipe, folder: RunFolder, manifest: Manifest, places:
     model, settings = average_of(places, task), fitted_preprocessing(recipe)
     save_checkpoint(folder.file(CHECKPOINT), model, task, settings, record)
     if recipe.testing.baselines and all((place / BASELINE).is_file() for place in places):
-        with whole_file(folder.file(BASELINE)) as partial:
-            as_shown(pooled(places, task, BASELINE)).to_csv(partial, index=False)
+        write_table(folder.file(BASELINE), pooled(places, task, BASELINE))
     _measure(recipe, folder, manifest, pooled(places, task), task)
 
 

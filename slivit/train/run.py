@@ -16,14 +16,14 @@ from slivit.checkpoint import save_backbone, save_checkpoint, store_operating_po
 from slivit.checkpoint.lineage import started_from
 from slivit.data.preprocessing import SHORT_SCAN, Preprocessing
 from slivit.data.stacking import settings_for
-from slivit.data.table import as_shown
+from slivit.data.table import write_table
 from slivit.errors import RecipeError
 from slivit.evaluate.baselines import add_baseline
 from slivit.evaluate.deciding import decide
 from slivit.evaluate.details import check_subgroups
 from slivit.evaluate.measure import chooses, log_headlines, measure, write_results
 from slivit.evaluate.tables import read_predictions
-from slivit.files import whole_file, write_json
+from slivit.files import write_json
 from slivit.folder import BASELINE, CHECKPOINT, HISTORY, METRICS, PREDICTIONS, PROGRESS, RunFolder
 from slivit.models.registry import spec_of
 from slivit.parallel import bare, from_main, is_main, local_device, own_part, process_group
@@ -355,8 +355,7 @@ def keep_baseline(folder: RunFolder, part: Part, settings: Preprocessing, seed: 
 
     table = baseline_table(part, settings, seed)
     if table is not None:
-        with whole_file(folder.file(BASELINE)) as partial:
-            as_shown(table).to_csv(partial, index=False)
+        write_table(folder.file(BASELINE), table)
     return table is not None
 
 

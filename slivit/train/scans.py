@@ -13,10 +13,9 @@ from slivit.data.manifest import Manifest
 from slivit.data.preprocessing import Preprocessing, load_slices
 from slivit.data.recipe import Data, cache_of
 from slivit.data.sources import load_manifest
-from slivit.data.table import as_shown
+from slivit.data.table import write_table
 from slivit.data.training_range import depths_told, training_range
 from slivit.evaluate.details import check_subgroups
-from slivit.files import whole_file
 from slivit.folder import SPLIT, WINDOWS, RunFolder
 from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
@@ -228,8 +227,7 @@ def write_windows(plan: Sequence[ScanWindows], task: Task, folder: RunFolder) ->
 
     target = task.targets[0] if task.two_classes else None
     table = pd.DataFrame(summary(plan, target))
-    with whole_file(folder.file(WINDOWS)) as partial:
-        as_shown(table).to_csv(partial, index=False)
+    write_table(folder.file(WINDOWS), table)
     for split, part in table.groupby("split", sort=False):
         positive = f", {part['positive'].sum()} of them positive" if target else ""
         log.info("%s: %d scans, %d windows%s", split, len(part), part["windows"].sum(), positive)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slivit.data.splits import fold_splits, k_folds, nested_subsets, split_patients
+from slivit.data.splits import k_folds, nested_subsets, split_patients
 from slivit.errors import ManifestError
 from slivit.targets.task import Task
 
@@ -109,17 +109,6 @@ def test_rare_label_reaches_every_split():
 def test_no_part_of_zero_size():
     frame = pd.DataFrame({"patient": [f"P{i}" for i in range(20)], "label": [0, 1] * 10})
     assert split_patients(frame, BINARY, fractions=(0.8, 0.2, 0)).value_counts().to_dict() == {"train": 16, "val": 4}
-
-
-def test_fold_splits():
-    frame = pd.DataFrame({"patient": [f"P{i}" for i in range(20)], "label": [0, 1] * 10})
-    folds = k_folds(frame, BINARY, k=4)
-    split = fold_splits(folds, 3)
-    assert (split[folds == 3] == "test").all()
-    assert (split[folds == 0] == "val").all()
-    assert (split == "train").sum() == 10
-    with pytest.raises(ManifestError, match="allowed are 0 to 3"):
-        fold_splits(folds, 4)
 
 
 @pytest.mark.parametrize(

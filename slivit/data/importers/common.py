@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from slivit.data.table import as_shown, missing_columns
+from slivit.data.table import missing_columns, write_table
 from slivit.errors import ManifestError, nearest
-from slivit.files import whole_file
 from slivit.targets.task import Task
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -160,5 +159,4 @@ def numbers(column: pd.Series) -> pd.Series:
 
 def write_slices(path: str, table: pd.DataFrame) -> None:
     """Write a table of positive slices (path, uid) beside a manifest."""
-    with whole_file(Path(path).expanduser()) as partial:
-        as_shown(table).to_csv(partial, index=False)
+    write_table(Path(path).expanduser(), table)
