@@ -207,8 +207,7 @@ def fit(
     from slivit.ssl.learner import fit_pretext
     from slivit.ssl.pictures import DrawPictures
     from slivit.train import callbacks
-    from slivit.train.beforehand import Beforehand
-    from slivit.train.pace import Pace
+    from slivit.train.pace import Beforehand, Pace
 
     options = recipe.fit
     progress = progress_of(folder, resume=resume)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from slivit.errors import ManifestError, gather, one_of
-from slivit.targets.cells import class_name, is_missing
+from slivit.targets.words import class_name, is_missing
 
 GEOMETRY = "geometry"
 """The covariate that is no column of a table: it is read from the scan itself."""

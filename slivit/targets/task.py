@@ -11,10 +11,10 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from slivit.errors import ManifestError, one_of
-from slivit.targets.cells import class_name as class_name
-from slivit.targets.cells import is_missing as is_missing
 from slivit.targets.covariates import Covariate, columns_of, fit_covariates
 from slivit.targets.words import Words
+from slivit.targets.words import class_name as class_name
+from slivit.targets.words import is_missing as is_missing
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,7 +1,8 @@
-"""What a kind of task says of itself on pages and cards; a kind overrides what it says otherwise."""
+"""What a kind of task says of itself on pages and cards (a kind overrides what it says otherwise), and of a cell."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -84,3 +85,15 @@ class Measures:
     by_group: tuple[str, ...]
     by_output: tuple[str, ...]
     gap: str
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a manifest cell is empty."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def class_name(value: Any) -> str:
+    """The name of a class as text, so that 3, 3.0 and "3" are one class."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()

@@ -190,9 +190,8 @@ class Trial:
         """
         from slivit.device import choose_device, choose_precision
         from slivit.train import callbacks
-        from slivit.train.beforehand import Beforehand
         from slivit.train.learner import find_lr, scheduled
-        from slivit.train.pace import Pace, later_epochs
+        from slivit.train.pace import Beforehand, Pace, later_epochs
 
         fit, items = recipe.fit, "windows" if self.plan is not None else "scans"
         progress = callbacks.progress_of(folder, resume=resume)
