@@ -126,7 +126,7 @@ def test_all_code_that_makes_slices_is_part_of_the_key():
     counted = set(cache_module.code_files())
     assert all(file.is_file() for file in counted)
     root = Path(cache_module.__file__).parents[2]
-    # Words and pictures of what was read, whether a file is the official one, who reads, and what comes later.
+    # Words, notes and pictures of what was read, whether a file is the official one, who reads, and what comes later.
     names = (
         "errors",
         "display",
@@ -134,7 +134,8 @@ def test_all_code_that_makes_slices_is_part_of_the_key():
         "plugins",
         "install",
         "data.medmnist_files",
-        "data.watching",
+        "data.notes",
+        "data.workers",
         "data.sliding",
     )
     harmless = {f"slivit.{name}" for name in names}
