@@ -99,6 +99,30 @@ class LinearTable(nn.Module):
         return ((features - self.center) * self.scale) @ self.weight + self.bias
 
 
+class KernelTable(LinearTable):
+    """Ridge or logistic regression on how near features are to those of some training scans: (B, n) -> (B, out_dim).
+
+    Nearness is exp(-gamma d2), of the squared distance d2 of standardised features.
+    """
+
+    landmarks: Tensor
+    gamma: Tensor
+
+    def __init__(self, width: int, landmarks: int, out_dim: int) -> None:
+        super().__init__(width, out_dim)
+        self.register_buffer("landmarks", torch.zeros(landmarks, width))
+        self.register_buffer("gamma", torch.zeros(()))
+        self.weight = torch.zeros(landmarks, out_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.nearness((features - self.center) * self.scale) @ self.weight + self.bias
+
+    def nearness(self, z: Tensor) -> Tensor:
+        """(B, n) standardised features -> (B, landmarks), 1 where they are equal."""
+        squares = z.square().sum(1)[:, None] + self.landmarks.square().sum(1) - 2 * z @ self.landmarks.T
+        return (-self.gamma * squares.clamp(min=0)).exp()
+
+
 class ForestTable(nn.Module):
     """A random forest: (B, n) -> (B, out_dim), the mean of its trees' leaves: probabilities or standardised values."""
 
@@ -207,9 +231,8 @@ class Ensemble(nn.Module):
                 found.append(self._calibrated(self._active(member(x, covariates)).mean(0), temperature))
                 continue
             outputs = member(torch.cat([features[name] for name in described["features"]], 1))
-            found.append(
-                self._calibrated(self._active(outputs) if described["kind"] == "linear" else outputs, temperature)
-            )
+            p = outputs if isinstance(member, ForestTable) else self._active(outputs)
+            found.append(self._calibrated(p, temperature))
         return torch.stack(found)
 
     def member(self, place: int) -> Ensemble:
@@ -249,12 +272,13 @@ def make_member(described: Mapping[str, Any], out_dim: int) -> nn.Module:
     makers: dict[Any, Callable[..., nn.Module]] = {
         "network": NetworkMember,
         "linear": LinearTable,
+        "kernel": KernelTable,
         "forest": ForestTable,
     }
     own = {key: value for key, value in described.items() if key not in ("kind", "features", "title")}
     kind = described.get("kind")
     if kind not in makers:
-        raise ModelError(f'ensemble: a member is a "network", "linear" or "forest", got {kind!r}')
+        raise ModelError(f'ensemble: a member is a "network", "linear", "kernel" or "forest", got {kind!r}')
     try:
         return makers[kind](**own, out_dim=out_dim)
     except TypeError as error:
@@ -275,6 +299,7 @@ def make_member(described: Mapping[str, Any], out_dim: int) -> nn.Module:
         "members": [
             {"kind": "linear", "features": ["histogram"], "width": BINS},
             {"kind": "forest", "features": ["voxels2"], "trees": 2, "nodes": 3, "depth": 1},
+            {"kind": "kernel", "features": ["voxels2"], "width": 8, "landmarks": 3},
             {
                 "kind": "network",
                 "name": "resnet3d_18",
@@ -305,7 +330,8 @@ def ensemble(
         image_size: P, rows and columns in pixels; every member sees the same slices.
         in_chans: C.
         members: one table each. `kind = "network"`: `name` and `args` of a registered model, and `copies` of it that
-            are averaged. `"linear"`: `features` and their `width`. `"forest"`: `features`, `trees`, `nodes`, `depth`.
+            are averaged. `"linear"`: `features` and their `width`. `"kernel"`: those and the number of `landmarks`.
+            `"forest"`: `features`, `trees`, `nodes`, `depth`.
         activation: of the task: "sigmoid", "softmax", or "identity" for a regression.
         covariates: how many numbers come beside the slices of a scan.
         frozen: networks that are not trained and make features: `feature`, under which members name them, `name` and

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,12 @@ from slivit.planned.look import Facts, summary
 from slivit.planned.networks import Candidate, Folds, keep_of, plan_networks
 from slivit.settings import Section, Seed
 from slivit.targets.task import Task
+from slivit.train.table_models import Kind
 
 PLAN = "plan.toml"
 MOST_SLICES, MOST_PIXELS, MOST_OF_AN_IMAGE, FRAMES = 48, 96, 224, 16
+MANY = ("voxels", "frozen")
+"""How features begin that have many columns."""
 COVARIATES = "covariates"
 """What baselines call the covariates of a task."""
 OWN_FOLDS: Final = "the table"
@@ -40,7 +43,7 @@ BASELINES: dict[str, dict[str, Any]] = {
 
 
 class Baseline(Section):
-    """Models of a few numbers of each scan: ridge or logistic regression, and a random forest.
+    """Models of a few numbers of each scan: ridge or logistic regression, plain or with a kernel, and a random forest.
 
     Args:
         name: of its rows in the leaderboard.
@@ -195,10 +198,12 @@ def _fewer(folds: Folds, most: int) -> tuple[str, ...]:
     return (f"{folds.count} folds{fewer}{part}: in this time there are no more epochs",)
 
 
-def kinds_of(plan: Plan) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """(name, "linear" or "forest", features) of every baseline of a plan."""
+def kinds_of(plan: Plan) -> Iterator[tuple[str, Kind, tuple[str, ...]]]:
+    """(name, kind, features) of every baseline of a plan; kernels only of what has many features."""
     for baseline in plan.baselines:
-        for kind in ("linear", "forest"):
+        for kind in get_args(Kind):
+            if kind == "kernel" and not any(name.startswith(MANY) for name in baseline.features):
+                continue
             yield f"{baseline.name}_{kind}", kind, baseline.features
 
 

@@ -54,7 +54,7 @@ def write_auto(out: Path | str, found: Found) -> Path:
 def title(name: str) -> str:
     """A model as people call it: "size_and_histogram_linear" is "size and histogram, linear"."""
     features, _, model = name.rpartition("_")
-    if model not in ("linear", "forest"):
+    if model not in ("linear", "kernel", "forest"):
         return TITLES.get(name, name)
     return f"{TITLES.get(features, features.replace('_', ' '))}, {model}"
 

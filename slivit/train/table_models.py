@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 Array = npt.NDArray[Any]
+Kind = Literal["linear", "kernel", "forest"]
 TREES, LEAF = 200, 2
+LANDMARKS = 1000
+"""Scans that a kernel compares with, at most."""
+_SMALL = 1e-5  # of the largest variance along an axis of the kernel's space, below which float32 would see noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,41 +66,82 @@ def mean_of(task: Task, y: Array) -> Array:
     return np.asarray(np.nanmean(y, axis=0))
 
 
-def fit_table(kind: str, features: Mapping[str, int], x: Array, y: Array, task: Task, seed: int) -> TableModel:
+def fit_table(kind: Kind, features: Mapping[str, int], x: Array, y: Array, task: Task, seed: int) -> TableModel:
     """Fit a model of a table.
 
     Args:
-        kind: "linear" or "forest".
+        kind: "linear", "kernel" or "forest".
         features: what `x` holds, and how many columns of each, in order.
         x: (n, k) features.
         y: (n,) class numbers, (n, t) 0, 1 or NaN, or (n, t) standardised values.
         task: fitted on these scans.
-        seed: of a forest.
+        seed: of a forest, and of the scans that a kernel compares with.
     """
-    described, tensors = _linear(x, y, task, list(features.values())) if kind == "linear" else _forest(x, y, task, seed)
+    widths = list(features.values())
+    if kind == "forest":
+        described, tensors = _forest(x, y, task, seed)
+    elif kind == "kernel":
+        described, tensors = _kernel(x, y, task, widths, seed)
+    else:
+        described, tensors = _linear(x, y, task, widths)
     return TableModel({"kind": kind, "features": list(features), **described}, tensors)
 
 
-def _linear(x: Array, y: Array, task: Task, widths: Sequence[int]) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Ridge or logistic regression whose penalty is chosen by cross-validation inside of these scans.
+def _standard(x: Array, widths: Sequence[int]) -> tuple[Array, Array, Array]:
+    """(n, k) standardised features, and by what: (k,) centers and scales.
 
     All features of a kind weigh as much together as those of another: 1,728 voxels do not drown four extents.
     """
-    from sklearn.linear_model import RidgeCV
-
     center, spread = x.mean(0), x.std(0)
     varies = spread > 1e-7
     scale = np.where(varies, 1 / np.maximum(spread, 1e-7), 0.0)
     for columns in np.split(np.arange(x.shape[1]), np.cumsum(widths)[:-1]):
         scale[columns] /= np.sqrt(max(1, varies[columns].sum()))
-    z = (x - center) * scale
-    if not task.makes_calls:
-        ridge = RidgeCV(np.logspace(-4, 4, 17)).fit(z, y)
-        weight, bias = np.atleast_2d(ridge.coef_).T, np.atleast_1d(ridge.intercept_)
-    else:
-        weight, bias = _logistic(z, y, task)
+    return (x - center) * scale, center, scale
+
+
+def _regressed(z: Array, y: Array, task: Task) -> tuple[Array, Array]:
+    """(k, out_dim) weights and (out_dim,) intercepts, whose penalty is chosen by cross-validation."""
+    from sklearn.linear_model import RidgeCV
+
+    if task.makes_calls:
+        return _logistic(z, y, task)
+    ridge = RidgeCV(np.logspace(-4, 4, 17)).fit(z, y)
+    return np.atleast_2d(ridge.coef_).T, np.atleast_1d(ridge.intercept_)
+
+
+def _linear(x: Array, y: Array, task: Task, widths: Sequence[int]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Ridge or logistic regression."""
+    z, center, scale = _standard(x, widths)
+    weight, bias = _regressed(z, y, task)
     tensors = {"center": center, "scale": scale, "weight": weight, "bias": bias}
     return {"width": x.shape[1]}, {name: np.asarray(value, np.float32) for name, value in tensors.items()}
+
+
+def _kernel(
+    x: Array, y: Array, task: Task, widths: Sequence[int], seed: int
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Ridge or logistic regression in the space of a Gaussian kernel, which some of the scans span.
+
+    Source: Williams and Seeger 2000, "Using the Nystroem Method to Speed Up Kernel Machines", section 3.
+    """
+    import torch
+
+    from slivit.models.ensemble import KernelTable
+
+    z, center, scale = _standard(x, widths)
+    landmarks = z[np.random.default_rng(seed).permutation(len(z))[:LANDMARKS]]
+    gamma = np.asarray(1 / max(z.var(0).sum(), 1e-7))
+    tensors = {"center": center, "scale": scale, "landmarks": landmarks, "gamma": gamma}
+    near = KernelTable(x.shape[1], len(landmarks), 1).double()
+    near.landmarks, near.gamma = torch.from_numpy(landmarks), torch.from_numpy(gamma)
+    values, vectors = np.linalg.eigh(near.nearness(torch.from_numpy(landmarks)).numpy())
+    kept = values > _SMALL * values.max()
+    whiten = vectors[:, kept] / np.sqrt(values[kept])
+    weight, tensors["bias"] = _regressed(near.nearness(torch.from_numpy(z)).numpy() @ whiten, y, task)
+    tensors["weight"] = whiten @ weight
+    described = {"width": x.shape[1], "landmarks": len(landmarks)}
+    return described, {name: np.asarray(value, np.float32) for name, value in tensors.items()}
 
 
 def _logistic(z: Array, y: Array, task: Task) -> tuple[Array, Array]:
@@ -189,6 +234,6 @@ def outputs_of(model: TableModel, x: Array, task: Task) -> Array:
 
     with torch.inference_mode():
         outputs = model.module(task.out_dim)(torch.as_tensor(x, dtype=torch.float32)).double()
-    if model.described["kind"] == "linear" and task.makes_calls:
+    if model.described["kind"] != "forest" and task.makes_calls:
         outputs = outputs.softmax(-1) if task.exclusive else outputs.sigmoid()
     return np.asarray(outputs.numpy())

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.ensemble import RandomForestRegressor
+from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import RidgeCV
 
 from slivit.models.ensemble import BINS, pooling, table_features
@@ -32,20 +33,20 @@ def answers(task, x, rng):
 
 
 @pytest.mark.parametrize("kind", TASKS)
-@pytest.mark.parametrize("model", ["linear", "forest"])
+@pytest.mark.parametrize("model", ["linear", "kernel", "forest"])
 def test_tables_learn_every_kind(kind, model, rng):
-    task, x = TASKS[kind], rng.normal(size=(160, 6)).astype(np.float32)
+    task, x = TASKS[kind], rng.normal(size=(360, 6)).astype(np.float32)
     y = answers(task, x, rng)
-    fitted = fit_table(model, {"histogram": 6}, x[:120], y[:120], task, 0)
-    p = outputs_of(fitted, x[120:], task)
+    fitted = fit_table(model, {"histogram": 6}, x[:300], y[:300], task, 0)
+    p = outputs_of(fitted, x[300:], task)
     if task.exclusive:
         np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
-        assert (p.argmax(1) == y[120:]).mean() > 0.5
+        assert (p.argmax(1) == y[300:]).mean() > 0.5
     elif task.makes_calls:
-        known = ~np.isnan(y[120:])
-        assert ((p > 0.5) == y[120:])[known].mean() > 0.75
+        known = ~np.isnan(y[300:])
+        assert ((p > 0.5) == y[300:])[known].mean() > 0.75
     else:
-        assert np.corrcoef(p[:, 0], y[120:, 0])[0, 1] > 0.75
+        assert np.corrcoef(p[:, 0], y[300:, 0])[0, 1] > 0.75
 
 
 def test_a_forest_is_scikit_learns(rng):
@@ -63,6 +64,20 @@ def test_a_ridge_is_scikit_learns(rng):
     z = (x - x.mean(0)) / x.std(0)
     expected = RidgeCV(np.logspace(-4, 4, 17)).fit(z / np.sqrt(5), y[:, 0]).predict(z / np.sqrt(5))
     np.testing.assert_allclose(outputs_of(fitted, x, TASKS["regression"])[:, 0], expected, atol=1e-4)
+
+
+def test_a_kernel_is_scikit_learns_and_sees_what_a_plane_does_not(rng):
+    x = rng.normal(size=(150, 3)).astype(np.float32)
+    y = np.square(x).sum(1, keepdims=True)
+    fitted = fit_table("kernel", {"histogram": 3}, x[:100], y[:100], TASKS["regression"], 0)
+    z = (x - x[:100].mean(0)) / x[:100].std(0) / np.sqrt(3)
+    near = Nystroem(gamma=1.0, n_components=100, random_state=0).fit(z[:100])
+    ridge = RidgeCV(np.logspace(-4, 4, 17)).fit(near.transform(z[:100]), y[:100, 0])
+    p = outputs_of(fitted, x[100:], TASKS["regression"])[:, 0]
+    np.testing.assert_allclose(p, ridge.predict(near.transform(z[100:])), atol=0.1)
+    linear = outputs_of(fit_table("linear", {"histogram": 3}, x[:100], y[:100], TASKS["regression"], 0), x[100:],
+                        TASKS["regression"])[:, 0]  # fmt: skip
+    assert np.square(p - y[100:, 0]).mean() < 0.1 * np.square(linear - y[100:, 0]).mean()
 
 
 def test_features_of_a_kind_weigh_as_much_as_those_of_another(rng):
