@@ -20,26 +20,33 @@ from typing import Any
 import slivit
 from slivit.recipe import load_recipe
 
-DINO3D = "dim=96, depth=4, heads=3, slices=32, image_size=48, position_size=48, layer_scale=1.0"
+DINO3D = "dim=96, depth=4, heads=3, position_size=48, layer_scale=1.0"
 SWIN = "image_size=64, window_size=4, width=24, depths=[2, 2, 2, 2], heads=[3, 6, 12, 24]"
-FROZEN = ["fit.freeze_backbone=true"]
+RANGE = ['preprocessing.sliding={values="range", overlap=0.5, blend="gaussian"}']  # 0 to 1, as pre-training has it
+FROZEN = [*RANGE, "fit.freeze_backbone=true"]
 MODELS: dict[str, list[str]] = {
     "dynunet": [],
     "unet": ['model={name="unet", slices=32, image_size=48, filters=[16, 32, 64, 128]}'],
     "swin_unetr": [
-        'model={name="swin_unetr", slices=32, image_size=64, width=12, depths=[1, 1, 1, 1], heads=[1, 2, 2, 4]}'
+        'model={name="swin_unetr", slices=32, image_size=32, width=12, depths=[1, 1, 1, 1], heads=[1, 2, 2, 4]}',
+        *RANGE,
     ],
     "dino3d_adapter": [
-        f'model={{name="dino3d_adapter", vit="small", {DINO3D}, decoder_width=8, prior_width=8}}',
+        f'model={{name="dino3d_adapter", vit="small", {DINO3D}, slices=32, image_size=48, decoder_width=8, '
+        "prior_width=8}",
         *FROZEN,
     ],
-    "dino3d_linear": [f'model={{name="dino3d_linear", vit="small", {DINO3D}}}', "fit.lr=1e-3", *FROZEN],
-    "swin_unet": [f'model={{name="swin_unet", {SWIN}}}', "fit.batch_size=16"],
+    "dino3d_linear": [
+        f'model={{name="dino3d_linear", vit="small", {DINO3D}, slices=64, image_size=96}}',
+        "preprocessing.spacing=[0.5,0.5,0.5]",  # a token of 16 voxels is then 8 mm, and not half of the structure
+        *FROZEN,
+    ],
+    "swin_unet": [f'model={{name="swin_unet", {SWIN}}}', "fit.batch_size=16", *RANGE],
 }
 """What differs from the recipe; a name with "-pretrained" behind it starts from PRETRAINING on the same scans."""
 
-STEPS = {"dynunet": 1000, "dino3d_linear": 600, "dino3d_adapter": 150}
-"""Of each model, 300 where it is not named."""
+STEPS = {"swin_unetr": 800, "dino3d_adapter": 500, "dino3d_linear": 500}
+"""Of each model, 1,000 where it is not named, in ten epochs."""
 
 PRETRAINING: dict[str, tuple[str, list[str]]] = {
     "dino3d": (
@@ -50,7 +57,7 @@ PRETRAINING: dict[str, tuple[str, list[str]]] = {
             "model.position_size=48",
             "preprocessing.stretch=[0.5,99.5]",
             "pretext.change=0.8",
-            "fit.epochs=30",
+            "fit.epochs=80",
             "fit.batch_size=16",
         ],
     ),
@@ -103,8 +110,7 @@ def train(table: Path, out: Path, model: str, seed: int) -> dict[str, Any]:
         begun, spent = time.process_time(), json.loads(timing.read_text()) if timing.is_file() else 0.0
         goes_on = (folder / "progress.pt").is_file()
         overrides = [f"out={folder}", f"data.manifest={table}", f"data.cache={out / 'cache'}", f"seed={seed}"]
-        steps = STEPS.get(plain_name, 300)
-        overrides += ["fit.epochs=3", f"patches.steps={steps // 3}"] if steps < 1000 else ["fit.epochs=10"]
+        overrides += ["fit.epochs=10", f"patches.steps={STEPS.get(plain_name, 1000) // 10}"]
         overrides += ["fit.device=cpu", *MODELS[plain_name], *start]
         source = folder / "recipe.toml" if goes_on else "hippocampus"
         recipe = load_recipe("finetune", source, [] if goes_on else overrides)

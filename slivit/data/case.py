@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slivit.data.dicom_seg import is_dicom_seg, placed, read_dicom_seg
+from slivit.data.foreground import Box, foreground_box
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.readers import describe, read_volume
 from slivit.data.readers.address import options_of, parts_of, split_address
@@ -160,8 +161,26 @@ def given_spacing(cell: Any) -> tuple[float, float, float]:
     return z, y, x
 
 
-def network_image(volume: Volume, settings: Preprocessing) -> Image:
-    """(C, D, H, W) float32: a scan's values and grid as a network sees them."""
+def seen_box(volume: Volume, settings: Preprocessing) -> Box:
+    """What a network sees of a scan: the box round its foreground, or all of it without `preprocessing.foreground`."""
+    if settings.foreground is None:
+        depth, rows, columns = (slice(0, n) for n in volume.shape)
+        return depth, rows, columns
+    return foreground_box(volume.array, volume.spacing, settings.foreground)
+
+
+def network_image(volume: Volume, settings: Preprocessing, box: Box) -> Image:
+    """(C, D, H, W) float32: the values and the grid of a scan, or a part of it, as a network sees them.
+
+    Args:
+        volume: the whole scan.
+        settings: the preprocessing.
+        box: the part, from `seen_box`.
+
+    Raises:
+        ReadError: other channels than the settings name, or no spacing where one is wanted.
+    """
+    volume = replace(volume, array=volume.array[(..., *box)], indices=None, depth=0)
     try:
         shape = grid_shape(volume.shape, volume.spacing, settings)
         check_volume(volume, settings)
@@ -234,7 +253,7 @@ def _values(
 
 def _binary(values: npt.NDArray[Any], number: int) -> Labels:
     found = np.unique(values)
-    if len(found) > 2 or (len(found) == 2 and found[0] != 0):
+    if len(found) > 2 or (len(found) == 2 and found[0] != 0) or not np.isfinite(found).all():
         raise ManifestError(f"is to hold one structure, 0 and one other value; it holds {found[:6].tolist()}")
     return np.where(values != 0, np.uint8(number), np.uint8(0))
 
@@ -279,10 +298,11 @@ def read_case(
         ReadError, ManifestError: as `read_scan` and `read_mask`.
     """
     volume = read_scan(row, settings)
-    image = network_image(volume, settings)
+    box = seen_box(volume, settings)
+    image = network_image(volume, settings, box)
     if not mask:
         return Case(image, None, np.zeros((0, 4), np.int32))
-    labels = resampled(read_mask(row, volume, task, settings, align), image.shape[1:], nearest=True)
+    labels = resampled(read_mask(row, volume, task, settings, align)[box], image.shape[1:], nearest=True)
     return Case(image, labels, remembered(labels))
 
 

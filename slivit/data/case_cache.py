@@ -26,6 +26,8 @@ from slivit.files import whole_file
 from slivit.targets.segmentation import Segmentation
 
 log = logging.getLogger(__name__)
+SEEN = ("spacing", "resize", "window", "stretch", "reader", "foreground")
+"""The settings of the preprocessing that a case depends on."""
 
 
 class CaseReader:
@@ -96,7 +98,7 @@ class CaseReader:
 
     def _settings_name(self) -> str:
         task = self.task.model_dump(mode="json", include={"labels", "ignore"})
-        kept = self.settings.model_dump(mode="json", include={"spacing", "resize", "window", "stretch", "reader"})
+        kept = self.settings.model_dump(mode="json", include=set(SEEN))
         scale = sliding_of(self.settings).values
         values = {"settings": kept, "values": scale, "task": task, "align": self.align, "code": _version()}
         return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()

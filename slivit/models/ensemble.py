@@ -1,7 +1,7 @@
 """Several models as one: networks and models of tables, averaged with weights, in one checkpoint.
 
-What `slivit auto` ends in. Selection and weights: Caruana et al. 2004 (doi:10.1145/1015330.1015432). Origin: written
-for this project. Licence: Apache-2.0.
+What `slivit auto`, `data.folds` and `fit.seeds` end in. Selection and weights: Caruana et al. 2004
+(doi:10.1145/1015330.1015432). Origin: written for this project. Licence: Apache-2.0.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from slivit.errors import ModelError
 from slivit.models._frozen import FrozenNetwork
-from slivit.models.registry import check_volume, create_model, register_model, spec_of
+from slivit.models.registry import check_output, check_volume, create_model, register_model, spec_of
 from slivit.settings import Count, Whole
 
 Activation = Literal["sigmoid", "softmax", "identity"]
@@ -343,3 +343,62 @@ def ensemble(
     if not members:
         raise ModelError("ensemble: members is empty; an ensemble has one at least")
     return Ensemble(out_dim, (slices, image_size, image_size), members, activation, covariates, frozen, in_chans)
+
+
+class MaskEnsemble(nn.Module):
+    """Networks of one kind that segment, and the weighted mean of their probabilities; see `mask_ensemble`."""
+
+    def __init__(self, networks: Sequence[nn.Module], activation: Activation) -> None:
+        super().__init__()
+        spec = spec_of(networks[0])
+        self.input_size, self.in_chans, self.normalisation = spec.size, spec.channels, (spec.mean, spec.std)
+        self.tiled, self.activation = spec.input == "tiled", activation
+        self.backbone, self.head = nn.ModuleList(networks), Mean(len(networks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, H, W), normalised -> (B, K, S, H, W) logits of the mean probabilities."""
+        parts = torch.stack([self._probabilities(network, x) for network in self.backbone], -1)
+        return _logits(parts @ self.head.weights, self.activation)
+
+    def _probabilities(self, network: nn.Module, x: Tensor) -> Tensor:
+        logits = network(x.flatten(2, 3) if self.tiled else x).float()
+        logits = logits.reshape(*logits.shape[:2], *x.shape[2:])
+        return logits.softmax(1) if self.activation == "softmax" else logits.sigmoid()
+
+
+@register_model(
+    input="volume",
+    output="mask",
+    size=(96, 96, 96),
+    mean=(0.0,),
+    std=(1.0,),
+    source="the mean of networks of a fold or seed each; arXiv:1904.08128 for folds",
+    licence="Apache-2.0 (definition)",
+    parameters=33_087_236,
+    small={"args": {"slices": 16, "image_size": 16, "filters": (4, 8, 8), "strides": (1, 2, 2)}},
+)
+def mask_ensemble(
+    out_dim: int,
+    *,
+    network: str = "dynunet",
+    args: Mapping[str, Any] | None = None,
+    copies: Count = 2,
+    activation: Literal["sigmoid", "softmax"] = "softmax",
+) -> MaskEnsemble:
+    """Networks that segment, averaged: (B, C, S, H, W) float32 -> (B, out_dim, S, H, W) logits.
+
+    `data.folds` and `fit.seeds` end in one; by itself its networks are at random.
+
+    Args:
+        out_dim: K, the number of outputs.
+        network: a registered model that gives masks.
+        args: its own, where they are not the defaults.
+        copies: how many of it.
+        activation: of the task: "softmax" where labels exclude each other, "sigmoid" for regions.
+
+    Raises:
+        ModelError: a network that gives no masks.
+    """
+    networks = [create_model(network, out_dim, **(args or {})) for _ in range(copies)]
+    check_output(networks[0], "mask")
+    return MaskEnsemble(networks, activation)

@@ -286,9 +286,9 @@ def check_output(model: Any, wanted: Output) -> None:
     """
     spec = spec_of(model)
     if spec.output != wanted:
-        needed, given = ("a vector a scan", "masks") if wanted == "vector" else ("masks", "a vector a scan")
+        needed, given = ("a vector a scan is", "masks") if wanted == "vector" else ("masks are", "a vector a scan")
         raise ModelError(
-            f"{spec.name} gives {given}; {needed} is needed here. Such models are {one_of(list_models(output=wanted))}."
+            f"{spec.name} gives {given}; {needed} needed here. Such models are {one_of(list_models(output=wanted))}."
         )
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from slivit.data.case import network_image, read_scan, sliding_of
+from slivit.data.case import network_image, read_scan, seen_box, sliding_of
 from slivit.data.readers.address import files_in, parts_of
 from slivit.data.sliding import Sliding
 from slivit.device import out_of_memory
@@ -80,12 +80,15 @@ def segment(engine: Engine, row: Mapping[str, Any], options: Mapping[str, Any] |
     """
     task, settings = task_of(engine), engine.settings
     volume = read_scan(row, settings, options)
-    image = torch.from_numpy(network_image(volume, settings))
+    box = seen_box(volume, settings)
+    image = torch.from_numpy(network_image(volume, settings, box))
     sliding = sliding_of(settings)
     windows = windows_of(image.shape[1:], engine.spec.size, sliding.overlap) * len(engine.views)
     log.log(logging.INFO if windows >= MANY_WINDOWS else logging.DEBUG, "%s: %d windows", volume.source, windows)
     logits = scan_logits(engine, image, sliding)
-    masks = np.stack(structures_of(logits, volume.shape, task))
+    masks = np.zeros((len(task.structures), *volume.shape), bool)
+    inside = (slice(None), *box)
+    masks[inside] = structures_of(logits, masks[inside].shape[1:], task)
     return Segmented(volume, np.stack([cleaned(mask, volume.spacing, sliding) for mask in masks]))
 
 
@@ -94,7 +97,7 @@ def structures_of(logits: Tensor, shape: Sequence[int], task: Segmentation) -> l
 
     Args:
         logits: (K, d, h, w).
-        shape: (D, H, W).
+        shape: (D, H, W) of what the network saw of the scan.
         task: whether outputs exclude each other.
     """
     # One output at a time, so that no more than three volumes of the scan's size are in memory.

@@ -27,6 +27,8 @@ BACKGROUND, IGNORED = "background", 255
 """The first output where labels exclude each other, and the number of voxels that count nowhere."""
 MANY = 254
 """The largest number of labels."""
+ROUNDING = 1e-3
+"""How far from a whole number a value of a mask may lie."""
 PLACEHOLDER = "{}"
 """What stands for a label's name in the pattern of a path, where every structure has a file of its own."""
 
@@ -76,6 +78,8 @@ class Segmentation(Task):
         values = list(self.labels.values())
         if 0 in values or len(set(values)) < len(values):
             raise ValueError(f"labels have different values, and 0 is the background; got {self.labels}")
+        if any(not -(2**31) <= value < 2**31 for value in values):
+            raise ValueError(f"labels are numbers of 32 bits, as files hold them; got {self.labels}")
         if self.ignore is not None and self.ignore in (0, *values):
             raise ValueError(f"ignore is {self.ignore}, which is the background or one of the labels {self.labels}")
         for name, wanted in self.regions.items():
@@ -148,25 +152,27 @@ class Segmentation(Task):
         """A file's values as numbers of labels.
 
         Raises:
-            ManifestError: a value that is not declared, or a fraction.
+            ManifestError: a value that is not declared, a fraction, or no number.
         """
         found = np.unique(values)
         known = {0: 0} | {value: number for number, value in enumerate(self.labels.values(), 1)}
         known |= {} if self.ignore is None else {self.ignore: IGNORED}
-        fractions = found[found != np.rint(found)] if found.dtype.kind == "f" else found[:0]
+        whole = np.rint(found) if found.dtype.kind == "f" else found
+        with np.errstate(invalid="ignore"):  # a scale factor in a header leaves a rounding error
+            fractions = found[~(np.abs(found - whole) <= ROUNDING)] if found.dtype.kind == "f" else found[:0]
         if len(fractions):
             raise ManifestError(
                 f"holds {fractions[0]:.4g}, and labels are whole numbers; it was interpolated, or is no mask"
             )
-        if unknown := [int(value) for value in found if int(value) not in known]:
+        if unknown := [int(value) for value in whole if int(value) not in known]:
             shown = ", ".join(f"{name} = {value}" for name, value in self.labels.items())
             raise ManifestError(
                 f"holds the value{'s' * (len(unknown) > 1)} {', '.join(map(str, unknown[:8]))}, which task.labels does "
                 f"not declare; there are {shown}{nearest(str(unknown[0]), map(str, self.labels.values()))}"
             )
         out = np.zeros(values.shape, np.uint8)
-        for value in found:
-            if number := known[int(value)]:
+        for value, number in zip(found, (known[int(value)] for value in whole), strict=True):
+            if number:
                 out[values == value] = number
         return out
 

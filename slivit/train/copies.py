@@ -6,8 +6,9 @@ Each training is an ordinary run in a folder of its own. The checkpoint is the a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import pandas as pd
 from slivit.checkpoint import load_checkpoint, save_checkpoint, store_operating_point
 from slivit.data.covariates import with_covariates
 from slivit.data.manifest import Manifest
+from slivit.data.preprocessing import Preprocessing
 from slivit.data.sources import load_manifest
 from slivit.data.splits import fold_tested, given_folds
 from slivit.data.table import write_table
@@ -35,6 +37,9 @@ from slivit.train.recipe import TrainingRecipe
 
 if TYPE_CHECKING:
     from slivit.models.ensemble import NetworkMember
+    from slivit.models.registry import ModelSpec
+    from slivit.predict.engine import Engine
+    from slivit.predict.masks import Segmented
 
 log = logging.getLogger(__name__)
 COPIES = "copies"
@@ -48,10 +53,12 @@ class Copy:
     Args:
         name: of its folder.
         recipe: its own.
+        fold: the one that it tests, where there are folds.
     """
 
     name: str
     recipe: TrainingRecipe
+    fold: int | None
 
 
 def run_copies(recipe: TrainingRecipe, *, resume: bool = False, overwrite: bool = False) -> Path:
@@ -71,7 +78,8 @@ def run_copies(recipe: TrainingRecipe, *, resume: bool = False, overwrite: bool 
         if resume and folder.finished:
             return measure_again(recipe, folder)
         manifest = _manifest(recipe)
-        _square(fitted_preprocessing(recipe).size)
+        settings = fitted_preprocessing(recipe)
+        _square(None if manifest.task.dense else settings.size)
         folder.begin()
         # the model that is kept has seen the scans of all folds
         kept = Manifest(manifest.frame.assign(split="train"), manifest.task, manifest.source)
@@ -80,20 +88,24 @@ def run_copies(recipe: TrainingRecipe, *, resume: bool = False, overwrite: bool 
         for number, copy in enumerate(copies, 1):
             log.info("training %d of %d: %s", number, len(copies), copy.name)
             _train(copy)
-        _keep(recipe, folder, manifest, [Path(copy.recipe.out) for copy in copies])
+        _keep(recipe, folder, manifest, copies)
         folder.finish()
     return folder.path
 
 
-def _keep(recipe: TrainingRecipe, folder: RunFolder, manifest: Manifest, places: Sequence[Path]) -> None:
+def _keep(recipe: TrainingRecipe, folder: RunFolder, manifest: Manifest, copies: Sequence[Copy]) -> None:
     """Save the average of the trained models, and measure what they predicted."""
     from slivit.train.run import fitted_preprocessing
 
+    places = [Path(copy.recipe.out) for copy in copies]
     task = manifest.task.fitted(manifest.rows() if recipe.data.folds else manifest.rows("train"))
     record: dict[str, Any] = {"stage": recipe.stage, "recipe": recipe.model_dump(mode="json")}
     record |= {"source": manifest.source, "scans": {"train": len(manifest)}, "copies": [place.name for place in places]}
     model, settings = average_of(places, task), fitted_preprocessing(recipe)
     save_checkpoint(folder.file(CHECKPOINT), model, task, settings, record)
+    if task.dense:
+        _segment(recipe, folder, manifest, copies, task, settings)
+        return
     if recipe.testing.baselines and all((place / BASELINE).is_file() for place in places):
         write_table(folder.file(BASELINE), pooled(places, task, BASELINE))
     _measure(recipe, folder, manifest, pooled(places, task), task)
@@ -136,7 +148,7 @@ def _copies(recipe: TrainingRecipe, manifest: Manifest, folder: RunFolder) -> It
         for seed in range(recipe.fit.seeds):
             parts = [f"fold_{fold}"] * (fold is not None) + [f"seed_{seed}"] * (recipe.fit.seeds > 1)
             name = "_".join(parts)
-            yield Copy(name, _recipe_of(recipe, manifest.task, csv, place / name, recipe.seed + seed))
+            yield Copy(name, _recipe_of(recipe, manifest.task, csv, place / name, recipe.seed + seed), fold)
 
 
 def _splits(recipe: TrainingRecipe, manifest: Manifest, fold: int) -> pd.Series:
@@ -146,7 +158,17 @@ def _splits(recipe: TrainingRecipe, manifest: Manifest, fold: int) -> pd.Series:
 
 def _recipe_of(recipe: TrainingRecipe, task: Task, csv: Path, out: Path, seed: int) -> TrainingRecipe:
     data: dict[str, Any] = recipe.data.model_dump(
-        include={"workers", "cache", "cache_gb", "root", "slice_labels", "train_fraction", "split_seed"}
+        include={
+            "workers",
+            "cache",
+            "cache_gb",
+            "root",
+            "slice_labels",
+            "train_fraction",
+            "split_seed",
+            "align",
+            "channels",
+        }
     )
     if not recipe.data.folds:  # its table is one in which that was done already
         data["train_fraction"] = 1.0
@@ -190,6 +212,8 @@ def average_of(places: Sequence[Path], task: Task) -> Any:
         task: in whose units the outputs of a regression are.
     """
     first = spec_of(load_checkpoint(places[0]).model)
+    if task.dense:
+        return _masks_of(first, places, task)
     slices, side, _ = first.size
     beside = {COVARIATES: width_of(task.inputs)} if task.inputs else {}
     member: dict[str, Any] = {"kind": "network", "name": first.name, "copies": len(places)}
@@ -199,6 +223,16 @@ def average_of(places: Sequence[Path], task: Task) -> Any:
         own["in_chans"] = len(first.mean)
     model: Any = create_model("ensemble", task.out_dim, slices=slices, image_size=side, **own)
     fill_copies(model.backbone[0], places, task)
+    return model.eval()
+
+
+def _masks_of(first: ModelSpec, places: Sequence[Path], task: Task) -> Any:
+    """The average of runs that segment; see `average_of`."""
+    activation = "sigmoid" if getattr(task, "regions", {}) else "softmax"
+    own = {"network": first.name, "args": dict(first.args), "copies": len(places), "activation": activation}
+    model: Any = create_model("mask_ensemble", task.out_dim, **own)
+    for network, place in zip(model.backbone, places, strict=True):
+        network.load_state_dict(load_checkpoint(place).model.state_dict())
     return model.eval()
 
 
@@ -223,6 +257,41 @@ def fill_copies(member: NetworkMember, places: Sequence[Path], task: Task) -> No
             member.shift[number] = (torch.tensor(loaded.task.center) - center) / spread
 
 
+def _segment(
+    recipe: TrainingRecipe,
+    folder: RunFolder,
+    manifest: Manifest,
+    copies: Sequence[Copy],
+    task: Task,
+    settings: Preprocessing,
+) -> None:
+    """Segment every scan that is tested by the average of the models that never saw its patient, and measure it."""
+    from slivit.predict.masks import segment
+    from slivit.train.mask_testing import keep_cases, mask_engine
+
+    if recipe.data.folds:
+        rows = sorted((dict(row) | {"split": "test"} for row in manifest.rows()), key=lambda row: int(row["fold"]))
+    else:
+        rows = [*manifest.rows("val"), *(manifest.rows("test") if "test" in manifest.splits else ())]
+
+    @lru_cache(1)  # the rows of a fold lie together
+    def engine_of(fold: int | None) -> Engine:
+        places = [Path(copy.recipe.out) for copy in copies if copy.fold == fold]
+        return mask_engine(recipe, average_of(places, task), task, settings)
+
+    def found_of(row: Mapping[str, Any]) -> Segmented:
+        return segment(engine_of(int(row["fold"]) if recipe.data.folds else None), row)
+
+    keep_cases(folder, recipe, recipe.data, found_of, rows, (task, settings), _described(manifest, task))
+
+
+def _described(manifest: Manifest, task: Task) -> dict[str, Any]:
+    """What `metrics.json` says of the scans."""
+    rows = describe_splits(manifest.frame[manifest.frame["split"] != ""], task)
+    rows = rows or {"test": describe_rows(manifest.frame, task)}
+    return {"source": manifest.source, "external": False, "run": rows}
+
+
 def _measure(recipe: TrainingRecipe, folder: RunFolder, manifest: Manifest, table: pd.DataFrame, task: Task) -> None:
     """Measure the pooled predictions as those of one run."""
     from slivit.train.run import decided
@@ -230,10 +299,7 @@ def _measure(recipe: TrainingRecipe, folder: RunFolder, manifest: Manifest, tabl
     decision = decided(recipe, table, task)
     if decision:
         store_operating_point(folder.path, decision)
-    rows = describe_splits(manifest.frame[manifest.frame["split"] != ""], task)
-    rows = rows or {"test": describe_rows(manifest.frame, task)}
-    data = {"source": manifest.source, "external": False, "run": rows}
-    metrics = measure(table, task, recipe.testing, decision=decision, data=data)
+    metrics = measure(table, task, recipe.testing, decision=decision, data=_described(manifest, task))
     if recipe.testing.baselines:
         add_baseline(metrics, table, task, recipe.testing, folder.path)
     for name in recipe.results:

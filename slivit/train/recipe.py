@@ -285,14 +285,9 @@ def check_dense(recipe: Labelled, part: LabelledSet) -> None:
         if part.data.align != "error":
             raise RecipeError(f"data.align is for a segmentation, and would do nothing for a {part.task.kind} task")
         return
-    if part.data.folds or recipe.fit.seeds > 1:
-        raise RecipeError(
-            "data.folds and fit.seeds pool predictions of scans; segment each fold or seed in a run of its own (slivit "
-            "study), and compare them"
-        )
     idle = {
         "augmentation": changed(recipe.augmentation),
-        "preprocessing": changed(recipe.preprocessing, "sampling", "short", "fit", "windows", "foreground", "rounded"),
+        "preprocessing": changed(recipe.preprocessing, "sampling", "short", "fit", "windows", "rounded"),
     }
     for section, keys in idle.items():
         if keys:

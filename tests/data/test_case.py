@@ -11,6 +11,7 @@ from slivit.data.cache import SliceCache
 from slivit.data.case import given_spacing, read_case, read_scan, resampled
 from slivit.data.case_cache import CaseReader
 from slivit.data.case_checks import checked_masks
+from slivit.data.foreground import Foreground
 from slivit.data.manifest import Manifest
 from slivit.data.patch_blocks import patch_dataloaders
 from slivit.data.patches import Patches, bent, cut, draw_corner, drawn_place, mirrored_and_turned
@@ -96,6 +97,7 @@ def test_all_that_is_wrong_is_one_error(tmp_path):
         row_of(tmp_path, "undeclared", mask=numbers() * 2),
         row_of(tmp_path, "fraction", mask=numbers() / 4, dtype=np.float32),
         row_of(tmp_path, "empty", mask=numbers() * 0),
+        row_of(tmp_path, "infinite", mask=np.where(numbers() > 0, np.inf, 0), dtype=np.float32),
         row_of(tmp_path, "shape", "val", mask=numbers((20, 18, 11))),
     ]
     task = slivit.Task(kind="segmentation", labels={"core": 2, "shell": 5, "absent": 7})
@@ -104,7 +106,7 @@ def test_all_that_is_wrong_is_one_error(tmp_path):
         checked_masks(manifest, task, SETTINGS, "error")
     for words in ("does not declare", "whole numbers", "its mask is empty", "18 x 20 voxels", "absent"):
         assert words in str(error.value)
-    assert "5 problems" in str(error.value)
+    assert "6 problems" in str(error.value)
 
 
 def test_a_mask_that_is_not_there_is_told_with_its_row(tmp_path):
@@ -120,6 +122,21 @@ def test_spacing_resamples_image_and_mask_alike(tmp_path):
     assert set(np.unique(case.labels)) == {0, 1, 2}
     back = resampled(case.labels, (10, 18, 20), nearest=True)
     assert (back == read_case(row_of(tmp_path, "b"), TASK, SETTINGS).labels).all()
+
+
+def test_the_crop_to_the_foreground_is_of_scan_and_mask_alike(tmp_path):
+    settings = SETTINGS.model_copy(update={"foreground": Foreground(threshold=0.5, least=0.0, margin=2.0)})
+    row = row_of(tmp_path)
+    kept, whole = read_case(row, TASK, settings), read_case(row, TASK, SETTINGS)
+    assert kept.image.shape[1:] == kept.labels.shape == (9, 11, 11)  # 7 x 7 x 7 voxels and 2 mm round them
+    first = np.argwhere(whole.labels).min(0) - (1, 2, 2)
+    box = tuple(slice(start, start + n) for start, n in zip(first, (9, 11, 11), strict=True))
+    assert (kept.labels == whole.labels[box]).all()
+    assert (kept.image[0] == whole.image[0][box]).all()
+    assert (kept.labels[tuple(kept.places[:, 1:].T)] == kept.places[:, 0]).all()
+    cache = SliceCache(tmp_path / "cache")
+    shapes = [CaseReader(TASK, s, cache=cache)(row).labels.shape for s in (SETTINGS, settings, SETTINGS)]
+    assert shapes == [whole.labels.shape, kept.labels.shape, whole.labels.shape]
 
 
 def test_the_manifest_may_say_the_spacing(tmp_path):

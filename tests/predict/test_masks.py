@@ -10,6 +10,7 @@ from torch import nn
 
 import slivit
 from slivit.checkpoint import Checkpoint
+from slivit.data.case import read_mask
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.sliding import Sliding
 from slivit.evaluate.masks import score_case
@@ -75,6 +76,44 @@ def test_a_perfect_network_gives_the_stored_mask_back_whatever_the_orientation(t
         assert np.allclose(theirs, ours, atol=1e-5)
     voxel = 0.9 * 1.1 * 2 / 1000
     assert found.millilitres() == pytest.approx([(stored == value).sum() * voxel for value in (2, 5)])
+
+
+OBLIQUE = np.linalg.qr(np.array([[0.9, 0.3, -0.2], [-0.25, 0.8, 0.4], [0.3, -0.3, 0.9]]))[0]
+TILTED = np.array([[1.0, 0, 0], [0, 1, 0.3], [0, 0, 0.95]])  # of a CT whose gantry is tilted
+
+
+@pytest.mark.parametrize("turn", [OBLIQUE, OBLIQUE[:, [2, 0, 1]], -OBLIQUE, TILTED])
+@pytest.mark.parametrize("foreground", [None, {"threshold": 0.5, "margin": 1.5, "least": 0.0}])
+def test_of_an_oblique_scan_with_16_bit_labels_of_one_voxel_all_comes_back(tmp_path, turn, foreground):
+    task = slivit.Task(kind="segmentation", labels={"core": 300, "shell": 65535})
+    stored = np.zeros((20, 18, 30), np.uint16)
+    stored[19, 17, 29], stored[3:6, 2, 4] = 300, 65535
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn * (0.7, 1.3, 4.0), (-40, 12, 5)
+    for name, values in (("scan", np.array([0, 2, 5])[np.searchsorted([0, 300, 65535], stored)]), ("mask", stored)):
+        nibabel.save(nibabel.Nifti1Image(values.astype(np.uint16), affine), tmp_path / f"{name}.nii.gz")
+    row = {"path": str(tmp_path / "scan.nii.gz"), "mask": str(tmp_path / "mask.nii.gz")}
+    engine = engine_of(task=task, foreground=foreground)
+    found = segment(engine, row)
+    (file,) = write_masks(tmp_path / "masks", "scan", found, task, row["path"])
+    written = nibabel.load(file)
+    assert (np.asarray(written.dataobj) == stored).all()
+    assert np.allclose(written.affine, affine, atol=1e-4)
+    truth = read_mask(row, found.volume, task, engine.settings, "error")
+    scores = score_case(found, truth, task, 1.0)
+    assert [(s.dice, s.hd95, s.surface_dice, s.lesions) for s in scores.values()] == [(1, 0, 1, 1)] * 2
+    voxel = abs(np.linalg.det(affine[:3, :3])) / 1000
+    sides = np.prod(np.linalg.norm(affine[:3, :3], axis=0)) / 1000  # what a voxel is taken for: slices upright
+    assert scores["core"].true_ml == pytest.approx(sides)
+    assert turn is TILTED or sides == pytest.approx(voxel)
+
+
+@pytest.mark.parametrize("layout", ["volume", "tiled"])
+def test_a_tall_scan_is_segmented_by_windows_of_any_shape(tmp_path, layout):
+    stored = numbers((7, 90, 11), (3, 44, 5))
+    nibabel.save(nibabel.Nifti1Image(stored, np.diag([1, 1, 3, 1.0])), path := tmp_path / "scan.nii")
+    found = segment(engine_of(layout), {"path": str(path)})
+    assert (label_map(found.masks, TASK) == found.volume.array).all()
 
 
 @pytest.mark.parametrize(

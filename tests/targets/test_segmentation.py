@@ -32,6 +32,7 @@ def test_outputs_are_the_labels_with_background_or_the_regions():
         ({"labels": {"a": 1, "b": 1}}, "different values"),
         ({"labels": {"background": 1}}, "needs no label"),
         ({"labels": {"a/b": 1}}, "files are called so"),
+        ({"labels": {"a": 2**31}}, "numbers of 32 bits"),
         ({"ignore": 2}, "one of the labels"),
         ({"regions": {"x": (3,)}}, "no label has"),
         ({"regions": {"x": ()}}, "is empty"),
@@ -58,11 +59,27 @@ def test_values_become_numbers_and_values_again():
 
 
 @pytest.mark.parametrize(
-    ("values", "words"), [([0, 3.0], "does not declare"), ([0, 0.5], "whole numbers"), ([-1, 0], "does not declare")]
+    ("values", "words"),
+    [
+        ([0, 3.0], "does not declare"),
+        ([0, 0.5], "whole numbers"),
+        ([-1, 0], "does not declare"),
+        ([0, np.nan], "whole numbers"),
+        ([0, np.inf], "whole numbers"),
+    ],
 )
 def test_values_that_are_not_declared_and_fractions_are_refused(values, words):
     with pytest.raises(ManifestError, match=words):
         segmentation().numbered(np.array(values))
+
+
+def test_the_rounding_of_a_scale_factor_and_values_of_16_bits_are_no_error():
+    task = segmentation(labels={"a": 1, "b": 300, "c": 65535})
+    slope = np.float32(1 / 255)
+    assert task.numbered(np.array([0, 255, 76500], np.float32) * slope).tolist() == [0, 1, 2]
+    assert task.numbered(np.array([0.0, 0.99999, 299.9999])).tolist() == [0, 1, 2]
+    assert task.numbered(np.array([0, 65535, 300], np.uint16)).tolist() == [0, 3, 2]
+    assert task.values(np.array([3, 2, 1], np.uint8)).tolist() == [65535, 300, 1]
 
 
 def test_regions_are_painted_from_the_largest_where_labels_can_tell_them():

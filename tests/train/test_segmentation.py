@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -21,10 +22,13 @@ from slivit.folder import RunFolder
 from slivit.models.recipe import Model
 from slivit.models.registry import model_spec
 from slivit.predict import command as predicting
+from slivit.predict.engine import Engine
+from slivit.predict.masks import segment
 from slivit.recipe import check_recipe, finetune, load_recipe
 from slivit.report.check import run_check
 from slivit.sharing import command as exporting
 from slivit.train import callbacks
+from slivit.train.copies import average_of
 from slivit.train.recipe import FinetuneRecipe
 from slivit.train.run import Trial, fitted_preprocessing, labelled_scans
 
@@ -325,3 +329,68 @@ def test_a_finished_run_is_measured_again_but_not_at_another_tolerance(run, blob
     assert (settings["draws"], settings["level"]) == (30, 0.8)
     with pytest.raises(RecipeError, match="use slivit evaluate"):
         finetune(recipe(blob_scans, tmp_path / "run", testing={"tolerance_mm": 3.0}), resume=True)
+
+
+@pytest.fixture(scope="module")
+def folded(blob_scans, tmp_path_factory):
+    """Two folds of a run, which died in the second one and went on."""
+    out = tmp_path_factory.mktemp("folds") / "run"
+    chosen = recipe(blob_scans, out, data={"folds": 2}, fit={"epochs": 1})
+    finetune(chosen)
+    before = pd.read_csv(out / "cases.csv")
+    for file in ("cases.csv", "metrics.json", "checkpoint/config.json", "copies/fold_1/metrics.json"):
+        (out / file).unlink()
+    first = (out / "copies" / "fold_0" / "metrics.json").stat().st_mtime_ns
+    finetune(chosen, resume=True)
+    assert (out / "copies" / "fold_0" / "metrics.json").stat().st_mtime_ns == first
+    pd.testing.assert_frame_equal(pd.read_csv(out / "cases.csv"), before)
+    return out
+
+
+def test_folds_segment_every_case_once_by_who_never_saw_its_patient(folded):
+    cases = pd.read_csv(folded / "cases.csv")
+    assert set(cases["split"]) == {"test"}
+    assert len(cases) == cases["case"].nunique() == 20
+    single = [pd.read_csv(folded / "copies" / f"fold_{fold}" / "cases.csv").query("split == 'test'") for fold in (0, 1)]
+    for fold, own in enumerate(single):
+        seen = pd.read_csv(folded / "copies" / f"fold_{fold}.csv").query("split != 'test'")["patient"]
+        assert not set(seen) & set(own["patient"])
+    columns = ["path", "dice", "hd95", "predicted_ml", "true_ml"]
+    pooled = pd.concat(single)[columns].sort_values("path", ignore_index=True)
+    pd.testing.assert_frame_equal(cases[columns].sort_values("path", ignore_index=True), pooled)
+    assert {p.name for p in (folded / "masks").iterdir()} == {f"{name}.nii.gz" for name in cases["case"]}
+    assert slivit.Run(folded).metrics["splits"]["test"]["scans"] == 20
+
+
+@pytest.mark.parametrize("task", [TASK, TASK | {"regions": {"whole": [1]}}], ids=["labels", "regions"])
+def test_a_prediction_averages_the_probabilities_of_seeds(blob_scans, tmp_path, task):
+    chosen = recipe(blob_scans, tmp_path / "run", task=task, fit={"epochs": 1, "seeds": 2})
+    own = pd.read_csv(finetune(chosen) / "cases.csv")
+    assert own["split"].value_counts().to_dict() == {"val": 4, "test": 4}
+    kept = slivit.load_checkpoint(tmp_path / "run")
+    members = [slivit.load_checkpoint(tmp_path / "run" / "copies" / f"seed_{seed}").model for seed in (0, 1)]
+    assert kept.model.spec.size == members[0].spec.size
+    x = torch.randn(2, 1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        called = [kept.task.activation(m(x), None, None) for m in (kept.model, *members)]
+    assert (called[1] - called[2]).abs().max() > 0.01
+    torch.testing.assert_close(called[0], (called[1] + called[2]) / 2, rtol=1e-4, atol=1e-5)
+    predicting.run(tmp_path / "run", [str(blob_scans.with_name("scan33.nii"))], tmp_path / "out" / "volumes.csv",
+                   precision="float32")  # fmt: skip
+    masks = [nibabel.load(tmp_path / place / "masks" / "scan33.nii.gz").get_fdata() for place in ("run", "out")]
+    assert (masks[0] == masks[1]).all()
+
+
+def test_of_two_seeds_a_fold_both_segment_what_they_never_saw(blob_scans, tmp_path):
+    chosen = recipe(
+        blob_scans, tmp_path / "run", data={"folds": 2}, patches={"steps": 1}, fit={"epochs": 1, "seeds": 2}
+    )
+    finetune(chosen)
+    cases = pd.read_csv(tmp_path / "run" / "cases.csv")
+    assert len(cases) == cases["path"].nunique() == 20
+    scan = cases.query("fold == 1").iloc[0]
+    of_fold = average_of([tmp_path / "run" / "copies" / f"fold_1_seed_{seed}" for seed in (0, 1)], chosen.task)
+    engine = Engine(replace(slivit.load_checkpoint(tmp_path / "run"), model=of_fold), "cpu")
+    found = segment(engine, {"path": scan["path"]}).masks[0]
+    assert found.sum() * 3 / 1000 == pytest.approx(scan["predicted_ml"])
+    assert len(slivit.load_checkpoint(tmp_path / "run").model.backbone) == 4
