@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from slivit.errors import ModelError
 from slivit.models._frozen import FrozenNetwork
 from slivit.models.registry import check_output, check_volume, create_model, register_model, spec_of
+from slivit.models.unet import COMMON
 from slivit.settings import Count, Whole
 
 Activation = Literal["sigmoid", "softmax", "identity"]
@@ -357,8 +358,8 @@ class MaskEnsemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W), normalised -> (B, K, S, H, W) logits of the mean probabilities."""
-        parts = torch.stack([self._probabilities(network, x) for network in self.backbone], -1)
-        return _logits(parts @ self.head.weights, self.activation)
+        parts = (w * self._probabilities(n, x) for w, n in zip(self.head.weights, self.backbone, strict=True))
+        return _logits(torch.as_tensor(sum(parts)), self.activation)
 
     def _probabilities(self, network: nn.Module, x: Tensor) -> Tensor:
         logits = network(x.flatten(2, 3) if self.tiled else x).float()
@@ -367,14 +368,9 @@ class MaskEnsemble(nn.Module):
 
 
 @register_model(
-    input="volume",
-    output="mask",
-    size=(96, 96, 96),
-    mean=(0.0,),
-    std=(1.0,),
-    source="the mean of networks of a fold or seed each; arXiv:1904.08128 for folds",
-    licence="Apache-2.0 (definition)",
+    **COMMON,
     parameters=33_087_236,
+    source="arXiv:1904.08128",
     small={"args": {"slices": 16, "image_size": 16, "filters": (4, 8, 8), "strides": (1, 2, 2)}},
 )
 def mask_ensemble(
@@ -390,7 +386,7 @@ def mask_ensemble(
     `data.folds` and `fit.seeds` end in one; by itself its networks are at random.
 
     Args:
-        out_dim: K, the number of outputs.
+        out_dim: K.
         network: a registered model that gives masks.
         args: its own, where they are not the defaults.
         copies: how many of it.
