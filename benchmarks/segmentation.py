@@ -174,6 +174,7 @@ def plain(table: Path, out: Path, seed: int) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
+METRICS = ("dice", "hd95", "absolute_volume_error_ml")
 NAMES = ["plain", *MODELS, *(f"{name}-pretrained" for name in MODELS if name.startswith(("dino3d", "swin_unet")))]
 
 
@@ -186,15 +187,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/segmentation"))
     options = parser.parse_args()
     table = manifest(options.data, options.out)
-    print("| model | seed | structure | Dice | HD95 (mm) | absolute volume error (mL) | processor seconds |")
+    print("| model | seeds | structure | Dice | HD95 (mm) | absolute volume error (mL) | processor seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for model in options.models:
-        for seed in options.seeds:
-            found = plain(table, options.out, seed) if model == "plain" else train(table, options.out, model, seed)
-            for structure in ("anterior", "posterior"):
-                values = [found[structure][m] for m in ("dice", "hd95", "absolute_volume_error_ml")]
-                cells = [f"{v['value']:.3f} ({v['low']:.3f} to {v['high']:.3f})" for v in values]
-                print(f"| {model} | {seed} | {structure} | {' | '.join(cells)} | {found['seconds']:.0f} |", flush=True)
+        found = [
+            plain(table, options.out, seed) if model == "plain" else train(table, options.out, model, seed)
+            for seed in options.seeds
+        ]
+        for structure in ("anterior", "posterior"):
+            cells = [over_seeds([f[structure][m]["value"] for f in found]) for m in METRICS]
+            seconds = over_seeds([f["seconds"] for f in found], 0)
+            print(f"| {model} | {len(found)} | {structure} | {' | '.join(cells)} | {seconds} |", flush=True)
+
+
+def over_seeds(values: list[float], digits: int = 3) -> str:
+    """The mean over seeds, with the range where there are several."""
+    shown = [f"{value:.{digits}f}" for value in (sum(values) / len(values), min(values), max(values))]
+    return shown[0] if len(values) == 1 else f"{shown[0]} ({shown[1]} to {shown[2]})"
 
 
 if __name__ == "__main__":

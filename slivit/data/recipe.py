@@ -43,8 +43,8 @@ class Data(Section):
         val_from_train: where the manifest has train rows but no val rows, move this fraction of the training patients
             to val; 0 makes that an error for a CSV and takes a tenth for an importer.
         folds: train as often, so that every scan is tested once by a model that never saw its patient, and pool the
-            predictions; the table's own column `fold` where it has one. The rest is split by `val_from_train`, a tenth
-            where that is 0. 0 trains once, by the table's splits.
+            predictions; the table's own column `fold` where it has one. Its splits and `fractions` are left aside: the
+            rest is split by `val_from_train`, a tenth where that is 0. 0 trains once, by the table's splits.
         train_fraction: keep this fraction of the training patients (label efficiency); nested for one seed.
         fraction_seed: the seed by which `train_fraction` draws patients; `split_seed` where it is negative.
         workers: processes that read scans, at most as many as there are cores; 0 reads in the training process.
@@ -112,7 +112,7 @@ class Data(Section):
             "it is for medmnist:NAME": () if named else ("download",),
             "all training patients are kept": () if self.train_fraction < 1 else ("fraction_seed",),
             "there is no data.cache": () if self.cache else ("cache_gb",),
-            "data.folds tests every scan once": ("test_manifest", "fractions") if self.folds else (),
+            "data.folds tests every scan once": ("test_manifest",) if self.folds else (),
         }
         for why, keys in idle.items():
             if keys and (found := changed(self, *keys)):

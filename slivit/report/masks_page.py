@@ -88,7 +88,7 @@ def sentences(split: Mapping[str, Any], task: Segmentation) -> Iterator[str]:
         f"{count(len(task.structures), 'structure')}. The mean Dice over structures and cases is "
         f"{in_words(metrics['dice'])}, the mean HD95 {in_words(metrics['hd95'], 'mm', 2)}."
     )
-    if why := metrics["hd95"]["why"]:
+    if metrics["hd95"]["value"] is not None and (why := metrics["hd95"]["why"]):
         yield f"HD95: {why}."
     failed = next(iter(split["counts"].values()))["missing"]
     if failed:

@@ -240,9 +240,10 @@ def _doubts(rows: pd.DataFrame, reviews: Path | None) -> list[str]:
 
 
 def named_targets(task: Task) -> str:
-    """The targets, at most three by name."""
-    more = len(task.targets) - 3
-    return ", ".join(task.targets[:3]) + (f" and {more} more" if more > 0 else "")
+    """The targets, or the structures of masks, at most three by name."""
+    names = task.parts if task.dense else task.targets
+    more = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
 
 
 def _thresholds(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -112,7 +112,7 @@ def with_unit(metric: str, unit: str) -> str:
 def spoken(metric: str) -> str:
     """What a metric is called within a sentence."""
     name = metric_name(metric)
-    proper = name[1:2].isupper() or name[1:2] in "²1 " or name.split()[0] in ("Brier", "Pearson", "Spearman")
+    proper = name[1:2].isupper() or name[1:2] in "²1 " or name.split()[0] in ("Brier", "Dice", "Pearson", "Spearman")
     return name if proper else name[0].lower() + name[1:]
 
 

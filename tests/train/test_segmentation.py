@@ -243,7 +243,7 @@ def test_two_runs_are_compared_scan_by_scan(run, blob_scans, tmp_path):
     own = pd.read_csv(run / "cases.csv").query("split == 'test'")["dice"].mean()
     assert found["methods"]["run"]["metrics"]["dice"]["value"] == pytest.approx(own)
     assert "dice/blob" in found["methods"]["run"]["metrics"]
-    assert (folder / "index.html").is_file()
+    assert "<title>Comparison: blob" in (folder / "index.html").read_text()
 
 
 @pytest.mark.slow
