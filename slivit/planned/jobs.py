@@ -76,7 +76,7 @@ def recipe_of_job(plan: Plan, job: Job) -> Any:
         "seed": plan.seed + chosen.seed + job.fold,
         "data": {
             "manifest": str(fold_csv(plan, job.fold)),
-            "channels": plan.preprocessing.channels,
+            "channels": plan.columns,
             "workers": 0,
             "cache": str(Path(plan.out) / "cache"),
         },

@@ -27,6 +27,8 @@ OVERHEAD, EACH_EPOCH = 1.35, 0.3
 """What batches, moves and the optimiser cost beside the two passes (a factor), and an epoch by itself (seconds)."""
 
 
+COLOURED = 3
+"""Channels that networks of images take."""
 VIT = {"vit_dim": 128, "vit_depth": 3, "vit_heads": 4, "dim_head": 32, "mlp_dim": 256, "dropout": 0.1}
 """A small transformer over the slices of a SLIViT."""
 
@@ -86,7 +88,7 @@ class Option:
 
 def options_of(size: tuple[int, int, int], channels: int = 0) -> Iterator[Option]:
     """The networks that suit a size and a number of channels, the one that is most likely to do well first."""
-    if channels:
+    if channels and not (channels == COLOURED and size[0] == 1):
         several = (o for o in options_of((max(size[0], 2), *size[1:])) if takes_argument(o.model, "in_chans"))
         yield from (replace(o, args={**o.args, "slices": size[0], "in_chans": channels}) for o in several)
         return

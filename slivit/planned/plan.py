@@ -12,10 +12,12 @@ from pydantic import Field, model_validator
 
 from slivit.data.augmentation import Augmentation
 from slivit.data.preprocessing import Preprocessing
+from slivit.data.readers.base import COLOURS
+from slivit.data.readers.channels import ALL
 from slivit.device import cores
 from slivit.errors import RecipeError
 from slivit.planned.frozen import FOR_FROZEN, Frozen, plan_frozen
-from slivit.planned.look import Facts, summary
+from slivit.planned.look import Facts, in_colour, summary
 from slivit.planned.networks import Candidate, Folds, keep_of, plan_networks
 from slivit.settings import Section, Seed
 from slivit.targets.task import Task
@@ -105,6 +107,11 @@ class Plan(Section):
         return self
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of paths that are channels; none where a file holds all channels of a scan."""
+        return () if self.preprocessing.reader.get("channel") == ALL else self.preprocessing.channels
+
+    @property
     def fold_numbers(self) -> range:
         """The folds on which networks are trained."""
         return range(self.trained or self.folds)
@@ -137,6 +144,10 @@ def make_plan(
     """
     known = [f for f in facts if not f.error]
     preprocessing, reasons = plan_preprocessing(known)
+    if not channels and in_colour(list(frame["path"]), known):
+        reasons.append("scans are of colour, whose red, green and blue are read; preprocessing.reader makes them grey")
+        preprocessing = preprocessing.model_copy(update={"reader": {"channel": ALL}})
+        channels = COLOURS
     preprocessing = preprocessing.model_copy(update={"channels": tuple(channels)})
     augmentation, why = plan_augmentation(known, task)
     most_folds, why_folds, own = plan_folds(frame, task)

@@ -147,7 +147,7 @@ def _asked(folder: Path, resume: bool, *asked: Any) -> dict[str, Any]:
     names = ("target", "kind", "labels", "importer", "covariates", "channels")
     if resume and (folder / PLAN).is_file():
         values = read_values(folder / PLAN)
-        task, channels = values["task"], values["preprocessing"].get("channels", ())
+        task, channels = values["task"], check_recipe(Plan, values, str(folder / PLAN)).columns
         beside = task.get("covariates") or (NO_COVARIATES,)
         return {"target": task["targets"], "kind": task["kind"], "covariates": beside, "channels": channels}
     return dict(zip(names, asked, strict=True))

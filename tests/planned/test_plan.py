@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import slivit
 from slivit.data.augmentation import Augmentation
@@ -14,7 +15,7 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.errors import DIVERGED, CheckpointError, RecipeError
 from slivit.planned import jobs, networks
 from slivit.planned.clock import Clock
-from slivit.planned.look import Facts
+from slivit.planned.look import Facts, in_colour
 from slivit.planned.networks import Candidate, Folds, Measured, folds_for, keep_of, plan_networks, started_from
 from slivit.planned.plan import OWN_FOLDS, Plan, plan_augmentation, plan_folds, plan_preprocessing
 from slivit.planned.scans import parts_of, refuse_seen, with_folds
@@ -229,3 +230,31 @@ def test_few_folds_of_networks_leave_baselines_as_many_parts_as_there_can_be():
     own = Plan.model_construct(folds=2, folds_from="the table", seed=0)
     given = frame.assign(fold=["x", "y"] * 20)
     assert len(np.unique(parts_of(with_folds(given, BINARY, own), BINARY, own))) == 2
+
+
+def test_networks_of_images_take_three_colours_and_a_file_holds_them(tmp_path):
+    names = [o.model for o in networks.options_of((1, 32, 32), 3)]
+    assert set(names) == {"image_classifier"}
+    assert all("in_chans" in o.args for o in networks.options_of((4, 32, 32), 3))
+    of = {"minutes": 9, "workers": 0, "folds": 3, "keep": 0, "candidates": (), "baselines": ()}
+    settings = Preprocessing(size=(1, 32, 32), reader={"channel": "all"}, channels=("red", "green", "blue"))
+    plan = Plan(out=str(tmp_path), source="", task=BINARY, preprocessing=settings, augmentation=Augmentation(), **of)
+    assert plan.columns == ()
+    candidate = Candidate(name="a", model="image_classifier", lr=1e-3, epochs=1, batch_size=4)
+    recipe = jobs.recipe_of_job(plan, jobs.job_of(plan, candidate, 0))
+    assert recipe.data.channels == ()
+    assert recipe.preprocessing.reader == {"channel": "all"}
+
+
+@pytest.mark.parametrize("coloured", [True, False])
+def test_colour_is_read_where_there_is_some(coloured, tmp_path, rng):
+    values = rng.integers(90, 130, (6, 20, 20, 3 if coloured else 1)).repeat(1 if coloured else 3, -1)
+    values[:, 5:12, 5:12, 0] += 60
+    if not coloured:
+        values[..., 1:] = values[..., :1]
+    paths = [str(tmp_path / f"{i}.png") for i in range(6)]
+    for path, picture in zip(paths, values.astype(np.uint8), strict=True):
+        Image.fromarray(picture).save(path)
+    of_colour = [Facts(shape=(1, 20, 20), bytes=True, colour=True)] * 6
+    assert in_colour(paths, of_colour) is coloured
+    assert not in_colour(paths, [*of_colour[1:], Facts(shape=(1, 20, 20), bytes=True)])

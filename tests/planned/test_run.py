@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import slivit
 from slivit.planned.plan import Plan
 from slivit.recipe import check_recipe, read_values, resolved_toml
 
 KINDS = ("linear", "forest")
+SPLITS = {"train": slice(0, 32), "val": slice(32, 36), "test": slice(36, 48)}
 SLIVIT = str(Path(sys.executable).with_name("slivit"))
 
 
@@ -185,3 +187,23 @@ def test_channels_covariates_and_the_tables_own_folds_go_all_the_way(plan, tmp_p
         assert exported.returncode == 0, exported.stderr
     resumed = command("auto", "--resume", "--out", out)
     assert resumed.returncode == 0, resumed.stderr
+
+
+@pytest.mark.slow
+def test_colour_alone_tells_the_answer(tmp_path, rng):
+    pictures = rng.integers(90, 130, (48, 24, 24, 3))
+    answers = np.arange(48) % 2
+    for picture, answer in zip(pictures, answers, strict=True):
+        picture[4:16, 6:18] = [60, 106, 100] if answer else [150, 60, 100]  # of one luminance
+    images = pictures.clip(0, 255).astype(np.uint8)
+    parts = {f"{name}_images": images[rows] for name, rows in SPLITS.items()}
+    labels = {f"{name}_labels": answers[rows, None] for name, rows in SPLITS.items()}
+    np.savez(tmp_path / "cells.npz", **parts, **labels)
+    run = slivit.auto(tmp_path / "cells.npz", time="0.5m", out=tmp_path / "run")
+    assert run.metrics["splits"]["test"]["metrics"]["roc_auc"]["value"] == 1
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    Image.fromarray(images[1]).save(tmp_path / "b.png")
+    done = command("predict", tmp_path / "run", tmp_path / "a.png", tmp_path / "b.png", "--out", tmp_path / "p.csv")
+    assert done.returncode == 0, done.stderr
+    first, second = pd.read_csv(tmp_path / "p.csv")["prob_label"]
+    assert first < 0.5 < second

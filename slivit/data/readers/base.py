@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -247,8 +248,28 @@ def _natural_key(name: str, signed: frozenset[str], decimal: bool) -> Key:
     return (*key, *([(1, 0, name[at:])] if at < len(name) else []))
 
 
+COLOURS = ("red", "green", "blue")
+"""What the option `channel` calls the channels of a colour image."""
+_kept: ContextVar[int | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def one_colour(number: int) -> Iterator[None]:
+    """Have `to_grey` return one channel of `COLOURS` in place of the luminance."""
+    before = _kept.set(number)
+    try:
+        yield
+    finally:
+        _kept.reset(before)
+
+
+def keeps_colour() -> bool:
+    """Return whether a channel is asked for, so that no decoder may make grey by itself."""
+    return _kept.get() is not None
+
+
 def to_grey(colour: Array) -> Array:
-    """Return the luminance (ITU-R 601) of an RGB or RGBA array in its own precision.
+    """Return the luminance (ITU-R 601) of an RGB or RGBA array in its own precision, or the one channel asked for.
 
     Args:
         colour: (..., 3) or (..., 4) array; an alpha channel is dropped.
@@ -259,6 +280,8 @@ def to_grey(colour: Array) -> Array:
     import cv2
 
     rgb = colour[..., :3]
+    if (number := _kept.get()) is not None:
+        return np.ascontiguousarray(rgb[..., number].astype(grey_type(rgb.dtype), copy=False))
     if rgb.dtype not in _GREY_TYPES:
         weights = np.array([0.299, 0.587, 0.114])
         return (rgb.astype(np.float64) @ weights).astype(np.float32)

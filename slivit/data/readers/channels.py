@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from slivit.data.readers.base import Array, Recounted, Scan, ScanInfo, counted
+from slivit.data.readers.base import COLOUR_NOTE, COLOURS, Array, Recounted, Scan, ScanInfo, counted, one_colour
 from slivit.data.readers.geometry import difference
 from slivit.errors import ReadError, nearest
 
@@ -87,6 +87,30 @@ def _resampled(scan: Scan, first: ScanInfo, indices: Sequence[int]) -> Array:
         out = (1, *first.shape[1:])
         planes.append(affine_transform(whole, to_own[:3, :3], offset, out, order=1, cval=float(np.nanmin(whole))))
     return np.concatenate(planes)
+
+
+def in_colour(scan: Scan, channel: int | str) -> Scan:
+    """A colour image or video as one of `COLOURS`, or as all three side by side, in place of its luminance.
+
+    Args:
+        scan: opened, whose notes say that it becomes grey.
+        channel: "red", "green", "blue" or "all".
+    """
+    numbers = range(len(COLOURS)) if channel == ALL else [COLOURS.index(str(channel))]
+
+    def of(number: int, indices: Sequence[int]) -> Array:
+        with one_colour(number):
+            return scan.load(indices)
+
+    def load(indices: Sequence[int]) -> Array:
+        try:
+            loaded = [of(number, indices) for number in numbers]
+        except Recounted as again:
+            raise Recounted(in_colour(again.scan, channel)) from again
+        return np.stack(loaded) if channel == ALL else loaded[0]
+
+    notes = tuple(note for note in scan.info.notes if note != COLOUR_NOTE)
+    return replace(scan, info=replace(scan.info, notes=notes, channels=len(numbers)), load=load)
 
 
 def chosen_channel(channel: int | str | None, count: int, source: str) -> int | None:

@@ -15,8 +15,8 @@ import numpy as np
 from slivit.data.notes import record
 from slivit.data.readers import dicom, frames, heidelberg, itk, nifti, npz, sniff, video
 from slivit.data.readers.address import options_of, parts_of, split_address, typed_options
-from slivit.data.readers.base import Array, Recounted, Scan, ScanInfo, all_finite, counted
-from slivit.data.readers.channels import beside
+from slivit.data.readers.base import COLOUR_NOTE, COLOURS, Array, Recounted, Scan, ScanInfo, all_finite, counted
+from slivit.data.readers.channels import ALL, beside, in_colour
 from slivit.data.readers.sniff import Found
 from slivit.data.workers import noted
 from slivit.errors import ReadError, nearest, one_of
@@ -174,9 +174,10 @@ def read_volume(path: str | os.PathLike[str], *, select: Select | None = None, *
             acquisition, which DICOM tells, and in other formats the largest spacing where it is clearly larger than the
             others, else axial; "time" for the several images of one place of a DICOM series), `frame` (which volume of
             a 4D series, from 0), `channel` (number or name of one of several channels of a TIFF, a NIfTI, MHA or NRRD
-            file, or "all" of them), `align` ("resample": channels on other grids than the first's are brought to it
-            instead of refused), `series` (UID, number
-            or part of the description of one of several series, or {"modality": "MR", "description": "T1"}), `affine`
+            file; "red", "green" or "blue" of a colour image or video, which is else made grey; or "all" of them),
+            `align` ("resample": channels on other grids than the first's are brought to it instead of refused),
+            `series` (UID, number or part of the description of one of several series, or {"modality": "MR",
+            "description": "T1"}), `affine`
             ("sform" or "qform": which orientation of a NIfTI file counts where the two disagree), `item`
             ("SPLIT/INDEX" of a MedMNIST file, where the path does not say it), `check_md5` (False accepts a changed
             file under an official MedMNIST name). An option that is None counts as not given.
@@ -223,11 +224,35 @@ def open_scan(path: str | os.PathLike[str], **options: Any) -> Scan:
     try:
         found = sniff.recognise(file, source, suffixes())
         reader = READERS[found.format]
-        _check_options(given, reader, source)
-        scan = reader.open(replace(found, source=source), **given)
+        scan = _coloured(reader, found, source, given)
+        if scan is None:
+            _check_options(given, reader, source)
+            scan = reader.open(replace(found, source=source), **given)
         return replace(scan, info=replace(scan.info, notes=(*scan.info.notes, *found.notes))) if found.notes else scan
     except OSError as error:
         raise ReadError(f"{source}: cannot be opened ({error.strerror or error}).") from error
+
+
+def _coloured(reader: Reader, found: Found, source: str, given: dict[str, Any]) -> Scan | None:
+    """Open a colour image or video whose channels, or one of them, are asked for; None where it is none."""
+    channel, rest = given.get("channel"), {name: value for name, value in given.items() if name != "channel"}
+    if channel not in (ALL, *COLOURS):
+        return None
+    at = replace(found, source=source)
+    if channel == ALL and "channel" in reader.options:
+        _check_options(given, reader, source)
+        if (scan := reader.open(at, **given)).info.channels > 1:  # of a format that tells channels apart by itself
+            return scan
+    _check_options(rest, reader, source)
+    try:
+        scan = reader.open(at, **rest)
+    except ReadError:  # such as a stack of several channels, of which one has to be chosen
+        return None
+    if COLOUR_NOTE in scan.info.notes:
+        return in_colour(scan, channel)
+    if channel in COLOURS:
+        raise ReadError(f"{source}: channel={channel} was asked for, and it is grey; leave channel out.")
+    return None
 
 
 def _check_options(given: dict[str, Any], reader: Reader, source: str) -> None:

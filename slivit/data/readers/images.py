@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from slivit.data.readers import tiff
-from slivit.data.readers.base import Array, grey_type, to_grey
+from slivit.data.readers.base import Array, grey_type, keeps_colour, to_grey
 from slivit.data.readers.hyperstack import Planes, planes_of
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _grey_page(image: Image, stream: BinaryIO) -> Array:
 
     if _is_deep_colour(image):
         return _deep_colour(stream)
-    if image.format == "JPEG" and image.mode == "RGB":
+    if image.format == "JPEG" and image.mode == "RGB" and not keeps_colour():
         image.draft("L", image.size)  # the file's own luminance channel, without the detour through colour
     if image.format != "TIFF" and image.getexif().get(tiff.ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)

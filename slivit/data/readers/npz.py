@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from slivit.data.medmnist_files import official_md5
-from slivit.data.readers.base import COLOUR_NOTE, Array, Scan, ScanInfo, check_size, decoding, to_grey
+from slivit.data.readers.base import COLOUR_NOTE, Array, Scan, ScanInfo, check_size, decoding, grey_type, to_grey
 from slivit.errors import ReadError, nearest, one_of
 
 
@@ -36,14 +36,16 @@ def open_npz(path: Path, source: str, *, item: str = "", check_md5: bool = True)
         raise ReadError(f"{source}: index {index} is outside the split {split!r}; allowed are 0 to {len(images) - 1}.")
     colour = images.ndim == 4 and images.shape[-1] == 3
     item_array = images[index]
-    stack = to_grey(item_array)[None] if colour else item_array.reshape((-1, *item_array.shape[-2:]))
     notes = (COLOUR_NOTE,) if colour else ()
-    depth, height, width = stack.shape
+    stack = item_array[None] if colour else item_array.reshape((-1, *item_array.shape[-2:]))
+    depth, height, width = stack.shape[:3]
 
     def load(indices: Sequence[int]) -> Array:
-        return stack[list(indices)]
+        chosen = stack[list(indices)]
+        return to_grey(chosen) if colour else chosen
 
-    return Scan(ScanInfo("npz", (depth, height, width), str(stack.dtype), None, source, notes=notes), load)
+    dtype = grey_type(stack.dtype) if colour else stack.dtype
+    return Scan(ScanInfo("npz", (depth, height, width), str(dtype), None, source, notes=notes), load)
 
 
 def open_npy(path: Path, source: str) -> Scan:

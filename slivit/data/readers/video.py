@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slivit.data.readers import mp4
-from slivit.data.readers.base import COLOUR_NOTE, Array, Recounted, Scan, ScanInfo, check_size, decoding, to_grey
+from slivit.data.readers.base import (
+    COLOUR_NOTE,
+    Array,
+    Recounted,
+    Scan,
+    ScanInfo,
+    check_size,
+    decoding,
+    keeps_colour,
+    to_grey,
+)
 from slivit.errors import ReadError
 
 if TYPE_CHECKING:
@@ -135,7 +145,12 @@ def _still(capture: cv2.VideoCapture) -> Array | None:
     import cv2
 
     ok, packet = capture.retrieve()
-    return cv2.imdecode(packet, cv2.IMREAD_GRAYSCALE) if ok and packet is not None and packet.size else None
+    if not ok or packet is None or not packet.size:
+        return None
+    if not keeps_colour():
+        return cv2.imdecode(packet, cv2.IMREAD_GRAYSCALE)
+    picture = cv2.imdecode(packet, cv2.IMREAD_COLOR)
+    return None if picture is None else to_grey(picture[..., ::-1])
 
 
 def _count_frames(path: Path, source: str) -> int:
@@ -188,7 +203,9 @@ def _load(path: Path, info: ScanInfo, indices: Sequence[int]) -> Array:
                 break
             if index in wanted:
                 _, frame = capture.retrieve(frame)
-                stack[wanted[index]] = cv2.cvtColor(_checked(frame, index, info), cv2.COLOR_BGR2GRAY)
+                picture = _checked(frame, index, info)
+                grey = to_grey(picture[..., ::-1]) if keeps_colour() else cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+                stack[wanted[index]] = grey
         else:
             return stack
     # Fewer frames than counted: the caller chooses anew among those that decode.
