@@ -60,6 +60,8 @@ class PluginError(SlivitError):
     """A plugin that was named and cannot be loaded."""
 
 
+_STORE = re.compile(r"(^|/)[A-Za-z][A-Za-z0-9+.-]+:/")
+"""The beginning of an address, also where a path was made of it (/home/s3:/bucket); C:/ is a drive."""
 _FRAME = re.compile(r"^Exception occured in `\w+` when calling event `\w+`:\s*")
 
 
@@ -82,6 +84,13 @@ def one_of(allowed: Iterable[str], limit: int = 30) -> str:
     names = [str(a) for a in allowed]
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(f'"{n}"' for n in names[:limit]) + rest
+
+
+def mounting(path: str | os.PathLike[str]) -> str:
+    """Return the way out where a path is the address of a store (s3://...), which nothing here reads, or ""."""
+    if not _STORE.search(os.fspath(path)):
+        return ""
+    return " Addresses of stores (s3://, gs://, file://) are no paths: mount the store and give the folder it has here."
 
 
 def no_text(name: str) -> str:

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from slivit.errors import SlivitError, WriteError
+from slivit.errors import SlivitError, WriteError, mounting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,9 +33,10 @@ def make_folder(path: str | Path) -> Path:
     """Make a folder where there is none yet, and those above it.
 
     Raises:
-        WriteError: it is a file, or may not be made there.
+        WriteError: it is a file, the address of a store, or may not be made there.
     """
     path = Path(path)
+    _check_is_path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -43,6 +44,11 @@ def make_folder(path: str | Path) -> Path:
     except OSError as error:
         raise WriteError(f"{path}: this folder cannot be made: {error.strerror}") from error
     return path
+
+
+def _check_is_path(path: Path) -> None:
+    if not path.is_absolute() and not path.exists() and (way_out := mounting(path)):
+        raise WriteError(f"{path}: cannot be written.{way_out}")
 
 
 def check_space(folder: str | Path, needed: int, what: str) -> None:

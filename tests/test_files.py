@@ -36,6 +36,18 @@ def file(tmp_path):
     return path
 
 
+@pytest.mark.parametrize("place", ["s3://bucket/run", "gs:/bucket/run", "file:///home/run"])
+def test_the_address_of_a_store_is_refused_and_not_made_a_folder_here(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    for write in (make_folder, lambda path: write_text(f"{path}/told.txt", "told")):
+        with pytest.raises(WriteError, match=r"Addresses of stores .* mount the store"):
+            write(place)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a:b").mkdir()
+    assert make_folder("a:b/c").is_dir()
+    assert make_folder(tmp_path / "time:" / "c").is_dir()
+
+
 @pytest.mark.parametrize("deeper", ["x", "x/y"])
 def test_a_path_within_a_file_is_told(file, deeper):
     for write in (make_folder, lambda p: write_json(p / "a.json", {}), lambda p: whole_folder(p / "b").__enter__()):

@@ -153,7 +153,7 @@ class SliceCache:
         place = self._place(path, settings)
         stack = self._kept(place, path)
         if stack is None:
-            stack = _prepare(path, settings)  # which records what the reader notices
+            stack = prepare_stack(path, settings)  # which records what the reader notices
             if time.monotonic() >= self._paused_until:
                 self._try_to_store(place, stack, path, settings)
         for note in stack.notes:
@@ -171,7 +171,7 @@ class SliceCache:
         place = self._place(path, settings)
         if self._kept(place, path) is not None:
             return False
-        self._store(place, _prepare(path, settings), path, settings)
+        self._store(place, prepare_stack(path, settings), path, settings)
         return True
 
     def info(self) -> CacheInfo:
@@ -293,7 +293,7 @@ def _claim(folder: Path) -> None:
         raise CacheError(f"{folder}: cannot be made into a cache ({error.strerror or error})") from error
 
 
-def _prepare(path: str, settings: Preprocessing) -> Stack:
+def prepare_stack(path: str, settings: Preprocessing) -> Stack:
     """Read and preprocess a scan, and catch what is noticed on the way."""
     with heard() as seen, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import mmap
 import os
 import struct
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -97,10 +98,24 @@ def read_stack(path: Path) -> Stack | None:
             data = _map(stream)
     except FileNotFoundError:
         return None
+    return replace(_decoded(data), used=used)
+
+
+def decode_stack(data: memoryview) -> Stack:
+    """A stack out of the parts of an entry, in memory of its own.
+
+    Raises:
+        Damaged: they are cut short or altered.
+    """
+    stack = _decoded(data)
+    return replace(stack, slices=stack.slices.copy())
+
+
+def _decoded(data: mmap.mmap | memoryview) -> Stack:
     told = _checked(data)
     shape = tuple(told["shape"])
-    slices = np.frombuffer(data, told["dtype"], int(np.prod(shape)), told["start"]).reshape(shape)
-    return Stack(slices, tuple(told["notes"]), tuple(told["seen"]), used)
+    slices = np.frombuffer(data, told["dtype"], math.prod(shape), told["start"]).reshape(shape)
+    return Stack(slices, tuple(told["notes"]), tuple(told["seen"]))
 
 
 def _map(stream: BinaryIO) -> mmap.mmap:
@@ -112,7 +127,7 @@ def _map(stream: BinaryIO) -> mmap.mmap:
         raise Damaged(str(error)) from error
 
 
-def _checked(data: mmap.mmap) -> dict[str, Any]:
+def _checked(data: mmap.mmap | memoryview) -> dict[str, Any]:
     """What the footer tells, once it is proven."""
     import xxhash
 
@@ -123,5 +138,5 @@ def _checked(data: mmap.mmap) -> dict[str, Any]:
     with memoryview(data) as view, view[:end] as body:
         if magic != _MAGIC or length > end or xxhash.xxh3_64_intdigest(body) != checksum:
             raise Damaged("is cut short or altered")
-    told: dict[str, Any] = json.loads(data[end - length : end])
+    told: dict[str, Any] = json.loads(bytes(data[end - length : end]))
     return told

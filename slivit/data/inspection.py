@@ -16,7 +16,7 @@ from slivit.data.manifest_checks import empty_cells
 from slivit.data.readers.address import ROW_OPTIONS, of_parts, parts_of, split_address, with_options
 from slivit.data.readers.geometry import TOWARDS
 from slivit.data.table import as_classes, as_text, capped, missing_columns, read_table, with_numbers, without_missing
-from slivit.errors import ManifestError, gather, nearest, one_of
+from slivit.errors import ManifestError, gather, mounting, nearest, one_of
 from slivit.targets.segmentation import Segmentation
 from slivit.targets.task import Task
 
@@ -304,7 +304,7 @@ def _neighbour(path: str) -> str:
     try:
         names = [p.name for p in file.parent.iterdir()]
     except OSError:
-        return _slashes(path) or f' Nor does its folder "{file.parent}".'
+        return _slashes(path) or mounting(path) or f' Nor does its folder "{file.parent}".'
     return _slashes(path) or (nearest(file.name, names) if len(names) <= 2000 else "")
 
 

@@ -48,7 +48,7 @@ class Data(Section):
         train_fraction: keep this fraction of the training patients (label efficiency); nested for one seed.
         fraction_seed: the seed by which `train_fraction` draws patients; `split_seed` where it is negative.
         workers: processes that read scans, at most as many as there are cores; 0 reads in the training process.
-        cache: folder of preprocessed slices; read anew each epoch where empty.
+        cache: folder of preprocessed slices, for all runs; where empty, a run keeps them for itself while it trains.
         cache_gb: the largest size of that folder, in GB; what was used longest ago makes room. 0 sets no limit.
         align: segmentation only: "error" where a mask lies on another grid than its scan, or "resample" the mask.
         slice_labels: which slices are positive, where scans are cut into windows; see

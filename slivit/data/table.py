@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from slivit.errors import ManifestError, gather, nearest, one_of
+from slivit.errors import ManifestError, gather, mounting, nearest, one_of
 from slivit.files import whole_file
 from slivit.targets.task import class_name
 
@@ -179,7 +179,7 @@ def _text(path: Path) -> str:
         if path.exists():
             raise ManifestError(f"{path}: is no file but a {'folder' if path.is_dir() else 'pipe or device'}")
         known = [p.name for p in path.parent.glob("*.csv")] if path.parent.is_dir() else []
-        raise ManifestError(f"{path}: there is no such file.{nearest(path.name, known)}")
+        raise ManifestError(f"{path}: there is no such file.{mounting(path) or nearest(path.name, known)}")
     data = path.read_bytes()
     if not data.strip():
         raise ManifestError(f"{path}: the file is empty; a manifest is a CSV with a header and one row a scan")

@@ -15,7 +15,7 @@ from typing import Any, Self
 from slivit.checkpoint import CONFIG, package_versions
 from slivit.device import computed_on
 from slivit.errors import RecipeError, SlivitError
-from slivit.files import read_json, read_mapping, remove_drafts, write_json, write_text
+from slivit.files import read_json, read_mapping, remove_drafts, remove_folder, write_json, write_text
 from slivit.folder.lock import GUARD, OWNER, locked, make_folder
 from slivit.parallel import is_main
 from slivit.recipe import load_recipe, read_values, resolved_toml
@@ -23,6 +23,8 @@ from slivit.recipe import load_recipe, read_values, resolved_toml
 log = logging.getLogger(__name__)
 
 RECIPE, LOG, PROGRESS, SPLIT = "recipe.toml", "log.txt", "progress.pt", "split.csv"
+SLICES = "slices"
+"""Slices of scans that a run keeps for itself while it trains."""
 BASELINE = "baseline.csv"
 """What size and grey levels alone predict of the scans of `predictions.csv`."""
 HISTORY, PREDICTIONS, METRICS, TRACKING = "history.csv", "predictions.csv", "metrics.json", "tracking.json"
@@ -150,6 +152,7 @@ class RunFolder:
 
     def finish(self) -> None:
         """Remove what only a run that goes on would need."""
+        remove_folder(self.path / SLICES)
         (self.path / PROGRESS).unlink(missing_ok=True)
         log.info("done: %s", self.path)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from slivit.checkpoint import save_backbone
 from slivit.checkpoint.lineage import started_from
 from slivit.data.cache import SliceCache
+from slivit.data.cache_memory import room_for_slices
 from slivit.data.images import LARGER
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.recipe import cache_of
 from slivit.data.table import write_table
 from slivit.errors import ManifestError, RecipeError
-from slivit.files import remove_folder, size_text
-from slivit.folder import CHECKPOINT, HISTORY, PROGRESS, SPLIT, RunFolder
+from slivit.folder import CHECKPOINT, HISTORY, PROGRESS, SLICES, SPLIT, RunFolder
 from slivit.models.registry import spec_of
 from slivit.parallel import from_main, is_main, local_device, process_group, wait_for_all
 from slivit.settings import changed
@@ -41,9 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SLICES, KEPT = "slices", "kept"
-ROOM = 0.8
-"""The share of a disk's free bytes that the slices of a run may take."""
+KEPT = "kept"
 PICTURES = "pictures"
 
 
@@ -84,7 +81,6 @@ def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool =
             keep(folder.file(CHECKPOINT))
         wait_for_all()  # the others may still read slices
         if is_main():
-            remove_folder(folder.path / SLICES)
             folder.finish()
     return folder.path
 
@@ -162,11 +158,7 @@ def slice_cache(
     rows, columns = settings.stored.size[1:] if settings.stored.size else (1, 1)
     most = 1.0 if settings.resize else LARGER**2
     need = round(int(frame["slices"].sum() if "slices" in frame else 0) * rows * columns * most)
-    if need > ROOM * shutil.disk_usage(own.parent).free:
-        log.warning("%s: its disk has no room for %s of slices, so each is read anew", own.parent, size_text(need))
-        return None
-    log.info("slices are kept in %s while it trains%s", own, f": up to {size_text(need)}" if need else "")
-    return SliceCache(own)
+    return SliceCache(own) if room_for_slices(own, need) else None
 
 
 def make_learner(

@@ -24,9 +24,9 @@ from slivit.evaluate.details import check_subgroups
 from slivit.evaluate.measure import chooses, log_headlines, measure, write_results
 from slivit.evaluate.tables import read_predictions
 from slivit.files import write_json
-from slivit.folder import BASELINE, CHECKPOINT, HISTORY, METRICS, PREDICTIONS, PROGRESS, RunFolder
+from slivit.folder import BASELINE, CHECKPOINT, HISTORY, METRICS, PREDICTIONS, PROGRESS, SLICES, RunFolder
 from slivit.models.registry import spec_of
-from slivit.parallel import bare, from_main, is_main, local_device, own_part, process_group
+from slivit.parallel import bare, from_main, is_main, local_device, own_part, process_group, wait_for_all
 from slivit.targets.cases import describe_splits
 from slivit.targets.covariates import width_of
 from slivit.targets.decision import Decision
@@ -88,6 +88,7 @@ def run(recipe: Labelled, *, resume: bool = False, overwrite: bool = False) -> P
         with _begun(recipe, folder, scans, plan) as following:
             looked_at = from_main(scans.range(settings) if is_main() else None)  # when an earlier run is cleared away
             tell_notes()
+            scans = scans.kept(folder.file(SLICES), settings, plan) if recipe.fit.epochs > 1 else scans
             trial = Trial(scans, settings, plan, following)
             if isinstance(recipe.fit.lr, tuple):
                 model, outcome = best_trial(trial, recipe, folder)
@@ -97,6 +98,7 @@ def run(recipe: Labelled, *, resume: bool = False, overwrite: bool = False) -> P
                 save(folder, recipe, scans, model, settings, looked_at | outcome)
             for part in scans.parts:
                 test(folder, recipe, part, model, settings)
+        wait_for_all()  # the others may still read slices
         if is_main():
             folder.finish()
     return folder.path

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slivit.data.cache import SliceCache
+from slivit.data.cache_memory import MemoryCache, room_for_slices, room_in_memory
 from slivit.data.covariates import with_covariates
 from slivit.data.manifest import Manifest
 from slivit.data.preprocessing import Preprocessing, load_slices
@@ -22,7 +25,6 @@ from slivit.targets.task import Task
 from slivit.train.recipe import Labelled
 
 if TYPE_CHECKING:
-    from slivit.data.cache import SliceCache
     from slivit.data.slices import Grey
     from slivit.data.window_plan import ScanWindows
     from slivit.train.mixture import Mixture
@@ -41,12 +43,14 @@ class Part:
         data: the recipe's section.
         manifest: its rows, under the fitted task.
         outputs: which of the network's outputs are its own.
+        kept: where the run keeps its slices, where the recipe names no cache.
     """
 
     name: str
     data: Data
     manifest: Manifest
     outputs: slice
+    kept: MemoryCache | SliceCache | None = None
 
     @property
     def task(self) -> Task:
@@ -54,9 +58,9 @@ class Part:
         return self.manifest.task
 
     @property
-    def cache(self) -> SliceCache | None:
+    def cache(self) -> MemoryCache | SliceCache | None:
         """Where its preprocessed slices are kept."""
-        return cache_of(self.data)
+        return self.kept or cache_of(self.data)
 
     def rows(self, *splits: str) -> list[Mapping[str, Any]]:
         """The rows of splits, as far as there are some."""
@@ -109,7 +113,7 @@ class LabelledScans:
         return Manifest(pd.concat(frames, ignore_index=True), self.parts[0].task, source)
 
     @property
-    def cache(self) -> SliceCache | SeveralCaches | None:
+    def cache(self) -> MemoryCache | SliceCache | SeveralCaches | None:
         """Where the slices of all sets are kept: each set's own cache."""
         caches = [part.cache for part in self.parts]
         if self.alone or not any(caches):
@@ -123,6 +127,29 @@ class LabelledScans:
     def processes(self) -> int:
         """How many processes read scans."""
         return max(part.data.processes for part in self.parts)
+
+    def kept(self, own: Path, settings: Preprocessing, plan: Sequence[ScanWindows] | None) -> LabelledScans:
+        """The same scans, decoded once: the slices of sets whose recipe names no cache stay in memory, or on disk.
+
+        Args:
+            own: a folder of the run for what memory has no room for, which is removed at the run's end.
+            settings: the preprocessing, with its size set.
+            plan: how scans are cut into windows, if they are.
+        """
+        without = [part for part in self.parts if not part.data.cache and not part.task.dense]
+        paths = [str(row["path"]) for part in without for row in part.manifest.rows()]
+        slices, rows, columns = settings.stored.sized()
+        depth = max((scan.depth for scan in plan or ()), default=slices)
+        size = depth * rows * columns * max(len(settings.channels), 1) * (1 if settings.rounded else 4)
+        shared, names = self.processes > 0, {part.name for part in without}
+        kept: MemoryCache | SliceCache
+        if room_in_memory(len(paths) * size, shared=shared):
+            kept = MemoryCache(paths, settings, size, shared=shared)
+        elif room_for_slices(own, len(paths) * size):
+            kept = SliceCache(own)
+        else:
+            return self
+        return LabelledScans(tuple(replace(p, kept=kept) if p.name in names else p for p in self.parts))
 
     def keep(self, folder: RunFolder) -> None:
         """Write the rows in their splits to the run's folder."""
@@ -190,7 +217,7 @@ class SeveralCaches:
         caches: by the path of a scan; a scan that is not among them is read anew each time.
     """
 
-    caches: Mapping[str, SliceCache]
+    caches: Mapping[str, MemoryCache | SliceCache]
 
     def load(self, path: str, settings: Preprocessing) -> Grey:
         """The preprocessed slices of a scan, as `SliceCache.load` gives them."""

@@ -31,6 +31,8 @@ def test_a_missing_path_names_its_neighbour(png):
         read_volume(png.with_name("scn.png"))
     with pytest.raises(ReadError, match="good as far as"):
         read_volume(png.parent / "a" / "b" / "c.png")
+    with pytest.raises(ReadError, match=r"Addresses of stores .* mount the store"):
+        read_volume("s3://bucket/scan.png")
 
 
 def test_empty_things(tmp_path):

@@ -5,9 +5,14 @@ import json
 import pandas as pd
 import pytest
 
+from slivit.data import blocks, cache
+from slivit.data.preprocessing import load_slices
+from slivit.predict import batching as predicted
 from slivit.recipe import check_recipe, recipe_class
 from slivit.report.summary import no_better
 from slivit.targets.task import Task
+from slivit.train import baselines as train_baselines
+from slivit.train import scans
 from slivit.train.run import run
 
 SMALL = {"name": "resnet3d_18", "slices": 4, "image_size": 32, "width": 4, "depths": [1, 1, 1, 1]}
@@ -34,6 +39,26 @@ def test_a_run_says_whether_it_is_better_and_is_measured_again_with_it(blob_scan
     run(recipe_for(blob_scans, tmp_path / "run", level=0.8), resume=True)
     again = json.loads((tmp_path / "run" / "metrics.json").read_text())["baseline"]
     assert (again["level"], again["second"]) == (0.8, found["second"])
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_scan_is_decoded_once_in_a_run(blob_scans, tmp_path, monkeypatch, caplog, room):
+    caplog.set_level("INFO")
+    read = []
+
+    def counted(path, settings):
+        read.append(path)
+        return load_slices(path, settings)
+
+    for module in (cache, blocks, predicted, train_baselines):
+        monkeypatch.setattr(module, "load_slices", counted)
+    monkeypatch.setattr(scans, "room_in_memory", lambda *args, **kwargs: room)
+    recipe = recipe_for(blob_scans, tmp_path / "run")
+    fit = recipe.fit.model_copy(update={"epochs": 3})
+    run(recipe.model_copy(update={"fit": fit}))
+    assert len(read) == len(set(read)) == len(pd.read_csv(blob_scans))
+    assert ("slices are kept in" in caplog.text) is not room
+    assert not (tmp_path / "run" / "slices").exists()
 
 
 def test_it_can_be_left_out(blob_scans, tmp_path):

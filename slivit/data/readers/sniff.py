@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from slivit.data.readers.base import counted
 from slivit.data.readers.entries import Entry, file_entry, folder_entries, zip_entries
 from slivit.data.readers.mp4 import STARTS as MP4_STARTS
-from slivit.errors import ReadError, nearest
+from slivit.errors import ReadError, mounting, nearest
 
 _HEAD = 512
 _GZIP = b"\x1f\x8b"
@@ -187,6 +187,8 @@ def _content(entry: Entry) -> str | None:
 
 def _near(path: Path) -> str:
     """Return a hint at the closest name in the parent folder, or at the part of the path that is missing."""
+    if way_out := mounting(path):
+        return way_out
     parent = path.parent
     if parent.is_dir():
         return nearest(path.name, (p.name for p in parent.iterdir()))
