@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from slivit.errors import SlivitError, nearest, one_of
 from slivit.files import read_json, write_json, write_text
-from slivit.run import Run
+from slivit.run import RECIPES, Run
 
 SEEDS = 3
 """Runs with different seeds that make a whole row."""
@@ -127,7 +127,8 @@ def _checked(protocol: Protocol, run: Run) -> dict[str, Any]:
             raise SlivitError(f"{run.folder}: its test scans are not those of the official split of {protocol.name}")
     found = test["metrics"][protocol.metric]
     kept = {name: found.get(name) for name in ("value", "low", "high")}
-    clock = (run.folder / "metrics.json").stat().st_mtime - (run.folder / "recipe.toml").stat().st_mtime
+    begun = next(run.folder / name for name in RECIPES if (run.folder / name).is_file())
+    clock = (run.folder / "metrics.json").stat().st_mtime - begun.stat().st_mtime
     return {"seed": recipe.get("seed", 0), **kept, "minutes": clock / 60}
 
 

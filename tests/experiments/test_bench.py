@@ -52,6 +52,12 @@ def test_runs_of_three_seeds_make_a_row_with_its_spread(run, tmp_path):
     assert "| 3 |" in text
 
 
+def test_a_planned_run_makes_a_row_too(run):
+    folder = run(7)
+    (folder / "recipe.toml").rename(folder / "plan.toml")
+    assert row_of(find_protocol("adrenalmnist3d"), "auto", [folder])["runs"][0]["seed"] == 7
+
+
 def test_a_run_of_other_scans_another_kind_or_the_same_seed_is_refused(run):
     adrenal = find_protocol("adrenalmnist3d")
     with pytest.raises(SlivitError, match="has 297 test scans, and adrenalmnist3d has 298"):
