@@ -128,7 +128,7 @@ def within_budget(seconds: float, now: Callable[[], float], peak: float = RATE) 
 
         def after_batch(self) -> None:
             self.volumes += len(self.xb[0])
-            self.losses.append(float(self.loss))
+            self.losses.append(float(self.loss.detach()))
             if not math.isfinite(self.losses[-1]):
                 raise ValueError(f"the loss became {self.losses[-1]} after {self.volumes} volumes")
             self.spent = now() - self.begun

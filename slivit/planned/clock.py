@@ -14,7 +14,7 @@ from slivit.files import read_mapping, write_json
 from slivit.planned.networks import LEAST_EPOCHS, Candidate
 
 CLOCK = "clock.json"
-FOR_BASELINES = 0.8
+FOR_BASELINES = 0.3
 """Of the time of a run, after which no further baseline is begun."""
 FOR_TRAINING = 0.95
 """Of the time of a run; the rest is for the ensemble, the test rows and the report."""

@@ -38,9 +38,9 @@ BASELINES: dict[str, dict[str, Any]] = {
     "size": {"features": ["extent"]},
     "histogram": {"features": ["histogram"]},
     "size_and_histogram": {"features": ["extent", "histogram"]},
+    "everything": {"features": ["extent", "histogram", "voxels8"]},
     "voxels_6": {"features": ["voxels6"]},
     "voxels_12": {"features": ["voxels12"]},
-    "everything": {"features": ["extent", "histogram", "voxels8"]},
 }
 
 

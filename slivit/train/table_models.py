@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from slivit.device import cores
 from slivit.targets.task import Task
 
 if TYPE_CHECKING:
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Kind = Literal["linear", "kernel", "forest"]
-TREES, LEAF = 200, 2
+TREES, LEAF, MOST_A_TREE = 200, 2, 10_000
+ENOUGH = 2000
+"""Scans on which a penalty is chosen, at most."""
 LANDMARKS = 1000
 """Scans that a kernel compares with, at most."""
 _SMALL = 1e-5  # of the largest variance along an axis of the kernel's space, below which float32 would see noise
@@ -167,24 +170,30 @@ def _logistic(z: Array, y: Array, task: Task) -> tuple[Array, Array]:
 
 
 def _chosen_logistic(z: Array, y: Array) -> Any:
+    """Logistic regression on all scans, its penalty chosen by cross-validation on so many of them as that needs."""
     import warnings
 
     from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
-    fewest = np.unique(y, return_counts=True)[1].min()
+    rows = np.random.default_rng(0).permutation(len(z))[:ENOUGH]
+    fewest = np.unique(y[rows], return_counts=True)[1].min()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of steps that ran out for the weakest penalties, which are not chosen
         if fewest < 3:
             return LogisticRegression(C=0.1, max_iter=300).fit(z, y)
         penalties = np.logspace(-3, 4, 8)
-        return LogisticRegressionCV(Cs=penalties, cv=3, scoring="neg_log_loss", max_iter=200).fit(z, y)
+        chosen = LogisticRegressionCV(Cs=penalties, cv=3, scoring="neg_log_loss", max_iter=200).fit(z[rows], y[rows])
+        if len(rows) == len(z):
+            return chosen
+        return LogisticRegression(C=float(np.mean(chosen.C_)), max_iter=200).fit(z, y)
 
 
 def _forest(x: Array, y: Array, task: Task, seed: int) -> tuple[dict[str, Any], dict[str, Array]]:
     """A random forest, its trees as tables of nodes."""
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-    options: dict[str, Any] = {"n_estimators": TREES, "min_samples_leaf": LEAF, "random_state": seed, "n_jobs": 1}
+    options: dict[str, Any] = {"n_estimators": TREES, "min_samples_leaf": LEAF, "random_state": seed, "n_jobs": cores()}
+    options["max_samples"] = MOST_A_TREE if len(x) > MOST_A_TREE else None
     if task.exclusive:
         forest = RandomForestClassifier(max_features="sqrt", **options).fit(x, y)
         places = forest.classes_.astype(int)
