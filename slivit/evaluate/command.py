@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from slivit.checkpoint import Checkpoint, load_checkpoint, read_config, store_operating_point
 from slivit.data.manifest import Manifest
 from slivit.data.preprocessing import Preprocessing
-from slivit.data.recipe import cache_of
+from slivit.data.recipe import Data, cache_of
 from slivit.data.reviews import REVIEWS
 from slivit.data.sources import load_manifest
 from slivit.errors import ManifestError, RecipeError, nearest
@@ -26,8 +26,21 @@ from slivit.evaluate.measure import check_testing, chooses, measure, write_resul
 from slivit.evaluate.recipe import EvaluateRecipe, Testing
 from slivit.evaluate.tables import read_predictions
 from slivit.files import read_mapping, write_text
-from slivit.folder import HISTORY, METRICS, PREDICTIONS, RECIPE, SPLIT, logged, open_results, read_metrics, same_run
-from slivit.recipe import apply_override, check_recipe, load_recipe, resolved_toml, shipped_recipes
+from slivit.folder import (
+    CASES,
+    CHECKPOINT,
+    HISTORY,
+    MASKS,
+    METRICS,
+    PREDICTIONS,
+    RECIPE,
+    SPLIT,
+    logged,
+    open_results,
+    read_metrics,
+    same_run,
+)
+from slivit.recipe import apply_override, check_recipe, load_recipe, read_values, resolved_toml, shipped_recipes
 from slivit.targets.decision import Decision
 from slivit.targets.task import Task
 
@@ -59,12 +72,22 @@ def recipe_for(target: str, overrides: Sequence[str], manifest: str | None, out:
     split = Path(target) / SPLIT
     if manifest is None and not split.is_file():
         raise RecipeError(f"{target}: holds no {SPLIT}; name the labelled scans with --manifest CSV")
+    if manifest is None and (kept := _by_folds(Path(target))):
+        text = "its model has seen all of its scans, and what its folds predicted is in"
+        raise RecipeError(f"{target}: {text} {kept}: evaluate that, or name new scans with --manifest CSV")
     values: dict[str, Any] = {"checkpoint": target, "out": str(out or Path(target) / EVALUATION)}
     values["data"] = {"manifest": manifest or str(split)}
     values["testing"] = _testing_of(Path(target), own=manifest is None)
     for override in overrides:
         apply_override(values, override)
     return check_recipe(EvaluateRecipe, values, f"evaluation of {target}")
+
+
+def _by_folds(run: Path) -> Path | None:
+    """The table of what the folds of a run predicted; None where it has none."""
+    values = read_values(run / RECIPE) if (run / RECIPE).is_file() else {}
+    tables = (run / name for name in (PREDICTIONS, CASES) if values.get("data", {}).get("folds"))
+    return next((table for table in tables if table.is_file()), None)
 
 
 def _testing_of(folder: Path, *, own: bool) -> dict[str, Any]:
@@ -100,7 +123,8 @@ def testing_for(overrides: Sequence[str], where: str) -> Testing:
     Raises:
         RecipeError: every problem at once, also an override that is not about testing.
     """
-    values: dict[str, Any] = {}
+    cases = Path(where).name == CASES  # of a run, and measured as it measured them where nothing else is said
+    values: dict[str, Any] = {"testing": _testing_of(Path(where).parent, own=True)} if cases else {}
     for override in overrides:
         apply_override(values, override)
     if other := [key for key in values if key != "testing"]:
@@ -232,6 +256,8 @@ def run_table(csv: Path, testing: Testing, out: Path | None = None, *, overwrite
     Returns:
         The folder with `predictions.csv`, `metrics.json` and `report/index.html`.
     """
+    if csv.name == CASES:
+        return _run_cases(csv, testing, out or csv.parent / EVALUATION, overwrite=overwrite)
     checkpoint = csv.parent / "checkpoint"
     config = read_config(checkpoint) if checkpoint.is_dir() else None
     table, task = read_predictions(csv, Task(**config["task"]) if config else None)
@@ -248,6 +274,33 @@ def run_table(csv: Path, testing: Testing, out: Path | None = None, *, overwrite
             add_baseline(metrics, table, task, testing, csv.parent)
         write_results(folder, table, task, metrics)
         _write_page(folder, metrics, table, checkpoint if config else None)
+    return folder
+
+
+def _run_cases(csv: Path, testing: Testing, out: Path, *, overwrite: bool) -> Path:
+    """Measure the cases of a run that segments, such as one by folds, and write their page; nothing is predicted.
+
+    Raises:
+        RecipeError: no run there, or another tolerance than that of the scores.
+    """
+    from slivit.evaluate.masks import measure_masks, read_cases, write_cases
+    from slivit.report.masks_page import write_masks_page
+
+    run, cases = csv.parent, read_cases(csv)
+    old = read_metrics(run / METRICS)
+    if not old or not (run / SPLIT).is_file() or not (run / CHECKPOINT).is_dir():
+        raise RecipeError(f"{csv}: is evaluated as a part of its run, which has {CHECKPOINT}, {METRICS} and {SPLIT}")
+    task, settings = Task(**old["task"]), Preprocessing(**read_config(run / CHECKPOINT)["preprocessing"])
+    check_testing(testing, task)
+    check_subgroups(cases, testing)
+    if testing.tolerance_mm != (had := old["settings"]["tolerance_mm"]):
+        raise RecipeError(f"testing.tolerance_mm: the scores of {csv} are at {had:g} mm; leave it out")
+    folder = open_results(out, overwrite=overwrite)
+    with logged(folder):
+        metrics = measure_masks(cases, task, testing, old["data"])  # type: ignore[arg-type]
+        write_cases(folder, cases, task, metrics)  # type: ignore[arg-type]
+        rows = load_manifest(Data(manifest=str(run / SPLIT)), task, (), split=False, channels=settings.channels).rows()
+        log.info("page: %s", write_masks_page(folder, rows, cases, metrics, settings, "resample", run / MASKS))
     return folder
 
 

@@ -39,6 +39,7 @@ def write_masks_page(
     metrics: Mapping[str, Any],
     settings: Preprocessing,
     align: Align,
+    masks: Path | None = None,
 ) -> Path:
     """Write the page of a segmentation into `report`, beside the table and the masks that it shows.
 
@@ -49,6 +50,7 @@ def write_masks_page(
         metrics: `metrics.json`.
         settings: the checkpoint's preprocessing, by which scans are read.
         align: as masks were read.
+        masks: where the predicted masks are; in `folder` where None.
 
     Returns:
         The page.
@@ -72,7 +74,7 @@ def write_masks_page(
     own = {str(row["path"]): row for row in rows}
     with styled():
         plots = {
-            "overlays": list(overlays(folder, own, part, task, settings, align)),
+            "overlays": list(overlays(masks or folder / MASKS, own, part, task, settings, align)),
             "boxes": [box_plot(part, task, name) for name in ("dice", "hd95")],
             "volumes": [volume_plot(part, s, i, metrics["settings"]) for i, s in enumerate(task.structures)],
             "subgroups": list(subgroup_plots(shown, task)) if "subgroups" in shown else [],
@@ -125,7 +127,7 @@ def failed_grid(failed: pd.DataFrame) -> Grid:
 
 
 def overlays(
-    folder: Path,
+    masks: Path,
     rows: Mapping[str, Mapping[str, Any]],
     cases: pd.DataFrame,
     task: Segmentation,
@@ -146,7 +148,7 @@ def overlays(
             volume = read_scan(row, settings)
             true = read_mask(row, volume, task, settings, align)
             options = mask_options(volume, row, settings)
-            found = task.numbered(read_volume(str(folder / MASKS / f"{name}.nii.gz"), **options).array)
+            found = task.numbered(read_volume(str(masks / f"{name}.nii.gz"), **options).array)
         except SlivitError:
             continue  # a file that went away meanwhile; the table has the case all the same
         title = f"{word.capitalize()}: {name}, Dice {number(float(means.iloc[place]))}"

@@ -17,6 +17,7 @@ import slivit
 from slivit.errors import RecipeError, SlivitError
 from slivit.evaluate import command as evaluating
 from slivit.evaluate import compare as comparing
+from slivit.evaluate.recipe import Testing
 from slivit.experiments import curve, study
 from slivit.folder import RunFolder
 from slivit.models.recipe import Model
@@ -360,6 +361,24 @@ def test_folds_segment_every_case_once_by_who_never_saw_its_patient(folded):
     pd.testing.assert_frame_equal(cases[columns].sort_values("path", ignore_index=True), pooled)
     assert {p.name for p in (folded / "masks").iterdir()} == {f"{name}.nii.gz" for name in cases["case"]}
     assert slivit.Run(folded).metrics["splits"]["test"]["scans"] == 20
+
+
+def test_the_cases_of_folds_have_a_page_without_a_prediction(folded, tmp_path):
+    with pytest.raises(RecipeError, match=r"has seen all of its scans.*cases\.csv"):
+        evaluating.recipe_for(str(folded), [], None, tmp_path / "unused")
+    csv = folded / "cases.csv"
+    folder = evaluating.run_table(csv, evaluating.testing_for([], str(csv)), tmp_path / "evaluation")
+    page = (folder / "report" / "index.html").read_text()
+    assert "20 scans of 20 patients" in page
+    assert "figure-case-worst" in page
+    assert not (folder / "masks").exists()
+    own, again = (json.loads((place / "metrics.json").read_text()) for place in (folded, folder))
+    assert own == again
+    with pytest.raises(RecipeError, match="are at 1 mm"):
+        evaluating.run_table(csv, Testing(tolerance_mm=2.0), tmp_path / "other")
+    shutil.copy(csv, tmp_path / "cases.csv")
+    with pytest.raises(RecipeError, match="as a part of its run"):
+        evaluating.run_table(tmp_path / "cases.csv", Testing(), tmp_path / "other")
 
 
 @pytest.mark.parametrize("task", [TASK, TASK | {"regions": {"whole": [1]}}], ids=["labels", "regions"])
