@@ -109,26 +109,26 @@ def _types_of(factory: Callable[..., Any]) -> dict[str, Any]:
     """A factory's annotations as types; anything goes for what returns, and where only a type checker knows a name."""
     function: Any = factory.func if isinstance(factory, partial) else factory
     function = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
-    found: dict[str, Any] = {}
+    types: dict[str, Any] = {}
     for name, annotation in getattr(function, "__annotations__", {}).items():
         one = SimpleNamespace(__annotations__={name: annotation})
         try:
-            found |= get_type_hints(one, getattr(function, "__globals__", {}), include_extras=True)
+            types |= get_type_hints(one, getattr(function, "__globals__", {}), include_extras=True)
         except NameError:
-            found[name] = Any
-    return found | {"return": Any}
+            types[name] = Any
+    return types | {"return": Any}
 
 
 def problems(error: ValidationError) -> list[str]:
     """One sentence a setting; a value that is of none of several types has them all in one."""
-    told: dict[str, list[str]] = {}
+    messages: dict[str, list[str]] = {}
     given: dict[str, Any] = {}
     for problem in error.errors():
         key, *inner = problem["loc"]
         where = ".".join([str(key), *(str(part) for part in inner if isinstance(part, int))])
-        told.setdefault(where, []).append(_shorter(problem["msg"]))
+        messages.setdefault(where, []).append(_shorter(problem["msg"]))
         given[where] = problem["input"]
-    return [f"{where}: {' or '.join(dict.fromkeys(said))}, got {given[where]!r}" for where, said in told.items()]
+    return [f"{where}: {' or '.join(dict.fromkeys(said))}, got {given[where]!r}" for where, said in messages.items()]
 
 
 def _shorter(message: str) -> str:

@@ -120,18 +120,18 @@ def inspected(raw: pd.DataFrame, task: Task | None, base: Path, rules: Rules) ->
     raw, unknown = checks.kept_rows(raw, rules.where)
     problems = [*_column_problems(raw, targets_wanted, rules), *unknown]
     base = Path(base).expanduser().absolute()
-    core, found, warnings = _core(raw, base, rules)
+    core, unusable, warnings = _core(raw, base, rules)
     taken = [*targets_wanted, *rules.columns.model_dump().values(), *rules.channels]
     core["path"], wrong = addresses(core["path"], raw, taken)
-    found += wrong
+    unusable += wrong
     targets, wrong = _targets(raw, task, base, rules)
     frame = pd.concat([core, targets, _others(raw, targets_wanted, rules)], axis=1)
     frame = frame.assign(**{name: absolute(raw[name], base) for name in rules.channels if name in raw})
-    problems += [*found, *wrong, *scan_problems(core["path"], base, rules.check_files)]
+    problems += [*unusable, *wrong, *scan_problems(core["path"], base, rules.check_files)]
     problems += [*checks.shared_patients(frame), *checks.empty_splits(frame, rules.need)]
     if task is not None and not problems:
-        problems, told = target_problems(frame, task, rules.need)
-        warnings += told
+        problems, cautions = target_problems(frame, task, rules.need)
+        warnings += cautions
     return Inspection(frame, tuple(problems), tuple(warnings))
 
 
@@ -167,8 +167,8 @@ def _core(raw: pd.DataFrame, base: Path, rules: Rules) -> tuple[pd.DataFrame, li
     if names.split in raw:
         split = without_missing(as_text(raw[names.split]))
         if (split != "").any():
-            split, found = checks.split_names(split)
-            problems += found
+            split, unknown = checks.split_names(split)
+            problems += unknown
     return pd.DataFrame({"path": path, "patient": patient, "split": split}, index=raw.index), problems, warnings
 
 
@@ -179,9 +179,9 @@ def _targets(raw: pd.DataFrame, task: Task | None, base: Path, rules: Rules) -> 
         column = raw.get(task.targets[0], pd.Series(dtype=object))
         masks, problems = read_masks(column, base, task, required=rules.require_targets, look=rules.check_files)
         return pd.DataFrame({t: masks for t in task.targets if t in raw}, index=raw.index), problems
-    found = {t: checks.read_targets(raw[t], task, rules.require_targets) for t in task.targets if t in raw}
-    problems = [p for _, told in found.values() for p in told]
-    return pd.DataFrame({t: column for t, (column, _) in found.items()}, index=raw.index), problems
+    read = {t: checks.read_targets(raw[t], task, rules.require_targets) for t in task.targets if t in raw}
+    problems = [p for _, wrong in read.values() for p in wrong]
+    return pd.DataFrame({t: column for t, (column, _) in read.items()}, index=raw.index), problems
 
 
 def _others(raw: pd.DataFrame, targets: Sequence[str], rules: Rules) -> pd.DataFrame:
@@ -277,19 +277,19 @@ def scan_problems(paths: pd.Series, base: Path, check_files: bool) -> list[str]:
 def _identity(file: str) -> object | None:
     """What tells one file from another whatever it is called; None where there is no such file."""
     try:
-        found = Path(file).stat()
+        status = Path(file).stat()
     except OSError:
         return None
-    return (found.st_dev, found.st_ino) if found.st_ino else os.path.normcase(os.path.realpath(file))
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.normcase(os.path.realpath(file))
 
 
 def _absent(paths: pd.Series, absent: Mapping[str, str], base: Path) -> list[str]:
     """What is told of scans that are not there; `absent` gives the first file that a scan lacks."""
     rows = paths[paths.isin(absent)]
-    told = (
+    messages = (
         f'row {row}: scan "{_shown(p, absent[p])}" does not exist.{_neighbour(absent[p])}' for row, p in rows.items()
     )
-    problems = capped(told, len(rows), "scans that do not exist")
+    problems = capped(messages, len(rows), "scans that do not exist")
     if len(rows) and len(rows) == len(paths):
         problems.append(f'no scan exists: relative paths start at "{base}"; give `root` for another folder')
     return problems

@@ -61,8 +61,8 @@ def counted_notes(notes: Iterable[tuple[Any, str]]) -> list[NoteKind]:
     kinds: dict[str, tuple[str, dict[Any, None]]] = {}
     for scan, note in notes:
         kinds.setdefault(kind_of(note), (note, {}))[1][scan] = None
-    found = [NoteKind(example, tuple(scans)) for example, scans in kinds.values()]
-    return sorted(found, key=lambda kind: -len(kind.scans))
+    counted = [NoteKind(example, tuple(scans)) for example, scans in kinds.values()]
+    return sorted(counted, key=lambda kind: -len(kind.scans))
 
 
 def kind_of(note: str) -> str:
@@ -98,7 +98,7 @@ def gathered_notes(folder: Path, file: Callable[[str], Path] | None = None) -> I
 
 
 def _tell(own: Path, file: Callable[[str], Path]) -> None:
-    notes = sorted((scan, note) for scan, *found in map(_read, own.glob("*.json")) for note in found)
+    notes = sorted((scan, note) for scan, *noticed in map(_read, own.glob("*.json")) for note in noticed)
     if not notes:
         return
     import pandas as pd
@@ -118,10 +118,10 @@ def _read(file: Path) -> list[str]:
 @contextmanager
 def heard() -> Iterator[list[str]]:
     """Hear what readers notice in this thread while the block runs."""
-    found: list[str] = []
-    token = _listening.set(found)
+    noticed: list[str] = []
+    token = _listening.set(noticed)
     try:
-        yield found
+        yield noticed
     finally:
         _listening.reset(token)
 

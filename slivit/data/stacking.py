@@ -137,8 +137,8 @@ def crop_slices(stack: Stack, size: Sequence[int]) -> Stack:
 def _tell_short(volume: Volume, settings: Preprocessing, slices: int) -> None:
     if volume.depth < slices and not settings.resamples(volume.depth):
         how = "repeated evenly" if settings.short == "repeat" else "blank ones are put behind them"
-        told = f"{volume.source}: has {volume.depth} slices, {slices} are used: {how}"
-        warnings.warn(told, stacklevel=4)
+        message = f"{volume.source}: has {volume.depth} slices, {slices} are used: {how}"
+        warnings.warn(message, stacklevel=4)
 
 
 def _limits(stack: npt.NDArray[np.generic], settings: Preprocessing, source: str) -> tuple[float, float]:

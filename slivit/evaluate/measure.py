@@ -153,11 +153,11 @@ def log_headlines(metrics: dict[str, Any], task: Task) -> None:
     """Log the main figures of every split."""
     for split, part in metrics["splits"].items():
         log.info("%s, %d scans: %s", split, part["scans"], headline(part["metrics"], task))
-    found = metrics.get("baseline")
-    if found:
+    baseline = metrics.get("baseline")
+    if baseline:
         from slivit.report.summary import no_better
 
-        for sentence in no_better(found, metrics["splits"][found["split"]], task):
+        for sentence in no_better(baseline, metrics["splits"][baseline["split"]], task):
             log.info("%s", sentence)
 
 

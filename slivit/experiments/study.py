@@ -107,10 +107,10 @@ def make_runs(
 def _run_tasks(recipe: StudyRecipe, runs: Mapping[str, Callable[[], Outcome]]) -> Outcome:
     """Make the study of each task, and one table of those that could be compared."""
     open_study(recipe)
-    found = {name: make() for name, make in runs.items()}
-    tables = {name: part.folder / "study.csv" for name, part in found.items() if part.page}
+    outcomes = {name: make() for name, make in runs.items()}
+    tables = {name: part.folder / "study.csv" for name, part in outcomes.items() if part.page}
     page = write_tasks(Path(recipe.out), tables) if tables else None
-    return Outcome(Path(recipe.out), {k: v for part in found.values() for k, v in part.states.items()}, page)
+    return Outcome(Path(recipe.out), {k: v for part in outcomes.values() for k, v in part.states.items()}, page)
 
 
 def wanted(grid: Grid, states: Mapping[Path, Found], only: Sequence[str] = ()) -> list[Job]:
@@ -193,12 +193,12 @@ def compare_runs(grid: Grid, states: Mapping[Path, Found]) -> Path:
     from slivit.report.study_page import write_study
 
     out = Path(grid.recipe.out)
-    found = measure_study(grid, states)
-    write_json(out / TABLE, found)
-    write_tables(out, found)
-    for line in lines(found):
+    study = measure_study(grid, states)
+    write_json(out / TABLE, study)
+    write_tables(out, study)
+    for line in lines(study):
         log.info("%s", line)
-    page = write_study(out, found, resolved_toml(grid.recipe))
+    page = write_study(out, study, resolved_toml(grid.recipe))
     log.info("page: %s", page)
     return page
 
@@ -210,10 +210,10 @@ def tell_failed(states: Mapping[Path, Found]) -> None:
             log.warning("failed: %s: %s", folder, outcome(folder).get("reason", "no reason is known"))
 
 
-def lines(found: Mapping[str, Any]) -> Iterator[str]:
+def lines(study: Mapping[str, Any]) -> Iterator[str]:
     """The main metric of every model, initialisation and share, one line each."""
-    metric = found["settings"]["metrics"][0]
-    for cell in found["cells"]:
+    metric = study["settings"]["metrics"][0]
+    for cell in study["cells"]:
         estimate, sd = cell["metrics"][metric], cell["spread"][metric]["sd"]
         value = "not defined" if estimate["value"] is None else f"{estimate['value']:.3f}"
         beside = f", SD {sd:.3f} over {len(cell['runs'])} seeds" if sd is not None else ""

@@ -106,11 +106,11 @@ class Grid:
             RecipeError: every problem of every recipe at once.
         """
         problems: list[str] = []
-        found = [job for combination in self._combinations() for job in self._checked(combination, problems)]
+        jobs = [job for combination in self._combinations() for job in self._checked(combination, problems)]
         gather(list(dict.fromkeys(problems)), "the recipes of the study", RecipeError)
-        if not found:
+        if not jobs:
             raise RecipeError("the study has no runs: everything is excluded")
-        return found
+        return jobs
 
     @cached_property
     def tests(self) -> list[Job]:
@@ -120,15 +120,15 @@ class Grid:
             RecipeError: every problem of every test at once.
         """
         problems: list[str] = []
-        found = [self._test(job, name) for name in self.recipe.tests for job in self.jobs]
-        for job in found[:: len(self.jobs)]:
+        tests = [self._test(job, name) for name in self.recipe.tests for job in self.jobs]
+        for job in tests[:: len(self.jobs)]:
             try:
                 job.recipe.data.check()
                 check_testing(job.recipe.testing, self.jobs[0].recipe.task)
             except RecipeError as error:
                 problems.append(f"tests.{job.test}: {error}")
         gather(problems, "the tests of the study", RecipeError)
-        return found
+        return tests
 
     @cached_property
     def shuffles(self) -> list[Job]:
@@ -182,24 +182,24 @@ class Grid:
         Raises:
             RecipeError: every problem of every recipe at once.
         """
-        found: dict[Path, Job] = {}
+        before: dict[Path, Job] = {}
         problems: list[str] = []
         for job in self.jobs:
             try:
-                self._add_before(job.model, job.start, found)
+                self._add_before(job.model, job.start, before)
             except RecipeError as error:
                 problems.append(str(error))
         gather(list(dict.fromkeys(problems)), "the runs that others start from", RecipeError)
-        return found
+        return before
 
     @cached_property
     def excluded(self) -> list[dict[str, Any]]:
         """The combinations that are left out, with the reason."""
-        found = []
+        left_out = []
         for model, start, fraction, seed in self._all():
             if why := self._why_not(model, start, fraction, seed):
-                found.append({"model": model, "start": start, "fraction": fraction, "seed": seed, "why": why})
-        return found
+                left_out.append({"model": model, "start": start, "fraction": fraction, "seed": seed, "why": why})
+        return left_out
 
     def _all(self) -> Iterator[tuple[str, str, float, int]]:
         fractions = sorted(self.recipe.fractions, reverse=True)
@@ -252,27 +252,27 @@ class Grid:
 
     def changes(self, model: str, start: str) -> Values:
         """What a model and an initialisation change in the recipe."""
-        found = self.recipe.starts.get(start)
-        parts = (found.set, found.models.get(model, {})) if found else ()
+        initial = self.recipe.starts.get(start)
+        parts = (initial.set, initial.models.get(model, {})) if initial else ()
         return layered(self.recipe.models[model].set, *parts)
 
     def _needs(self, model: str, start: str) -> Path | None:
         """The folder of the run whose backbone a model starts from."""
-        found = self.recipe.starts.get(start)
-        before = found.before_of(model) if found else None
-        if not found or not before:
+        initial = self.recipe.starts.get(start)
+        before = initial.before_of(model) if initial else None
+        if not initial or not before:
             return None
         folder = Path(self.recipe.starts_in or Path(self.recipe.out) / STARTS) / start
-        return folder if before is found.before and before.shared else folder / model
+        return folder if before is initial.before and before.shared else folder / model
 
-    def _add_before(self, model: str, start: str, found: dict[Path, Job]) -> None:
+    def _add_before(self, model: str, start: str, jobs: dict[Path, Job]) -> None:
         folder = self._needs(model, start)
-        if folder is None or folder in found:
+        if folder is None or folder in jobs:
             return
         before: Before = self.recipe.starts[start].before_of(model)  # type: ignore[assignment]
         if before.start:
-            self._add_before(model, before.start, found)
-        found[folder] = self._before_job(before, model, start, folder)
+            self._add_before(model, before.start, jobs)
+        jobs[folder] = self._before_job(before, model, start, folder)
 
     def _before_job(self, before: Before, model: str, start: str, folder: Path) -> Job:
         values = read_values(find_recipe(before.stage, before.recipe))
@@ -297,13 +297,13 @@ class Grid:
 
 def layered(*tables: Mapping[str, Any]) -> Values:
     """Plain values of recipes upon each other: sections are merged, and what stands in them is replaced as a whole."""
-    found: Values = {}
+    merged_values: Values = {}
     for table in tables:
         for key, value in table.items():
-            old = found.get(key)
+            old = merged_values.get(key)
             merged = isinstance(value, Mapping) and isinstance(old, Mapping)
-            found[key] = {**old, **value} if merged else value  # type: ignore[dict-item]
-    return found
+            merged_values[key] = {**old, **value} if merged else value  # type: ignore[dict-item]
+    return merged_values
 
 
 def _probing(values: Values, features: str) -> Values:
@@ -335,7 +335,7 @@ def chosen(jobs: Sequence[Job], only: Sequence[str]) -> list[Job]:
     Raises:
         RecipeError: no such axis, or a value that no run has.
     """
-    found = list(jobs)
+    kept = list(jobs)
     for text in only:
         axis, equals, listed = text.partition("=")
         if not equals or axis not in AXES:
@@ -346,8 +346,8 @@ def chosen(jobs: Sequence[Job], only: Sequence[str]) -> list[Job]:
         if unknown := [value for value in wanted if value not in known]:
             hint = nearest(unknown[0], known)
             raise RecipeError(f'no run has the {axis} "{unknown[0]}".{hint} There are {one_of(known)}')
-        found = [job for job in found if _told(job, axis) in wanted]
-    return found
+        kept = [job for job in kept if _told(job, axis) in wanted]
+    return kept
 
 
 def _told(job: Job, axis: str) -> str:

@@ -66,10 +66,10 @@ class Compared:
         from slivit.statistics import mean_over_runs, over_runs
 
         plan = self.matched.first.plan
-        found = {name: spread.to_dict() for name, spread in over_runs(self.runs[i]).items()}
-        for spread in found.values():
+        spreads = {name: spread.to_dict() for name, spread in over_runs(self.runs[i]).items()}
+        for spread in spreads.values():
             spread["low"], spread["high"] = mean_over_runs(spread["values"], level=plan.level, draws=plan.draws)
-        return found
+        return spreads
 
 
 def measure_study(grid: Grid, states: Mapping[Path, Found]) -> dict[str, Any]:
@@ -157,8 +157,8 @@ def _cell(grid: Grid, compared: Compared, i: int) -> dict[str, Any]:
         "metrics": compared.metrics(i),
         "spread": compared.spread(i),
         "runs": [
-            {"seed": job.seed, "folder": _within(grid, job), "metrics": found}
-            for job, found in zip(jobs, compared.runs[i], strict=True)
+            {"seed": job.seed, "folder": _within(grid, job), "metrics": metrics}
+            for job, metrics in zip(jobs, compared.runs[i], strict=True)
         ],
     }
 
@@ -206,7 +206,7 @@ def _told(job: Job, state: Found) -> dict[str, Any]:
     }
 
 
-def write_tables(out: Path, found: Mapping[str, Any]) -> None:
+def write_tables(out: Path, study: Mapping[str, Any]) -> None:
     """Write the tables of a study.
 
     `study.csv` has a row for each model, initialisation and share, `runs.csv` for each run, `sites.csv` for each set on
@@ -214,19 +214,19 @@ def write_tables(out: Path, found: Mapping[str, Any]) -> None:
     """
     import pandas as pd
 
-    tables: dict[str, Iterable[Any]] = {"study.csv": map(_row(found), found["cells"]), "runs.csv": _run_rows(found)}
-    tables |= {"sites.csv": site_rows(found)} if found["sites"] else {}
-    ranks = [{key: value for key, value in entry.items() if key != "values"} for entry in found["shuffles"]]
+    tables: dict[str, Iterable[Any]] = {"study.csv": map(_row(study), study["cells"]), "runs.csv": _run_rows(study)}
+    tables |= {"sites.csv": site_rows(study)} if study["sites"] else {}
+    ranks = [{key: value for key, value in entry.items() if key != "values"} for entry in study["shuffles"]]
     tables |= {"shuffles.csv": ranks} if ranks else {}
-    tables |= {"groups.csv": found["groups"]} if found["groups"] else {}
+    tables |= {"groups.csv": study["groups"]} if study["groups"] else {}
     for name, rows in tables.items():
         write_table(out / name, pd.DataFrame(list(rows)))
 
 
-def site_rows(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def site_rows(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The results on the study's own test rows and on every further set, one a metric and label."""
-    own = {"name": "own", "cells": found["cells"], "gaps": []}
-    for site in (own, *found["sites"]):
+    own = {"name": "own", "cells": study["cells"], "gaps": []}
+    for site in (own, *study["sites"]):
         for cell in site["cells"]:
             for name, estimate in cell["metrics"].items():
                 metric, _, label = name.partition("/")
@@ -236,10 +236,10 @@ def site_rows(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 yield {**axes, "test": site["name"], "metric": metric, "label": label, **shown, "sd": sd}
 
 
-def _row(found: Mapping[str, Any]) -> Any:
-    metrics = found["settings"]["metrics"]
+def _row(study: Mapping[str, Any]) -> Any:
+    metrics = study["settings"]["metrics"]
     tests: dict[tuple[Any, ...], Any] = {}
-    for t in (t for t in found["tests"] if t["method"] == "paired bootstrap"):
+    for t in (t for t in study["tests"] if t["method"] == "paired bootstrap"):
         tests.setdefault((t["model"], t["start"], t["fraction"], t["metric"]), t)
 
     def row(cell: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,15 +262,15 @@ def _columns(metric: str, cell: Mapping[str, Any], test: Mapping[str, Any]) -> d
     return {metric + end: value for end, value in columns.items()}
 
 
-def _run_rows(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _run_rows(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     values = {
         (cell["model"], cell["start"], cell["fraction"], run["seed"]): run["metrics"]
-        for cell in found["cells"]
+        for cell in study["cells"]
         for run in cell["runs"]
     }
-    for run in (run for run in found["runs"] if not run["test"]):
+    for run in (run for run in study["runs"] if not run["test"]):
         own = values.get((run["model"], run["start"], run["fraction"], run["seed"]), {})
-        yield {**run, **{metric: own.get(metric) for metric in found["settings"]["metrics"]}}
+        yield {**run, **{metric: own.get(metric) for metric in study["settings"]["metrics"]}}
 
 
 __all__ = ["RUNS", "Compared", "measure_study", "site_rows", "write_tables"]

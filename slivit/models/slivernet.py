@@ -101,10 +101,10 @@ class SliverNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, 3, S*P, P) -> (B, hidden): what the convolutions find most of along the slices."""
-        found = self.near(self.forward_slices(x))
+        along = self.near(self.forward_slices(x))
         if self.far:
-            found = self.far(F.max_pool1d(found, POOL, POOL, POOL // 2))
-        return F.relu(self.hidden(found.amax(2)))
+            along = self.far(F.max_pool1d(along, POOL, POOL, POOL // 2))
+        return F.relu(self.hidden(along.amax(2)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, S*P, P) float32, slices from top to bottom -> (B, out_dim) logits."""

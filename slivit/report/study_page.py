@@ -290,9 +290,9 @@ def site_grids(study: Values, task: Task) -> Iterator[Grid]:
         for fraction in settings["fractions"]:
             rows = []
             for cell in (c for c in study["cells"] if c["fraction"] == fraction):
-                found = [_same(cell, cells) for _, cells in named]
+                across = [_same(cell, cells) for _, cells in named]
                 rows.append(
-                    (method_title(study, cell["model"], cell["start"]), tuple(_value(c, metric) for c in found))
+                    (method_title(study, cell["model"], cell["start"]), tuple(_value(c, metric) for c in across))
                 )
             heads = tuple((text, "") for text, _ in named)
             note = "Each set by itself: mean over the seeds, its interval over test scans, SD over the seeds."

@@ -70,9 +70,9 @@ def _table(features: dict[str, Array], names: tuple[str, ...], part: Part, seed:
     model = fit_table("linear", widths, x[: len(train)], answers_of(task, train), task, seed)
     p = outputs_of(model, x[len(train) :], task)
     p = p if task.makes_calls else p * np.array(task.spread) + np.array(task.center)
-    told = " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+    text = " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
     known = pd.DataFrame({"path": [row["path"] for row in rest], "split": [row["split"] for row in rest]})
-    return known.assign(baseline=told, **dict(zip(task.prediction_columns, p.T, strict=True)))
+    return known.assign(baseline=text, **dict(zip(task.prediction_columns, p.T, strict=True)))
 
 
 def _features(paths: Sequence[str], part: Part, settings: Preprocessing) -> dict[str, Array]:
@@ -81,8 +81,8 @@ def _features(paths: Sequence[str], part: Part, settings: Preprocessing) -> dict
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         stacks = _stacks(tqdm(paths, "size and histogram", disable=None, leave=False), part, settings)
-        found = [features_of([stack], FEATURES) for stack in stacks]
-    return {name: np.concatenate([f[name] for f in found]) for name in FEATURES}
+        scans = [features_of([stack], FEATURES) for stack in stacks]
+    return {name: np.concatenate([f[name] for f in scans]) for name in FEATURES}
 
 
 def _stacks(paths: Any, part: Part, settings: Preprocessing) -> Iterator[Array]:

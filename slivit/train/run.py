@@ -154,8 +154,8 @@ def fitted_preprocessing(recipe: Labelled) -> Preprocessing:
     model = build_model(recipe, 1)
     sets = {name: part.data.channels for name, part in recipe.parts.items()}
     if len(set(sets.values())) > 1:
-        told = "; ".join(f"{name}: {list(columns)}" for name, columns in sets.items())
-        raise RecipeError(f"sets that are trained together have the same data.channels, and these have {told}")
+        listed = "; ".join(f"{name}: {list(columns)}" for name, columns in sets.items())
+        raise RecipeError(f"sets that are trained together have the same data.channels, and these have {listed}")
     return settings_for(recipe.preprocessing, spec_of(model), next(iter(sets.values())))
 
 
