@@ -137,6 +137,31 @@ def circles(package: Path) -> list[list[str]]:
             graph[circle[0]].discard(circle[1])
 
 
+def repeated(files: dict[str, Path], least: int = 5) -> tuple[int, int]:
+    """Lines of code that stand in an earlier place too, in `least` or more in a row, and how many lines of code are.
+
+    Docstrings, imports, blank lines and closing brackets do not count.
+    """
+    seen: set[tuple[str, ...]] = set()
+    again = total = 0
+    for file in files.values():
+        text = file.read_text("utf-8")
+        left = {
+            number
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+            for number in range(node.lineno, (node.end_lineno or 0) + 1)
+        }
+        lines = [line.strip() for number, line in enumerate(text.splitlines(), 1) if number not in left]
+        lines = [line for line in lines if line.strip(")]}(,:")]
+        windows = [tuple(lines[i : i + least]) for i in range(len(lines) - least + 1)]
+        twice = {i + k for i, window in enumerate(windows) if window in seen for k in range(least)}
+        seen.update(windows)
+        again, total = again + len(twice), total + len(lines)
+    return again, total
+
+
 def main() -> None:
     """Print the measurement of a clone as a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -165,6 +190,11 @@ def main() -> None:
     )
     print(f"import circles: {len(circles(package))} {circles(package) or ''}")
     print(f"lines of slivit/: {len(lines)}")
+    print(
+        "lines of code, and those that stand in another place too, five or more in a row: {1}, {0}".format(
+            *repeated(files)
+        )
+    )
 
 
 if __name__ == "__main__":
