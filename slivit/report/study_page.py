@@ -32,7 +32,7 @@ def write_study(out: Path | str, study: Values, recipe: str = "") -> Path:
     """
     task = Task(**study["task"])
     context = {
-        "title": study["title"] or f"Study: {named_targets(task)}",
+        "title": study["title"] or f"{'Label efficiency' if is_curve(study) else 'Study'}: {named_targets(task)}",
         "task": task,
         "settings": study["settings"],
         "axes": axes(study),
@@ -149,7 +149,7 @@ def cautions(study: Values) -> Iterator[str]:
         yield f"{count(failed, 'run')} failed; the figures are those of the others."
     if missing := sum(state in ("new", "died") for state in states):
         yield f"{count(missing, 'run')} {'is' if missing == 1 else 'are'} still to be made: this is no final result."
-    if any(len(cell["runs"]) == 1 for cell in study["cells"]):
+    if study["tests"] and any(len(cell["runs"]) == 1 for cell in study["cells"]):
         yield (
             "Where there is one seed, the tests say whether these very models differ on other scans, not whether they "
             "would, trained again with another seed."

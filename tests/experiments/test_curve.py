@@ -43,7 +43,8 @@ def test_every_fraction_and_seed_is_a_run_and_the_page_tells_of_the_labels(recip
     assert few["metrics"]["roc_auc"]["value"] == pytest.approx(np.mean(single))
     assert few["spread"]["roc_auc"]["sd"] == pytest.approx(np.std(single, ddof=1))
     html = found.page.read_text()
-    for text in ("with 10 training scans, and", "The last step, from 10 to 40 scans", "10 scans (25%)", "seed 1",
+    for text in ("<h1>Label efficiency: ",
+                 "with 10 training scans, and", "The last step, from 10 to 40 scans", "10 scans (25%)", "seed 1",
                  "single runs", "labels-roc-auc.svg", "labels-average-precision.svg"):  # fmt: skip
         assert text in html
     assert "the best roc" not in html.lower()
