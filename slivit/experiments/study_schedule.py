@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 from slivit.checkpoint import CONFIG
 from slivit.errors import RecipeError, gather
-from slivit.experiments.run_request import made_by, request
-from slivit.experiments.run_state import run_state
+from slivit.experiments.run_state import made_by, request, run_state
 from slivit.experiments.study_grid import Job
 from slivit.files import read_mapping, write_json
 from slivit.machines import Machines

@@ -5,6 +5,7 @@ The folder is not called `explain`, because a package of that name would stand i
 
 from slivit.explanation.explaining import explain as explain
 from slivit.explanation.explaining import explain_seen as explain_seen
+from slivit.explanation.explaining import seen_by as seen_by
 from slivit.explanation.occlusion import FILLS as FILLS
 from slivit.explanation.occlusion import occlude as occlude
 from slivit.explanation.predicting import ExplainError as ExplainError
@@ -17,4 +18,3 @@ from slivit.explanation.result import Attribution as Attribution
 from slivit.explanation.result import Explanation as Explanation
 from slivit.explanation.scan import SeenScan as SeenScan
 from slivit.explanation.scan import see_scan as see_scan
-from slivit.explanation.window import seen_by as seen_by

@@ -11,6 +11,15 @@ from functools import partial
 from typing import Any
 
 from torch import nn
+from torchvision.models.video.resnet import (
+    BasicBlock,
+    BasicStem,
+    Conv2Plus1D,
+    Conv3DNoTemporal,
+    Conv3DSimple,
+    R2Plus1dStem,
+    VideoResNet,
+)
 
 from slivit.errors import ModelError
 from slivit.models._hub import fetch_torchvision
@@ -55,7 +64,6 @@ def video_resnet(
 
     Source: Tran et al. 2018, section 3.
     """
-    from slivit.models._torchvision import ShortenedResNet
 
     kept = _kept_stages(name, depths)
     network = ShortenedResNet(name, depths)
@@ -270,3 +278,23 @@ def _model(
         dropout=dropout,
         pretrained=pretrained,
     )
+
+
+class ShortenedResNet(VideoResNet):
+    """torchvision's network without its classifier, and without the stages that have no blocks."""
+
+    def __init__(self, name: str, depths: Sequence[int]) -> None:
+        stem, convolutions = _parts(name)
+        super().__init__(BasicBlock, convolutions, list(depths), stem)
+        self.fc = nn.Identity()
+
+    def _make_layer(self, block: Any, conv_builder: Any, planes: int, blocks: int, stride: int = 1) -> Any:
+        return super()._make_layer(block, conv_builder, planes, blocks, stride) if blocks else nn.Identity()
+
+
+def _parts(name: str) -> tuple[Any, list[Any]]:
+    """The stem, and each stage's kind of convolution."""
+    if name == "r2plus1d_18":
+        return R2Plus1dStem, [Conv2Plus1D] * STAGES
+    later = Conv3DNoTemporal if name == "mc3_18" else Conv3DSimple
+    return BasicStem, [Conv3DSimple] + [later] * (STAGES - 1)

@@ -17,8 +17,7 @@ import pandas as pd
 from slivit.data.splits import fold_tested
 from slivit.data.table import as_shown, read_shown
 from slivit.errors import DIVERGED
-from slivit.experiments.run_request import made_by, request
-from slivit.experiments.run_state import run_state
+from slivit.experiments.run_state import made_by, request, run_state
 from slivit.files import whole_file
 from slivit.folder import PREDICTIONS
 from slivit.machines import machines_at

@@ -182,7 +182,7 @@ def _predict(
     """Predict scans in this process."""
     from slivit.predict.engine import Engine
     from slivit.predict.masks import mask_rows
-    from slivit.predict.stream import rows_of
+    from slivit.predict.parts import rows_of
 
     engine = Engine(loaded, device, **options)
     rows = mask_rows(engine, refs, names, masks) if masks else rows_of(engine, refs)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slivit.data.scan_reading import ScanRef
+from slivit.data.scan_reading import ReadScan, ScanRef, died, read_scan
+from slivit.data.training_range import TrainingRange, range_of, warnings_for
+from slivit.data.workers import in_processes
 from slivit.machines import Machines
 
 if TYPE_CHECKING:
@@ -95,7 +97,6 @@ def predict_parts(
 def predict_part(part: Part) -> list[Row]:
     """The rows of a part's scans, in their order."""
     from slivit.predict.masks import mask_rows
-    from slivit.predict.stream import rows_of
 
     engine = _engine(part.loaded)
     rows = mask_rows(engine, part.refs, part.names, part.masks) if part.masks else rows_of(engine, part.refs)
@@ -122,3 +123,34 @@ def _engine(loaded: Loaded) -> Engine:
     workers = loaded.workers if loaded.workers is not None else default_workers(MOST) * on_gpu
     options: dict[str, Any] = {"batch_size": loaded.batch_size, "workers": workers}
     return Engine(checkpoint, loaded.device, precision=loaded.precision, **options)
+
+
+def rows_of(engine: Engine, refs: Sequence[ScanRef]) -> Iterator[tuple[int, Row]]:
+    """Predict scans; what they are like is compared with the training scans.
+
+    Args:
+        engine: of a checkpoint with a task.
+        refs: the scans.
+
+    Yields:
+        The number of a scan and its row, in the order in which they are done: the prediction columns (None where
+        there is no prediction), `warnings`, `notes` and `error`.
+    """
+    known = range_of(engine.checkpoint.training)
+    scans = in_processes(partial(read_scan, settings=engine.settings), refs, engine.workers, died=died, chunk=1)
+    for number, scan, values in engine.predicted(scans, {n: ref.columns for n, ref in enumerate(refs)}):
+        yield number, _row(engine, refs[number], scan, values, known)
+
+
+def _row(
+    engine: Engine, ref: ScanRef, scan: ReadScan, values: Sequence[float] | None, known: TrainingRange | None
+) -> Row:
+    doubts = (*(warnings_for(scan.look, engine.settings, known) if scan.look else ()), *scan.doubts)
+    from slivit.predict.engine import error_of
+
+    error = error_of(ref.name, scan)
+    if values is not None and not all(map(math.isfinite, values)):
+        values, error = None, "the model's output is not a number for this scan"
+    columns = engine.task.prediction_columns
+    row: Row = dict(zip(columns, values, strict=True)) if values else dict.fromkeys(columns)
+    return row | {"warnings": "; ".join(doubts), "notes": "; ".join(scan.notes), "error": error}

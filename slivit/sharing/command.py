@@ -16,7 +16,7 @@ from slivit.files import scratch_folders
 from slivit.predict.opening import open_checkpoint
 from slivit.predict.sums import SUMS
 from slivit.sharing.export import MOST_SCANS, Exported, Format, Options, check_format, export
-from slivit.sharing.metrics import run_metrics
+from slivit.sharing.hub import run_metrics
 from slivit.sharing.notes import read_notes
 
 log = logging.getLogger(__name__)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -24,7 +25,6 @@ from slivit.sharing import checking, reading, serving, standalone
 from slivit.sharing.card import write_card
 from slivit.sharing.checking import Difference
 from slivit.sharing.notes import CardNotes
-from slivit.sharing.privacy import without_paths
 from slivit.sharing.texts import preprocessing_page
 from slivit.targets.covariates import width_of
 from slivit.volume import Volume
@@ -33,6 +33,24 @@ Format = Literal["safetensors", "onnx", "torch-export"]
 FORMATS: tuple[str, ...] = get_args(Format)
 CARD, PREPROCESSING, EXAMPLE = "README.md", "preprocessing.json", "example.npz"
 MOST_SCANS = 8
+PATHS = frozenset(
+    (
+        "out",
+        "manifest",
+        "test_manifest",
+        "root",
+        "cache",
+        "weights",
+        "folder",
+        "file",
+        "source",
+        "readers",
+        "pretrained",
+        "start",
+    )
+)
+"""The keys that name files and folders."""
+_ABSOLUTE = re.compile(r"(?<![:/\\\w.])(?:[A-Za-z]:)?(?:[\\/][^\s\\/:,;\"']+)+[\\/]")
 
 
 @dataclass(frozen=True)
@@ -244,3 +262,21 @@ def _described(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, A
         "task": config["task"],
         "operating_point": config.get("operating_point"),
     }
+
+
+def without_paths(value: Any, key: str = "") -> Any:
+    """Plain values with the last part of each path alone: folders tell of people, projects and machines.
+
+    Args:
+        value: as in `config.json`.
+        key: under which it stands.
+    """
+    if isinstance(value, dict):
+        return {k: without_paths(v, k) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(v, key) for v in value]
+    if not isinstance(value, str):
+        return value
+    if key in PATHS and "://" not in value and not re.search(r"\s", value):
+        return PureWindowsPath(PurePath(value).name).name
+    return _ABSOLUTE.sub("", value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,6 @@ from slivit.predict.command import run
 from slivit.predict.opening import open_checkpoint
 from slivit.settings import Precision
 from slivit.sharing.export import Options, export
-from slivit.sharing.metrics import run_metrics
 from slivit.sharing.notes import CardNotes
 from slivit.targets.decision import Decision
 from slivit.targets.task import Task
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Scans = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+METRICS = "metrics.json"
 
 
 class SharedModel(ModelHubMixin, library_name="slivit", tags=["medical-imaging", "slivit"]):
@@ -138,3 +139,16 @@ def from_pretrained(
     """
     options: dict[str, Any] = {"revision": revision, "fingerprint": fingerprint, "device": device}
     return SharedModel(open_checkpoint(os.fspath(where), **options, **hub))
+
+
+def run_metrics(checkpoint: Path) -> dict[str, Any] | None:
+    """The `metrics.json` beside a checkpoint folder; None where there is none that can be read.
+
+    Args:
+        checkpoint: the checkpoint folder of a run.
+    """
+    try:
+        found = json.loads((checkpoint.resolve().parent / METRICS).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("schema") == "slivit.metrics" else None

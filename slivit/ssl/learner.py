@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback, CancelBackwardException, CancelStepException
-from fastai.callback.training import GradientClip
+from fastai.callback.core import Callback, CancelBackwardException, CancelBatchException, CancelStepException
+from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import AvgMetric
 from fastai.optimizer import SGD, Adam
@@ -25,7 +25,6 @@ from slivit.errors import ModelError
 from slivit.models._depthwise import quicken
 from slivit.models._steady import steady
 from slivit.parallel import bare
-from slivit.ssl._accumulation import Accumulate
 from slivit.ssl._lars import lars
 from slivit.ssl.pretext import MakeViews, Pretext
 from slivit.ssl.recipe import PretextFit
@@ -294,3 +293,32 @@ def part_metrics(pretext: Pretext, names: Sequence[str]) -> list[AvgMetric]:
         metric.func.__name__ = name
         metrics.append(metric)
     return metrics
+
+
+class Accumulate(Callback):
+    """Take the mean gradient of several batches for a step; the last step of an epoch takes those that are left.
+
+    So no gradient goes from one epoch into the next, which a resumed run would not have, and an epoch with fewer
+    batches still trains. (fastai's own counts the rows of a target, which are not the images of a method with views.)
+
+    Args:
+        batches: a step.
+    """
+
+    order, run_valid = GradientAccumulation.order, False
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def after_loss(self) -> None:
+        self.learn.loss_grad = self.loss_grad / self._together()
+
+    def before_step(self) -> None:
+        self.learn.loss_grad = self.loss_grad * self._together()  # so that the loss is shown as it is
+        if (self.iter + 1) % self.batches and self.iter + 1 < self.n_iter:
+            raise CancelBatchException
+
+    def _together(self) -> int:
+        """How many batches make the step that this one belongs to."""
+        first = self.iter - self.iter % self.batches
+        return min(self.batches, self.n_iter - first)

@@ -1,18 +1,21 @@
-"""What stands beside a scan, as plain values: the prediction, how far it can be trusted, the nearest training scans."""
+"""What belongs to a scan, as plain values: its prediction, how far it can be trusted, its neighbours, its masks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from slivit.data.readers.address import short_name
+from slivit.data.readers.address import parts_of, short_name
 from slivit.explanation import METHODS, TITLES, number_of
 from slivit.models.registry import spec_of
 from slivit.report.style import amount, number
 from slivit.targets.task import Task, is_missing
 from slivit.viewer import pictures
 from slivit.viewer.bench import Bench, Opened, Row
-from slivit.viewer.masks import masks_of
+
+MASKS, SUFFIXES = "masks", (".nii.gz", ".nii")
+PLACES = (MASKS, f"evaluation/{MASKS}")
 
 
 def about(bench: Bench) -> dict[str, Any]:
@@ -171,3 +174,39 @@ def row_of(bench: Bench, row: Row) -> int | None:
 
 def _answers(task: Task, row: Mapping[str, Any]) -> str:
     return ", ".join(f"{t} {row[t]}" for t in task.targets if t in row and not is_missing(row[t]))
+
+
+def masks_of(run: Path, row: Row) -> dict[str, Path]:
+    """Where the masks of a scan lie, by what the page calls them.
+
+    Args:
+        run: the folder of the run; it may hold `masks/CASE.nii.gz` of its predictions, CASE being the scan's file
+            without suffixes, or its patient.
+        row: of the manifest; a cell that names a NIfTI file is a mask. Empty for a scan that was dropped.
+    """
+    if not row:
+        return {}
+    found = {}
+    names = [stem_of(str(row["path"])), str(row.get("patient", ""))]
+    for place in PLACES:
+        files = [run / place / f"{name}{suffix}" for name in names if name for suffix in SUFFIXES]
+        there = next((file for file in files if file.is_file()), None)
+        if there:
+            found["predicted"] = there
+    channels = parts_of(str(row["path"]))
+    for column, cell in row.items():
+        if str(cell) in channels or column == "path" or is_missing(cell):
+            continue
+        if str(cell).lower().endswith(SUFFIXES):
+            file = Path(str(cell))
+            file = file if file.is_absolute() else Path(str(row["path"])).parent / file
+            if file.is_file():
+                found[str(column)] = file
+    return found
+
+
+def stem_of(path: str) -> str:
+    """The name of a scan's file or folder without `.nii.gz` and the like."""
+    name = Path(parts_of(path)[0]).name
+    suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), Path(name).suffix)
+    return name[: len(name) - len(suffix)] if suffix else name

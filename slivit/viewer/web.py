@@ -25,8 +25,8 @@ from slivit.viewer import panels, pictures
 from slivit.viewer.bench import DropFolder
 from slivit.viewer.desk import Desk
 from slivit.viewer.jobs import Jobs
-from slivit.viewer.masks import masks_of
 from slivit.viewer.nifti import map_bytes, mask_bytes, place_of
+from slivit.viewer.panels import masks_of
 from slivit.viewer.segments import MaskBench, case_facts, masks_facts
 from slivit.viewer.thumbnails import jpeg
 

@@ -13,7 +13,7 @@ import pytest
 
 from slivit.data.workers import in_processes
 from slivit.errors import SlivitError
-from slivit.experiments.run_request import answer, going_on, made_by, request
+from slivit.experiments.run_state import answer, going_on, made_by, request
 from slivit.machines import Died, Lost, Machines, devices, machines_at, readers_at
 from slivit.machines.cluster import Cluster, _there
 from slivit.machines.local import Local, Worker

@@ -8,8 +8,7 @@ from slivit.errors import SlivitError
 from slivit.machines import Died, Machines
 from slivit.predict.command import _check_seen, _processes
 from slivit.predict.engine import Engine
-from slivit.predict.parts import Loaded, predict_parts
-from slivit.predict.stream import rows_of
+from slivit.predict.parts import Loaded, predict_parts, rows_of
 
 
 class Fragile(Machines):

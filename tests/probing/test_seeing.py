@@ -17,7 +17,7 @@ from slivit.models.registry import create_model, model_spec
 from slivit.probing.cells import Box, seen_box
 from slivit.probing.pca import components, foreground, otsu, pca_colours
 from slivit.probing.seeing import see
-from slivit.probing.space import affine_of, save_nifti, turned_to_ras
+from slivit.probing.visualise import affine_of, save_nifti, turned_to_ras
 from slivit.report.planes import plane
 from slivit.volume import Volume
 

@@ -20,9 +20,9 @@ from slivit.explanation.outputs import overlay_array  # noqa: E402
 from slivit.viewer.bench import OPENED, Bench, Stopped  # noqa: E402
 from slivit.viewer.desk import Desk  # noqa: E402
 from slivit.viewer.jobs import PATIENCE, Job, Jobs  # noqa: E402
-from slivit.viewer.masks import masks_of  # noqa: E402
 from slivit.viewer.nifti import map_bytes, nifti_bytes, place_of, read_mask  # noqa: E402
 from slivit.viewer.opinions import check_runs, is_run, judged, read_calls, sort_out, told_apart  # noqa: E402
+from slivit.viewer.panels import masks_of  # noqa: E402
 from slivit.viewer.server import ViewError  # noqa: E402
 from slivit.viewer.thumbnails import Thumbnails  # noqa: E402
 from slivit.viewer.web import application  # noqa: E402

@@ -1,4 +1,4 @@
-"""The table of models in docs/models.md: `python -m slivit.models._table docs/models.md` writes it anew."""
+"""The table of models in docs/models.md: `python docs/models_table.py docs/models.md` writes it anew."""
 
 from __future__ import annotations
 
