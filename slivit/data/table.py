@@ -143,7 +143,7 @@ def as_shown(frame: pd.DataFrame) -> pd.DataFrame:
     return quoted.rename(columns=_quoted)
 
 
-def write_table(path: Path, frame: pd.DataFrame) -> None:
+def write_table(path: Path | str, frame: pd.DataFrame) -> None:
     """Write a table as `as_shown` has it, whole or not at all."""
     with whole_file(path) as partial:
         as_shown(frame).to_csv(partial, index=False)

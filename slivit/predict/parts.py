@@ -77,7 +77,7 @@ def predict_parts(
         masks: the folder for masks.
 
     Yields:
-        The number of a scan and its row, as `slivit.predict.stream.rows_of` does; of one whose process died alone,
+        The number of a scan and its row, as `rows_of` does; of one whose process died alone,
         the error.
     """
     size = max(1, min(MOST, math.ceil(len(refs) / (4 * max(1, machines.slots)))))
