@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +19,15 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from slivit.data.cache import SliceCache
-from slivit.data.images import LoadImage, LoadItem, Row, count_slices, for_crops, slice_items, unlabelled_dataloaders
+from slivit.data.images import (
+    LoadImage,
+    LoadItem,
+    Row,
+    count_slices,
+    for_crops,
+    slice_items,
+    unlabelled_dataloaders,
+)
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.workers import readers_with_room
 from slivit.errors import ModelError
@@ -28,11 +37,16 @@ from slivit.parallel import bare
 from slivit.ssl._lars import lars
 from slivit.ssl.pretext import MakeViews, Pretext
 from slivit.ssl.recipe import PretextFit
+from slivit.ssl.teacher import FollowStudent
 from slivit.train.callbacks import seed_everything
 from slivit.train.learner import VolumeLearner, precision_callbacks
 from slivit.train.replicas import replicated
 from slivit.train.schedules import layered_groups, scheduler
 from slivit.train.steps import checkpoint_activations
+
+if TYPE_CHECKING:
+    from slivit.ssl.pretext import Pretext
+
 
 Optimiser = Literal["adamw", "sgd", "lars"]
 SGD_MOMENTUM = 0.9
@@ -322,3 +336,28 @@ class Accumulate(Callback):
         """How many batches make the step that this one belongs to."""
         first = self.iter - self.iter % self.batches
         return min(self.batches, self.n_iter - first)
+
+
+class KeepSteps(Callback):
+    """Keep the network after shares of all steps, each in a folder of its own.
+
+    Args:
+        folder: of these folders.
+        fit: `keep_at` names the shares; `accumulate` batches are a step.
+        keep: writes the network to a folder; of several processes all call it.
+
+    Source: Xu et al. 2025, Methods, "High-resolution adaptation" (a second stage from before the end of the first).
+    """
+
+    order, run_valid = FollowStudent.order + 1, False
+
+    def __init__(self, folder: Path, fit: PretextFit, keep: Callable[[Path], Any]) -> None:
+        self.folder, self.fit, self.keep = folder, fit, keep
+
+    def after_step(self) -> None:
+        every = self.fit.accumulate
+        a_pass = math.ceil(self.n_iter / every)
+        step = self.epoch * a_pass + self.iter // every + 1
+        for share in self.fit.keep_at:
+            if step == max(1, round(share * self.n_epoch * a_pass)):
+                self.keep(self.folder / f"{share:g}")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from fastai.callback.core import Callback
 
 from slivit.checkpoint import save_backbone
 from slivit.checkpoint.lineage import started_from
@@ -27,8 +24,7 @@ from slivit.models.registry import spec_of
 from slivit.parallel import from_main, is_main, local_device, process_group, wait_for_all
 from slivit.settings import changed
 from slivit.ssl.probed import PROBE, make_probe
-from slivit.ssl.recipe import PretextFit, SelfSupervisedRecipe
-from slivit.ssl.teacher import FollowStudent
+from slivit.ssl.recipe import SelfSupervisedRecipe
 from slivit.ssl.unlabelled import scan_depths, unlabelled_frame
 from slivit.train.callbacks import progress_of
 from slivit.train.processes import opened
@@ -60,6 +56,7 @@ def run(recipe: SelfSupervisedRecipe, *, resume: bool = False, overwrite: bool =
         The run's folder: recipe, split, history, checkpoint, versions, log.
     """
     from slivit.device import choose_device
+    from slivit.ssl.learner import KeepSteps
     from slivit.ssl.registry import create_pretext
     from slivit.train.callbacks import seed_everything
 
@@ -241,28 +238,3 @@ def _record(recipe: SelfSupervisedRecipe, frame: pd.DataFrame) -> dict[str, Any]
         "source": recipe.data.manifest,
     }
     return record | started_from(recipe.model)
-
-
-class KeepSteps(Callback):
-    """Keep the network after shares of all steps, each in a folder of its own.
-
-    Args:
-        folder: of these folders.
-        fit: `keep_at` names the shares; `accumulate` batches are a step.
-        keep: writes the network to a folder; of several processes all call it.
-
-    Source: Xu et al. 2025, Methods, "High-resolution adaptation" (a second stage from before the end of the first).
-    """
-
-    order, run_valid = FollowStudent.order + 1, False
-
-    def __init__(self, folder: Path, fit: PretextFit, keep: Callable[[Path], Any]) -> None:
-        self.folder, self.fit, self.keep = folder, fit, keep
-
-    def after_step(self) -> None:
-        every = self.fit.accumulate
-        a_pass = math.ceil(self.n_iter / every)
-        step = self.epoch * a_pass + self.iter // every + 1
-        for share in self.fit.keep_at:
-            if step == max(1, round(share * self.n_epoch * a_pass)):
-                self.keep(self.folder / f"{share:g}")
