@@ -26,14 +26,25 @@ from slivit.planned.clock import Clock
 from slivit.planned.curve import curve_of, learning_curve
 from slivit.planned.finish import ENSEMBLE, MEAN, REPORT, SIMPLE, finish
 from slivit.planned.frozen import frozen_features
+from slivit.planned.mirrors import ENOUGH, without_harm
 from slivit.planned.networks import Candidate
 from slivit.planned.plan import COVARIATES, PLAN, Plan, kinds_of, make_plan, minutes_of
-from slivit.planned.scans import Looked, Scans, looked_at, parts_of, refuse_seen, scans_of, with_classes, with_folds
+from slivit.planned.scans import (
+    Looked,
+    Scans,
+    looked_at,
+    parts_of,
+    records,
+    refuse_seen,
+    scans_of,
+    with_classes,
+    with_folds,
+)
 from slivit.planned.select import calibrated, loss, temperature, weights_of
 from slivit.planned.table import NO_COVARIATES, ScanTable, scan_table
 from slivit.recipe import check_recipe, read_values, resolved_toml
 from slivit.report.check_page import write_check_page
-from slivit.train.table_models import features_of, fit_table, mean_of, outputs_of
+from slivit.train.table_models import answers_of, features_of, fit_table, mean_of, outputs_of
 
 if TYPE_CHECKING:
     from slivit.run import Run
@@ -167,7 +178,7 @@ def _planned(
         about = [f for f, test in zip(looked.facts, tests, strict=True) if not test]
         refuse_seen(weights, frame)
         options: dict[str, Any] = {"minutes": minutes, "seed": seed, "weights": weights, "channels": table.channels}
-        plan = plan or make_plan(folder, table.source, choosing, task, about, **options)
+        plan = plan or _mirrored(make_plan(folder, table.source, choosing, task, about, **options), choosing, folder)
         write_text(folder / PLAN, resolved_toml(plan))
     plan = check_recipe(Plan, read_values(folder / PLAN), str(folder / PLAN))
     if not (folder / TABLE).is_file():
@@ -176,6 +187,15 @@ def _planned(
     choosing = with_folds(choosing, task, plan)
     parts = parts_of(choosing, task, plan)
     return plan, scans_of(choosing, frame[tests].reset_index(drop=True), plan.task, parts)
+
+
+def _mirrored(plan: Plan, frame: pd.DataFrame, folder: Path) -> Plan:
+    """A new plan without the mirrors that would do harm, as a part of the scans show."""
+    rows = frame.sample(min(len(frame), ENOUGH), random_state=plan.seed).reset_index(drop=True)
+    task = plan.task.fitted(records(rows))
+    stacks, y = _stacks(plan, rows, folder), answers_of(task, records(rows))
+    augmentation, why = without_harm(plan.augmentation, stacks, rows, y, task, plan.seed)
+    return plan.model_copy(update={"augmentation": augmentation, "reasons": (*plan.reasons, *why)})
 
 
 def _followed(given: Path, folder: Path) -> Plan:

@@ -18,20 +18,28 @@ BAGS, STEPS, LEAST = 20, 25, 0.02
 _SURE = 1e-6
 
 
-def loss(task: Task, y: Array, p: Array) -> float:
-    """What selection makes small: the log loss of probabilities, or the squared error of standardised values.
+def losses(task: Task, y: Array, p: Array) -> Array:
+    """What selection makes small, of each answer: the log loss of a probability, or a standardised squared error.
 
     Args:
         task: what is predicted.
         y: (n,) class numbers; (n, t) 0, 1 or NaN; or (n, t) standardised values.
         p: (n, out_dim).
+
+    Returns:
+        (n,), or (n, t) with NaN where there is no answer.
     """
     if not task.makes_calls:
-        return float(np.mean((p - y) ** 2))
+        return np.asarray((p - y) ** 2)
     p = np.clip(p, _SURE, 1 - _SURE)
     if task.exclusive:
-        return float(-np.log(p[np.arange(len(y)), y.astype(int)] / p.sum(1)).mean())
-    return float(np.nanmean(-(y * np.log(p) + (1 - y) * np.log(1 - p))))
+        return np.asarray(-np.log(p[np.arange(len(y)), y.astype(int)] / p.sum(1)))
+    return np.asarray(-(y * np.log(p) + (1 - y) * np.log(1 - p)))
+
+
+def loss(task: Task, y: Array, p: Array) -> float:
+    """The mean of `losses` over all answers."""
+    return float(np.nanmean(losses(task, y, p)))
 
 
 def temperature(task: Task, y: Array, p: Array) -> float:

@@ -16,6 +16,7 @@ from slivit.errors import DIVERGED, CheckpointError, RecipeError
 from slivit.planned import jobs, networks
 from slivit.planned.clock import Clock
 from slivit.planned.look import Facts, in_colour
+from slivit.planned.mirrors import without_harm
 from slivit.planned.networks import Candidate, Folds, Measured, folds_for, keep_of, plan_networks, started_from
 from slivit.planned.plan import OWN_FOLDS, Plan, plan_augmentation, plan_folds, plan_preprocessing
 from slivit.planned.scans import parts_of, refuse_seen, with_folds
@@ -258,3 +259,22 @@ def test_colour_is_read_where_there_is_some(coloured, tmp_path, rng):
     of_colour = [Facts(shape=(1, 20, 20), bytes=True, colour=True)] * 6
     assert in_colour(paths, of_colour) is coloured
     assert not in_colour(paths, [*of_colour[1:], Facts(shape=(1, 20, 20), bytes=True)])
+
+
+def test_no_mirror_where_side_is_the_question(rng):
+    stacks = rng.integers(0, 60, (120, 4, 24, 24)).astype(np.uint8)
+    left = np.arange(120) % 2
+    for stack, where in zip(stacks, left, strict=True):
+        stack[1:3, 8:16, 2 + 12 * where : 10 + 12 * where] += 150
+    frame = pd.DataFrame({"path": map(str, range(120)), "patient": [str(i) for i in range(120)], "a": left})
+    wanted = Augmentation(flip_horizontal=True, flip_vertical=True, rotate=10)
+    task = BINARY.fitted(frame.to_dict("records"))
+    kept, why = without_harm(wanted, list(stacks), frame, left[:, None].astype(float), task, 0)
+    assert kept == Augmentation(flip_vertical=True, rotate=10)
+    assert len(why) == 1
+    assert "flip_horizontal is left out" in why[0]
+    large = (stacks.astype(float) * (0.5 + 0.5 * (left[::-1, None, None, None]))).astype(np.uint8)
+    seen = frame.assign(a=left[::-1])
+    assert without_harm(wanted, list(large), seen, seen["a"].to_numpy(float)[:, None], task, 0) == (wanted, [])
+    noise = rng.integers(0, 2, (120, 1)).astype(float)
+    assert without_harm(wanted, list(stacks), frame.assign(a=noise[:, 0]), noise, task, 0) == (wanted, [])
