@@ -239,6 +239,8 @@ def case_facts(bench: MaskBench, opened: Opened) -> dict[str, Any]:
     mean = None if known is None else known["dice"]
     split = opened.row.get("split") or ""
     told = [f"The model was trained on this scan (split {split})."] if split == "train" else []
+    if told and known and known.get("split") == "test":  # of a run by folds
+        told = ["The mask is by the network of its fold, which never saw this patient; the model that is kept did."]
     if known and known["hd95"] is not None:
         told.insert(0, f"95% Hausdorff distance {number(known['hd95'], 1)} mm, the mean of what is there and found.")
     return {
@@ -267,7 +269,7 @@ def case_row(cases: pd.DataFrame, masks: Path) -> Row:
     for own in cases.to_dict("records"):
         for metric in ("dice", "hd95", "true_ml", "predicted_ml"):
             row[f"{metric}/{own['structure']}"] = own[metric]
-    for name in ("error", "notes"):
+    for name in ("error", "notes", "split"):
         row[name] = str(cases[name].iloc[0])
     return row
 

@@ -60,6 +60,8 @@ def test_the_masks_of_a_case_are_the_stored_ones_and_their_dice_that_of_the_tabl
     np.testing.assert_array_equal(np.asarray(turned(layer).dataobj), np.asarray(turned(written).dataobj))
     assert bench.layer(opened, "another") is None
     assert case_facts(bench, opened)["shown"] == f"{own['dice']:.3f}"
+    folded = case_facts(bench, replace(opened, row={**opened.row, "split": "train"}))  # the kept model has seen all
+    assert any("by the network of its fold" in sentence for sentence in folded["sentences"])
     assert masks_facts(found)["layers"] == ["predicted", "true", "difference"]
 
 

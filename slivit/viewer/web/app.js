@@ -16,7 +16,7 @@ async function start() {
   document.title = `slivit: ${about.run}`;
   document.getElementById("run").textContent = about.run;
   document.getElementById("shelf").hidden = !location.pathname.includes("/open/");
-  document.getElementById("about").textContent = `${about.model} for ${about.targets.join(", ")}. For research; not a medical device.`;
+  document.getElementById("about").textContent = `${about.model} for ${(about.dense ? about.structures : about.targets).join(", ")}. For research; not a medical device.`;
   if (about.targets.length > 1 && !about.targets.includes(state.target)) state.target = "";
   const open = (n) => set({ scan: n, slice: "", cross: "", wide: state.wide === "2" ? "2" : "" });
   const list = new Worklist(document.getElementById("list"), about, open);
