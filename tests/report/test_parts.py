@@ -51,7 +51,7 @@ def test_every_metric_has_words():
 
 def test_metrics_within_a_sentence_keep_names_of_people_and_letters():
     spoken = [style.spoken(m) for m in ("roc_auc", "mae", "pearson", "f1", "r2", "brier", "dice", "hd95")]
-    assert spoken == ["ROC AUC", "mean absolute error", "Pearson r", "F1", "R²", "Brier score", "Dice", "HD95"]
+    assert spoken == ["ROC AUC", "mean absolute error", "Pearson r", "F1", "R²", "Brier score", "Dice", "HD95 (mm)"]
 
 
 def test_the_summary_counts_what_the_table_holds(evaluated):
