@@ -290,15 +290,16 @@ def _run_cases(csv: Path, testing: Testing, out: Path, *, overwrite: bool) -> Pa
     old = read_metrics(run / METRICS)
     if not old or not (run / SPLIT).is_file() or not (run / CHECKPOINT).is_dir():
         raise RecipeError(f"{csv}: is evaluated as a part of its run, which has {CHECKPOINT}, {METRICS} and {SPLIT}")
-    task, settings = Task(**old["task"]), Preprocessing(**read_config(run / CHECKPOINT)["preprocessing"])
+    task: Any = Task(**old["task"])
+    settings = Preprocessing(**read_config(run / CHECKPOINT)["preprocessing"])
     check_testing(testing, task)
     check_subgroups(cases, testing)
     if testing.tolerance_mm != (had := old["settings"]["tolerance_mm"]):
         raise RecipeError(f"testing.tolerance_mm: the scores of {csv} are at {had:g} mm; leave it out")
     folder = open_results(out, overwrite=overwrite)
     with logged(folder):
-        metrics = measure_masks(cases, task, testing, old["data"])  # type: ignore[arg-type]
-        write_cases(folder, cases, task, metrics)  # type: ignore[arg-type]
+        metrics = measure_masks(cases, task, testing, old["data"])
+        write_cases(folder, cases, task, metrics)
         rows = load_manifest(Data(manifest=str(run / SPLIT)), task, (), split=False, channels=settings.channels).rows()
         log.info("page: %s", write_masks_page(folder, rows, cases, metrics, settings, "resample", run / MASKS))
     return folder

@@ -229,7 +229,12 @@ def average_of(places: Sequence[Path], task: Task) -> Any:
 def _masks_of(first: ModelSpec, places: Sequence[Path], task: Task) -> Any:
     """The average of runs that segment; see `average_of`."""
     activation = "sigmoid" if getattr(task, "regions", {}) else "softmax"
-    own = {"network": first.name, "args": dict(first.args), "copies": len(places), "activation": activation}
+    own: dict[str, Any] = {
+        "network": first.name,
+        "args": dict(first.args),
+        "copies": len(places),
+        "activation": activation,
+    }
     model: Any = create_model("mask_ensemble", task.out_dim, **own)
     for network, place in zip(model.backbone, places, strict=True):
         network.load_state_dict(load_checkpoint(place).model.state_dict())
@@ -269,6 +274,7 @@ def _segment(
     from slivit.predict.masks import segment
     from slivit.train.mask_testing import keep_cases, mask_engine
 
+    rows: Sequence[Mapping[str, Any]]
     if recipe.data.folds:
         rows = sorted((dict(row) | {"split": "test"} for row in manifest.rows()), key=lambda row: int(row["fold"]))
     else:
