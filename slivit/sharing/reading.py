@@ -22,7 +22,7 @@ Spacing = tuple[float, float, float] | None
 Scan = tuple[Array, Spacing]
 """A (D, H, W) array, or (C, D, H, W) of channels, and mm between slices, rows and columns where that is known."""
 Options = dict[str, Any]
-"""The reading options of preprocessing.json; "axis" alone is taken here."""
+"""The reading options of preprocessing.json; "axis", and of frames "channel" = "all", are taken here."""
 
 TOWARDS = {"axial": "SPL", "coronal": "PIL", "sagittal": "RIP"}
 FRAMES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
@@ -69,15 +69,18 @@ def _read(path: str, options: Options) -> Scan:
     place, name = Path(path), path.casefold()
     if name.endswith(".npy"):
         return np.load(path, allow_pickle=False), None
-    if set(options) - {"axis"}:
+    coloured = options.get("channel") == "all"
+    if set(options) - {"axis", "channel"} or options.get("channel", "all") != "all":
         raise Other(f"the reading options {', '.join(sorted(options))} are not known here")
+    if coloured and not (place.is_dir() or name.endswith(FRAMES)):
+        raise Other("the channels of this format are not read here")
     if name.endswith((".nii", ".nii.gz")):
         return _nifti(path, options.get("axis"))
     files = sorted(p for p in place.iterdir() if p.is_file()) if place.is_dir() else [place]
-    if dicom := [file for file in files if _is_dicom(file)]:
+    if not coloured and (dicom := [file for file in files if _is_dicom(file)]):
         return _dicom(dicom, options.get("axis"))
     if frames := [file for file in files if file.suffix.casefold() in FRAMES]:
-        return _frames(sorted(frames, key=_natural)), None
+        return _frames(sorted(frames, key=_natural), coloured), None
     raise Other("is neither NIfTI, DICOM, frames nor .npy")
 
 
@@ -196,8 +199,11 @@ def _natural(file: Path) -> list[tuple[int, int | str]]:
     return [(0, int(p)) if p.isdecimal() else (1, p) for p in re.findall(r"\d+|\D+", file.name.casefold())]
 
 
-def _frames(files: list[Path]) -> Array:
-    """Images, one a slice, or the pages of one TIFF, grey by luminance (ITU-R 601) in 8 bits, or in 16 as stored."""
+def _frames(files: list[Path], coloured: bool) -> Array:
+    """Images, one a slice, or the pages of one TIFF, grey by luminance (ITU-R 601) in 8 bits, or in 16 as stored.
+
+    Where colours are asked for, (3, n, H, W).
+    """
     image = _needs("PIL.Image", "Pillow")
     kinds = {file.suffix.casefold().replace("tiff", "tif").replace("jpeg", "jpg") for file in files}
     if len(kinds) > 1:
@@ -210,17 +216,19 @@ def _frames(files: list[Path]) -> Array:
                 raise Other("frames have several pages each")
             for page in range(count):
                 opened.seek(page)
-                pages.append(_page(opened))
+                pages.append(_page(opened, coloured))
     if len({(page.shape, page.dtype) for page in pages}) > 1:
         raise Other("frames are of several sizes or kinds")
-    return np.stack(pages)
+    return np.moveaxis(np.stack(pages), -1, 0) if coloured else np.stack(pages)
 
 
-def _page(opened: Any) -> Array:
+def _page(opened: Any, coloured: bool) -> Array:
     tile = getattr(opened, "tile", None)
     if opened.getexif().get(0x0112, 1) != 1 or (tile and re.match(r"(RGBA?|LA);16", str(tile[0].args))):
         raise Other("a frame is turned by its header, or has colours of 16 bits")
-    if opened.format == "JPEG" and opened.mode == "RGB":
+    if coloured and opened.mode not in ("RGB", "RGBA", "P"):
+        raise Other(f"a frame is not in colour: it holds {opened.mode} pixels")
+    if opened.format == "JPEG" and opened.mode == "RGB" and not coloured:
         opened.draft("L", opened.size)  # the file's own luminance
     if opened.mode in ("L", "1"):
         return np.array(opened.convert("L"))
@@ -228,4 +236,5 @@ def _page(opened: Any) -> Array:
         return np.array(opened).astype(np.uint16)
     if opened.mode not in ("RGB", "RGBA", "P"):
         raise Other(f"a frame holds {opened.mode} pixels")
-    return np.asarray(cv2.cvtColor(np.array(opened.convert("RGB")), cv2.COLOR_RGB2GRAY))
+    picture = np.array(opened.convert("RGB"))
+    return picture if coloured else np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))

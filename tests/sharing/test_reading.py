@@ -52,6 +52,16 @@ def test_frames_are_read_alike(tmp_path, kind, colour):
     assert spacing is None
 
 
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif"])
+def test_colours_are_read_alike(tmp_path, kind):
+    pictures(tmp_path / "frames", kind, colour=True)
+    options = {"channel": "all"}
+    for path in (tmp_path / "frames", min((tmp_path / "frames").iterdir())):
+        array, _ = reading.read_scan(str(path), options)
+        np.testing.assert_array_equal(array, read_volume(path, **options).array)
+        assert len(array) == 3
+
+
 def rotated(degrees):
     angle = np.deg2rad(degrees)
     turn = np.eye(4)
