@@ -96,9 +96,10 @@ def options_of(size: tuple[int, int, int], channels: int = 0) -> Iterator[Option
     if slices == 1:
         stride = 8 if side <= 64 else 16 if side <= 128 else 32  # the last map has 4 x 4 cells at least
         args: dict[str, Any] = {"image_size": side, "stride": stride}
-        yield Option(
-            "resnet18", "image_classifier", {**args, "backbone": "resnet18"}, 1e-3, 0.6, "a 2D residual network"
-        )
+        why = "a small 2D residual network, which learns from few images"
+        yield Option("resnet10t", "image_classifier", {**args, "backbone": "resnet10t"}, 1e-3, 0.6, why)
+        why = "a larger 2D residual network"
+        yield Option("resnet18", "image_classifier", {**args, "backbone": "resnet18"}, 1e-3, 0.8, why)
         yield Option(
             "convnext_atto", "image_classifier", {**args, "backbone": "convnext_atto"}, 1e-3, 0.8, "a modern 2D network"
         )

@@ -44,7 +44,7 @@ from slivit.planned.select import calibrated, loss, temperature, weights_of
 from slivit.planned.table import NO_COVARIATES, ScanTable, scan_table
 from slivit.recipe import check_recipe, read_values, resolved_toml
 from slivit.report.check_page import write_check_page
-from slivit.train.table_models import answers_of, features_of, fit_table, mean_of, outputs_of
+from slivit.train.table_models import Kind, answers_of, features_of, fit_table, mean_of, outputs_of
 
 if TYPE_CHECKING:
     from slivit.run import Run
@@ -257,7 +257,7 @@ def _baselines(plan: Plan, work: Scans, features: Mapping[str, Array], clock: Cl
             log.info("baseline %s is left out: %s", name, clock.left_out[name])
             continue
 
-        def predict(train: Array, rest: Array, kind: str = kind, chosen: Any = chosen) -> Array:
+        def predict(train: Array, rest: Array, kind: Kind = kind, chosen: Any = chosen) -> Array:
             x = work.table(features, chosen, train)
             widths = work.widths(features, chosen)
             model = fit_table(kind, widths, x[train], work.y[train], work.task, plan.seed)

@@ -22,7 +22,7 @@ def desk(ensemble_run):
 
 def test_each_member_predicts_its_part_of_the_ensemble(desk):
     whole, *members = desk.benches
-    assert desk.names == ["my_ensemble", "linear of histogram", "forest of voxels2", "resnet3d_18"]
+    assert desk.names == ["my_ensemble", "linear of histogram", "forest of voxels2", "kernel of voxels2", "resnet3d_18"]
     opened = whole.open("3")
     said = [member.open("3") for member in members]
     assert all(own.scan is opened.scan for own in said)  # it is read once
@@ -36,7 +36,7 @@ def test_each_member_predicts_its_part_of_the_ensemble(desk):
 
 
 def test_grad_cam_is_of_the_networks_of_an_ensemble_and_of_none_of_its_tables(desk):
-    whole, linear, _, network = desk.benches
+    whole, linear, *_, network = desk.benches
     for bench in (whole, network):
         scores = bench.explain(bench.open("3"), "bright", "gradcam").attributions["gradcam"].scores
         assert scores.shape == (6,)
@@ -53,7 +53,7 @@ def test_what_the_run_kept_of_its_members_out_of_fold_counts(ensemble_run, tmp_p
     pd.DataFrame(rows).to_csv(run / "members.csv", index=False)
     bench = Bench(run)
     bench.open("2")
-    assert [member.known[path]["prob_bright"] for member in members_of(bench)] == [0, 0.1, 0.2]
+    assert [member.known[path]["prob_bright"] for member in members_of(bench)] == [0, 0.1, 0.2, 0.3]
 
 
 def test_masks_that_people_drew_are_compared_like_those_of_runs(mask_run, tmp_path):
