@@ -93,9 +93,10 @@ def _by_folds(run: Path) -> Path | None:
 def _testing_of(folder: Path, *, own: bool) -> dict[str, Any]:
     """How a run measured its own rows, to measure again alike; without its columns where the scans are others.
 
-    What it chose by validation rows, the checkpoint holds.
+    What it chose by validation rows, the checkpoint holds; a run that drew few times for speed is measured as usual.
     """
     settings = read_mapping(folder / METRICS).get("settings", {})
+    settings |= {"draws": max(settings.get("draws", 0), Testing().draws)}
     left = {"operating_point", "temperature"} | (set() if own else OF_ITS_TABLE)
     return {k: v for k, v in settings.items() if k in Testing.model_fields and k not in left}
 
