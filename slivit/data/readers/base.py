@@ -294,7 +294,7 @@ def grey_type(colour: np.dtype[Any]) -> np.dtype[Any]:
     return colour if colour in _GREY_TYPES else np.dtype(np.float32)
 
 
-COLOUR_NOTE = "colour converted to grey by luminance"
+COLOUR_NOTE = 'colour converted to grey by luminance (channel = "all" keeps it)'
 
 
 def all_finite(array: Array) -> bool:
