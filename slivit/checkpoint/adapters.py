@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def described_adapter(model: nn.Module) -> dict[str, Any]:
     """What a `config.json` says of a model's adapters, under the key "adapter"."""
-    lora, start = model.adapter  # type: ignore[misc]
+    lora, start = model.low_rank  # type: ignore[misc]
     rules = getattr(model, "backbone_info", None)
     name = getattr(rules, "architecture", type(model.get_submodule("backbone")).__name__)
     revision = starts()[start].revision if start in starts() else ""

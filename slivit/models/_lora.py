@@ -102,7 +102,7 @@ def adapt_backbone(model: nn.Module, lora: Lora, start: str = "") -> None:
     """Freeze a model's backbone, and give its layers adapters, which change nothing until they are trained.
 
     Args:
-        model: with a `.backbone`, its weights loaded; it keeps `lora` and `start` as `.adapter`.
+        model: with a `.backbone`, its weights loaded; it keeps `lora` and `start` as `.low_rank`.
         lora: rank, scale and layers.
         start: what the backbone's weights are, as a recipe names them.
 
@@ -120,7 +120,7 @@ def adapt_backbone(model: nn.Module, lora: Lora, start: str = "") -> None:
     backbone.requires_grad_(False)
     for layer in dict.fromkeys(layer for part in lora.where for layer in layers[part]):
         _adapt(layer, lora)
-    model.adapter = (lora, start)  # type: ignore[assignment]
+    model.low_rank = (lora, start)  # type: ignore[assignment]
 
 
 def _layers(backbone: nn.Module, pattern: str) -> Iterator[nn.Module]:
@@ -152,7 +152,7 @@ def is_frozen(name: str) -> bool:
 
 def is_adapted(model: nn.Module) -> bool:
     """Whether a model's backbone has adapters."""
-    return getattr(model, "adapter", None) is not None
+    return getattr(model, "low_rank", None) is not None
 
 
 def kept_state(model: nn.Module) -> dict[str, Tensor]:

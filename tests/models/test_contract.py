@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from slivit.errors import ModelError, SlivitError
 from slivit.models._covariates import held
+from slivit.models._lora import is_adapted
 from slivit.models.registry import check_output, create_model, list_models, model_spec
 
 OUT_DIM = 3
@@ -82,6 +83,7 @@ def test_names_where_it_comes_from(made: nn.Module) -> None:
 def test_described_in_json_saved_loaded_and_sent_to_another_process_it_computes_the_same(
     model: nn.Module, tmp_path: Path
 ) -> None:
+    assert not is_adapted(model)  # or its checkpoint would hold the adapters that it does not have
     args = json.loads(json.dumps(dict(model.spec.args)))
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     torch.manual_seed(5)
