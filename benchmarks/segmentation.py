@@ -28,7 +28,7 @@ MODELS: dict[str, list[str]] = {
     "dynunet": [],
     "unet": ['model={name="unet", slices=32, image_size=48, filters=[16, 32, 64, 128]}'],
     "swin_unetr": [
-        'model={name="swin_unetr", slices=32, image_size=32, width=12, depths=[1, 1, 1, 1], heads=[1, 2, 2, 4]}',
+        'model={name="swin_unetr", slices=32, image_size=64, width=12, depths=[1, 1, 1, 1], heads=[1, 2, 2, 4]}',
         *RANGE,
     ],
     "dino3d_adapter": [

@@ -367,7 +367,7 @@ def test_the_cases_of_folds_have_a_page_without_a_prediction(folded, tmp_path):
     with pytest.raises(RecipeError, match=r"has seen all of its scans.*cases\.csv"):
         evaluating.recipe_for(str(folded), [], None, tmp_path / "unused")
     csv = folded / "cases.csv"
-    folder = evaluating.run_table(csv, evaluating.testing_for([], str(csv)), tmp_path / "evaluation")
+    folder = evaluating.run_table(csv, evaluating.testing_for(["testing.draws=20"], str(csv)), tmp_path / "evaluation")
     page = (folder / "report" / "index.html").read_text()
     assert "20 scans of 20 patients" in page
     assert "figure-case-worst" in page
