@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 
 from slivit.errors import SlivitError, one_of
 from slivit.settings import Precision
@@ -14,6 +16,7 @@ from slivit.settings import Precision
 if TYPE_CHECKING:
     import torch
 
+P, R = ParamSpec("P"), TypeVar("R")
 _CGROUPS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
 
@@ -98,6 +101,24 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
     low = precision != "float32"
     return torch.autocast(device.type, getattr(torch, precision) if low else None, enabled=low)
+
+
+def in_float32(function: Callable[P, R]) -> Callable[P, R]:
+    """Have a function compute in float32 where the network around it computes in less."""
+
+    @wraps(function)
+    def inner(*args: P.args, **options: P.kwargs) -> R:
+        import torch
+
+        kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+        if not kinds:  # an exported graph knows of no precision
+            return function(*args, **options)
+        with ExitStack() as stack:
+            for kind in kinds:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            return function(*args, **options)
+
+    return inner
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from slivit.device import in_float32
 from slivit.errors import ModelError
 from slivit.models._frozen import FrozenNetwork
 from slivit.models.registry import check_output, check_volume, create_model, register_model, spec_of
@@ -61,6 +62,7 @@ def table_features(
     return found
 
 
+@in_float32
 def _feature(grey: Tensor, name: str, covariates: Tensor | None) -> Tensor:
     if name == "covariates":
         if covariates is None:
@@ -88,14 +90,11 @@ class LinearTable(nn.Module):
 
     def __init__(self, width: int, out_dim: int) -> None:
         super().__init__()
-        for name, shape in {
-            "center": (width,),
-            "scale": (width,),
-            "weight": (width, out_dim),
-            "bias": (out_dim,),
-        }.items():
+        shapes = {"center": (width,), "scale": (width,), "weight": (width, out_dim), "bias": (out_dim,)}
+        for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
 
+    @in_float32
     def forward(self, features: Tensor) -> Tensor:
         return ((features - self.center) * self.scale) @ self.weight + self.bias
 
@@ -115,6 +114,7 @@ class KernelTable(LinearTable):
         self.register_buffer("gamma", torch.zeros(()))
         self.weight = torch.zeros(landmarks, out_dim)
 
+    @in_float32
     def forward(self, features: Tensor) -> Tensor:
         return self.nearness((features - self.center) * self.scale) @ self.weight + self.bias
 

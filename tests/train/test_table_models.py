@@ -116,3 +116,18 @@ def test_the_ensemble_is_the_weighted_mean(rng):
         p = model(torch.rand(3, 1, 4, 16, 16)).sigmoid()
     expected = 0.75 * torch.tensor(2.0).sigmoid() + 0.25 * 0.5
     torch.testing.assert_close(p, expected.expand(3, 1))
+
+
+@pytest.mark.parametrize("kind", ["linear", "kernel", "forest"])
+def test_models_of_tables_compute_in_float32_beside_networks_that_do_not(kind, rng):
+    x = torch.as_tensor(rng.uniform(0, 1, (40, 1, 4, 32, 32)), dtype=torch.float32)
+    table = table_features(x, ["voxels2", "histogram"])
+    features = np.concatenate([part.numpy() for part in table.values()], 1)
+    y = 1000 * features[:, :1]
+    model = fit_table(kind, {name: part.shape[1] for name, part in table.items()}, features, y, TASKS["regression"], 0)
+    module, exact = model.module(1), torch.as_tensor(features)
+    expected = module(exact)
+    with torch.autocast("cpu", torch.bfloat16):
+        again = table_features(x, ["voxels2", "histogram"])
+        torch.testing.assert_close(torch.cat(list(again.values()), 1), exact)
+        torch.testing.assert_close(module(exact), expected)
