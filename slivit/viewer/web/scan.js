@@ -68,6 +68,7 @@ export class Scan {
   async open() {
     const turn = (this.turn += 1);
     this.place.classList.remove("empty");
+    trouble(""); // now, as what goes wrong meanwhile is to be seen
     this.wait("reading ...");
     const asked = { key: state.scan, run: state.run };
     let facts;
@@ -76,7 +77,6 @@ export class Scan {
       return;
     }
     if (turn !== this.turn) return;
-    trouble("");
     Object.assign(this, { facts, found: null, placeOf: null, fresh: state.slice === "", maps: new Map(), cases: new Map() });
     facts.channel = facts.channels[Number(state.channel)] ? state.channel : "0";
     put(this.targets, ...facts.outputs.map(([name]) => h("option", { value: name, selected: name === facts.target }, name)));
