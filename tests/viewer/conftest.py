@@ -245,6 +245,16 @@ class Visitor:
         found = self.all(css)
         return (found[0].get_attribute("src") or "") if found else ""
 
+    def settled(self, css):
+        """The address of a picture, once it has stayed for half a second."""
+
+        def kept():
+            before = self.source(css)
+            time.sleep(0.5)
+            return before if before == self.source(css) else ""
+
+        return self.wait(kept)
+
     def quiet(self):
         """No error in the console, and nothing fetched from elsewhere."""
         worse = [e["message"] for e in self.browser.get_log("browser") if e["level"] in ("SEVERE", "WARNING")]

@@ -51,7 +51,7 @@ def test_scroll_through_a_scan_and_see_why(visitor, scans):
     visitor.wait(lambda: visitor.source(".over").startswith("blob:"))  # Grad-CAM's colours
     visitor.all(".slice-slider")[0].send_keys(Keys.HOME)
     visitor.see(".slice-label", "slice 0 of 0 to 5")
-    picture = visitor.wait(lambda: visitor.source(".under"))
+    picture = visitor.settled(".under")
     visitor.press(Keys.ESCAPE, Keys.ARROW_RIGHT)
     visitor.see(".slice-label", "slice 1 ")
     visitor.wait(lambda: visitor.source(".under") != picture)
