@@ -66,7 +66,7 @@ def _facts(row: Mapping[Any, Any]) -> Facts:
     )
 
 
-def in_colour(paths: Sequence[str], facts: Sequence[Facts]) -> bool:
+def has_colour(paths: Sequence[str], facts: Sequence[Facts]) -> bool:
     """Whether there is colour to see: all scans are stored in it, and half of a sample are not grey all the same.
 
     Args:

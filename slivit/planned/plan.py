@@ -17,7 +17,7 @@ from slivit.data.readers.channels import ALL
 from slivit.device import cores
 from slivit.errors import RecipeError
 from slivit.planned.frozen import FOR_FROZEN, Frozen, plan_frozen
-from slivit.planned.look import Facts, in_colour, summary
+from slivit.planned.look import Facts, has_colour, summary
 from slivit.planned.networks import Candidate, Folds, keep_of, plan_networks
 from slivit.settings import Section, Seed
 from slivit.targets.task import Task
@@ -144,7 +144,7 @@ def make_plan(
     """
     known = [f for f in facts if not f.error]
     preprocessing, reasons = plan_preprocessing(known)
-    if not channels and in_colour(list(frame["path"]), known):
+    if not channels and has_colour(list(frame["path"]), known):
         reasons.append("scans are of colour, whose red, green and blue are read; preprocessing.reader makes them grey")
         preprocessing = preprocessing.model_copy(update={"reader": {"channel": ALL}})
         channels = COLOURS

@@ -176,6 +176,10 @@ def _planned(
     if not (folder / PLAN).is_file():
         plan = _followed(Path(given), folder) if given else None
         about = [f for f, test in zip(looked.facts, tests, strict=True) if not test]
+        if grey := sum(not f.colour for f in looked.facts):  # also of those that test, which are read last
+            if grey < len(looked.facts):
+                log.warning("%d of %d scans are grey and the others in colour: all are read as grey", grey, len(frame))
+            about = [replace(f, colour=False) for f in about]
         refuse_seen(weights, frame)
         options: dict[str, Any] = {"minutes": minutes, "seed": seed, "weights": weights, "channels": table.channels}
         plan = plan or _mirrored(make_plan(folder, table.source, choosing, task, about, **options), choosing, folder)

@@ -15,7 +15,7 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.errors import DIVERGED, CheckpointError, RecipeError
 from slivit.planned import jobs, networks
 from slivit.planned.clock import Clock
-from slivit.planned.look import Facts, in_colour
+from slivit.planned.look import Facts, has_colour
 from slivit.planned.mirrors import without_harm
 from slivit.planned.networks import Candidate, Folds, Measured, folds_for, keep_of, plan_networks, started_from
 from slivit.planned.plan import OWN_FOLDS, Plan, plan_augmentation, plan_folds, plan_preprocessing
@@ -257,8 +257,8 @@ def test_colour_is_read_where_there_is_some(coloured, tmp_path, rng):
     for path, picture in zip(paths, values.astype(np.uint8), strict=True):
         Image.fromarray(picture).save(path)
     of_colour = [Facts(shape=(1, 20, 20), bytes=True, colour=True)] * 6
-    assert in_colour(paths, of_colour) is coloured
-    assert not in_colour(paths, [*of_colour[1:], Facts(shape=(1, 20, 20), bytes=True)])
+    assert has_colour(paths, of_colour) is coloured
+    assert not has_colour(paths, [*of_colour[1:], Facts(shape=(1, 20, 20), bytes=True)])
 
 
 def test_no_mirror_where_side_is_the_question(rng):

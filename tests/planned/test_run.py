@@ -207,3 +207,17 @@ def test_colour_alone_tells_the_answer(tmp_path, rng):
     assert done.returncode == 0, done.stderr
     first, second = pd.read_csv(tmp_path / "p.csv")["prob_label"]
     assert first < 0.5 < second
+
+
+@pytest.mark.slow
+def test_one_grey_scan_among_those_that_test_makes_all_grey_and_is_told(tmp_path, rng, caplog):
+    rows = []
+    for number in range(24):
+        path, test = tmp_path / f"{number}.png", number % 6 == 0
+        picture = Image.fromarray(rng.integers(0, 256, (20, 20, 3)).astype(np.uint8))
+        (picture.convert("L") if number == 6 else picture).save(path)
+        rows.append({"path": str(path), "label": number % 2 if not test else number // 6 % 2, "split": "test" * test})
+    table = pd.DataFrame(rows)
+    run = slivit.auto(table.assign(split=table["split"].replace("", "train")), time="0.2m", out=tmp_path / "run")
+    assert "1 of 24 scans are grey and the others in colour" in caplog.text
+    assert run.metrics["splits"]["test"]["scans"] == 4
