@@ -143,7 +143,7 @@ def check_manifest(
     Raises:
         ManifestError: the file is no table at all, or has no column of paths.
     """
-    found = inspect_manifest(
+    inspection = inspect_manifest(
         csv,
         task,
         columns=columns,
@@ -152,18 +152,18 @@ def check_manifest(
         where=where,
         channels=channels,
     )
-    problems = list(found.problems)
-    if "train" in set(found.frame["split"]):
-        problems += empty_splits(found.frame, SPLITS)
+    problems = list(inspection.problems)
+    if "train" in set(inspection.frame["split"]):
+        problems += empty_splits(inspection.frame, SPLITS)
     if isinstance(task, Segmentation) and not problems:
-        problems += _mask_problems(found.frame, task, dict(reader or {}), workers)
+        problems += _mask_problems(inspection.frame, task, dict(reader or {}), workers)
     notes = read_reviews(reviews or Path(csv).with_name(REVIEWS))
     options: dict[str, Any] = {"reader": reader, "workers": workers, "time_limit": time_limit, "progress": progress}
-    return examined(replace(found, problems=tuple(problems)), str(csv), task, reviews=notes, **options)
+    return examined(replace(inspection, problems=tuple(problems)), str(csv), task, reviews=notes, **options)
 
 
 def examined(
-    found: Inspection,
+    inspection: Inspection,
     source: str,
     task: Task | None,
     *,
@@ -176,16 +176,18 @@ def examined(
     """Read every scan of a table that was inspected; the options are those of `check_manifest`.
 
     Args:
-        found: the table, with what is wrong with it.
+        inspection: the table, with what is wrong with it.
         source: its name.
         task: what is predicted.
         reviews: what people noted who looked at the scans.
     """
     pictures = Pictures()
     read = partial(in_processes, partial(examine, reader=dict(reader or {})), workers=workers, limit=time_limit)
-    facts = _read_all(found.frame["path"], partial(read, died=partial(_died, time_limit)), progress, pictures)
-    table = _table(found.frame, facts)
-    return CheckResult(source, table, task, find_all(table, task, found.problems, found.warnings, reviews), pictures)
+    facts = _read_all(inspection.frame["path"], partial(read, died=partial(_died, time_limit)), progress, pictures)
+    table = _table(inspection.frame, facts)
+    return CheckResult(
+        source, table, task, find_all(table, task, inspection.problems, inspection.warnings, reviews), pictures
+    )
 
 
 def _mask_problems(

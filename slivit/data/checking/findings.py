@@ -57,7 +57,7 @@ def find_all(
         warnings: of the manifest.
         reviews: what people noted who looked at the scans.
     """
-    found = [
+    findings = [
         *_in_manifest(problems),
         *_same_content(table, task),
         *_invalid(table),
@@ -77,7 +77,7 @@ def find_all(
         *_outliers(table),
         *_reader_notes(table),
     ]
-    return tuple(sorted(found, key=lambda f: f.level != "wrong"))
+    return tuple(sorted(findings, key=lambda f: f.level != "wrong"))
 
 
 def _doubted(table: pd.DataFrame, reviews: Sequence[Review]) -> Iterator[Finding]:
@@ -87,9 +87,9 @@ def _doubted(table: pd.DataFrame, reviews: Sequence[Review]) -> Iterator[Finding
     keys = dict(zip(table.index, map(scan_key, scans), strict=True))
     rows = [row for row, key in keys.items() if key in doubts]
     if rows:
-        told = in_words(reviews, set(keys.values()))
+        summary = in_words(reviews, set(keys.values()))
         way_out = "look at them with slivit view, or leave them out with slivit manifest reviewed RUN OUT.csv"
-        text = f"{told} by people who looked at the scans ({_rows(table.loc[rows])}); {way_out}."
+        text = f"{summary} by people who looked at the scans ({_rows(table.loc[rows])}); {way_out}."
         yield Finding("look", "doubted by reviewers", text, tuple(rows))
 
 
@@ -105,19 +105,19 @@ def _sentence(text: str) -> str:
 def _in_manifest(problems: Sequence[str]) -> list[Finding]:
     shared = [p for p in problems if "splits must not share patients" in p or "more patients in two splits" in p]
     others = [p for p in problems if p not in shared]
-    found = [Finding("wrong", "a patient in two splits", _told(shared))] if shared else []
-    return found + ([Finding("wrong", "the manifest", _told(others))] if others else [])
+    findings = [Finding("wrong", "a patient in two splits", _sentences(shared))] if shared else []
+    return findings + ([Finding("wrong", "the manifest", _sentences(others))] if others else [])
 
 
-def _told(problems: Sequence[str]) -> str:
+def _sentences(problems: Sequence[str]) -> str:
     more = f" And {len(problems) - 3} more like it." if len(problems) > 3 else ""
     return " ".join(_sentence(p) for p in problems[:3]) + more
 
 
 def _rows(rows: pd.DataFrame | pd.Series, limit: int = 4) -> str:
     names = [str(r) for r in rows.index[:limit]]
-    told = ", ".join(names) + (f" and {len(rows) - limit} more" if len(rows) > limit else "")
-    return f"row {told}" if len(rows) == 1 else f"rows {told}"
+    listed = ", ".join(names) + (f" and {len(rows) - limit} more" if len(rows) > limit else "")
+    return f"row {listed}" if len(rows) == 1 else f"rows {listed}"
 
 
 def _scans(count: int) -> str:
@@ -172,19 +172,19 @@ def _same_content(table: pd.DataFrame, task: Task | None) -> Iterator[Finding]:
             labels.append(members)
         elif len(known) <= 1:
             plain.append(members)
-    yield from _told_groups(
+    yield from _group_findings(
         splits, "wrong", "the same scan in two splits", "stand in more than one split",
         "the test would be too good; leave each in one split only",
     )  # fmt: skip
-    yield from _told_groups(
+    yield from _group_findings(
         labels, "wrong", "one scan, two answers", "have different targets", "at most one of the answers is right"
     )
-    yield from _told_groups(
+    yield from _group_findings(
         plain, "look", "the same scan twice", "are listed more than once", "they count double; list each once"
     )
 
 
-def _told_groups(groups: list[pd.DataFrame], level: Level, title: str, what: str, so: str) -> Iterator[Finding]:
+def _group_findings(groups: list[pd.DataFrame], level: Level, title: str, what: str, so: str) -> Iterator[Finding]:
     if not groups:
         return
     first = groups[0]
@@ -203,8 +203,8 @@ def _odd_targets(table: pd.DataFrame, task: Task | None) -> Iterator[Finding]:
         usual, far = _far(values, np.isfinite(values))
         odd = table[far]
         if len(odd):
-            told = f"{target} of {_scans(len(odd))} is far from all others ({_rows(odd)}): {amount(values[far][0])}"
-            text = f"{told}, usually {amount(usual)}. It outweighs all other scans: correct it, or leave it empty."
+            fact = f"{target} of {_scans(len(odd))} is far from all others ({_rows(odd)}): {amount(values[far][0])}"
+            text = f"{fact}, usually {amount(usual)}. It outweighs all other scans: correct it, or leave it empty."
             yield Finding("look", "values unlike the others", text, tuple(odd.index))
 
 
@@ -212,8 +212,8 @@ def _one_patient(table: pd.DataFrame) -> Iterator[Finding]:
     """One patient who is a third of the set."""
     counts = table["patient"].value_counts()
     if len(table) >= _FEW and len(counts) > 1 and counts.iloc[0] > len(table) / 3:
-        told = f"Patient {counts.index[0]} has {counts.iloc[0]} of {len(table)} scans"
-        text = f"{told}: what is learned and measured is largely that one patient, as no split shares these scans out."
+        fact = f"Patient {counts.index[0]} has {counts.iloc[0]} of {len(table)} scans"
+        text = f"{fact}: what is learned and measured is largely that one patient, as no split shares these scans out."
         yield Finding("look", "one patient has most scans", text)
 
 
@@ -225,8 +225,8 @@ def _shape_tells_label(table: pd.DataFrame, task: Task | None) -> Iterator[Findi
     sizes = good["height"].astype(str) + " x " + good["width"].astype(str)
     seen = {str(name): set(sizes[rows]) for name, rows in good.groupby(task.targets[0]).groups.items()}
     if len(seen) > 1 and len(good) >= _FEW and sum(map(len, seen.values())) == len(set.union(*seen.values())):
-        told = "; ".join(f"{name}: {', '.join(sorted(of)[:3])}" for name, of in sorted(seen.items())[:4])
-        text = f"The size of the slices gives {task.targets[0]} away ({told}). The classes come from different sources."
+        each = "; ".join(f"{name}: {', '.join(sorted(of)[:3])}" for name, of in sorted(seen.items())[:4])
+        text = f"The size of the slices gives {task.targets[0]} away ({each}). The classes come from different sources."
         yield Finding("look", "the answer shows in the size", text)
 
 
@@ -247,14 +247,14 @@ def _mixed(table: pd.DataFrame) -> Iterator[Finding]:
     good = table[table["problem"] == ""]
     counts = good["channels"].value_counts()
     if len(counts) > 1:
-        told = ", ".join(f"{n} with {count}" for count, n in counts.items())
-        text = f"The scans have different numbers of channels ({told}); a model takes one number."
+        listed = ", ".join(f"{n} with {count}" for count, n in counts.items())
+        text = f"The scans have different numbers of channels ({listed}); a model takes one number."
         rows = tuple(good.index[good["channels"] == counts.index[-1]])
         yield Finding("wrong", "different numbers of channels", text, rows)
     planes = good.loc[good["orientation"] != "", "orientation"].str.removesuffix(", oblique").value_counts()
     if len(planes) > 1:
-        told = ", ".join(f"{n} {name}" for name, n in planes.items())
-        text = f"The slices lie in different planes ({told}); read them in one with the reader's option axis."
+        listed = ", ".join(f"{n} {name}" for name, n in planes.items())
+        text = f"The slices lie in different planes ({listed}); read them in one with the reader's option axis."
         yield Finding(
             "look", "different planes", text, tuple(good.index[good["orientation"].str.startswith(planes.index[-1])])
         )
@@ -280,14 +280,14 @@ def _scales(table: pd.DataFrame) -> Iterator[Finding]:
 
 def _spacings(table: pd.DataFrame) -> Iterator[Finding]:
     good = table[table["problem"] == ""]
-    told = []
+    ranges = []
     for column, between in (("spacing_d", "slices"), ("spacing_h", "rows"), ("spacing_w", "columns")):
         known = good.loc[good[column] > 0, column]
         if len(known) and known.max() / known.min() >= _TWICE:
-            told.append(f"between {between} from {known.min():.3g} to {known.max():.3g} mm")
-    if told:
+            ranges.append(f"between {between} from {known.min():.3g} to {known.max():.3g} mm")
+    if ranges:
         text = (
-            f"The spacing differs between scans: {', '.join(told)}. One size in pixels is not one size in the patient"
+            f"The spacing differs between scans: {', '.join(ranges)}. One size in pixels is not one size in the patient"
         )
         yield Finding("look", "spacing differs", f"{text}; preprocessing.spacing brings all to one.")
 
@@ -362,9 +362,9 @@ def outlier_texts(table: pd.DataFrame) -> list[str]:
     return ["; ".join(parts) for parts in texts]
 
 
-def _add(texts: list[list[str]], odd: Mask, told: Sequence[str]) -> None:
+def _add(texts: list[list[str]], odd: Mask, notes: Sequence[str]) -> None:
     for i in np.flatnonzero(odd).tolist():
-        texts[i].append(told[i])
+        texts[i].append(notes[i])
 
 
 def _odd_shapes(shapes: npt.NDArray[np.float64], good: Mask) -> tuple[Mask, list[str]]:

@@ -58,9 +58,9 @@ class Source:
         """The first file of `names` (patterns of `glob` count) in `root`."""
         self.folder(root)
         for name in names:
-            found = sorted(root.glob(name))
-            if found:
-                return found[0]
+            files = sorted(root.glob(name))
+            if files:
+                return files[0]
         wanted = " or ".join(f'"{n}"' for n in names)
         raise self.error(f"{root}: the file {wanted} is missing", nearest(names[0], [p.name for p in root.iterdir()]))
 
@@ -148,7 +148,7 @@ def series_folders(root: Path, suffixes: Sequence[str] = (".dcm", ".dicom", ".im
 def multi_hot(lists: pd.Series, names: Sequence[str]) -> pd.DataFrame:
     """One 0/1 column for each of `names` from a column of lists of names."""
     return pd.DataFrame(
-        {name: [int(name in found) for found in lists] for name in names}, index=lists.index, dtype="int64"
+        {name: [int(name in labels) for labels in lists] for name in names}, index=lists.index, dtype="int64"
     )
 
 

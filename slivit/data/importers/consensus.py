@@ -143,16 +143,16 @@ def _kappas(grades: pd.DataFrame) -> list[str]:
     """Cohen's kappa of each two graders, and their mean, in words."""
     from sklearn.metrics import cohen_kappa_score
 
-    found = {}
+    kappas = {}
     for a, b in combinations(grades.columns, 2):
         both = grades[[a, b]].dropna()
         if both.empty or len(set(both.to_numpy().ravel())) < 2:
             continue  # not defined
-        found[f"{a[6:]} and {b[6:]}"] = (cohen_kappa_score(both[a], both[b]), len(both))
-    if not found:
+        kappas[f"{a[6:]} and {b[6:]}"] = (cohen_kappa_score(both[a], both[b]), len(both))
+    if not kappas:
         return ["kappa is not defined: no two graders graded the same scans, or all grades are the same"]
-    told = "; ".join(f"{pair} {kappa:.3f} ({n} scans)" for pair, (kappa, n) in found.items())
-    return [f"Cohen's kappa: {told}; mean {np.mean([kappa for kappa, _ in found.values()]):.3f}"]
+    pairs = "; ".join(f"{pair} {kappa:.3f} ({n} scans)" for pair, (kappa, n) in kappas.items())
+    return [f"Cohen's kappa: {pairs}; mean {np.mean([kappa for kappa, _ in kappas.values()]):.3f}"]
 
 
 def _task(made: pd.DataFrame, target: str) -> Task:

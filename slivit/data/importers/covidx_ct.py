@@ -50,5 +50,5 @@ def _rows(path: Path, folder: Path, split: str) -> pd.DataFrame:
 
 
 def _patient(name: str) -> str:
-    found = _CNCB.fullmatch(name) or _SCAN.fullmatch(name)
-    return found[1] if found else name
+    match = _CNCB.fullmatch(name) or _SCAN.fullmatch(name)
+    return match[1] if match else name

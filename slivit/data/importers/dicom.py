@@ -103,7 +103,7 @@ def _check_kinds(keep: Sequence[str]) -> None:
 def _inventory(root: Path, workers: int, frame: int | None) -> tuple[pd.DataFrame, list[str]]:
     """Return one row a series of all files below a folder, and notes on what was passed over."""
     entries = [e for e in folder_entries(root) if isinstance(e, FileEntry)]
-    rows = [_row(found, frame) for found in find_series(_headers(entries, workers))]
+    rows = [_row(series, frame) for series in find_series(_headers(entries, workers))]
     if not rows:
         raise _SOURCE.error(f"{root}: no DICOM file was found")
     table = pd.DataFrame(rows)
@@ -116,55 +116,55 @@ def _headers(entries: Sequence[FileEntry], workers: int) -> list[Header]:
     """Read the headers of all files, in parallel where there are many, with a bar where someone looks."""
     from tqdm import tqdm
 
-    found: list[Header] = [Header(entry.path) for entry in entries]
+    headers: list[Header] = [Header(entry.path) for entry in entries]
     with tqdm(total=len(entries), desc="headers", unit="file", disable=None) as bar:
         several = workers if len(entries) > 10 * _CHUNK else 0
         for index, header in in_processes(header_of, entries, several, _died, chunk=_CHUNK):
-            found[index] = header
+            headers[index] = header
             bar.update()
-    return found
+    return headers
 
 
 def _died(entry: FileEntry) -> Header:
     return Header(entry.path, problem=f"{entry.path}: the process that read it was killed; the file may be hostile.")
 
 
-def _row(found: FoundSeries, frame: int | None) -> dict[str, Any]:
+def _row(series: FoundSeries, frame: int | None) -> dict[str, Any]:
     """Return what the table says of a series."""
-    first = found.frames[0] if found.frames else None
+    first = series.frames[0] if series.frames else None
     row: dict[str, Any] = {
-        "path": str(found.path),
+        "path": str(series.path),
         "patient": first.series.patient if first else "",
-        "series": found.series,
+        "series": series.series,
         "frame": "",
         **_study(first),
         "modality": first.series.modality if first else "",
         "number": first.series.number if first else "",
         "description": first.series.description if first else "",
         "kind": _kind(first) if first else "",
-        "slices": len(found.frames),
+        "slices": len(series.frames),
         "spacing": "",
         "orientation": "",
         "size": f"{first.shape[0]} x {first.shape[1]}" if first else "",
-        "problem": found.problem.partition("\n")[0],
+        "problem": series.problem.partition("\n")[0],
     }
-    return row | (_geometry(found, frame) if first else {})
+    return row | (_geometry(series, frame) if first else {})
 
 
-def _geometry(found: FoundSeries, frame: int | None) -> dict[str, Any]:
+def _geometry(series: FoundSeries, frame: int | None) -> dict[str, Any]:
     """Return slices, spacing and orientation as they will be read, or why they will not."""
     row: dict[str, Any] = {}
     try:
         try:
-            stack = found.stack()
+            stack = series.stack()
         except ReadError:
             if frame is None:
                 raise
-            stack, row = found.stack(frame), {"frame": str(frame)}
+            stack, row = series.stack(frame), {"frame": str(frame)}
         row["slices"] = len(stack.frames)
         spacing = stack.spacing
         if stack.affine is not None:
-            seen = view((len(stack.frames), *stack.frames[0].shape), stack.affine, str(found.path))
+            seen = view((len(stack.frames), *stack.frames[0].shape), stack.affine, str(series.path))
             row["orientation"], spacing = seen.axis, seen.spacing if stack.in_mm else None
     except ReadError as error:
         return {"problem": str(error).partition("\n")[0].rstrip(":")}
@@ -174,12 +174,12 @@ def _geometry(found: FoundSeries, frame: int | None) -> dict[str, Any]:
 def _study(first: Frame | None) -> dict[str, str]:
     """Return UID, date and accession number of the study, from one file of the series; one without is a study alone."""
     dataset = read_dataset(first.entry, first.entry.name, pixels=False, tags=tuple(_STUDY)) if first else None
-    found = {name: text(dataset[tag].value) if dataset and tag in dataset else "" for tag, name in _STUDY.items()}
-    found["study"] = found["study"] or (f"{first.series.patient} {first.series.uid}" if first else "")
-    date = found["study_date"]
+    cells = {name: text(dataset[tag].value) if dataset and tag in dataset else "" for tag, name in _STUDY.items()}
+    cells["study"] = cells["study"] or (f"{first.series.patient} {first.series.uid}" if first else "")
+    date = cells["study_date"]
     if len(date) == 8 and date.isdecimal():
-        found["study_date"] = f"{date[:4]}-{date[4:6]}-{date[6:]}"
-    return found
+        cells["study_date"] = f"{date[:4]}-{date[4:6]}-{date[6:]}"
+    return cells
 
 
 def _kind(first: Frame) -> str:
@@ -261,11 +261,11 @@ def _one_each(table: pd.DataFrame, by: str, choose: str, notes: list[str]) -> pd
 
 
 def _listed(rows: pd.DataFrame, limit: int = 5) -> str:
-    told = [
+    listed = [
         f'{r["number"] or "?"} {r["modality"]} "{r["description"]}" {r["study_date"]} ({r["slices"]} slices)'
         for _, r in rows.head(limit).iterrows()
     ]
-    return ", ".join(told) + (f" and {len(rows) - limit} more" if len(rows) > limit else "")
+    return ", ".join(listed) + (f" and {len(rows) - limit} more" if len(rows) > limit else "")
 
 
 def _several(shown: list[str], by: str) -> SlivitError:

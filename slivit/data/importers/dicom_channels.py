@@ -30,18 +30,18 @@ def parse_channels(given: Sequence[str]) -> dict[str, list[Condition]]:
     Raises:
         ManifestError: what is no channel, a name twice, or one channel alone.
     """
-    found: dict[str, list[Condition]] = {}
+    rules: dict[str, list[Condition]] = {}
     for text in (part for several in given for part in _NEXT.split(several)):
         name, _, rule = (part.strip() for part in text.partition("="))
-        if not name.isidentifier() or not rule or name in (*_OF_A_SERIES, *_OF_A_STUDY, *found):
+        if not name.isidentifier() or not rule or name in (*_OF_A_SERIES, *_OF_A_STUDY, *rules):
             raise ManifestError(
                 f'channels: "{text}": write NAME=PART of the description, or NAME=CONDITIONS, such as t1=T1 or '
                 '"t1=description~T1 description!~CE"; each NAME once, and none that is a column of the archive'
             )
-        found[name] = parse_conditions([rule if is_condition(rule) else f"description~{rule}"])
-    if len(found) == 1:
-        raise ManifestError(f"channels: there is only {one_of(found)}; one channel is no more than a series: use where")
-    return found
+        rules[name] = parse_conditions([rule if is_condition(rule) else f"description~{rule}"])
+    if len(rules) == 1:
+        raise ManifestError(f"channels: there is only {one_of(rules)}; one channel is no more than a series: use where")
+    return rules
 
 
 def side_by_side(table: pd.DataFrame, channels: Mapping[str, Sequence[Condition]], notes: list[str]) -> pd.DataFrame:
@@ -55,28 +55,28 @@ def side_by_side(table: pd.DataFrame, channels: Mapping[str, Sequence[Condition]
     Raises:
         ManifestError: studies with several series for one channel, or none that has all.
     """
-    found = {name: _by_study(table[meets(table, conditions)]) for name, conditions in channels.items()}
-    several = [_listed(name, rows) for name, held in found.items() for rows in held.values() if len(rows) > 1]
+    by_channel = {name: _by_study(table[meets(table, conditions)]) for name, conditions in channels.items()}
+    several = [_listed(name, rows) for name, held in by_channel.items() for rows in held.values() if len(rows) > 1]
     way_out = 'several series for one channel; say more: "t1=description~T1 description!~CE"'
     gather(several, way_out, ManifestError, limit=20)
     studies = _by_study(table)
-    whole = [study for study in studies if all(study in held for held in found.values())]
-    lacking = {name: len(studies.keys() - held.keys()) for name, held in found.items()}
-    told = ", ".join(f"{count} have no {name}" for name, count in lacking.items() if count)
+    whole = [study for study in studies if all(study in held for held in by_channel.values())]
+    lacking = {name: len(studies.keys() - held.keys()) for name, held in by_channel.items()}
+    missing = ", ".join(f"{count} have no {name}" for name, count in lacking.items() if count)
     if not whole:
-        raise ManifestError(f"none of {len(studies)} studies has all channels: {told}")
+        raise ManifestError(f"none of {len(studies)} studies has all channels: {missing}")
     if len(whole) < len(studies):
-        notes.append(f"{len(studies) - len(whole)} of {len(studies)} studies left out: {told}")
-    return pd.DataFrame([_joined({name: held[study][0] for name, held in found.items()}) for study in whole])
+        notes.append(f"{len(studies) - len(whole)} of {len(studies)} studies left out: {missing}")
+    return pd.DataFrame([_joined({name: held[study][0] for name, held in by_channel.items()}) for study in whole])
 
 
 def _by_study(table: pd.DataFrame) -> dict[tuple[str, str], list[Row]]:
     """The rows of each study; one UID of two patients, which is wrong, counts as two."""
-    found: dict[tuple[str, str], list[Row]] = {}
+    studies: dict[tuple[str, str], list[Row]] = {}
     for record in table.to_dict("records"):
         row = {str(name): value for name, value in record.items()}
-        found.setdefault((row["patient"], row["study"]), []).append(row)
-    return found
+        studies.setdefault((row["patient"], row["study"]), []).append(row)
+    return studies
 
 
 def _listed(name: str, rows: Sequence[Row]) -> str:

@@ -77,9 +77,9 @@ def _key(table: pd.DataFrame, by: str, key: str, csv: str) -> tuple[str, str]:
         return by or "patient", key
     folded = {str(c).casefold().replace(" ", "_"): str(c) for c in table}
     for kind, names in _NAMES.items():
-        found = next((folded[name] for name in names if name in folded), None)
-        if found is not None and by in ("", kind):
-            return kind, found
+        column = next((folded[name] for name in names if name in folded), None)
+        if column is not None and by in ("", kind):
+            return kind, column
     raise ManifestError(
         f"{csv}: has no column patient or accession to join it by; the columns are {one_of(map(str, table))}. Name it "
         "with key=COLUMN, and by=accession where it holds accession numbers"

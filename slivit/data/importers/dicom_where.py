@@ -39,10 +39,10 @@ class Condition:
             return pd.Series([self._compares(str(cell)) for cell in cells], index=cells.index, dtype=bool)
         folded, wanted = cells.astype(str).str.casefold(), [v.strip().casefold() for v in self.value.split("|")]
         if self.operator.endswith("="):
-            found = folded.isin(wanted)
+            matches = folded.isin(wanted)
         else:
-            found = pd.Series([any(v in cell for v in wanted) for cell in folded], index=cells.index, dtype=bool)
-        return ~found if self.operator.startswith("!") else found
+            matches = pd.Series([any(v in cell for v in wanted) for cell in folded], index=cells.index, dtype=bool)
+        return ~matches if self.operator.startswith("!") else matches
 
     def _compares(self, cell: str) -> bool:
         number = _NUMBER.match(cell)

@@ -27,9 +27,9 @@ def five_of(table: pd.DataFrame, names: Iterable[str]) -> tuple[pd.DataFrame, li
         The five columns in their order, and a note for each that the set does not have, whose labels are missing.
     """
     own = {SYNONYMS.get(name.lower(), name.lower()): name for name in names}
-    found = {five: table[own[five]] if five in own else float("nan") for five in CHEXPERT5}
+    columns = {five: table[own[five]] if five in own else float("nan") for five in CHEXPERT5}
     notes = [f"the set has no {five}: its labels are missing" for five in CHEXPERT5 if five not in own]
-    return pd.DataFrame(found, index=table.index), notes
+    return pd.DataFrame(columns, index=table.index), notes
 
 
 def five_within(lists: pd.Series, words: Mapping[str, str] | None = None) -> tuple[pd.DataFrame, list[str]]:
@@ -43,9 +43,9 @@ def five_within(lists: pd.Series, words: Mapping[str, str] | None = None) -> tup
         The five columns of 0 and 1, and a note for each finding without a case.
     """
     sought = {five: five.replace("_", " ") for five in CHEXPERT5} | dict(words or {})
-    found = {
+    columns = {
         five: lists.map(lambda labels, text=text: int(any(text in label.lower() for label in labels)))
         for five, text in sought.items()
     }
-    table = pd.DataFrame(found, index=lists.index).astype("int64")
+    table = pd.DataFrame(columns, index=lists.index).astype("int64")
     return table, [f"no image has {five}: its labels are 0" for five in CHEXPERT5 if not table[five].any()]

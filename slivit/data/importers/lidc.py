@@ -61,11 +61,11 @@ def lidc(
     rows, marked, unread = [], [], 0
     for folder in series_folders(root, (".dcm",)):
         patient = _PATIENT.search(str(folder.relative_to(root.parent)))
-        found = readings.get(folder.name) or readings.get(str(folder))
-        if patient is None or found is None:
+        reading = readings.get(folder.name) or readings.get(str(folder))
+        if patient is None or reading is None:
             unread += 1
             continue
-        uids, summary = found
+        uids, summary = reading
         rows.append((str(folder), patient[0], int(bool(uids)), *summary))
         marked += [(str(folder), uid) for uid in uids]
     frame = pd.DataFrame(rows, columns=["path", "patient", "nodule", "malignant", "malignancy", "nodules"])
@@ -102,21 +102,21 @@ def _slices(session: ElementTree.Element) -> set[str]:
 
     Smaller nodules are marked by a single point, and carry no characteristics.
     """
-    found = set()
+    uids = set()
     for nodule in session.iterfind("{*}unblindedReadNodule"):
         if nodule.find("{*}characteristics/{*}malignancy") is None:
             continue
         for outline in nodule.iterfind("{*}roi"):
             uid, inside = outline.find("{*}imageSOP_UID"), outline.find("{*}inclusion")
             if uid is not None and uid.text and (inside is None or (inside.text or "").strip().upper() != "FALSE"):
-                found.add(uid.text.strip())
-    return found
+                uids.add(uid.text.strip())
+    return uids
 
 
 def _ratings(session: ElementTree.Element) -> list[int]:
     """The malignancy of each nodule that one reader rated; nodules below 3 mm carry none."""
-    found = session.iterfind("{*}unblindedReadNodule/{*}characteristics/{*}malignancy")
-    return [int(rating.text) for rating in found if rating.text and rating.text.strip().isdigit()]
+    ratings = session.iterfind("{*}unblindedReadNodule/{*}characteristics/{*}malignancy")
+    return [int(rating.text) for rating in ratings if rating.text and rating.text.strip().isdigit()]
 
 
 def _summary(readers: list[list[int]]) -> Summary:

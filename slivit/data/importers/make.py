@@ -79,15 +79,15 @@ def make_manifest(
 
 def _existing(frame: pd.DataFrame, missing: str, notes: list[str]) -> pd.DataFrame:
     files = {path: files_in(path) for path in frame["path"]}
-    found = {file: Path(file).exists() for file in set(chain.from_iterable(files.values()))}
-    there = frame["path"].map(lambda path: all(found[file] for file in files[path]))
+    exists = {file: Path(file).exists() for file in set(chain.from_iterable(files.values()))}
+    there = frame["path"].map(lambda path: all(exists[file] for file in files[path]))
     absent = list(frame.loc[~there, "path"])
     if not absent:
         return frame
-    told = f'{len(absent)} of {len(frame)} scans are missing on disk, such as "{absent[0]}"'
+    message = f'{len(absent)} of {len(frame)} scans are missing on disk, such as "{absent[0]}"'
     if missing == "error" or not there.any():
-        raise ManifestError(f"{told}; complete the download, or leave them out with missing=skip")
-    notes.append(f"{told}: left out")
+        raise ManifestError(f"{message}; complete the download, or leave them out with missing=skip")
+    notes.append(f"{message}: left out")
     return frame[there].reset_index(drop=True)
 
 

@@ -91,13 +91,13 @@ def _npz(root: Path, dataset: str) -> Path:
         if not root.is_file():
             raise _SOURCE.error(f"{root}: there is no such file or folder")
         return root
-    found = {p.stem: p for p in sorted(root.glob("*.npz"))}
-    if dataset.removesuffix(".npz") in found:
-        return found[dataset.removesuffix(".npz")]
-    if dataset or len(found) != 1:
+    files = {p.stem: p for p in sorted(root.glob("*.npz"))}
+    if dataset.removesuffix(".npz") in files:
+        return files[dataset.removesuffix(".npz")]
+    if dataset or len(files) != 1:
         wanted = f'"{dataset}" is not there' if dataset else "name one as dataset="
-        raise _SOURCE.error(f"{root}: {wanted}; the folder has {one_of(found) or 'no .npz file'}")
-    return next(iter(found.values()))
+        raise _SOURCE.error(f"{root}: {wanted}; the folder has {one_of(files) or 'no .npz file'}")
+    return next(iter(files.values()))
 
 
 def _split_rows(npz: Path, split: str, labels: npt.NDArray[np.int64], names: tuple[str, ...]) -> pd.DataFrame:

@@ -55,10 +55,10 @@ def _rows(root: Path, given: str, plane: str) -> pd.DataFrame:
 
 def _labels(path: Path, name: str) -> pd.Series:
     """The labels of one finding by exam, "0000" and so on."""
-    found = {}
+    labels = {}
     for number, line in enumerate(path.read_text("utf-8").split(), 1):
         exam, _, label = line.partition(",")
         if label not in ("0", "1"):
             raise _SOURCE.error(f"{path}, line {number}: expected an exam and 0 or 1, got {line!r}")
-        found[exam.zfill(4)] = int(label)
-    return pd.Series(found, name=name)
+        labels[exam.zfill(4)] = int(label)
+    return pd.Series(labels, name=name)

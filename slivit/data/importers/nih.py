@@ -44,7 +44,7 @@ def nih(root: Path, *, split: bool = True, findings: Findings = "own") -> pd.Dat
     names = table["Image Index"]
     frame = pd.DataFrame({"path": located(names, by_name(root, IMAGES), root), "patient": table["Patient ID"]})
     lists = table["Finding Labels"].str.split("|")
-    unknown = {f for found in lists for f in found} - {*FINDINGS, "No Finding", ""}
+    unknown = {name for labels in lists for name in labels} - {*FINDINGS, "No Finding", ""}
     notes = [f"findings that are not among the 14 were not taken: {one_of(sorted(unknown))}"] if unknown else []
     frame = pd.concat([frame, multi_hot(lists, FINDINGS)], axis=1)
     frame["age"] = numbers(table["Patient Age"].str.rstrip("YMD")) if "Patient Age" in table else float("nan")

@@ -53,16 +53,16 @@ def padchest(
     """
     path = _SOURCE.file(root, "PADCHEST*.csv", "PADCHEST*.csv.gz", "*160K*.csv")
     table = _SOURCE.table(path, ["ImageID", "PatientID", "StudyID", "Projection", "Labels"], _OPTIONAL)
-    found = table["Labels"].map(_label_list)
-    keep = table["Projection"].isin(views) & (found.map(len) > 0)
+    lists = table["Labels"].map(_label_list)
+    keep = table["Projection"].isin(views) & (lists.map(len) > 0)
     if physician_only and "MethodLabel" in table:
         keep &= table["MethodLabel"] == "Physician"
     notes = [] if keep.all() else [f"{(~keep).sum()} of {len(keep)} images of other views or without labels: left out"]
-    table, found = table[keep], found[keep]
+    table, lists = table[keep], lists[keep]
     if findings == "chexpert5":
-        unfit = found.map(lambda one: bool(UNFIT & set(one)))
+        unfit = lists.map(lambda one: bool(UNFIT & set(one)))
         notes += [f"{unfit.sum()} images labelled {one_of(sorted(UNFIT))}: left out"] if unfit.any() else []
-        table, found = table[~unfit], found[~unfit]
+        table, lists = table[~unfit], lists[~unfit]
     frame = pd.DataFrame(
         {
             "path": located(table["ImageID"], by_name(root, IMAGES), root),
@@ -76,11 +76,11 @@ def padchest(
     if "PatientBirth" in table and "StudyDate_DICOM" in table:
         frame["age"] = numbers(table["StudyDate_DICOM"].str[:4]) - numbers(table["PatientBirth"].str[:4])
     if findings == "chexpert5":
-        columns, more = five_within(found, {"edema": "pulmonary edema"})
+        columns, more = five_within(lists, {"edema": "pulmonary edema"})
         notes, names = [*notes, *more], tuple(CHEXPERT5)
     else:
-        names = _chosen(found, labels, top, path)
-        columns = multi_hot(found, names)
+        names = _chosen(lists, labels, top, path)
+        columns = multi_hot(lists, names)
     frame = frame.join(columns)
     return finished(frame, Task(kind="multilabel", targets=names), notes, _SOURCE, root)
 
@@ -88,14 +88,14 @@ def padchest(
 def _label_list(text: str) -> list[str]:
     """The labels of one image; the table writes them as a Python list, with stray blanks and empty names."""
     try:
-        found = ast.literal_eval(text) if text else []
+        labels = ast.literal_eval(text) if text else []
     except (SyntaxError, ValueError):
         return []
-    return sorted({str(label).strip() for label in found if str(label).strip()}) if isinstance(found, list) else []
+    return sorted({str(label).strip() for label in labels if str(label).strip()}) if isinstance(labels, list) else []
 
 
-def _chosen(found: pd.Series, labels: tuple[str, ...], top: int, path: Path) -> tuple[str, ...]:
-    counts = Counter(label for one in found for label in one)
+def _chosen(lists: pd.Series, labels: tuple[str, ...], top: int, path: Path) -> tuple[str, ...]:
+    counts = Counter(label for names in lists for label in names)
     for label in labels:
         if label not in counts:
             raise _SOURCE.error(f'{path}: no image has the label "{label}"', nearest(label, counts))

@@ -37,5 +37,5 @@ def reviewed(root: Path, *, reviews: str = "") -> pd.DataFrame:
     keys = [scan_key({str(name): value for name, value in row.items()}) for row in frame.to_dict("records")]
     doubts = doubted(notes)
     kept = frame[[key not in doubts for key in keys]]
-    told = in_words(notes, set(keys)) or "no scan is doubted"
-    return finished(kept, None, [f"{told}: {len(frame) - len(kept)} of {len(frame)} scans are left out"])
+    summary = in_words(notes, set(keys)) or "no scan is doubted"
+    return finished(kept, None, [f"{summary}: {len(frame) - len(kept)} of {len(frame)} scans are left out"])

@@ -85,9 +85,9 @@ def _fat_fractions(path: Path, instances: list[str], pdff: str) -> pd.DataFrame:
         column = pdff or _column(header, instance)
         if column is None:
             continue
-        found = _SOURCE.table(path, [eid, column])
+        table = _SOURCE.table(path, [eid, column])
         parts.append(
-            pd.DataFrame({"patient": found[eid], "instance": instance, "pdff": numbers(found[column])}).dropna()
+            pd.DataFrame({"patient": table[eid], "instance": instance, "pdff": numbers(table[column])}).dropna()
         )
     if not parts:
         raise _SOURCE.error(
@@ -100,7 +100,7 @@ def _fat_fractions(path: Path, instances: list[str], pdff: str) -> pd.DataFrame:
 def _column(header: list[str], instance: str) -> str | None:
     for field in _FAT_FIELDS:
         spelled = re.compile(rf"(participant\.)?(p{field}_i{instance}|(f\.|x)?{field}[-._]{instance}[._]0)(_a0)?")
-        found = [name for name in header if spelled.fullmatch(name)]
-        if found:
-            return found[0]
+        columns = [name for name in header if spelled.fullmatch(name)]
+        if columns:
+            return columns[0]
     return None

@@ -162,15 +162,15 @@ def _members(stream: BinaryIO) -> int:
     at, wide = tail.rfind(b"PK\5\6"), tail.rfind(b"PK\6\6")
     if at < 0:
         return 0
-    # The list takes its bytes a file, whatever number of files is told.
+    # The list takes its bytes a file, whatever number of files is given.
     if 0 <= wide < at:
-        told, listed = (int.from_bytes(tail[wide + i : wide + i + 8], "little") for i in (32, 40))
+        count, listed = (int.from_bytes(tail[wide + i : wide + i + 8], "little") for i in (32, 40))
     else:
-        told, listed = (
+        count, listed = (
             int.from_bytes(tail[at + 10 : at + 12], "little"),
             int.from_bytes(tail[at + 12 : at + 16], "little"),
         )
-    return max(told, min(listed, size) // _LISTED)
+    return max(count, min(listed, size) // _LISTED)
 
 
 def _setting(name: str) -> float | None:
@@ -212,10 +212,10 @@ def natural_order(names: Iterable[str]) -> Callable[[str], Key]:
     Args:
         names: all names that are to be sorted.
     """
-    found = [(name, match) for name in {n.casefold() for n in names} for match in _NUMBER.finditer(name)]
-    minus = {_before(name, match) for name, match in found if match[1] == "-"}
-    signed = {b for name, match in found if minus and match[1] != "-" and (b := _before(name, match)) in minus}
-    ends = {match[3] for name, match in found if match[3] and not _is_version(name, match)}
+    matches = [(name, match) for name in {n.casefold() for n in names} for match in _NUMBER.finditer(name)]
+    minus = {_before(name, match) for name, match in matches if match[1] == "-"}
+    signed = {b for name, match in matches if minus and match[1] != "-" and (b := _before(name, match)) in minus}
+    ends = {match[3] for name, match in matches if match[3] and not _is_version(name, match)}
     counts = len({len(end) for end in ends}) > 1 and any(re.fullmatch(r"[1-9]\d*0", end) for end in ends)
     return lambda name: _natural_key(name.casefold(), frozenset(signed), not counts)
 

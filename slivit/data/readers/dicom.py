@@ -87,11 +87,11 @@ def collect(entries: Sequence[Entry], source: str) -> tuple[list[Frame], tuple[s
     frames: list[Frame] = []
     others, kinds = 0, set()
     for entry in entries:
-        found = read_frames(entry, f"{source}/{entry.name}")
-        if isinstance(found, list):
-            frames += found
-        elif isinstance(found, str):
-            kinds.add(found)
+        content = read_frames(entry, f"{source}/{entry.name}")
+        if isinstance(content, list):
+            frames += content
+        elif isinstance(content, str):
+            kinds.add(content)
         elif entry.name.casefold().endswith(SUFFIXES):
             require_frames(None, f"{source}/{entry.name}")
         else:

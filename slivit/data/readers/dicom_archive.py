@@ -67,14 +67,14 @@ class FoundSeries:
 def header_of(entry: FileEntry) -> Header:
     """Return the header of a file; what is wrong with it is a value, never an exception."""
     try:
-        found = read_frames(entry, str(entry.path))
+        content = read_frames(entry, str(entry.path))
     except ReadError as error:
         return Header(entry.path, problem=str(error))
     except OSError as error:
         return Header(entry.path, problem=f"{entry.path}: cannot be opened ({error.strerror or error}).")
-    if found is None and entry.name.casefold().endswith(SUFFIXES):
+    if content is None and entry.name.casefold().endswith(SUFFIXES):
         return Header(entry.path, problem=f"{entry.path}: is not a DICOM file, or its header is cut short.")
-    return Header(entry.path, found if isinstance(found, list) else [])
+    return Header(entry.path, content if isinstance(content, list) else [])
 
 
 def find_series(headers: Sequence[Header]) -> list[FoundSeries]:
@@ -89,10 +89,10 @@ def find_series(headers: Sequence[Header]) -> list[FoundSeries]:
     """
     tree = _Tree(headers)
     frames = without_copies(main_images([f for header in headers for f in header.frames])[0])[0]
-    found = [tree.found(group) for group in series_groups(frames).values()]
-    found += [FoundSeries(h.path, "", [], h.problem) for h in headers if h.problem]
-    order = natural_order(str(one.path) for one in found)
-    return sorted(found, key=lambda one: (order(str(one.path)), one.series))
+    series = [tree.series(group) for group in series_groups(frames).values()]
+    series += [FoundSeries(h.path, "", [], h.problem) for h in headers if h.problem]
+    order = natural_order(str(one.path) for one in series)
+    return sorted(series, key=lambda one: (order(str(one.path)), one.series))
 
 
 class _Tree:
@@ -105,7 +105,7 @@ class _Tree:
             for place in (header.path, *header.path.parents):
                 self._below[place].append(header)
 
-    def found(self, group: Sequence[Frame]) -> FoundSeries:
+    def series(self, group: Sequence[Frame]) -> FoundSeries:
         """Return how a group of frames is asked for."""
         files = {_path(frame) for frame in group}
         first, several = _path(group[0]), group[0].count > 1

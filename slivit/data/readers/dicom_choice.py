@@ -80,9 +80,9 @@ def _matches(groups: Groups, wanted: Wanted, source: str) -> list[list[str]]:
 def _fits(series: Series, wanted: Mapping[str, Any], source: str) -> bool:
     if unknown := next((key for key in wanted if key not in _KEYS), None):
         raise ReadError(f'{source}: series has no "{unknown}"; it has {one_of(_KEYS)}.{nearest(unknown, _KEYS)}')
-    found = {key: getattr(series, key).casefold() for key in wanted}
+    values = {key: getattr(series, key).casefold() for key in wanted}
     asked = {key: str(value).strip().casefold() for key, value in wanted.items()}
-    return all(asked[key] in found[key] if key == "description" else asked[key] == found[key] for key in wanted)
+    return all(asked[key] in values[key] if key == "description" else asked[key] == values[key] for key in wanted)
 
 
 def _names(groups: Groups) -> dict[str, set[str]]:
@@ -162,17 +162,17 @@ def _stacks(frames: Sequence[Frame]) -> list[list[Frame]]:
     """
     stacks: list[tuple[Any, list[Frame]]] = []
     loose = [f for f in frames if f.orientation is None]
-    found: dict[Vector, list[Frame]] = {}
+    by_orientation: dict[Vector, list[Frame]] = {}
     for frame in frames:
         if frame.orientation is None:
             continue
-        if frame.orientation not in found:
+        if frame.orientation not in by_orientation:
             cosines = np.array(frame.orientation)
             own = next((members for known, members in stacks if np.abs(known - cosines).max() < _SAME_DIRECTION), None)
             if own is None:
                 stacks.append((cosines, own := []))
-            found[frame.orientation] = own
-        found[frame.orientation].append(frame)
+            by_orientation[frame.orientation] = own
+        by_orientation[frame.orientation].append(frame)
     if len(stacks) == 1 and loose:
         return [list(frames)]
     return [members for _, members in stacks] + ([loose] if loose else [])

@@ -1,4 +1,4 @@
-"""Deflated DICOM: how large a file becomes is found before pydicom unpacks it in memory."""
+"""Deflated DICOM: how large a file becomes is known before pydicom unpacks it in memory."""
 
 from __future__ import annotations
 

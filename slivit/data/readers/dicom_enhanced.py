@@ -36,8 +36,8 @@ class _Groups:
     def value(self, macro: str, *keywords: str) -> Any:
         """Return the first value that the macro has, or None."""
         item = self.macro(macro)
-        found = [] if item is None else [item.get(k) for k in keywords]
-        return next((v for v in found if v not in (None, "")), None)
+        values = [] if item is None else [item.get(k) for k in keywords]
+        return next((v for v in values if v not in (None, "")), None)
 
 
 def functional(whole: Frame, shared: Dataset | None, own: Dataset) -> Frame:
@@ -69,7 +69,7 @@ def functional(whole: Frame, shared: Dataset | None, own: Dataset) -> Frame:
 
 def _marks(whole: Marks, groups: _Groups) -> Marks:
     content, heart = "FrameContentSequence", "CardiacSynchronizationSequence"
-    found: dict[str, Any] = {
+    marks: dict[str, Any] = {
         "image_type": joined(next(filter(None, (groups.value(name, "FrameType") for name in _FRAME_TYPES)), None)),
         "echo_time": number(groups.value("MREchoSequence", "EffectiveEchoTime")),
         "temporal_position": number(groups.value(content, "TemporalPositionIndex")),
@@ -82,7 +82,7 @@ def _marks(whole: Marks, groups: _Groups) -> Marks:
         "acquired": text(groups.value(content, "FrameAcquisitionDateTime", "FrameReferenceDateTime")),
         "dimensions": _whole_numbers(groups.value(content, "DimensionIndexValues")),
     }
-    return replace(whole, **{name: value for name, value in found.items() if value not in (None, "", ())})
+    return replace(whole, **{name: value for name, value in marks.items() if value not in (None, "", ())})
 
 
 def _first(value: Any) -> Any:

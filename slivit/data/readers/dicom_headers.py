@@ -365,12 +365,12 @@ def _plain_frame(whole: Frame, index: int, count: int, offsets: Sequence[Any] | 
     return replace(whole, index=index, position=position, location=None)
 
 
-def require_frames(found: list[Frame] | str | None, source: str) -> list[Frame]:
+def require_frames(content: list[Frame] | str | None, source: str) -> list[Frame]:
     """Return the frames of a single file, or raise with the reason why there are none."""
-    if isinstance(found, list) and found:
-        return found
-    if isinstance(found, str) and found in (*_NO_SCANS.values(), *_NO_SCAN_MODALITIES.values()):
-        raise ReadError(f"{source}: is a DICOM file of another kind than a scan ({found}). Choose one of the images.")
-    if isinstance(found, str):
-        raise ReadError(f"{source}: is a DICOM file without an image ({found[:200]}). Choose one of the images.")
+    if isinstance(content, list) and content:
+        return content
+    if isinstance(content, str) and content in (*_NO_SCANS.values(), *_NO_SCAN_MODALITIES.values()):
+        raise ReadError(f"{source}: is a DICOM file of another kind than a scan ({content}). Choose one of the images.")
+    if isinstance(content, str):
+        raise ReadError(f"{source}: is a DICOM file without an image ({content[:200]}). Choose one of the images.")
     raise ReadError(f"{source}: is not a DICOM file, or its header is cut short. Copy or export it again.")

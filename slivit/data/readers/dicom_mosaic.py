@@ -80,8 +80,8 @@ def _items(csa: dict[str, Any], name: str) -> list[Any]:
 
 def _count(dataset: Dataset, csa: dict[str, Any]) -> int | None:
     own = [dataset[tag].value if tag in dataset else None for tag in (_COUNT, _UIH_COUNT)]
-    found = [number(v) for v in (_unpacked(own[0]), own[1], *_items(csa, "NumberOfImagesInMosaic")[:1])]
-    return next((int(n) for n in found if n is not None and n >= 1), None)
+    counts = [number(v) for v in (_unpacked(own[0]), own[1], *_items(csa, "NumberOfImagesInMosaic")[:1])]
+    return next((int(n) for n in counts if n is not None and n >= 1), None)
 
 
 def _unpacked(value: Any) -> Any:
@@ -116,10 +116,10 @@ def _siemens_places(
 def _direction(cosines: Vector, dataset: Dataset, csa: dict[str, Any], count: int, source: str) -> Array:
     """Return the unit vector from the first slice to the last: the normal, with the sign of the private header."""
     across = normal(cosines) / np.linalg.norm(normal(cosines))
-    told = vector(_items(csa, "SliceNormalVector")[:3], 3)
-    if told is None:
-        told = _between_centres(_items(_csa(dataset, _CSA_SERIES, source), "MrPhoenixProtocol"), count)
-    along = 0.0 if told is None else float(np.dot(across, told) / (np.linalg.norm(told) or 1.0))
+    direction = vector(_items(csa, "SliceNormalVector")[:3], 3)
+    if direction is None:
+        direction = _between_centres(_items(_csa(dataset, _CSA_SERIES, source), "MrPhoenixProtocol"), count)
+    along = 0.0 if direction is None else float(np.dot(across, direction) / (np.linalg.norm(direction) or 1.0))
     if abs(along) < 0.9:
         raise ReadError(f"{source}: is a mosaic, and its header does not say how its slices are ordered. {_WAY_OUT}")
     return across * np.sign(along)

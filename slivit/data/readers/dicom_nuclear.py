@@ -48,8 +48,8 @@ def nuclear_parts(frames: Sequence[Frame], source: str) -> list[Frame]:
 
 
 def _marked(frame: Frame, part: Mapping[str, float], place: int) -> Frame:
-    told = ", ".join(f"{name} {number:g}" for name, number in part.items())
-    return replace(frame, marks=replace(frame.marks, part=told), instance=place)
+    label = ", ".join(f"{name} {number:g}" for name, number in part.items())
+    return replace(frame, marks=replace(frame.marks, part=label), instance=place)
 
 
 def _numbers(dataset: Any, tag: int, count: int) -> Sequence[float]:

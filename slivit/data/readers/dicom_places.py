@@ -122,7 +122,7 @@ def volumes_of(frames: Sequence[Frame], places: Places, where: Callable[[int], s
     if odd := next((i for i, counts in enumerate(held) if counts != held[0]), None):
         raise ReadError(
             f"{source}: several images share a place, and the places do not hold the same ones: {where(0)} has "
-            f"{_told(held[0], names)}, {where(odd)} has {_told(held[odd], names)}. They cannot be sorted into volumes; "
+            f"{_text(held[0], names)}, {where(odd)} has {_text(held[odd], names)}. They cannot be sorted into volumes; "
             "slices may be missing, or other images be among them. Give the path of a folder with one volume alone."
         )
     groups: dict[tuple[int, tuple[Value, ...]], list[int]] = {}
@@ -162,7 +162,7 @@ def _sortable(values: tuple[Value, ...]) -> tuple[Any, ...]:
     return tuple((v is not None, natural_key(v) if isinstance(v, str) else v or 0) for v in values)
 
 
-def _told(counts: Counter[Any], names: Sequence[str]) -> str:
+def _text(counts: Counter[Any], names: Sequence[str]) -> str:
     total = counted(sum(counts.values()), "image")
     if not names:
         return total

@@ -123,16 +123,16 @@ def number(value: Any) -> float | None:
     if value is None or value == "":
         return None
     try:
-        found = float(value)
+        result = float(value)
     except (TypeError, ValueError):
         return None
-    return found if isfinite(found) else None
+    return result if isfinite(result) else None
 
 
 def positive(value: Any) -> float | None:
     """Return a number above 0, or None."""
-    found = number(value)
-    return found if found is not None and found > 0 else None
+    result = number(value)
+    return result if result is not None and result > 0 else None
 
 
 def vector(value: Any, size: int) -> Vector | None:

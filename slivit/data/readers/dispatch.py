@@ -17,7 +17,7 @@ from slivit.data.readers import dicom, frames, heidelberg, itk, nifti, npz, snif
 from slivit.data.readers.address import options_of, parts_of, split_address, typed_options
 from slivit.data.readers.base import COLOUR_NOTE, COLOURS, Array, Recounted, Scan, ScanInfo, all_finite, counted
 from slivit.data.readers.channels import ALL, beside, in_colour
-from slivit.data.readers.sniff import Found
+from slivit.data.readers.sniff import Contents
 from slivit.data.workers import noted
 from slivit.errors import ReadError, nearest, one_of
 from slivit.plugins import load_plugins
@@ -48,7 +48,7 @@ class Reader:
         what: a few words for people.
         suffixes: the file names it is known by; the content counts more.
         options: the keywords of `read_volume` that it takes.
-        open: takes what was found at the path, and the options.
+        open: takes what the path holds, and the options.
     """
 
     name: str
@@ -72,40 +72,40 @@ def _readers() -> Iterator[Reader]:
     yield Reader("heidelberg", "Heidelberg OCT volume", heidelberg.SUFFIXES, ("series",), _open_heidelberg)
 
 
-def _open_dicom(found: Found, **options: Any) -> Scan:
-    return dicom.open_dicom(found.entries, found.source, **options)
+def _open_dicom(contents: Contents, **options: Any) -> Scan:
+    return dicom.open_dicom(contents.entries, contents.source, **options)
 
 
-def _open_nifti(found: Found, **options: Any) -> Scan:
-    return nifti.open_nifti(found.entries[0], found.source, **options)
+def _open_nifti(contents: Contents, **options: Any) -> Scan:
+    return nifti.open_nifti(contents.entries[0], contents.source, **options)
 
 
-def _open_image(found: Found, **options: Any) -> Scan:
-    return frames.open_image(found.entries[0], found.source, **options)
+def _open_image(contents: Contents, **options: Any) -> Scan:
+    return frames.open_image(contents.entries[0], contents.source, **options)
 
 
-def _open_frames(found: Found, **options: Any) -> Scan:
-    return frames.open_frames(found.entries, found.source, **options)
+def _open_frames(contents: Contents, **options: Any) -> Scan:
+    return frames.open_frames(contents.entries, contents.source, **options)
 
 
-def _open_video(found: Found) -> Scan:
-    return video.open_video(found.path, found.source)
+def _open_video(contents: Contents) -> Scan:
+    return video.open_video(contents.path, contents.source)
 
 
-def _open_npz(found: Found, **options: Any) -> Scan:
-    return npz.open_npz(found.path, found.source, **options)
+def _open_npz(contents: Contents, **options: Any) -> Scan:
+    return npz.open_npz(contents.path, contents.source, **options)
 
 
-def _open_npy(found: Found) -> Scan:
-    return npz.open_npy(found.path, found.source)
+def _open_npy(contents: Contents) -> Scan:
+    return npz.open_npy(contents.path, contents.source)
 
 
-def _open_itk(found: Found, **options: Any) -> Scan:
-    return itk.open_itk(found.path, found.source, **options)
+def _open_itk(contents: Contents, **options: Any) -> Scan:
+    return itk.open_itk(contents.path, contents.source, **options)
 
 
-def _open_heidelberg(found: Found, **options: Any) -> Scan:
-    return heidelberg.open_heidelberg(found.path, found.source, **options)
+def _open_heidelberg(contents: Contents, **options: Any) -> Scan:
+    return heidelberg.open_heidelberg(contents.path, contents.source, **options)
 
 
 READERS: dict[str, Reader] = {reader.name: reader for reader in _readers()}
@@ -114,9 +114,9 @@ READERS: dict[str, Reader] = {reader.name: reader for reader in _readers()}
 def register_reader(
     name: str, what: str, suffixes: tuple[str, ...], options: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Scan]], Callable[..., Scan]]:
-    """Register a function `(found, **options) -> Scan` as the reader of a format.
+    """Register a function `(contents, **options) -> Scan` as the reader of a format.
 
-    `found.path` is the file, `found.source` what messages call it. Broken bytes are told as a `slivit.ReadError`; the
+    `contents.path` is the file, `contents.source` what messages call it. Broken bytes raise a `slivit.ReadError`; the
     context manager `slivit.data.readers.base.decoding` makes one of whatever a decoder raises.
 
     Args:
@@ -127,9 +127,9 @@ def register_reader(
 
     Example:
         >>> @slivit.register_reader("cube", "raw cube of 8 x 8 x 8 bytes", (".cube",))
-        ... def open_cube(found):
-        ...     cube = np.fromfile(found.path, np.uint8).reshape(8, 8, 8)
-        ...     info = slivit.data.readers.ScanInfo("cube", cube.shape, "uint8", None, found.source)
+        ... def open_cube(contents):
+        ...     cube = np.fromfile(contents.path, np.uint8).reshape(8, 8, 8)
+        ...     info = slivit.data.readers.ScanInfo("cube", cube.shape, "uint8", None, contents.source)
         ...     return slivit.data.readers.Scan(info, lambda indices: cube[list(indices)])
         >>> _ = np.zeros(512, np.uint8).tofile("a.cube")
         >>> slivit.read_volume("a.cube").shape
@@ -222,23 +222,23 @@ def open_scan(path: str | os.PathLike[str], **options: Any) -> Scan:
     given |= typed_options(options_of(fragment), source)
     file = Path(name)
     try:
-        found = sniff.recognise(file, source, suffixes())
-        reader = READERS[found.format]
-        scan = _coloured(reader, found, source, given)
+        contents = sniff.recognise(file, source, suffixes())
+        reader = READERS[contents.format]
+        scan = _coloured(reader, contents, source, given)
         if scan is None:
             _check_options(given, reader, source)
-            scan = reader.open(replace(found, source=source), **given)
-        return replace(scan, info=replace(scan.info, notes=(*scan.info.notes, *found.notes))) if found.notes else scan
+            scan = reader.open(replace(contents, source=source), **given)
+        return replace(scan, info=replace(scan.info, notes=(*scan.info.notes, *contents.notes)))
     except OSError as error:
         raise ReadError(f"{source}: cannot be opened ({error.strerror or error}).") from error
 
 
-def _coloured(reader: Reader, found: Found, source: str, given: dict[str, Any]) -> Scan | None:
+def _coloured(reader: Reader, contents: Contents, source: str, given: dict[str, Any]) -> Scan | None:
     """Open a colour image or video whose channels, or one of them, are asked for; None where it is none."""
     channel, rest = given.get("channel"), {name: value for name, value in given.items() if name != "channel"}
     if channel not in (ALL, *COLOURS):
         return None
-    at = replace(found, source=source)
+    at = replace(contents, source=source)
     if channel == ALL and "channel" in reader.options:
         _check_options(given, reader, source)
         if (scan := reader.open(at, **given)).info.channels > 1:  # of a format that tells channels apart by itself
@@ -291,9 +291,9 @@ def _without_numbers(array: Array) -> tuple[str, ...]:
     finite = np.isfinite(array)
     share = 1 - np.count_nonzero(finite) / array.size
     empty = int((~finite.any(axis=(-2, -1))).sum())
-    told = f"{share:.2%} of the voxels are NaN or infinite"
+    note = f"{share:.2%} of the voxels are NaN or infinite"
     slices = array.size // (array.shape[-2] * array.shape[-1])
-    return (f"{told}, and {counted(empty, 'slice')} of {slices} without a single number" if empty else told,)
+    return (f"{note}, and {counted(empty, 'slice')} of {slices} without a single number" if empty else note,)
 
 
 def _checked(indices: Sequence[int], depth: int, source: str) -> list[int]:
@@ -316,5 +316,5 @@ def _quiet() -> Iterator[list[warnings.WarningMessage]]:
 
 def _sentences(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
     """Return each different warning about a file once, as one line."""
-    told = [w for w in caught if not issubclass(w.category, _OF_PROGRAMS)]
-    return tuple(dict.fromkeys(" ".join(str(w.message).split())[:300] for w in told))
+    kept = [w for w in caught if not issubclass(w.category, _OF_PROGRAMS)]
+    return tuple(dict.fromkeys(" ".join(str(w.message).split())[:300] for w in kept))

@@ -77,7 +77,7 @@ def file_entry(path: Path) -> FileEntry:
 
 def folder_entries(folder: Path) -> list[Entry]:
     """Return all files below `folder` in natural order, without clutter; links to folders are followed."""
-    return _sorted([FileEntry(Path(found.path), name) for name, found in walk(os.fspath(folder))])
+    return _sorted([FileEntry(Path(entry.path), name) for name, entry in walk(os.fspath(folder))])
 
 
 def _sorted(entries: list[Entry]) -> list[Entry]:
@@ -94,8 +94,8 @@ def walk(folder: str, inside: str = "", above: tuple[str, ...] = ()) -> Iterator
     real = os.path.realpath(folder)
     if real in above:
         raise ReadError(f"{folder}: is a link that leads back to {real!r}, a folder that it lies in. Remove the link.")
-    with os.scandir(folder) as found:
-        for entry in found:
+    with os.scandir(folder) as listing:
+        for entry in listing:
             name = inside + entry.name
             if entry.is_dir():
                 if not entry.name.startswith((".", "__MACOSX")):

@@ -88,8 +88,8 @@ def open_frames(entries: Sequence[Entry], source: str, *, series: str | int | No
     stack = _stack_among(frames)
     if stack is not None:
         scan = open_image(stack, source)
-        told = f"{counted(len(frames) - 1, 'picture')} beside {stack.name} ignored"
-        return replace(scan, info=replace(scan.info, notes=(*scan.info.notes, told)))
+        note = f"{counted(len(frames) - 1, 'picture')} beside {stack.name} ignored"
+        return replace(scan, info=replace(scan.info, notes=(*scan.info.notes, note)))
     _check_alike(frames, source)
     _check_one_scan(frames, source)
     header = _header(frames[0], f"{source}/{frames[0].name}")
@@ -120,9 +120,9 @@ def _check_alike(frames: Sequence[Entry], source: str) -> None:
     """Raise where frames lie in several folders (each a scan, or images and masks), or are of several kinds."""
     folders = Counter(e.name.rpartition("/")[0] or "." for e in frames)
     if len(folders) > 1:
-        told = ", ".join(f"{folder} ({held})" for folder, held in list(folders.items())[:6])
+        names = ", ".join(f"{folder} ({held})" for folder, held in list(folders.items())[:6])
         more = f" and {len(folders) - 6} more" if len(folders) > 6 else ""
-        raise ReadError(f"{source}: frames lie in {len(folders)} folders: {told}{more}. Give the path of one of them.")
+        raise ReadError(f"{source}: frames lie in {len(folders)} folders: {names}{more}. Give the path of one of them.")
     kinds = Counter(map(_kind, frames))
     if len(kinds) > 1:
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
@@ -132,10 +132,10 @@ def _check_alike(frames: Sequence[Entry], source: str) -> None:
 def _of_series(frames: Sequence[Entry], series: str, source: str) -> list[Entry]:
     """Return the frames whose names are made like that, or hold that."""
     families = _families(frames)
-    found = families.get(series) or [e for e in frames if series.casefold() in _stem(e).casefold()]
-    if not found:
-        raise ReadError(f"{source}: no frame is called like {series!r}; there are {_told(families)}.")
-    return found
+    matches = families.get(series) or [e for e in frames if series.casefold() in _stem(e).casefold()]
+    if not matches:
+        raise ReadError(f"{source}: no frame is called like {series!r}; there are {_listed(families)}.")
+    return matches
 
 
 def _check_one_scan(frames: Sequence[Entry], source: str) -> None:
@@ -147,7 +147,7 @@ def _check_one_scan(frames: Sequence[Entry], source: str) -> None:
     numbered = {name: held for name, held in families.items() if "#" in name and len(held) > 1}
     if len(families) > 1 and 2 * sum(map(len, numbered.values())) >= len(frames):
         raise ReadError(
-            f"{source}: the names of the frames are of {len(families)} kinds: {_told(families)}. Choose one with "
+            f"{source}: the names of the frames are of {len(families)} kinds: {_listed(families)}. Choose one with "
             f'series="{max(numbered, key=lambda name: len(numbered[name]))}", or keep one scan in a folder.'
         )
     numbers = [_NUMBER.findall(_stem(e)) for e in frames]
@@ -163,10 +163,10 @@ def _check_one_scan(frames: Sequence[Entry], source: str) -> None:
 
 def _families(frames: Sequence[Entry]) -> dict[str, list[Entry]]:
     """Return the frames by how their names are made, with # for numbers."""
-    found: dict[str, list[Entry]] = {}
+    families: dict[str, list[Entry]] = {}
     for entry in frames:
-        found.setdefault(_NUMBER.sub("#", _stem(entry)), []).append(entry)
-    return found
+        families.setdefault(_NUMBER.sub("#", _stem(entry)), []).append(entry)
+    return families
 
 
 def _stem(entry: Entry) -> str:
@@ -174,15 +174,15 @@ def _stem(entry: Entry) -> str:
     return name[: len(name) - len(suffix(name))]
 
 
-def _told(families: Mapping[str, Sequence[Entry]]) -> str:
+def _listed(families: Mapping[str, Sequence[Entry]]) -> str:
     counts = [f'"{name}" ({len(held)})' for name, held in sorted(families.items(), key=lambda f: -len(f[1]))]
     return ", ".join(counts[:6]) + (f" and {len(counts) - 6} more" if len(counts) > 6 else "")
 
 
 def _kind(entry: Entry) -> str:
     """Return the suffix of an image file, one for all spellings."""
-    found = suffix(entry.name)
-    return _SPELLINGS.get(found, found)
+    ending = suffix(entry.name)
+    return _SPELLINGS.get(ending, ending)
 
 
 def _read_frame(entry: Entry, source: str) -> Array:

@@ -32,7 +32,7 @@ from slivit.errors import ReadError, nearest, one_of
 TOWARDS = {"axial": "SPL", "coronal": "PIL", "sagittal": "RIP"}
 _CLEARLY = 1.5  # times the second largest spacing
 _SAME = 1e-3  # mm
-_TURNED = 0.05  # degrees from which on a turn is told
+_TURNED = 0.05  # degrees from which on a turn is reported
 _NOISE = 0.1  # voxels by which a grid may stray elsewhere, where rounded directions turn it
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -88,8 +88,8 @@ def _bscans(series: Any) -> list[tuple[Any, Any]]:
     from eyepy.io.he.e2e_format import TypesEnum
 
     both = (TypesEnum.bscanmeta, TypesEnum.image)
-    found = [(s.get_meta(), s) for s in series.slices.values() if all(kind in s.folders for kind in both)]
-    return sorted(found, key=lambda pair: int(pair[0]["aktImage"]))
+    pairs = [(s.get_meta(), s) for s in series.slices.values() if all(kind in s.folders for kind in both)]
+    return sorted(pairs, key=lambda pair: int(pair[0]["aktImage"]))
 
 
 def _choose(volumes: dict[str, list[tuple[Any, Any]]], series: str | int | None, source: str) -> str:

@@ -39,10 +39,10 @@ class Planes:
         """
         times, slices, channels = self.pages.shape
         if channel is None and not self.sure:
-            told = (
+            note = (
                 f"an ImageJ stack of {channels} channels without slices: they were read as slices; channel=0 reads one"
             )
-            return self.pages.ravel().tolist(), (told,)
+            return self.pages.ravel().tolist(), (note,)
         place = self._channel(channel, source)
         if frame is None and times > 1 and slices > 1:
             raise ReadError(
@@ -56,15 +56,15 @@ class Planes:
     def _channel(self, channel: int | str | None, source: str) -> int:
         times, slices, channels = self.pages.shape
         named = f" ({', '.join(self.names)})" if self.names else ""
-        told = f"{source}: holds {channels} channels{named} of {slices * times} images"
+        message = f"{source}: holds {channels} channels{named} of {slices * times} images"
         if channel is None and channels > 1:
-            raise ReadError(f'{told}. Choose one with channel=0 to {channels - 1}, by its name, or channel="all".')
+            raise ReadError(f'{message}. Choose one with channel=0 to {channels - 1}, by its name, or channel="all".')
         if isinstance(channel, str) and channel in self.names:
             return self.names.index(channel)
         if isinstance(channel, str):
-            raise ReadError(f"{told}, and none is called {channel!r}.{nearest(channel, self.names)}")
+            raise ReadError(f"{message}, and none is called {channel!r}.{nearest(channel, self.names)}")
         if channel is not None and not 0 <= channel < channels:
-            raise ReadError(f"{told}; channel={channel} is outside. Allowed are 0 to {channels - 1}.")
+            raise ReadError(f"{message}; channel={channel} is outside. Allowed are 0 to {channels - 1}.")
         return channel or 0
 
 
@@ -80,8 +80,8 @@ def planes_of(stream: BinaryIO, pages: Sequence[tiff.Tags]) -> Planes | None:
     return _ome(stream) if "<OME" in text else None
 
 
-def _imagej(told: dict[str, int], pages: int) -> Planes | None:
-    channels, slices, frames = (told.get(name, 1) for name in ("channels", "slices", "frames"))
+def _imagej(counts: dict[str, int], pages: int) -> Planes | None:
+    channels, slices, frames = (counts.get(name, 1) for name in ("channels", "slices", "frames"))
     if channels * slices * frames != pages or sum(n > 1 for n in (channels, slices, frames)) == 0:
         return None
     grid = np.arange(pages).reshape(frames, slices, channels)  # in a file of ImageJ channels follow each other first
@@ -101,8 +101,8 @@ def _ome(stream: BinaryIO) -> Planes:
         numbers = [-1 if page is None else page.index for page in file.series[0].pages]
     other = [f"{n} along {name}" for name, n in zip(axes, shape, strict=True) if name not in "TZC" and n > 1]
     if other or len(numbers) != int(np.prod(shape)) or -1 in numbers:
-        told = ", ".join(other) or f"{len(numbers)} pages for {shape}"
-        raise ValueError(f"only time points, slices and channels can be read, and it has {told}")
+        problem = ", ".join(other) or f"{len(numbers)} pages for {shape}"
+        raise ValueError(f"only time points, slices and channels can be read, and it has {problem}")
     # The axes in the order T, Z, C, with one of each that is absent.
     grid = np.array(numbers, np.intp).reshape(*shape, *(1 for name in "TZC" if name not in axes))
     named = [*axes, *(name for name in "TZC" if name not in axes)]

@@ -88,8 +88,8 @@ def _magic(stream: BinaryIO) -> bytes:
 def _plain(stream: BinaryIO, pages: Sequence[tiff.Tags]) -> list[tiff.PlainPage]:
     """Return where pages lie in the file as they are; nothing where any does not."""
     order = "<" if _magic(stream)[:2] == b"II" else ">"
-    found = [page for tags in pages if (page := tiff.plain_page(tags, order)) is not None]
-    return found if len(found) == len(pages) else []
+    plain = [page for tags in pages if (page := tiff.plain_page(tags, order)) is not None]
+    return plain if len(plain) == len(pages) else []
 
 
 def _pillow_header(stream: BinaryIO, pages: int) -> ImageHeader:

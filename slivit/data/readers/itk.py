@@ -95,25 +95,25 @@ def data_files(path: Path) -> list[str]:
     """
     with path.open("rb") as stream:
         head = stream.read(_SHORT)
-        found = _DATA_FILE.search(head)
-        if found is None or b"LIST" in found[1].upper() or found.end() == len(head):
+        match = _DATA_FILE.search(head)
+        if match is None or b"LIST" in match[1].upper() or match.end() == len(head):
             head += stream.read(_HEADER)
     is_nrrd = head.startswith(b"NRRD")
     head = re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0] if is_nrrd else head
-    found = _DATA_FILE.search(head)
-    told = os.fsdecode(found[1]) if found else "LOCAL"
-    if found is None or told.upper() == "LOCAL":
+    match = _DATA_FILE.search(head)
+    value = os.fsdecode(match[1]) if match else "LOCAL"
+    if match is None or value.upper() == "LOCAL":
         return []
-    if told.upper().startswith("LIST"):
-        return [line.strip() for line in os.fsdecode(head[found.end() :]).splitlines() if line.strip()]
-    name, *numbers = told.split()
+    if value.upper().startswith("LIST"):
+        return [line.strip() for line in os.fsdecode(head[match.end() :]).splitlines() if line.strip()]
+    name, *numbers = value.split()
     if (pattern := _PATTERN.search(name)) and len(numbers) >= 3 and all(n.lstrip("-").isdecimal() for n in numbers):
         first, last, step = (int(n) for n in numbers[:3])
         places = range(first, last + 1, step or 1)
         if len(places) > _MOST_FILES:
             raise ValueError(f"it names {len(places):,} files")
         return [name[: pattern.start()] + pattern[0] % place + name[pattern.end() :] for place in places]
-    return [told]
+    return [value]
 
 
 def check_data_files(path: Path, source: str) -> list[str]:

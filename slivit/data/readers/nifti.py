@@ -219,8 +219,8 @@ def _disagreement(known: dict[str, Affine | None], shape: Sequence[int], used: s
     sides = (np.sign(np.diag(m[:3, :3])).tolist() for m in (sform, qform))
     mirrored = " in orientation" if next(sides) != next(sides) else ""
     other = "qform" if used == "sform" else "sform"
-    told = f"sform and qform of the header disagree{mirrored}, by up to {apart:.3g} mm: the {used} was used"
-    return (f'{told}; affine="{other}" takes the other',)
+    note = f"sform and qform of the header disagree{mirrored}, by up to {apart:.3g} mm: the {used} was used"
+    return (f'{note}; affine="{other}" takes the other',)
 
 
 def _scaled(stored: Array, image: Any) -> Array:

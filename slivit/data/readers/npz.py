@@ -128,9 +128,9 @@ def _check_md5(path: str, mtime: int, size: int) -> None:
     if official is None:
         return
     with Path(path).open("rb") as stream:
-        found = hashlib.file_digest(stream, "md5").hexdigest()
-    if found != official:
+        actual = hashlib.file_digest(stream, "md5").hexdigest()
+    if actual != official:
         raise ReadError(
-            f"{path}: has the name of an official MedMNIST file, but its MD5 is {found} instead of {official}: the "
+            f"{path}: has the name of an official MedMNIST file, but its MD5 is {actual} instead of {official}: the "
             "download is damaged or the content was changed. Download it again, rename it, or pass check_md5=False."
         )

@@ -39,7 +39,7 @@ Suffixes = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Found:
+class Contents:
     """What a path holds.
 
     Args:
@@ -57,7 +57,7 @@ class Found:
     source: str = ""
 
 
-def recognise(path: Path, source: str, suffixes: Suffixes) -> Found:
+def recognise(path: Path, source: str, suffixes: Suffixes) -> Contents:
     """Return the format and the files of a path.
 
     Args:
@@ -75,7 +75,7 @@ def recognise(path: Path, source: str, suffixes: Suffixes) -> Found:
     kind = recognise_file(entry, source, suffixes)
     if kind == "zip":
         return _recognise_zip(path, source, suffixes)
-    return Found(kind, path, [entry])
+    return Contents(kind, path, [entry])
 
 
 def recognise_file(entry: Entry, source: str, suffixes: Suffixes) -> str:
@@ -84,11 +84,11 @@ def recognise_file(entry: Entry, source: str, suffixes: Suffixes) -> str:
         head = stream.read(_HEAD)
     if not head:
         raise ReadError(f"{source}: the file is empty. Copy or export it again.")
-    found = by_content(head, entry.name) or by_name(entry.name, suffixes)
-    if found is None:
+    kind = by_content(head, entry.name) or by_name(entry.name, suffixes)
+    if kind is None:
         known = ", ".join(s for group in suffixes.values() for s in group)
         raise ReadError(f"{source}: is of no known format. Known are {known}, .zip, and DICOM files of any name.")
-    return found
+    return kind
 
 
 def by_content(head: bytes, name: str) -> str | None:
@@ -122,7 +122,7 @@ def _unpacked(head: bytes) -> bytes:
         return b""
 
 
-def _recognise_many(path: Path, entries: Sequence[Entry], source: str, place: str, suffixes: Suffixes) -> Found:
+def _recognise_many(path: Path, entries: Sequence[Entry], source: str, place: str, suffixes: Suffixes) -> Contents:
     """Return what many files are: one DICOM series, one scan of another format, or else the frames of one.
 
     Pictures beside a scan are previews of it. Two scans, or two formats, are an error that lists them.
@@ -142,26 +142,26 @@ def _recognise_many(path: Path, entries: Sequence[Entry], source: str, place: st
         beside = " beside DICOM files" if is_dicom else ""
         raise ReadError(f"{source}: the {place} holds more than one scan: {listing}{beside}. Give the path of one.")
     if is_dicom:
-        return Found("dicom", path, entries)
+        return Contents("dicom", path, entries)
     if scans:
         return _one_scan(path, scans[0], names.count("image"), source, place, suffixes)
     if "image" in names:
-        return Found("frames", path, entries)
+        return Contents("frames", path, entries)
     raise ReadError(f"{source}: the {place} has no file of a known format (DICOM, NIfTI, TIFF, PNG, JPEG, ...).")
 
 
 def _whole_scans(entries: Sequence[Entry], names: Sequence[str | None]) -> list[Entry]:
     """Return the files that are a scan each: neither slices (DICOM, images) nor the values beside a header."""
-    found = [e for e, kind in zip(entries, names, strict=True) if kind not in (None, "dicom", "image")]
-    headers = {_stem(e.name) for e in found if e.name.casefold().endswith(".hdr")}
-    return [e for e in found if not (e.name.casefold().endswith(".img") and _stem(e.name) in headers)]
+    scans = [e for e, kind in zip(entries, names, strict=True) if kind not in (None, "dicom", "image")]
+    headers = {_stem(e.name) for e in scans if e.name.casefold().endswith(".hdr")}
+    return [e for e in scans if not (e.name.casefold().endswith(".img") and _stem(e.name) in headers)]
 
 
 def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _one_scan(path: Path, entry: Entry, pictures: int, source: str, place: str, suffixes: Suffixes) -> Found:
+def _one_scan(path: Path, entry: Entry, pictures: int, source: str, place: str, suffixes: Suffixes) -> Contents:
     """Return the one scan of a folder or archive."""
     kind = recognise_file(entry, f"{source}/{entry.name}", suffixes)
     if kind == "zip" and entry.path is not None:
@@ -169,10 +169,10 @@ def _one_scan(path: Path, entry: Entry, pictures: int, source: str, place: str, 
     if entry.path is None and kind not in _IN_MEMORY:
         raise ReadError(f"{source}: holds {entry.name!r}, which is not read from inside an archive. Unpack it.")
     notes = (f"{counted(pictures, 'picture')} beside {entry.name} ignored",) if pictures else ()
-    return Found(kind, entry.path or path, [entry], notes)
+    return Contents(kind, entry.path or path, [entry], notes)
 
 
-def _recognise_zip(path: Path, source: str, suffixes: Suffixes) -> Found:
+def _recognise_zip(path: Path, source: str, suffixes: Suffixes) -> Contents:
     """Return what an archive holds: a series, frames, or one file of a format that is read in memory."""
     entries = zip_entries(path, source)
     if len(entries) == 1:

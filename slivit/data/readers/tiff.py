@@ -126,7 +126,7 @@ def _all_images(pages: list[Tags], order: str, size: int) -> list[Tags]:
         raise ValueError("it has a directory for the first of its images alone; write it with one for each")
     count, first = imagej(text).get("images", 1), plain_page(pages[0], order) if text else None
     if count < 2 or first is None or first.at + 2 * first.bytes > size:
-        return pages  # one image, perhaps taken out of a stack with what was told of that
+        return pages  # one image, perhaps taken out of a stack whose description it kept
     if first.at + count * first.bytes > size:
         raise ValueError(f"it ends before the last of its {count} images")
     starts = range(first.at, first.at + count * first.bytes, first.bytes)
