@@ -44,18 +44,18 @@ def run(
         device: "auto", "cpu", "cuda", ...
         batch_size: scans that occlusion predicts at a time.
         overwrite: replace an earlier explanation in the same folder.
-        progress: is told how many of how many predictions are done.
+        progress: is called with how many of how many predictions are done.
         covariates: of a model that reads such, by column.
     """
     check_folder(Path(out), overwrite)
     options = {"target": target, "methods": methods, "fill": fill, "device": device, "batch_size": batch_size}
-    found = explain(checkpoint, scan, **options, progress=progress, covariates=covariates)  # type: ignore[arg-type]
-    for note in found.scan.notes:
+    result = explain(checkpoint, scan, **options, progress=progress, covariates=covariates)  # type: ignore[arg-type]
+    for note in result.scan.notes:
         log.warning("%s", note)
-    log.info("%s", prediction_text(found))
-    for method in found.attributions:
-        log.info("%s: slices %s", TITLES[method], ", ".join(str(n) for n in found.ranking(method)[:3]))
-    for why in found.skipped.values():
+    log.info("%s", prediction_text(result))
+    for method in result.attributions:
+        log.info("%s: slices %s", TITLES[method], ", ".join(str(n) for n in result.ranking(method)[:3]))
+    for why in result.skipped.values():
         log.info("left out: %s", why)
-    found.save(out, overwrite=overwrite)
-    return found
+    result.save(out, overwrite=overwrite)
+    return result

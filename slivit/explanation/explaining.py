@@ -54,7 +54,7 @@ def explain(
         preprocessing: with its size set, where a model is given.
         device: "auto", "cpu", "cuda", ...
         batch_size: scans that occlusion predicts at a time; it predicts one for each slice.
-        progress: is told how many of how many predictions of the occlusion are done.
+        progress: is called with how many of how many predictions of the occlusion are done.
         covariates: what is known of the scan beside its slices, by column, for a model that reads such: {"age": 61}.
             They stay as they are whatever is done to the slices. The geometry is read from the scan.
 
@@ -67,8 +67,8 @@ def explain(
         ExplainError: an unknown target or method, or a method that is not defined for the model.
 
     Example:
-        >>> found = slivit.explain("runs/mine", "scans/0001")  # doctest: +SKIP
-        >>> found.ranking("occlusion")[:3], found.save("why")  # doctest: +SKIP
+        >>> explanation = slivit.explain("runs/mine", "scans/0001")  # doctest: +SKIP
+        >>> explanation.ranking("occlusion")[:3], explanation.save("why")  # doctest: +SKIP
     """
     engine = engine_of(checkpoint, task=task, preprocessing=preprocessing, device=device, batch_size=batch_size)
     seen = seen_by(engine, scan, target, covariates)
@@ -103,22 +103,22 @@ def _explained(
     if not np.isfinite([float(predictions[column]) for column in engine.task.prediction_columns]).all():
         raise ExplainError(f"{scan.source}: the model's output is not a number for this scan, so nothing explains it")
     chosen = target_or(engine.task, target, predictions)
-    found: dict[str, Attribution] = {}
+    attributions: dict[str, Attribution] = {}
     skipped: dict[str, str] = {}
     for method in METHODS if methods is None else methods:
         try:
             if method == "occlusion":
                 now = float(predictions[engine.task.prediction_columns[number_of(engine.task, chosen)]])
-                found[method] = _occlusion(engine, scan, chosen, now, fill, progress)
+                attributions[method] = _occlusion(engine, scan, chosen, now, fill, progress)
             else:
-                found[method] = _mapped(engine, scan, chosen, method)
-            _check_finite(found[method])
+                attributions[method] = _mapped(engine, scan, chosen, method)
+            _check_finite(attributions[method])
         except ExplainError as error:
             if methods is not None:
                 raise
             skipped[method] = str(error)
-            found.pop(method, None)
-    return Explanation(scan, engine.task, chosen, predictions, found, skipped, fill)
+            attributions.pop(method, None)
+    return Explanation(scan, engine.task, chosen, predictions, attributions, skipped, fill)
 
 
 def _check_methods(methods: Sequence[str]) -> None:
@@ -127,18 +127,18 @@ def _check_methods(methods: Sequence[str]) -> None:
             raise ExplainError(f'there is no method "{method}".{nearest(method, METHODS)} There are {one_of(METHODS)}.')
 
 
-def _check_finite(found: Attribution) -> None:
-    values = [found.scores, *found.more.values(), *(() if found.maps is None else (found.maps,))]
+def _check_finite(result: Attribution) -> None:
+    values = [result.scores, *result.more.values(), *(() if result.maps is None else (result.maps,))]
     if not all(np.isfinite(v).all() for v in values):
-        raise ExplainError(f"{TITLES[found.method]} of this model gives what is not a number for this scan")
+        raise ExplainError(f"{TITLES[result.method]} of this model gives what is not a number for this scan")
 
 
 def _occlusion(
     engine: Engine, scan: SeenScan, target: str, now: float, fill: Fill, progress: Progress | None
 ) -> Attribution:
-    found = occlude(engine, scan, target, fill=fill, progress=progress)
-    more = {"without": found.without, "change": now - found.without}
-    return Attribution("occlusion", found.evidence, None, more)
+    occlusion = occlude(engine, scan, target, fill=fill, progress=progress)
+    more = {"without": occlusion.without, "change": now - occlusion.without}
+    return Attribution("occlusion", occlusion.evidence, None, more)
 
 
 def _mapped(engine: Engine, scan: SeenScan, target: str, method: str) -> Attribution:
@@ -165,12 +165,12 @@ def _cells(engine: Engine, stack: Tensor, target: str, method: str) -> Tensor:
 def _by_number(scan: SeenScan, scores: npt.NDArray[np.float64], method: str) -> npt.NDArray[np.float64]:
     """Scores of the model's slices as scores of the scan's: copies of a slice are summed, or of Grad-CAM averaged."""
     place = {int(number): i for i, number in enumerate(scan.sampled)}
-    found, counts = np.zeros(len(place)), np.zeros(len(place))
+    sums, counts = np.zeros(len(place)), np.zeros(len(place))
     for number, score in zip(scan.slices, scores, strict=True):
         if int(number) in place:
-            found[place[int(number)]] += score
+            sums[place[int(number)]] += score
             counts[place[int(number)]] += 1
-    return found if method == "rollout" else found / counts
+    return sums if method == "rollout" else sums / counts
 
 
 def seen_by(
@@ -198,10 +198,10 @@ def seen_by(
     starts = windows.starts(seen.stack.shape[-3], length)
     cut = windows.cut(torch.from_numpy(seen.stack), length, engine.at_once)
     with engine.holding([seen.columns]):
-        predictions, found = zip(*(predict_with_evidence(engine, batch) for batch in cut), strict=True)
+        predictions, evidences = zip(*(predict_with_evidence(engine, batch) for batch in cut), strict=True)
     score = windows.aggregate(torch.cat(predictions))
     name = target_or(engine.task, target, dict(engine.called(score[None]).iloc[0]))
-    evidence = torch.cat(found)[:, number_of(engine.task, name)]
+    evidence = torch.cat(evidences)[:, number_of(engine.task, name)]
     best = starts[int(evidence.argmax())]
     numbers = seen.slices[best : best + length]
     note = (

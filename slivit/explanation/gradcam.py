@@ -55,8 +55,8 @@ def grad_cam(engine: Engine, stack: Tensor, target: str) -> Tensor:
 def _weighed(features: Tensor, gradients: Tensor, signed: bool) -> Tensor:
     """(1, C, s, h, w) features and gradients -> (s, h, w)."""
     weights = gradients.mean((3, 4), keepdim=True)
-    found = (weights * features).sum(1)[0]
-    return found.abs() if signed else found.relu()
+    cam = (weights * features).sum(1)[0]
+    return cam.abs() if signed else cam.relu()
 
 
 def _summed(maps: Sequence[Tensor], slices: int) -> Tensor:

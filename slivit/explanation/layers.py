@@ -42,12 +42,12 @@ def map_layers(model: nn.Module) -> list[MapLayer]:
     info: Any = getattr(model, "backbone_info", None)
     if hasattr(info, "stage"):
         return [_timm(model, info.stage)]
-    found = _LAYERS.get(type(model.backbone).__name__)
-    if found is None:
+    layers_of = _LAYERS.get(type(model.backbone).__name__)
+    if layers_of is None:
         raise ExplainError(
             f"{spec_of(model).name}: Grad-CAM is not defined: no map of features over places is known in its backbone"
         )
-    return found(model)
+    return layers_of(model)
 
 
 def _timm(model: Any, stage: int) -> MapLayer:

@@ -57,7 +57,7 @@ def occlude(
         target: the output to explain.
         fill: by what a slice is replaced: "mean", the mean picture of the scan's other slices; "black", as the blank
             slices that pad a short scan; "grey", the scan's mean intensity throughout.
-        progress: is told how many of how many predictions are done.
+        progress: is called with how many of how many predictions are done.
 
     Raises:
         ExplainError: another `fill`, or a scan of one slice, of which nothing would be left.
@@ -76,8 +76,8 @@ def occlude(
                 progress(sum(map(len, predicted)), total)
     table = engine.called(torch.cat(predicted))
     column = engine.task.prediction_columns[number]
-    found = torch.cat(evidence).numpy()
-    return Occlusion(scan.sampled, table[column].to_numpy(float)[1:], found[0] - found[1:])
+    values = torch.cat(evidence).numpy()
+    return Occlusion(scan.sampled, table[column].to_numpy(float)[1:], values[0] - values[1:])
 
 
 def occluded_stacks(scan: SeenScan, fill: Fill) -> Iterator[torch.Tensor]:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 SHEET, TABLE, FACTS = "sheet.png", "slices.csv", "explanation.json"
 
 
-def save_explanation(found: Explanation, out: str | Path, *, overwrite: bool = False) -> Path:
+def save_explanation(explanation: Explanation, out: str | Path, *, overwrite: bool = False) -> Path:
     """Write an explanation's folder, whole or not at all.
 
     Args:
-        found: the explanation.
+        explanation: the explanation.
         out: the folder: `slices.csv`, `sheet.png`, `explanation.json`, and `METHOD.nii.gz` for each method.
         overwrite: replace an explanation that lies there.
 
@@ -43,11 +43,11 @@ def save_explanation(found: Explanation, out: str | Path, *, overwrite: bool = F
     out = Path(out)
     check_folder(out, overwrite)
     with whole_folder(out) as partial:
-        found.table().to_csv(partial / TABLE, index=False)
-        (partial / SHEET).write_bytes(png_bytes(found.figure()))
-        for method in found.attributions:
-            overlay(found, method).to_filename(partial / f"{method}.nii.gz")
-        write_json(partial / FACTS, facts(found))
+        explanation.table().to_csv(partial / TABLE, index=False)
+        (partial / SHEET).write_bytes(png_bytes(explanation.figure()))
+        for method in explanation.attributions:
+            overlay(explanation, method).to_filename(partial / f"{method}.nii.gz")
+        write_json(partial / FACTS, facts(explanation))
     return out
 
 
@@ -63,19 +63,19 @@ def check_folder(out: Path, overwrite: bool) -> None:
         raise ExplainError(f"{out}: holds an explanation; replace it with --overwrite, or choose another with --out")
 
 
-def facts(found: Explanation) -> dict[str, Any]:
+def facts(explanation: Explanation) -> dict[str, Any]:
     """What was explained and how, as plain values for JSON."""
     return {
-        "scan": found.scan.source,
-        "task": {"kind": found.task.kind, "unit": found.task.unit},
-        "target": found.target,
-        "predictions": {key: _plain(value) for key, value in found.predictions.items()},
-        "methods": {method: {"top_slice": int(found.ranking(method)[0])} for method in found.attributions},
-        "skipped": dict(found.skipped),
-        "occlusion_fill": found.fill,
-        "slices_of_scan": found.scan.shape[0],
-        "slices_seen": len(found.scan.sampled),
-        "notes": list(found.scan.notes),
+        "scan": explanation.scan.source,
+        "task": {"kind": explanation.task.kind, "unit": explanation.task.unit},
+        "target": explanation.target,
+        "predictions": {key: _plain(value) for key, value in explanation.predictions.items()},
+        "methods": {method: {"top_slice": int(explanation.ranking(method)[0])} for method in explanation.attributions},
+        "skipped": dict(explanation.skipped),
+        "occlusion_fill": explanation.fill,
+        "slices_of_scan": explanation.scan.shape[0],
+        "slices_seen": len(explanation.scan.sampled),
+        "notes": list(explanation.scan.notes),
         "slivit": __version__,
     }
 
@@ -84,24 +84,24 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def scores_by_slice(found: Explanation, method: str) -> npt.NDArray[np.float32]:
+def scores_by_slice(explanation: Explanation, method: str) -> npt.NDArray[np.float32]:
     """(D,) scores over the whole scan; slices that the model did not see are 0."""
-    scores = np.zeros(found.scan.shape[0], np.float32)
-    scores[found.scan.sampled] = found.attributions[method].scores
+    scores = np.zeros(explanation.scan.shape[0], np.float32)
+    scores[explanation.scan.sampled] = explanation.attributions[method].scores
     return scores
 
 
-def overlay_array(found: Explanation, method: str) -> npt.NDArray[np.float32]:
+def overlay_array(explanation: Explanation, method: str) -> npt.NDArray[np.float32]:
     """What a method says of every voxel of the scan.
 
     Returns:
         (D, H, W) float32: the method's map, or the slice's score throughout where it judges whole slices; 0 in slices
         that the model did not see.
     """
-    scan, maps = found.scan, found.attributions[method].maps
+    scan, maps = explanation.scan, explanation.attributions[method].maps
     volume = np.zeros(scan.shape, np.float32)
     if maps is None:
-        volume += scores_by_slice(found, method)[:, None, None]
+        volume += scores_by_slice(explanation, method)[:, None, None]
         return volume
     for number in scan.sampled:
         volume[number] = _on_the_scan(scan, maps, int(number))
@@ -129,7 +129,7 @@ def slice_map(
     return np.asarray(cv2.resize(cells, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def overlay(found: Explanation, method: str) -> nibabel.Nifti1Image:
+def overlay(explanation: Explanation, method: str) -> nibabel.Nifti1Image:
     """A method's overlay as NIfTI in the scan's own space.
 
     For a scan that is NIfTI itself it has the file's own grid; for others, columns, rows and slices run as axes 0, 1
@@ -137,18 +137,18 @@ def overlay(found: Explanation, method: str) -> nibabel.Nifti1Image:
     """
     import nibabel
 
-    array, affine = overlay_array(found, method), found.scan.affine
+    array, affine = overlay_array(explanation, method), explanation.scan.affine
     if affine is None:
-        spacing = found.scan.spacing or (1.0, 1.0, 1.0)
+        spacing = explanation.scan.spacing or (1.0, 1.0, 1.0)
         image = nibabel.Nifti1Image(array.transpose(2, 1, 0), np.diag([*spacing[::-1], 1.0]))
         image.set_sform(image.affine, code="unknown")
         image.set_qform(image.affine, code="unknown")
     else:
-        image = nibabel.Nifti1Image(*_on_file_grid(array, affine, found.scan.source))
+        image = nibabel.Nifti1Image(*_on_file_grid(array, affine, explanation.scan.source))
         image.set_sform(image.affine, code="scanner")
         image.set_qform(image.affine, code="scanner")
     image.header.set_xyzt_units("mm")
-    image.header["descrip"] = f"slivit {method} {found.column}"[:79].encode("ascii", "replace")
+    image.header["descrip"] = f"slivit {method} {explanation.column}"[:79].encode("ascii", "replace")
     return image
 
 

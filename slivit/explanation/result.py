@@ -80,9 +80,9 @@ class Explanation:
         prediction is with it: exactly the difference of two predictions.
         """
         columns: dict[str, Any] = {"slice": self.scan.sampled}
-        for method, found in self.attributions.items():
-            columns[method] = found.scores
-            columns |= found.more
+        for method, attribution in self.attributions.items():
+            columns[method] = attribution.scores
+            columns |= attribution.more
         return pd.DataFrame(columns)
 
     def ranking(self, method: str) -> npt.NDArray[np.intp]:

@@ -27,7 +27,7 @@ COLOURS = {"occlusion": "#D55E00", "rollout": "#0072B2", "gradcam": "#009E73"}
 HEAT = "inferno"
 
 
-def sheet_figure(found: Explanation) -> Figure:
+def sheet_figure(explanation: Explanation) -> Figure:
     """Draw the contact sheet of an explanation.
 
     Above, the scores of the slices by method; below, the slices with the map of Grad-CAM (or else of another method
@@ -35,41 +35,41 @@ def sheet_figure(found: Explanation) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    shown = shown_slices(found)
+    shown = shown_slices(explanation)
     columns = min(COLUMNS, max(len(shown), 4))
-    rows, bars = -(-len(shown) // columns), len(found.attributions)
-    width, tile = columns * TILE, TILE / min(max(found.scan.aspect, 0.5), 2.0)
+    rows, bars = -(-len(shown) // columns), len(explanation.attributions)
+    width, tile = columns * TILE, TILE / min(max(explanation.scan.aspect, 0.5), 2.0)
     heights = [0.75, bars * 0.95 + 0.15, rows * (tile + 0.24)]
     with styled():
         figure = Figure(figsize=(width, sum(heights)), layout="constrained")
         panels: Any = figure.subfigures(3, 1, height_ratios=heights)
         title, above, below = panels
-        _write_title(title, found)
-        _draw_scores(above, found)
-        _draw_slices(below, found, shown, (rows, columns))
+        _write_title(title, explanation)
+        _draw_scores(above, explanation)
+        _draw_slices(below, explanation, shown, (rows, columns))
     return figure
 
 
-def shown_slices(found: Explanation, most: int = MOST) -> npt.NDArray[np.intp]:
+def shown_slices(explanation: Explanation, most: int = MOST) -> npt.NDArray[np.intp]:
     """The numbers of the slices to show, ascending: all, or where there are too many the best of each method."""
-    if len(found.scan.sampled) <= most:
-        return found.scan.sampled
-    rankings = [found.ranking(method) for method in found.attributions]
-    order = [n for place in zip(*rankings, strict=True) for n in place] or list(found.scan.sampled)
+    if len(explanation.scan.sampled) <= most:
+        return explanation.scan.sampled
+    rankings = [explanation.ranking(method) for method in explanation.attributions]
+    order = [n for place in zip(*rankings, strict=True) for n in place] or list(explanation.scan.sampled)
     return np.sort(np.array(list(dict.fromkeys(order))[:most]))
 
 
-def map_method(found: Explanation) -> str | None:
+def map_method(result: Explanation) -> str | None:
     """The method whose map is drawn over the slices."""
-    having = [m for m in ("gradcam", "rollout") if m in found.attributions and found.attributions[m].maps is not None]
+    having = [m for m in ("gradcam", "rollout") if m in result.attributions and result.attributions[m].maps is not None]
     return having[0] if having else None
 
 
-def prediction_text(found: Explanation) -> str:
+def prediction_text(explanation: Explanation) -> str:
     """The prediction in words."""
-    if found.task.makes_calls:
-        return f"probability of {found.target}: {number(found.prediction)}"
-    return f"{found.target}: {amount(number(found.prediction, 2), found.task.unit)}"
+    if explanation.task.makes_calls:
+        return f"probability of {explanation.target}: {number(explanation.prediction)}"
+    return f"{explanation.target}: {amount(number(explanation.prediction, 2), explanation.task.unit)}"
 
 
 def png_bytes(figure: Figure) -> bytes:
@@ -79,21 +79,21 @@ def png_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _write_title(panel: Any, found: Explanation) -> None:
-    name = short(short_name(found.scan.source), 60)
-    panel.text(0.012, 0.70, prediction_text(found), fontsize=12, fontweight="bold", color=INK, va="center")
-    seen = f"{len(found.scan.sampled)} of its {found.scan.shape[0]} slices seen, counted from 0."
-    frames = "Framed: the slice that a method puts first." if found.attributions else ""
+def _write_title(panel: Any, explanation: Explanation) -> None:
+    name = short(short_name(explanation.scan.source), 60)
+    panel.text(0.012, 0.70, prediction_text(explanation), fontsize=12, fontweight="bold", color=INK, va="center")
+    seen = f"{len(explanation.scan.sampled)} of its {explanation.scan.shape[0]} slices seen, counted from 0."
+    frames = "Framed: the slice that a method puts first." if explanation.attributions else ""
     panel.text(0.012, 0.24, f"{name}: {seen} {frames}", fontsize=8.5, color=QUIET, va="center")
 
 
-def _draw_scores(panel: Any, found: Explanation) -> None:
-    axes = np.atleast_1d(panel.subplots(max(len(found.attributions), 1), 1, sharex=True))
-    unit = "log-odds" if found.task.makes_calls else found.task.unit or "value"
+def _draw_scores(panel: Any, explanation: Explanation) -> None:
+    axes = np.atleast_1d(panel.subplots(max(len(explanation.attributions), 1), 1, sharex=True))
+    unit = "log-odds" if explanation.task.makes_calls else explanation.task.unit or "value"
     labels = {"occlusion": f"Occlusion\n({unit})", "rollout": "Attention\nrollout", "gradcam": "Grad-CAM\n(mean)"}
-    width = 0.8 * float(np.diff(found.scan.sampled).min(initial=found.scan.shape[0]))
-    for ax, (method, attribution) in zip(axes, found.attributions.items(), strict=False):
-        ax.bar(found.scan.sampled, attribution.scores, width, color=COLOURS[method])
+    width = 0.8 * float(np.diff(explanation.scan.sampled).min(initial=explanation.scan.shape[0]))
+    for ax, (method, attribution) in zip(axes, explanation.attributions.items(), strict=False):
+        ax.bar(explanation.scan.sampled, attribution.scores, width, color=COLOURS[method])
         ax.axhline(0, color=LINE, linewidth=0.8)
         ax.set_ylabel(labels[method], rotation=0, ha="right", va="center", fontsize=8)
         ax.locator_params(axis="y", nbins=3)
@@ -102,19 +102,19 @@ def _draw_scores(panel: Any, found: Explanation) -> None:
     axes[-1].set_xlabel("Slice", fontsize=8)
 
 
-def _draw_slices(panel: Any, found: Explanation, shown: npt.NDArray[np.intp], grid: tuple[int, int]) -> None:
+def _draw_slices(panel: Any, explanation: Explanation, shown: npt.NDArray[np.intp], grid: tuple[int, int]) -> None:
     axes = np.atleast_2d(panel.subplots(*grid, squeeze=False)).ravel()
-    method = map_method(found)
-    maps = found.attributions[method].maps if method else None
+    method = map_method(explanation)
+    maps = explanation.attributions[method].maps if method else None
     peak = float(maps.max()) if maps is not None else 0.0
-    tops = {m: int(found.ranking(m)[0]) for m in found.attributions}
+    tops = {m: int(explanation.ranking(m)[0]) for m in explanation.attributions}
     for ax in axes[len(shown) :]:
         ax.set_axis_off()
     for ax, slice_ in zip(axes, shown, strict=False):
-        picture = found.scan.shown[found.scan.slices == slice_][0]
-        _draw_slice(ax, picture, found.scan.aspect)
+        picture = explanation.scan.shown[explanation.scan.slices == slice_][0]
+        _draw_slice(ax, picture, explanation.scan.aspect)
         if maps is not None and peak > 0:
-            cells = slice_map(found.scan, maps, int(slice_), picture.shape) / peak
+            cells = slice_map(explanation.scan, maps, int(slice_), picture.shape) / peak
             ax.imshow(cells, cmap=HEAT, vmin=0, vmax=1, alpha=0.65 * np.clip(cells, 0, 1), aspect="auto")
         _frame(ax, f"{slice_}", [m for m, top in tops.items() if top == slice_])
 

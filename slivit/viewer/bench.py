@@ -85,7 +85,7 @@ class Opened:
         features: (n,) what the model's head read.
         row: the manifest's row; empty for a dropped file.
         volume: the scan itself, where it cannot be read again.
-        found: explanations by (target, method).
+        explanations: explanations by (target, method).
         masks: (structures, D, H, W) of a run that segments, where the scan cannot be read again.
     """
 
@@ -95,7 +95,7 @@ class Opened:
     features: npt.NDArray[Any]
     row: Row = field(default_factory=dict)
     volume: Volume | None = None
-    found: dict[tuple[str, str], Explanation] = field(default_factory=dict)
+    explanations: dict[tuple[str, str], Explanation] = field(default_factory=dict)
     masks: npt.NDArray[np.bool_] | None = None
 
 
@@ -306,8 +306,8 @@ class Bench:
 
         def read() -> Volume:
             array, affine = read_mask(file)
-            found = Volume(array, None, str(file), affine)
-            return replace(found, array=on_grid(found, self.shown(opened), "resample"))
+            volume = Volume(array, None, str(file), affine)
+            return replace(volume, array=on_grid(volume, self.shown(opened), "resample"))
 
         return self._volumes.get((scan_key(opened.row), file), read).array
 
@@ -320,11 +320,11 @@ class Bench:
             ExplainError: the method is not defined for this model.
         """
         key = (target, method)
-        if key not in opened.found:
+        if key not in opened.explanations:
             options: dict[str, Any] = {"target": target, "methods": [method], "progress": progress}
             with self._lock:
-                opened.found[key] = explain_seen(self.engine, opened.scan, **options)
-        return opened.found[key]
+                opened.explanations[key] = explain_seen(self.engine, opened.scan, **options)
+        return opened.explanations[key]
 
     def truth(self, opened: Opened) -> dict[str, Any]:
         """The known answers of an opened scan, by target."""

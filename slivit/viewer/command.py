@@ -42,8 +42,8 @@ def run(
         browser: open the user's browser.
         device: "auto", "cpu", "cuda", ...
         batch_size: scans that are predicted at a time.
-        tell: is told the address once the page is there.
-        warn: is told what is not safe.
+        tell: is called with the address once the page is there.
+        warn: is called with what is not safe.
 
     Raises:
         ViewError: a package is missing, or the port is in use.

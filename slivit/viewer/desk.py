@@ -11,7 +11,7 @@ from slivit.data.reviews import REVIEWS, Review, append_review, in_words, read_r
 from slivit.errors import SlivitError, one_of
 from slivit.viewer.bench import Bench, Opened
 from slivit.viewer.members import members_of
-from slivit.viewer.opinions import Other, told_apart
+from slivit.viewer.opinions import Other, distinct_names
 from slivit.viewer.server import ViewError
 from slivit.viewer.thumbnails import Thumbnails
 from slivit.viewer.worklist import worklist
@@ -30,7 +30,7 @@ class Desk:
     """
 
     def __init__(self, benches: Sequence[Bench], readers: Sequence[Other] = ()) -> None:
-        for bench, name in zip(benches, told_apart([(bench.name, bench.run) for bench in benches]), strict=True):
+        for bench, name in zip(benches, distinct_names([(bench.name, bench.run) for bench in benches]), strict=True):
             bench.name = name
         self.benches: list[Bench] = [*benches, *members_of(benches[0])]
         self.readers = list(readers)
@@ -38,10 +38,10 @@ class Desk:
         for bench in self.benches[1:]:
             other = bench.checkpoint.task
             if (other.kind, other.outputs) != (own.kind, own.outputs):
-                told = (
+                tasks = (
                     f"{other.kind} of {one_of(other.outputs)}, and {self.main.run} {own.kind} of {one_of(own.outputs)}"
                 )
-                raise ViewError(f"{bench.run}: predicts {told}; runs of one task can be compared")
+                raise ViewError(f"{bench.run}: predicts {tasks}; runs of one task can be compared")
         self.reviews_file = self.main.run / REVIEWS
 
     @property

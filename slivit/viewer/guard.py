@@ -78,8 +78,8 @@ def _header(scope: Scope, name: bytes) -> str:
 
 
 def _length(scope: Scope) -> int:
-    told = _header(scope, b"content-length")
-    return int(told) if told.isdecimal() else 0
+    length = _header(scope, b"content-length")
+    return int(length) if length.isdecimal() else 0
 
 
 def _with_headers(send: Send) -> Send:

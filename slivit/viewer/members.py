@@ -51,7 +51,7 @@ class MemberBench(Bench):
 
     def _own(self, opened: Opened) -> Opened:
         said = self.whole.members_say(opened.features)[self.place]
-        return replace(opened, predictions=said, found={}, volume=None)
+        return replace(opened, predictions=said, explanations={}, volume=None)
 
     def volume(self, opened: Opened) -> Volume:
         """See `Bench.volume`; a dropped scan is kept by the whole ensemble alone."""

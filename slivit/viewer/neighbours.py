@@ -73,7 +73,7 @@ class Neighbours:
         """Compute what is missing, and keep it; scans that cannot be read are left out and counted.
 
         Args:
-            progress: is told how many of how many scans are done; what it raises ends the work, whose part is kept.
+            progress: is called with the scans done and all; what it raises ends the work, whose part is kept.
         """
         todo = [row for row in self.rows if identity(row) not in self._known]
         self.unreadable = 0
@@ -163,7 +163,7 @@ def identity(row: Mapping[str, Any]) -> str:
     """The path of a scan with what its file or folder looks like, so that a changed scan counts as another."""
     path = str(row["path"])
     try:
-        found = os.stat(path.partition("#")[0])  # noqa: PTH116 (an item of an archive is named behind a #)
+        stat = os.stat(path.partition("#")[0])  # noqa: PTH116 (an item of an archive is named behind a #)
     except OSError:
         return path
-    return f"{path}|{found.st_size}|{found.st_mtime_ns}"
+    return f"{path}|{stat.st_size}|{stat.st_mtime_ns}"

@@ -47,19 +47,19 @@ def place_of(volume: Volume) -> dict[str, Any]:
     }
 
 
-def map_bytes(found: Explanation, method: str) -> bytes:
+def map_bytes(explanation: Explanation, method: str) -> bytes:
     """A method's map over the scan as 0 to 255, no finer than it is shown; all of a scan's slices share one scale.
 
     Raises:
         SlivitError: the method judges whole slices and has no map.
     """
-    maps = found.attributions[method].maps
+    maps = explanation.attributions[method].maps
     if maps is None:
         raise SlivitError(f"{method} says how much each slice counts, and nothing of places within it")
-    scan = found.scan
+    scan = explanation.scan
     depth, height, width = scan.shape
     small = (depth, min(height, COARSE), min(width, COARSE))
-    array = overlay_array(replace(found, scan=replace(scan, shape=small)), method)
+    array = overlay_array(replace(explanation, scan=replace(scan, shape=small)), method)
     peak = float(array.max())
     grey = np.rint(255 * np.clip(array / peak, 0, 1)).astype(np.uint8) if peak > 0 else np.zeros(small, np.uint8)
     steps = (1.0, height / small[1], width / small[2])

@@ -122,7 +122,7 @@ class ViewedMasks:
         heads = "".join(f'<th style="{CELL}">{head}</th>' for head in ("", "Dice", *MILLILITRES.values()))
         lines = ""
         for i, one in enumerate(self.found.structures):
-            cells = [told(one[key]) for key in ("dice", *MILLILITRES)]
+            cells = [cell_text(one[key]) for key in ("dice", *MILLILITRES)]
             named = swatch(COLOURS[i % len(COLOURS)]) + escape(one["name"])
             row = "".join(f'<td style="{CELL}">{cell}</td>' for cell in (named, *cells))
             lines += f"<tr>{row}</tr>"
@@ -154,7 +154,7 @@ def swatch(colour: Sequence[int]) -> str:
     return f'<span style="color:rgb{tuple(colour)}">&#9632;</span> '
 
 
-def told(value: float | None) -> str:
+def cell_text(value: float | None) -> str:
     """A number of a case, or a dash where it is not known."""
     return "\u2013" if value is None else number(value)
 
@@ -170,19 +170,19 @@ def view(
         return _masks(bench, bench.open_row(_row(bench, scan)))
     opened = bench.open_row(_row(bench, scan))
     name = target_or(bench.checkpoint.task, target, opened.predictions)
-    found = bench.explain(opened, name, method)
+    explanation = bench.explain(opened, name, method)
     task = bench.checkpoint.task
-    value = amount(number(found.prediction), "" if task.makes_calls else task.unit)
+    value = amount(number(explanation.prediction), "" if task.makes_calls else task.unit)
     said = f"{opened.name}: {'probability of ' if task.makes_calls else ''}{name} {value}"
-    return ViewedScan(bench.shown(opened), found, said)
+    return ViewedScan(bench.shown(opened), explanation, said)
 
 
 def _masks(bench: MaskBench, opened: Opened) -> ViewedMasks:
     """An opened scan of a run that segments."""
-    found = bench.masks(opened)
-    known = [s["dice"] for s in found.structures if s["dice"] is not None and math.isfinite(s["dice"])]
+    masks = bench.masks(opened)
+    known = [s["dice"] for s in masks.structures if s["dice"] is not None and math.isfinite(s["dice"])]
     mean = f", mean Dice {number(math.fsum(known) / len(known))}" if known else ", the true mask is not known"
-    return ViewedMasks(bench.shown(opened), found, f"{opened.name}: {', '.join(bench.task.structures)}{mean}")
+    return ViewedMasks(bench.shown(opened), masks, f"{opened.name}: {', '.join(bench.task.structures)}{mean}")
 
 
 def _row(bench: Bench, scan: str | Path | int) -> Any:

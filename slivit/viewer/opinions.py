@@ -111,7 +111,7 @@ def runs_in(folder: str | Path) -> list[Path]:
     return sorted(file.parent.parent for file in Path(folder).glob(f"**/{CHECKPOINT}/{CONFIG}"))
 
 
-def told_apart(named: Sequence[tuple[str, Path]]) -> list[str]:
+def distinct_names(named: Sequence[tuple[str, Path]]) -> list[str]:
     """Names that differ: those given, or of folders of one name the part of the path in which they differ.
 
     Args:
@@ -163,11 +163,11 @@ def read_calls(csv: str | Path, bench: Bench) -> list[Other]:
     """
     task = bench.checkpoint.task
     prefix = "call_" if task.makes_calls else task.prefix
-    found: dict[str, dict[str, Row]] = {}
+    by_reader: dict[str, dict[str, Row]] = {}
     for name, key, row in rows_of_readers(csv, task.targets):
         said = {prefix + target: row[target] for target in task.targets if target in row}
-        found.setdefault(name, {})[key] = said
-    return [Other(name, rows) for name, rows in found.items()]
+        by_reader.setdefault(name, {})[key] = said
+    return [Other(name, rows) for name, rows in by_reader.items()]
 
 
 def rows_of_readers(csv: str | Path, targets: Sequence[str]) -> Iterator[tuple[str, str, Row]]:

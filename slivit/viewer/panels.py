@@ -68,7 +68,7 @@ def first_colour(number: int) -> int:
 
 
 def scan_facts(bench: Bench, opened: Opened) -> dict[str, Any]:
-    """What is told of a scan whatever the model predicts."""
+    """What the page says of a scan whatever the model predicts."""
     scan = opened.scan
     return {
         "name": opened.name,
@@ -116,16 +116,16 @@ def calls(bench: Bench, predictions: Row, target: str) -> list[str]:
     if decision is None or target not in decision.thresholds:
         return ["No operating point is fixed in this checkpoint, so there is no call."]
     threshold = decision.threshold(target)
-    found = float(predictions[f"prob_{target}"]) >= threshold
+    positive = float(predictions[f"prob_{target}"]) >= threshold
     how = f"operating point {decision.rule}" + (f", chosen on {decision.chosen_on}" if decision.chosen_on else "")
-    return [f"Called {'with' if found else 'without'} {target}: the threshold is {number(threshold)} ({how})."]
+    return [f"Called {'with' if positive else 'without'} {target}: the threshold is {number(threshold)} ({how})."]
 
 
 def known(bench: Bench, opened: Opened) -> list[str]:
     """The known answers of a scan of the manifest."""
     task, split = bench.checkpoint.task, opened.row.get("split") or ""
-    told = [f"{target} {amount(str(value), task.unit)}" for target, value in bench.truth(opened).items()]
-    sentences = [f"Known: {', '.join(told)}."] if told else []
+    answers = [f"{target} {amount(str(value), task.unit)}" for target, value in bench.truth(opened).items()]
+    sentences = [f"Known: {', '.join(answers)}."] if answers else []
     if split == "val" and bench.members:
         sentences.append("Predicted out of fold; the saved model was then fitted on this scan, too.")
     return sentences + ([f"The model was trained on this scan (split {split})."] if split == "train" else [])
@@ -186,13 +186,13 @@ def masks_of(run: Path, row: Row) -> dict[str, Path]:
     """
     if not row:
         return {}
-    found = {}
+    masks = {}
     names = [stem_of(str(row["path"])), str(row.get("patient", ""))]
     for place in PLACES:
         files = [run / place / f"{name}{suffix}" for name in names if name for suffix in SUFFIXES]
         there = next((file for file in files if file.is_file()), None)
         if there:
-            found["predicted"] = there
+            masks["predicted"] = there
     channels = parts_of(str(row["path"]))
     for column, cell in row.items():
         if str(cell) in channels or column == "path" or is_missing(cell):
@@ -201,8 +201,8 @@ def masks_of(run: Path, row: Row) -> dict[str, Path]:
             file = Path(str(cell))
             file = file if file.is_absolute() else Path(str(row["path"])).parent / file
             if file.is_file():
-                found[str(column)] = file
-    return found
+                masks[str(column)] = file
+    return masks
 
 
 def stem_of(path: str) -> str:

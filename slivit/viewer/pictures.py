@@ -55,17 +55,17 @@ def mask_png(scan: SeenScan, mask: npt.NDArray[Any], number: int, colours: Seque
     return png_bytes(np.vstack([np.zeros((1, 4), np.uint8), table])[places])
 
 
-def heat_png(found: Explanation, method: str, number: int) -> bytes | None:
+def heat_png(explanation: Explanation, method: str, number: int) -> bytes | None:
     """A method's map over a slice: colours whose opacity grows with the value; None where it has no map.
 
     All slices of a scan share one scale, so that they can be compared.
     """
-    maps = found.attributions[method].maps
+    maps = explanation.attributions[method].maps
     peak = float(maps.max()) if maps is not None else 0.0
-    if maps is None or peak <= 0 or number not in found.scan.sampled:
+    if maps is None or peak <= 0 or number not in explanation.scan.sampled:
         return None
-    height, width = found.scan.stack.shape[-2:]
-    return png_bytes(coloured(slice_map(found.scan, maps, number, (height, width)) / peak))
+    height, width = explanation.scan.stack.shape[-2:]
+    return png_bytes(coloured(slice_map(explanation.scan, maps, number, (height, width)) / peak))
 
 
 def coloured(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

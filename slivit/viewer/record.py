@@ -31,14 +31,14 @@ class Record:
     Args:
         task: what it predicts.
         split: the name of the rows that it was measured on; empty where nothing is known.
-        found: of `metrics.json`: that split; empty where nothing is known.
+        results: of `metrics.json`: that split; empty where nothing is known.
         table: its rows of `predictions.csv`, or None.
         why: why nothing is known, in words.
     """
 
     task: Task
     split: str
-    found: Mapping[str, Any]
+    results: Mapping[str, Any]
     table: pd.DataFrame | None
     why: str = ""
 
@@ -57,32 +57,32 @@ class Record:
 
     def sentence(self, target: str, value: float) -> str:
         """What became of the scans with a prediction like this one."""
-        if not self.found:
+        if not self.results:
             return self.why
         if not self.task.makes_calls:
-            metrics = self.found["metrics"]
+            metrics = self.results["metrics"]
             error = (metrics.get(f"mae/{target}") or metrics["mae"])["value"]
             near = amount(number(error, 2), self.task.unit)
-            return f"On {self.found['scans']:,} {self.split} scans, predictions were off by {near} on average."
-        found = self.like(target, value)
-        if found is None:
+            return f"On {self.results['scans']:,} {self.split} scans, predictions were off by {near} on average."
+        match = self.like(target, value)
+        if match is None:
             return f"None of the {self.split} scans had a probability like this one."
-        share = found["observed"]["value"]
-        span = f"{number(found['low'])} to {number(found['high'])}"
-        positives = round(share * found["n"])
-        scans, hits = count(found["n"], f"{self.split} scan"), f"{positives} ({share:.0%})"
+        share = match["observed"]["value"]
+        span = f"{number(match['low'])} to {number(match['high'])}"
+        positives = round(share * match["n"])
+        scans, hits = count(match["n"], f"{self.split} scan"), f"{positives} ({share:.0%})"
         what = target if self.task.exclusive else f"positive for {target}"
         return f"Of {scans} with a probability from {span}, {hits} {'was' if positives == 1 else 'were'} {what}."
 
     def like(self, target: str, value: float) -> Mapping[str, Any] | None:
         """The bin of the calibration in which a probability falls: `observed` is the share of positives in it."""
-        bins = self.found.get("reliability", {}).get(target, {}).get("mass", ())
+        bins = self.results.get("reliability", {}).get(target, {}).get("mass", ())
         return next((b for b in bins if b["n"] and b["low"] <= value <= b["high"]), None)
 
     @property
     def drawn(self) -> bool:
         """Whether there is a figure."""
-        return bool(self.found) and (self.task.makes_calls or self.table is not None)
+        return bool(self.results) and (self.task.makes_calls or self.table is not None)
 
     def figure(self, target: str, value: float) -> Figure | None:
         """Reliability, or predicted against true values, with the prediction marked; None where nothing is known."""
@@ -93,8 +93,8 @@ class Record:
                 return self._scatter(self.table, target, value)
             from slivit.report.plots_probability import reliability_plot
 
-            one = {**self.found, "reliability": {target: self.found["reliability"][target]}}
-            if len(self.found["reliability"]) > 1:  # the metrics are those of all outputs together
+            one = {**self.results, "reliability": {target: self.results["reliability"][target]}}
+            if len(self.results["reliability"]) > 1:  # the metrics are those of all outputs together
                 one["metrics"] = {"brier": {"value": None}}
             figure = reliability_plot(one).figure
         figure.axes[0].axvline(value, color=POSITIVE, linewidth=1.6)
@@ -104,31 +104,31 @@ class Record:
         from slivit.report.plots_regression import regression_plots
 
         columns = table[[f"target_{target}", f"pred_{target}"]].dropna().to_numpy(float)
-        plot = next(iter(regression_plots(self.found, {target: (columns[:, 0], columns[:, 1])}, self.task.unit)))
+        plot = next(iter(regression_plots(self.results, {target: (columns[:, 0], columns[:, 1])}, self.task.unit)))
         plot.figure.axes[0].axhline(value, color=POSITIVE, linewidth=1.6)
         return plot.figure
 
 
 def stored_predictions(run: Path) -> dict[str, dict[str, Any]]:
     """The rows of a run's `predictions.csv` and of its evaluation's, by the scan's path (and series)."""
-    found: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for place in reversed(PLACES):
         if (run / place / PREDICTIONS).is_file():
             for row in read_shown(run / place / PREDICTIONS).to_dict("records"):
                 named = {str(name): value for name, value in row.items()}
-                found[scan_key(named)] = named
-    return found
+                rows[scan_key(named)] = named
+    return rows
 
 
 def stored_members(run: Path, names: Sequence[str]) -> dict[str, dict[str, Mapping[str, Any]]]:
     """What a run's `members.csv` holds of the members of its ensemble: by member, the rows by the scan's path."""
-    found: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in names}
+    by_member: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in names}
     if names and (run / MEMBERS).is_file():
         for row in read_shown(run / MEMBERS).to_dict("records"):
             named = {str(name): value for name, value in row.items()}
-            if str(named.get("member")) in found:
-                found[str(named["member"])][scan_key(named)] = named
-    return found
+            if str(named.get("member")) in by_member:
+                by_member[str(named["member"])][scan_key(named)] = named
+    return by_member
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -180,8 +180,8 @@ class MaskBench(Bench):
 
     def layer(self, opened: Opened, name: str) -> bytes | None:
         """A layer as NIfTI over the scan; None where there is none of that name."""
-        found = self.masks(opened).layers.get(name)
-        return None if found is None else nifti_bytes(found, opened.scan.affine, opened.scan.spacing)
+        voxels = self.masks(opened).layers.get(name)
+        return None if voxels is None else nifti_bytes(voxels, opened.scan.affine, opened.scan.spacing)
 
 
 class ReaderMasks(MaskBench):
@@ -226,11 +226,11 @@ def reader_masks(csv: str | Path, bench: MaskBench) -> list[ReaderMasks]:
         ManifestError: a file that cannot be read, or without such columns.
     """
     target, place = bench.task.targets[0], Path(csv).parent
-    found: dict[str, dict[str, Any]] = {}
+    by_reader: dict[str, dict[str, Any]] = {}
     for name, key, row in rows_of_readers(csv, [target]):
         cell = row[target]
-        found.setdefault(name, {})[key] = cell if is_missing(cell) else str((place / str(cell)).absolute())
-    return [ReaderMasks(bench, name, cells) for name, cells in found.items()]
+        by_reader.setdefault(name, {})[key] = cell if is_missing(cell) else str((place / str(cell)).absolute())
+    return [ReaderMasks(bench, name, cells) for name, cells in by_reader.items()]
 
 
 def case_facts(bench: MaskBench, opened: Opened) -> dict[str, Any]:
@@ -238,11 +238,11 @@ def case_facts(bench: MaskBench, opened: Opened) -> dict[str, Any]:
     known = bench.known.get(scan_key(opened.row)) if opened.row else None
     mean = None if known is None else known["dice"]
     split = opened.row.get("split") or ""
-    told = [f"The model was trained on this scan (split {split})."] if split == "train" else []
-    if told and known and known.get("split") == "test":  # of a run by folds
-        told = ["The mask is by the network of its fold, which never saw this patient; the model that is kept did."]
+    lines = [f"The model was trained on this scan (split {split})."] if split == "train" else []
+    if lines and known and known.get("split") == "test":  # of a run by folds
+        lines = ["The mask is by the network of its fold, which never saw this patient; the model that is kept did."]
     if known and known["hd95"] is not None:
-        told.insert(0, f"95% Hausdorff distance {number(known['hd95'], 1)} mm, the mean of what is there and found.")
+        lines.insert(0, f"95% Hausdorff distance {number(known['hd95'], 1)} mm, the mean of what is there and found.")
     return {
         **scan_facts(bench, opened),
         "target": "",
@@ -250,14 +250,14 @@ def case_facts(bench: MaskBench, opened: Opened) -> dict[str, Any]:
         "what": "mean Dice of the structures"
         + (", as the run measured it" if known else "; the run has not measured it"),
         "outputs": [],
-        "sentences": told,
+        "sentences": lines,
         "masks": [],
     }
 
 
-def masks_facts(found: CaseMasks) -> dict[str, Any]:
+def masks_facts(masks: CaseMasks) -> dict[str, Any]:
     """The masks of a case but their voxels."""
-    return {"layers": list(found.layers), "structures": list(found.structures), "notes": list(found.notes)}
+    return {"layers": list(masks.layers), "structures": list(masks.structures), "notes": list(masks.notes)}
 
 
 def case_row(cases: pd.DataFrame, masks: Path) -> Row:

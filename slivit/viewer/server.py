@@ -56,7 +56,7 @@ def serve(app: Any, taken: socket.socket, ready: Callable[[str], None]) -> None:
     Args:
         app: the web application (ASGI).
         taken: the port, from `bind`; closed at the end.
-        ready: is told the address once it answers.
+        ready: is called with the address once it answers.
     """
     import uvicorn
 

@@ -122,10 +122,10 @@ def facts(run: Path, folder: Path) -> dict[str, Any]:
 
 def measured(run: Path, task: Task) -> Iterator[Mapping[str, str]]:
     """The first two metrics of a run's test scans (else its first split), of its evaluation where there is one."""
-    found = next((run / place / METRICS for place in PLACES if (run / place / METRICS).is_file()), None)
-    if found is None:
+    file = next((run / place / METRICS for place in PLACES if (run / place / METRICS).is_file()), None)
+    if file is None:
         return
-    metrics = read_metrics(found)
+    metrics = read_metrics(file)
     split = shown_split(metrics)
     for name in task.measures.headlines[:2]:
         value = metrics["splits"][split]["metrics"].get(name)

@@ -171,19 +171,19 @@ class Web:
         """The scores of a method, or how far it is."""
         bench, opened = self.desk.opened(request)
         target, method = request.query_params["target"], request.query_params["method"]
-        if (target, method) not in opened.found:
+        if (target, method) not in opened.explanations:
             name = f"{bench.run}|{bench.name}|{opened.scan.source}|{opened.name}|{target}|{method}"
             state = self.jobs.ask(name, lambda progress: bench.explain(opened, target, method, progress))
-            if (target, method) not in opened.found:
+            if (target, method) not in opened.explanations:
                 return state
-        found = opened.found[target, method]
-        attribution = found.attributions[method]
+        explanation = opened.explanations[target, method]
+        attribution = explanation.attributions[method]
         return {
             "state": "done",
-            "slices": found.scan.sampled.tolist(),
+            "slices": explanation.scan.sampled.tolist(),
             "scores": [float(s) for s in attribution.scores],
             "map": attribution.maps is not None and bool(attribution.maps.max() > 0),
-            "best": int(found.ranking(method)[0]),
+            "best": int(explanation.ranking(method)[0]),
         }
 
     def place(self, request: Request) -> Any:
@@ -202,7 +202,7 @@ class Web:
         return map_bytes(*self._explained(request))
 
     def _explained(self, request: Request) -> tuple[Explanation, str]:
-        """What was found, and the method; made anew where the scan has left memory since the page was told of it."""
+        """The explanation and its method; made anew where the scan has left memory since the page learned of it."""
         bench, opened = self.desk.opened(request)
         target, method = (request.query_params.get(name, "") for name in ("target", "method"))
         return bench.explain(opened, target, method), method
@@ -237,7 +237,7 @@ class Web:
         return {"state": "done", **masks_facts(bench.masks(opened))}
 
     def layer(self, request: Request) -> bytes | None:
-        """A mask of a case of a run that segments; made anew where it has left memory since the page was told of it."""
+        """A mask of a case of a run that segments; made anew where it has left memory since the page learned of it."""
         bench, opened = self.desk.opened(request)
         if not isinstance(bench, MaskBench):
             return None

@@ -56,10 +56,10 @@ def _row(bench: Bench, target: str, number: int, others: Sequence[Other], groups
     known = bench.known.get(key)
     own = judged(task, bench.checkpoint.operating_point, target, known)
     truth = row.get(task.targets[0] if task.exclusive else target)
-    told = "" if task.dense or is_missing(truth) else class_name(truth)
-    found = bench.record.like(target, own.value) if own.value is not None and not task.exclusive else None
-    observed = found["observed"] if found else {}
-    error = abs(own.value - float(told)) if told and own.value is not None and not task.makes_calls else None
+    answer = "" if task.dense or is_missing(truth) else class_name(truth)
+    match = bench.record.like(target, own.value) if own.value is not None and not task.exclusive else None
+    observed = match["observed"] if match else {}
+    error = abs(own.value - float(answer)) if answer and own.value is not None and not task.makes_calls else None
     error = 1 - own.value if task.dense and own.value is not None else error
     return {
         "n": number,
@@ -69,10 +69,10 @@ def _row(bench: Bench, target: str, number: int, others: Sequence[Other], groups
         "split": row["split"],
         "value": _rounded(own.value),
         "call": own.call,
-        "truth": told,
+        "truth": answer,
         "observed": [_rounded(observed.get(k)) for k in ("value", "low", "high")] if observed else None,
         "error": _rounded(error),
-        "flag": verdict(task, own.call, told),
+        "flag": verdict(task, own.call, answer),
         "unsure": _rounded(own.unsure),
         "notes": _notes(known),
         "groups": [_cell(row.get(name)) for name in groups],
@@ -85,8 +85,8 @@ def _row(bench: Bench, target: str, number: int, others: Sequence[Other], groups
 def _part(known: Row, structure: str) -> list[float | None]:
     """Dice, predicted and true mL, and HD95 in mm of a structure, as far as they are known."""
     values = [known.get(f"{metric}/{structure}") for metric in ("dice", "predicted_ml", "true_ml", "hd95")]
-    told = [None if value is None or is_missing(value) else float(value) for value in values]
-    return [_rounded(value) if value is not None and math.isfinite(value) else None for value in told]
+    numbers = [None if value is None or is_missing(value) else float(value) for value in values]
+    return [_rounded(value) if value is not None and math.isfinite(value) else None for value in numbers]
 
 
 def _compared(task: Task, target: str, key: str, own: Judgement, others: Sequence[Other]) -> dict[str, Any]:
@@ -114,21 +114,21 @@ def _mark_far(rows: Sequence[dict[str, Any]]) -> None:
 
 def _notes(known: Row | None) -> list[str]:
     """What makes a prediction doubtful, and what the reader noticed, from a table of predictions."""
-    told = [known.get(name) or None for name in ("error", "warnings", "notes")] if known else []
-    return [str(text) for text in told if not is_missing(text)]
+    texts = [known.get(name) or None for name in ("error", "warnings", "notes")] if known else []
+    return [str(text) for text in texts if not is_missing(text)]
 
 
 def _group_columns(bench: Bench) -> list[str]:
     """The columns of the manifest that say something about groups of scans: few different values, or numbers."""
     taken = {"path", "patient", "split", "series", "notes", "error", *bench.checkpoint.task.targets}
     columns = [name for name in (bench.rows[0] if bench.rows else {}) if name not in taken]
-    found = []
+    chosen = []
     for name in columns:
         values = {row[name] for row in bench.rows if not is_missing(row[name])}
         numeric = all(isinstance(v, int | float) for v in values)
         if len(values) > 1 and (numeric or len(values) <= FEW):
-            found.append(name)
-    return found[:MOST_GROUPS]
+            chosen.append(name)
+    return chosen[:MOST_GROUPS]
 
 
 def _rounded(value: float | None) -> float | None:

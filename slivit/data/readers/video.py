@@ -103,14 +103,14 @@ def _gif_frame(image: Image, index: int) -> Array:
 
 
 @contextmanager
-def _capture(path: Path, source: str, *settings: int) -> Iterator[cv2.VideoCapture]:
+def _capture(path: Path, source: str, *properties: int) -> Iterator[cv2.VideoCapture]:
     """Open a clip with OpenCV and FFmpeg silent, on one thread (data loaders bring their own processes)."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     import cv2
     from cv2.utils import logging as cv2_logging
 
     level = cv2_logging.setLogLevel(cv2_logging.LOG_LEVEL_SILENT)
-    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1, *settings])
+    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1, *properties])
     try:
         if not capture.isOpened():
             raise ReadError(
