@@ -98,6 +98,6 @@ def _told(group: Group) -> str:
     size = " x ".join(str(n) for n in group.settings.get("size") or ())
     plain = Preprocessing().model_dump(mode="json")
     changed = {k: v for k, v in group.settings.items() if k != "size" and v != plain.get(k)}
-    settings = ", ".join([size, *(f"{k} {v}" for k, v in changed.items())])
+    options = ", ".join([size, *(f"{k} {v}" for k, v in changed.items())])
     old = "" if group.current else "; made by another version of slivit, and no longer used"
-    return f"{group.scans} scans, {size_text(group.bytes)}, last used {used}: {settings}{old}"
+    return f"{group.scans} scans, {size_text(group.bytes)}, last used {used}: {options}{old}"

@@ -101,15 +101,15 @@ def row_of(protocol: Protocol, method: str, runs: Sequence[str | Path]) -> dict[
     Raises:
         SlivitError: a run that is not finished, of other scans or another kind of task, or a seed given twice.
     """
-    found = [_checked(protocol, Run(run)) for run in runs]
-    seeds = [one["seed"] for one in found]
+    results = [_checked(protocol, Run(run)) for run in runs]
+    seeds = [one["seed"] for one in results]
     if len(set(seeds)) < len(seeds):
         raise SlivitError(f"{protocol.name}: a seed is given twice ({seeds}); a row is of runs with different seeds")
-    values = [one["value"] for one in found]
+    values = [one["value"] for one in results]
     spread = statistics.stdev(values) if len(values) > 1 else None
-    minutes = statistics.mean(one["minutes"] for one in found)
+    minutes = statistics.mean(one["minutes"] for one in results)
     row = {"protocol": protocol.name, "method": method, "metric": protocol.metric, "value": statistics.mean(values)}
-    return row | {"spread": spread, "runs": found, "minutes": minutes}
+    return row | {"spread": spread, "runs": results, "minutes": minutes}
 
 
 def _checked(protocol: Protocol, run: Run) -> dict[str, Any]:
@@ -125,8 +125,8 @@ def _checked(protocol: Protocol, run: Run) -> dict[str, Any]:
         names = rows.loc[rows["split"] == "test", "path"].astype(str).str.rpartition("#")[2]
         if set(names) != {f"{protocol.items}{i}" for i in range(protocol.test)}:
             raise SlivitError(f"{run.folder}: its test scans are not those of the official split of {protocol.name}")
-    found = test["metrics"][protocol.metric]
-    kept = {name: found.get(name) for name in ("value", "low", "high")}
+    estimate = test["metrics"][protocol.metric]
+    kept = {name: estimate.get(name) for name in ("value", "low", "high")}
     begun = next(run.folder / name for name in RECIPES if (run.folder / name).is_file())
     clock = (run.folder / "metrics.json").stat().st_mtime - begun.stat().st_mtime
     return {"seed": recipe.get("seed", 0), **kept, "minutes": clock / 60}
@@ -167,10 +167,10 @@ def _line(row: Mapping[str, Any]) -> tuple[float, str]:
         f"{r['value']:.3f}" + (f" ({r['low']:.3f} to {r['high']:.3f})" if r["low"] is not None else "")
         for r in row["runs"]
     )
-    spread = f" (SD {row['spread']:.3f})" if row["spread"] is not None else ""
+    sd = f" (SD {row['spread']:.3f})" if row["spread"] is not None else ""
     count = len(row["runs"])
     seeds = f"{count}" if count >= SEEDS else f"{count} of {SEEDS}"
-    value = f"**{row['value']:.3f}**{spread}: {each}"
+    value = f"**{row['value']:.3f}**{sd}: {each}"
     return row["value"], f"| {row['method']} | {value} | {seeds} | {row['minutes']:.0f} | ours |"
 
 

@@ -64,14 +64,14 @@ class NnUNet(Section):
         Raises:
             RecipeError: it is not there.
         """
-        found = shutil.which(name, path=self.commands or None)
-        if found is None:
+        program = shutil.which(name, path=self.commands or None)
+        if program is None:
             where = self.commands or "the PATH"
             raise RecipeError(
                 f"nnU-Net's command {name} is not in {where}; install nnunetv2 in an environment of its own (its "
                 "package asks for an older timm than slivit's), and name the bin of that with --commands"
             )
-        return found
+        return program
 
 
 def run(recipe: FinetuneRecipe, out: Path, how: NnUNet | None = None, *, overwrite: bool = False) -> Path:
@@ -185,15 +185,15 @@ def described(part: Part, *, ct: bool = False) -> dict[str, Any]:
     numbers = {value: number for number, value in enumerate(task.labels.values(), 1)}
     channels = part.data.channels or ("scan",)
     labels: dict[str, Any] = {"background": 0}
-    told: dict[str, Any] = {"channel_names": {str(i): "CT" if ct else name for i, name in enumerate(channels)}}
+    content: dict[str, Any] = {"channel_names": {str(i): "CT" if ct else name for i, name in enumerate(channels)}}
     if own := task.label_of_regions() if task.regions else None:
         labels |= {name: [numbers[value] for value in task.regions[name]] for name in own}
-        told["regions_class_order"] = [numbers[value] for value in own.values()]
+        content["regions_class_order"] = [numbers[value] for value in own.values()]
     else:
         labels |= {name: numbers[value] for name, value in task.labels.items()}
     labels |= {} if task.ignore is None else {"ignore": len(numbers) + 1}
     training = sum(row["split"] != "test" for row in named(part).values())
-    return told | {"labels": labels, "numTraining": training, "file_ending": ".nii.gz"}
+    return content | {"labels": labels, "numTraining": training, "file_ending": ".nii.gz"}
 
 
 def splits_of(part: Part) -> list[dict[str, list[str]]]:
@@ -247,14 +247,14 @@ def _measured(part: Part, recipe: FinetuneRecipe, out: Path) -> None:
     task: Any = part.task
     names = {str(row["path"]): name for name, row in named(part).items()}
 
-    def found_of(row: Mapping[str, Any], _: str) -> Segmented:
+    def segmented_of(row: Mapping[str, Any], _: str) -> Segmented:
         return read_back(out / "nnunet" / "predicted" / f"{names[str(row['path'])]}.nii.gz", row, task, settings)
 
     settings, rows = recipe.preprocessing, part.rows("val", "test")
-    cases = score_rows(found_of, rows, task, settings, recipe.testing, out, align=part.data.align)
+    cases = score_rows(segmented_of, rows, task, settings, recipe.testing, out, align=part.data.align)
     data = describe_splits(part.manifest.frame, task)
-    told = {"source": part.manifest.source, "external": False, "run": data}
-    write_cases(out, cases, task, measure_masks(cases, task, recipe.testing, told))
+    about = {"source": part.manifest.source, "external": False, "run": data}
+    write_cases(out, cases, task, measure_masks(cases, task, recipe.testing, about))
 
 
 def read_back(file: Path, row: Mapping[str, Any], task: Segmentation, settings: Preprocessing) -> Segmented:

@@ -68,13 +68,13 @@ def _by_dotted_key(space: Any) -> Any:
     """`fit.lr = {...}` and `"fit.lr" = {...}` mean the same: tables are opened down to those that have a type."""
     if not isinstance(space, Mapping):
         return space
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in space.items():
         if isinstance(value, Mapping) and "type" not in value and not {"low", "high", "choices"} & set(value):
-            found |= {f"{key}.{inner}": v for inner, v in _by_dotted_key(value).items()}
+            flat |= {f"{key}.{inner}": v for inner, v in _by_dotted_key(value).items()}
         else:
-            found[key] = value
-    return found
+            flat[key] = value
+    return flat
 
 
 class SweepRecipe(Plugged):

@@ -235,11 +235,11 @@ def places(trials: Sequence[FrozenTrial]) -> dict[int, int]:
     A trial that goes on for one that was killed has the place of that one: places are what numbers would be, had
     nothing been killed.
     """
-    found: dict[int, int] = {}
+    numbers: dict[int, int] = {}
     for trial in sorted(trials, key=lambda t: t.number):
         origin = trial.user_attrs.get(GOES_ON)
-        found[trial.number] = len(set(found.values())) if origin is None else found[origin]
-    return found
+        numbers[trial.number] = len(set(numbers.values())) if origin is None else numbers[origin]
+    return numbers
 
 
 def queue_again(study: Study, trial: Trial | FrozenTrial) -> None:
@@ -296,10 +296,10 @@ def results_of(study: Study, recipe: SweepRecipe, monitor: str, *, importances: 
     trials = study.get_trials(deepcopy=False)
     again = {t.user_attrs.get(GOES_ON) for t in trials}
     place = places(trials)
-    told = [_told(t, place[t.number], recipe) for t in trials if t.number not in again and t.state.name != "WAITING"]
-    told.sort(key=lambda t: t["number"])
+    rows = [_row(t, place[t.number], recipe) for t in trials if t.number not in again and t.state.name != "WAITING"]
+    rows.sort(key=lambda t: t["number"])
     falls = study.direction.name == "MINIMIZE"
-    finished = [t for t in told if t["state"] == "finished"]
+    finished = [t for t in rows if t["state"] == "finished"]
     best = min(finished, key=lambda t: (t["value"] if falls else -t["value"], t["number"]), default=None)
     shares, why = _importances(study, finished) if importances else (None, "")
     return {
@@ -308,14 +308,14 @@ def results_of(study: Study, recipe: SweepRecipe, monitor: str, *, importances: 
         "monitor": monitor,
         "falls": falls,
         "space": recipe.model_dump(mode="json", exclude_none=True)["space"],
-        "trials": told,
+        "trials": rows,
         "best": best["number"] if best else None,
         "importances": shares,
         "importances_why": why,
     }
 
 
-def _told(trial: FrozenTrial, place: int, recipe: SweepRecipe) -> dict[str, Any]:
+def _row(trial: FrozenTrial, place: int, recipe: SweepRecipe) -> dict[str, Any]:
     names = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
     course = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
     kept = [v for v in course if v == v]
@@ -348,8 +348,8 @@ def _importances(study: Study, finished: list[dict[str, Any]]) -> tuple[dict[str
         return None, "all finished trials did equally well"
     if len(finished[0]["values"]) == 1:
         return {next(iter(finished[0]["values"])): 1.0}, ""
-    found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
-    return {key: float(value) for key, value in found.items()}, ""
+    shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    return {key: float(value) for key, value in shares.items()}, ""
 
 
 def value_text(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from slivit.errors import RecipeError, SlivitError, gather
 from slivit.experiments.recipe_study import Phantoms, StudyRecipe
 from slivit.experiments.study_grid import ORIGIN, Grid, Job, chosen
-from slivit.experiments.study_schedule import Found, Schedule, outcome, spoken_time, states_of
+from slivit.experiments.study_schedule import Schedule, State, outcome, spoken_time, states_of
 from slivit.experiments.study_tasks import studies_of, under_headings, write_tasks
 from slivit.files import write_json, write_text
 from slivit.folder.lock import make_folder
@@ -34,7 +34,7 @@ class Outcome:
     """
 
     folder: Path
-    states: Mapping[Path, Found]
+    states: Mapping[Path, State]
     page: Path | None
 
     @property
@@ -94,7 +94,7 @@ def run(
 
 
 def make_runs(
-    jobs: Sequence[Job], states: dict[Path, Found], folder: Path, processes: int | None, cluster: str
+    jobs: Sequence[Job], states: dict[Path, State], folder: Path, processes: int | None, cluster: str
 ) -> None:
     """Make the runs that are missing; `states` tells what came of each."""
     schedule = Schedule(jobs, states)
@@ -113,7 +113,7 @@ def _run_tasks(recipe: StudyRecipe, runs: Mapping[str, Callable[[], Outcome]]) -
     return Outcome(Path(recipe.out), {k: v for part in outcomes.values() for k, v in part.states.items()}, page)
 
 
-def wanted(grid: Grid, states: Mapping[Path, Found], only: Sequence[str] = ()) -> list[Job]:
+def wanted(grid: Grid, states: Mapping[Path, State], only: Sequence[str] = ()) -> list[Job]:
     """The runs asked for, and before them those that unfinished ones start from."""
     picked = chosen(grid.jobs, only)
     unfinished = [job for job in picked if states[job.folder] != "done"]
@@ -147,7 +147,7 @@ def make_scans(scans: Phantoms) -> None:
 
 
 def check_networks(jobs: Sequence[Job]) -> None:
-    """Build every network without memory or weights, so that a wrong name or argument is told before anything runs.
+    """Build every network without memory or weights, so that a wrong name or argument is reported before anything runs.
 
     Raises:
         RecipeError: every problem at once.
@@ -174,7 +174,7 @@ def networks(jobs: Sequence[Job]) -> list[tuple[str, dict[str, Any]]]:
     return list({str(network): network for network in plain}.values())
 
 
-def finish(grid: Grid, states: Mapping[Path, Found], *, so_far: bool = False) -> Path | None:
+def finish(grid: Grid, states: Mapping[Path, State], *, so_far: bool = False) -> Path | None:
     """Compare the runs and draw the page; None where runs are missing, or none is finished."""
     tell_failed(states)
     missing = sum(states[job.folder] in ("new", "died") for job in (*grid.jobs, *grid.beside))
@@ -187,7 +187,7 @@ def finish(grid: Grid, states: Mapping[Path, Found], *, so_far: bool = False) ->
     return compare_runs(grid, states)
 
 
-def compare_runs(grid: Grid, states: Mapping[Path, Found]) -> Path:
+def compare_runs(grid: Grid, states: Mapping[Path, State]) -> Path:
     """Write the tables and the page of the finished runs."""
     from slivit.experiments.study_table import measure_study, write_tables
     from slivit.report.study_page import write_study
@@ -203,7 +203,7 @@ def compare_runs(grid: Grid, states: Mapping[Path, Found]) -> Path:
     return page
 
 
-def tell_failed(states: Mapping[Path, Found]) -> None:
+def tell_failed(states: Mapping[Path, State]) -> None:
     """Name the runs that failed, with their reasons."""
     for folder, state in states.items():
         if state == "failed":

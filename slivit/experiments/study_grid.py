@@ -283,8 +283,8 @@ class Grid:
         else:
             network = {"model": self.network(model, before.start)}
             alike = issubclass(recipe_kind(before.stage, values), TrainingRecipe)
-            settings = self.recipe.models[model].set if alike else {}
-            values = layered({**values, "model": {}}, settings, network, before.set, _origin(needs), own)
+            arguments = self.recipe.models[model].set if alike else {}
+            values = layered({**values, "model": {}}, arguments, network, before.set, _origin(needs), own)
         name = f"{before.stage} for the start {start}"
         checked = _checked(before.stage, values, name)
         return Job(before.stage, checked, "" if before.shared else model, start, needs=needs)
@@ -341,16 +341,16 @@ def chosen(jobs: Sequence[Job], only: Sequence[str]) -> list[Job]:
         if not equals or axis not in AXES:
             hint = nearest(axis, AXES)
             raise RecipeError(f'"{text}": write AXIS=VALUE[,VALUE], with an axis of {one_of(AXES)}.{hint}')
-        known = dict.fromkeys(_told(job, axis) for job in jobs)
+        known = dict.fromkeys(_value(job, axis) for job in jobs)
         wanted = [_number(value) if axis == "fraction" else value for value in listed.split(",")]
         if unknown := [value for value in wanted if value not in known]:
             hint = nearest(unknown[0], known)
             raise RecipeError(f'no run has the {axis} "{unknown[0]}".{hint} There are {one_of(known)}')
-        kept = [job for job in kept if _told(job, axis) in wanted]
+        kept = [job for job in kept if _value(job, axis) in wanted]
     return kept
 
 
-def _told(job: Job, axis: str) -> str:
+def _value(job: Job, axis: str) -> str:
     value = getattr(job, axis)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

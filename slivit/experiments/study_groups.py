@@ -18,7 +18,7 @@ FIXED = "test scans are drawn; models, seeds and which model is the best stay as
 
 
 def measure_groups(grid: Grid, compared: Compared, metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """What is told of groups: one entry a statistic, with its interval over the same draws of test scans.
+    """The results of groups: one entry a statistic, with its interval over the same draws of test scans.
 
     "mean" is that over the models of a group; "start" the mean over its models of the difference between an
     initialisation and a reference's; "groups" the difference of the means of two groups; "best" the difference between
@@ -60,7 +60,7 @@ class Here:
         self.n = compared.matched.first.table.shape[0]
         self.falls = metric.partition("/")[0] in ERRORS
 
-    def told(self, kind: str, names: dict[str, Any], weights: dict[str, float]) -> dict[str, Any]:
+    def entry(self, kind: str, names: dict[str, Any], weights: dict[str, float]) -> dict[str, Any]:
         """A weighted sum of methods, on the sample and on every draw."""
         from slivit.statistics.bootstrap import percentile
 
@@ -84,16 +84,16 @@ class Here:
     def means(self, name: str, models: Sequence[str], starts: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The mean of a group under each initialisation."""
         for start in starts:
-            if found := self.members(models, start):
-                names = {"group": name, "start": start, "models": len(found)}
-                yield self.told("mean", names, self.mean(found, start))
+            if members := self.members(models, start):
+                names = {"group": name, "start": start, "models": len(members)}
+                yield self.entry("mean", names, self.mean(members, start))
 
     def starts(self, name: str, models: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Iterator[dict[str, Any]]:
         """The mean over a group's models of the difference between two initialisations, in the models with both."""
         for start, other in pairs:
-            if found := self.members(models, start, other):
-                names = {"group": name, "start": start, "other_start": other, "models": len(found)}
-                yield self.told("start", names, self.mean(found, start) | self.mean(found, other, -1))
+            if members := self.members(models, start, other):
+                names = {"group": name, "start": start, "other_start": other, "models": len(members)}
+                yield self.entry("start", names, self.mean(members, start) | self.mean(members, other, -1))
 
     def between(
         self, one: tuple[str, Sequence[str]], two: tuple[str, Sequence[str]], starts: Sequence[str]
@@ -105,12 +105,12 @@ class Here:
             first, second = self.members(one[1], start), self.members(two[1], start)
             if first and second:
                 names = {"group": one[0], "other_group": two[0], "start": start, "models": len(first) + len(second)}
-                yield self.told("groups", names, self.mean(first, start) | self.mean(second, start, -1))
+                yield self.entry("groups", names, self.mean(first, start) | self.mean(second, start, -1))
         first_best, second_best = self.best(one[1]), self.best(two[1])
         if first_best and second_best:
             names = {"group": one[0], "other_group": two[0], "start": first_best[1], "other_start": second_best[1]}
             names |= {"best": first_best[0], "other_best": second_best[0], "models": 2}
-            yield self.told("best", names, {self.keys[first_best]: 1.0, self.keys[second_best]: -1.0})
+            yield self.entry("best", names, {self.keys[first_best]: 1.0, self.keys[second_best]: -1.0})
 
     def best(self, models: Sequence[str]) -> tuple[str, str] | None:
         """The model and initialisation with the best value on the whole sample; None where none has one."""

@@ -22,7 +22,7 @@ from slivit.recipe import resolved_toml
 
 log = logging.getLogger(__name__)
 OUTCOME = "outcome.json"
-Found = Literal["done", "died", "new", "failed"]
+State = Literal["done", "died", "new", "failed"]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -30,25 +30,25 @@ def outcome(folder: Path) -> dict[str, Any]:
     return read_mapping(folder / OUTCOME)
 
 
-def states_of(jobs: Sequence[Job], *, overwrite: bool = False) -> dict[Path, Found]:
+def states_of(jobs: Sequence[Job], *, overwrite: bool = False) -> dict[Path, State]:
     """What there is of every run.
 
     Raises:
         RecipeError: folders with runs of other recipes, which are not to be overwritten.
     """
-    found: dict[Path, Found] = {}
+    states: dict[Path, State] = {}
     problems = []
     for job in jobs:
         try:
-            fresh = job.stage == "evaluate" and found.get(job.needs or job.folder, "done") != "done"
-            found[job.folder] = "new" if fresh else _state(job, overwrite=overwrite)
+            fresh = job.stage == "evaluate" and states.get(job.needs or job.folder, "done") != "done"
+            states[job.folder] = "new" if fresh else _state(job, overwrite=overwrite)
         except RecipeError as error:
             problems.append(str(error))
     gather(problems, "the study's folder", RecipeError)
-    return found
+    return states
 
 
-def _state(job: Job, *, overwrite: bool) -> Found:
+def _state(job: Job, *, overwrite: bool) -> State:
     state = run_state(job.ready, overwrite=overwrite)
     if state != "new" and job.needs and job.stage != "evaluate" and not _same_start(job):
         if not overwrite:
@@ -79,7 +79,7 @@ class Schedule:
     """
 
     jobs: Sequence[Job]
-    states: dict[Path, Found]
+    states: dict[Path, State]
     machines: Machines = field(default_factory=Machines)
     running: set[Path] = field(default_factory=set)
     turn: threading.Condition = field(default_factory=threading.Condition)
@@ -115,30 +115,30 @@ class Schedule:
         """Make a run, and keep what came of it."""
         state = self.states[job.folder]
         begun = time.monotonic()
-        found: dict[str, Any] = {"state": "failed", "reason": "stopped"}
+        result: dict[str, Any] = {"state": "failed", "reason": "stopped"}
         try:
             log.info("%s: %s", "going on" if state == "died" else "begun", job.name)
             line = request(job.stage, resolved_toml(job.ready), "died" if state == "died" else "new")
             answered = made_by(self.machines, line)
-            found = _judged(answered, round(time.monotonic() - begun, 1))
+            result = _judged(answered, round(time.monotonic() - begun, 1))
         finally:
             with self.turn:
                 self.running.discard(job.folder)
-                self._record(job, found)
+                self._record(job, result)
                 self.turn.notify_all()
 
-    def _record(self, job: Job, found: dict[str, Any]) -> None:
-        self.states[job.folder] = found["state"]
+    def _record(self, job: Job, result: dict[str, Any]) -> None:
+        self.states[job.folder] = result["state"]
         self.tried.add(job.folder)
-        if found.get("reason") == "stopped":
+        if result.get("reason") == "stopped":
             return
-        write_json(job.folder / OUTCOME, {**found, "at": datetime.now().astimezone().isoformat(timespec="seconds")})
-        failed = found["state"] == "failed"
-        log.log(logging.WARNING if failed else logging.INFO, "%s", self._told(job, found))
+        write_json(job.folder / OUTCOME, {**result, "at": datetime.now().astimezone().isoformat(timespec="seconds")})
+        failed = result["state"] == "failed"
+        log.log(logging.WARNING if failed else logging.INFO, "%s", self._line(job, result))
 
-    def _told(self, job: Job, found: dict[str, Any]) -> str:
+    def _line(self, job: Job, result: dict[str, Any]) -> str:
         ended = self.total - len(self.waiting) - len(self.running)
-        what = f"failed: {job.name}: {found['reason']}" if found["state"] == "failed" else f"done: {job.name}"
+        what = f"failed: {job.name}: {result['reason']}" if result["state"] == "failed" else f"done: {job.name}"
         left = self.seconds_left()
         more = f", about {spoken_time(left)} left" if left else ""
         return f"{what} ({ended} of {self.total} runs{more})"

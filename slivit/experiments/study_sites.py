@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slivit.experiments.study_schedule import Found
+from slivit.experiments.study_schedule import State
 
 if TYPE_CHECKING:
     from slivit.experiments.study_grid import Grid
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def measure_sites(
-    grid: Grid, states: Mapping[Path, Found], own: Compared, metrics: Sequence[str], options: Mapping[str, Any]
+    grid: Grid, states: Mapping[Path, State], own: Compared, metrics: Sequence[str], options: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """The results of every run on every further set. Sets are never put together.
 
@@ -24,19 +24,19 @@ def measure_sites(
         grid: of the study.
         states: what there is of every run and test.
         own: the methods on the study's own test rows.
-        metrics: the main ones, of which gaps are told.
+        metrics: the main ones, of which gaps are listed.
         options: how cases are drawn.
     """
     from slivit.experiments.study_table import Compared
 
-    found = []
+    sites = []
     for name in grid.recipe.tests:
         jobs = [job for job in grid.tests if job.test == name and states[job.folder] == "done"]
         if not jobs:
             continue
         site = Compared.of(grid, jobs, options, tested=False)
         table = site.matched.first.table
-        found.append(
+        sites.append(
             {
                 "name": name,
                 "targets": list(site.matched.first.task.targets),
@@ -50,7 +50,7 @@ def measure_sites(
                 "gaps": list(_gaps(own, site, metrics)),
             }
         )
-    return found
+    return sites
 
 
 def _gaps(own: Compared, site: Compared, metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -68,8 +68,8 @@ def _gaps(own: Compared, site: Compared, metrics: Sequence[str]) -> Iterator[dic
             (here, drawn), (there, other) = _mean(own, j, labels), _mean(site, i, labels)
             # The two samples are independent, so the draws of one are paired with those of the other in another order.
             values = drawn - np.random.default_rng(0).permutation(other)
-            told = percentile(here - there, values, len(drawn), own.matched.first.plan.level).to_dict()
-            shown = {key: told[key] for key in ("value", "low", "high")}
+            estimate = percentile(here - there, values, len(drawn), own.matched.first.plan.level).to_dict()
+            shown = {key: estimate[key] for key in ("value", "low", "high")}
             names = sorted(label.partition("/")[2] for label in labels if "/" in label)
             axes = dict(zip(("model", "start", "fraction"), cell, strict=True))
             yield {**axes, "metric": metric, "labels": names, "own": here, "site": there, **shown}

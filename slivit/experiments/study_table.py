@@ -14,7 +14,7 @@ from slivit.evaluate.compare import check_metrics
 from slivit.evaluate.comparing import Matched
 from slivit.evaluate.methods import Method, check_scans, read_run
 from slivit.experiments.study_grid import AS_GIVEN, RUNS, Grid, Job
-from slivit.experiments.study_schedule import Found, outcome
+from slivit.experiments.study_schedule import State, outcome
 from slivit.folder import SPLIT
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class Compared:
         return spreads
 
 
-def measure_study(grid: Grid, states: Mapping[Path, Found]) -> dict[str, Any]:
-    """Everything that is told of a study, as plain values for `study.json`.
+def measure_study(grid: Grid, states: Mapping[Path, State]) -> dict[str, Any]:
+    """Everything that is said of a study, as plain values for `study.json`.
 
     Args:
         grid: of the study.
@@ -106,7 +106,7 @@ def measure_study(grid: Grid, states: Mapping[Path, Found]) -> dict[str, Any]:
         "groups": list(measure_groups(grid, compared, wanted)),
         "shuffles": measure_shuffles(grid, states, compared, wanted),
         "sites": measure_sites(grid, states, compared, wanted, options),
-        "runs": [_told(job, states[job.folder]) for job in (*grid.before.values(), *grid.jobs, *grid.beside)],
+        "runs": [_run(job, states[job.folder]) for job in (*grid.before.values(), *grid.jobs, *grid.beside)],
         "excluded": grid.excluded,
     }
 
@@ -184,12 +184,12 @@ def _tests(compared: Compared, wanted: Sequence[str]) -> Iterator[dict[str, Any]
     ]
     place = {method.name: cell for method, cell in zip(compared.matched.methods, compared.cells, strict=True)}
     for name in dict.fromkeys(test.method for test in tests):
-        for told in comparing.adjusted([test for test in tests if test.method == name]):
-            first, second = (dict(zip(CELL, place[side], strict=True)) for side in told["names"])
-            yield {**told, **first, "reference": second}
+        for entry in comparing.adjusted([test for test in tests if test.method == name]):
+            first, second = (dict(zip(CELL, place[side], strict=True)) for side in entry["names"])
+            yield {**entry, **first, "reference": second}
 
 
-def _told(job: Job, state: Found) -> dict[str, Any]:
+def _run(job: Job, state: State) -> dict[str, Any]:
     """A run as it stands."""
     known = outcome(job.folder)
     seconds = known.get("seconds") if state == "done" else None

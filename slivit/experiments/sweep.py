@@ -328,14 +328,14 @@ def trial_line(study: Study, sweep: Sweep) -> str:
     """The trial of this process that ended last, and the best of all, in one line."""
     mine = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(searching.WORKER) == sweep.worker]
     last = mine[-1]
-    found = searching.results_of(study, sweep.recipe, sweep.base.fit.monitor, importances=False)
+    result = searching.results_of(study, sweep.recipe, sweep.base.fit.monitor, importances=False)
     place = searching.places(study.get_trials(deepcopy=False))[last.number]
-    told = next(t for t in found["trials"] if t["number"] == place)
-    values = ", ".join(f"{key} {searching.value_text(value)}" for key, value in told["values"].items())
-    score = f" {told['value']:.4f}" if told["value"] is not None else f" ({told['why']})" if told["why"] else ""
-    best = next((t for t in found["trials"] if t["number"] == found["best"]), None)
+    row = next(t for t in result["trials"] if t["number"] == place)
+    values = ", ".join(f"{key} {searching.value_text(value)}" for key, value in row["values"].items())
+    score = f" {row['value']:.4f}" if row["value"] is not None else f" ({row['why']})" if row["why"] else ""
+    best = next((t for t in result["trials"] if t["number"] == result["best"]), None)
     ahead = f"; best {best['value']:.4f} (trial {best['number']})" if best else ""
-    return f"trial {place} of {sweep.recipe.trials} {told['state']}{score}: {values}{ahead}"
+    return f"trial {place} of {sweep.recipe.trials} {row['state']}{score}: {values}{ahead}"
 
 
 def give_up(study: Study, sweep: Sweep) -> None:
@@ -359,35 +359,35 @@ def finish(study: Study, recipe: SweepRecipe, base: FinetuneRecipe, folder: Path
     """
     from slivit.report.sweep_page import write_sweep
 
-    found = searching.results_of(study, recipe, base.fit.monitor)
-    write_json(folder / "sweep.json", found)
-    _write_csv(folder / "trials.csv", found)
-    if found["best"] is None:
+    result = searching.results_of(study, recipe, base.fit.monitor)
+    write_json(folder / "sweep.json", result)
+    _write_csv(folder / "trials.csv", result)
+    if result["best"] is None:
         raise SlivitError(f"{folder}: no trial was finished; go on with more trials")
-    best = next(t for t in found["trials"] if t["number"] == found["best"])
+    best = next(t for t in result["trials"] if t["number"] == result["best"])
     chosen = changed(base, {**best["values"], "out": str(folder / "best")}, "the best recipe")
     head = (
-        f"# The best of {len(found['trials'])} trials: {base.fit.monitor} {best['value']:.4f} on the validation rows\n"
+        f"# The best of {len(result['trials'])} trials: {base.fit.monitor} {best['value']:.4f} on the validation rows\n"
     )
     write_text(folder / BEST, head + resolved_toml(chosen))
-    log.info("page: %s", write_sweep(folder, found))
-    for line in lines(found):
+    log.info("page: %s", write_sweep(folder, result))
+    for line in lines(result):
         log.info("%s", line)
     log.info("train and test the best: slivit finetune %s", folder / BEST)
 
 
-def _write_csv(path: Path, found: dict[str, Any]) -> None:
+def _write_csv(path: Path, result: dict[str, Any]) -> None:
     import pandas as pd
 
     kept = ("number", "state", "value", "epochs", "seconds", "why")
-    rows = [{**{k: t[k] for k in kept}, **t["values"]} for t in found["trials"]]
+    rows = [{**{k: t[k] for k in kept}, **t["values"]} for t in result["trials"]]
     write_table(path, pd.DataFrame(rows))
 
 
-def lines(found: dict[str, Any], most: int = 5) -> Iterator[str]:
+def lines(result: dict[str, Any], most: int = 5) -> Iterator[str]:
     """The best trials, one line each."""
-    finished = [t for t in found["trials"] if t["state"] == "finished"]
-    finished.sort(key=lambda t: (t["value"] if found["falls"] else -t["value"], t["number"]))
+    finished = [t for t in result["trials"] if t["state"] == "finished"]
+    finished.sort(key=lambda t: (t["value"] if result["falls"] else -t["value"], t["number"]))
     for trial in finished[:most]:
         values = ", ".join(f"{key} {searching.value_text(value)}" for key, value in trial["values"].items())
-        yield f"{found['monitor']} {trial['value']:.4f}  trial {trial['number']}: {values}"
+        yield f"{result['monitor']} {trial['value']:.4f}  trial {trial['number']}: {values}"

@@ -152,9 +152,9 @@ def _video_tokens(model: Any, x: Tensor) -> Tensor:
 
 def token_grid(model: Any, x: Tensor) -> tuple[int, int, int]:
     """Tokens along slices, rows and columns of one of transformers' video networks."""
-    settings = model.backbone.get_submodule(model.backbone.prefix).config
-    tubelet = getattr(settings, "tubelet_size", 1)
-    cell = (tubelet, settings.patch_size, settings.patch_size) if isinstance(tubelet, int) else tubelet
+    config = model.backbone.get_submodule(model.backbone.prefix).config
+    tubelet = getattr(config, "tubelet_size", 1)
+    cell = (tubelet, config.patch_size, config.patch_size) if isinstance(tubelet, int) else tubelet
     slices, rows, columns = (size // side for size, side in zip(x.shape[2:], cell, strict=True))
     return slices, rows, columns
 

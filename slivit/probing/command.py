@@ -65,10 +65,10 @@ def run(recipe: ProbeRecipe, *, overwrite: bool = False, resume: bool = False) -
         manifest.to_csv(folder / SPLIT)
         extracted = extracted_features(recipe, network, manifest)
         probed = probed_splits(recipe, network, manifest, extracted)
-        told = {"linear": _linear(folder, recipe, network, manifest, probed, metric)}
+        results = {"linear": _linear(folder, recipe, network, manifest, probed, metric)}
         if recipe.knn.run:
-            told["knn"] = _neighbours(folder / KNN, recipe, manifest, probed, metric)
-        write_json(folder / PROBE, {**described(network, extracted, probed), **told})
+            results["knn"] = _neighbours(folder / KNN, recipe, manifest, probed, metric)
+        write_json(folder / PROBE, {**described(network, extracted, probed), **results})
     return folder
 
 
@@ -132,7 +132,7 @@ def extracted_features(recipe: ProbeRecipe, network: Checkpoint, manifest: Manif
     """The features of all rows, in the order of the manifest."""
     from slivit.probing.extract import extract
 
-    found = extract(
+    extracted = extract(
         network.model,
         [str(row["path"]) for row in manifest.rows()],
         network.preprocessing,
@@ -144,9 +144,9 @@ def extracted_features(recipe: ProbeRecipe, network: Checkpoint, manifest: Manif
         cache=cache_of(recipe.data),
         progress=True,
     )
-    there = len(manifest) - found.computed
-    log.info("features: %d scans computed in %.1f s, %d were there", found.computed, found.seconds, there)
-    return found
+    there = len(manifest) - extracted.computed
+    log.info("features: %d scans computed in %.1f s, %d were there", extracted.computed, extracted.seconds, there)
+    return extracted
 
 
 def probed_splits(recipe: ProbeRecipe, network: Checkpoint, manifest: Manifest, extracted: Extracted) -> Probed:

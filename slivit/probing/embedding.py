@@ -186,11 +186,11 @@ def embed(
     model, settings, origin = _embedder(recipe)
     if cluster or processes:
         precision = _elsewhere(recipe, list(dict.fromkeys(paths)), processes, cluster)
-        found = stored(model, paths, settings, _folder(recipe), precision)
+        extracted = stored(model, paths, settings, _folder(recipe), precision)
     else:
-        found = _extracted(recipe, model, settings, paths, progress)
-    about = about_features(model, found, settings) | {"origin": origin}
-    write_embeddings(out, Embeddings(frame, found.parts, about))
+        extracted = _extracted(recipe, model, settings, paths, progress)
+    about = about_features(model, extracted, settings) | {"origin": origin}
+    write_embeddings(out, Embeddings(frame, extracted.parts, about))
     return out
 
 

@@ -83,7 +83,7 @@ def extract(
     weights = read_digest(model)
     store = FeatureStore(folder, _about(model, weights, settings, engine.precision))
     digests = [store.digest(path) for path in paths]
-    there = store.found()
+    there = store.places()
     missing = {d: path for d, path in zip(digests, paths, strict=True) if d not in there}
     begun = time.perf_counter()
     _keep(store, list(missing), _features(engine, list(missing.values()), progress))
@@ -106,7 +106,7 @@ def stored(
     weights = read_digest(model)
     store = FeatureStore(folder, _about(model, weights, settings, precision))
     digests = [store.digest(path) for path in paths]
-    there = store.found()
+    there = store.places()
     if absent := next((path for path, digest in zip(paths, digests, strict=True) if digest not in there), ""):
         raise ReadError(f"{absent}: its features are not in {folder}; do all machines see the same folder there?")
     return Extracted(store.load(digests), len(set(digests)), 0.0, weights, precision)
@@ -122,9 +122,9 @@ def read_digest(model: nn.Module) -> str:
     return weights_digest(model.get_submodule("backbone")) if offers else weights_digest(model, without="head")
 
 
-def about_features(model: nn.Module, found: Extracted, settings: Preprocessing) -> dict[str, Any]:
+def about_features(model: nn.Module, extracted: Extracted, settings: Preprocessing) -> dict[str, Any]:
     """All that extracted features depend on beside the scans, as plain values."""
-    return _about(model, found.weights, settings, found.precision)
+    return _about(model, extracted.weights, settings, extracted.precision)
 
 
 def _about(model: nn.Module, weights: str, settings: Preprocessing, precision: str) -> dict[str, Any]:

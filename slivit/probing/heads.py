@@ -117,7 +117,7 @@ def _linear_candidates(probed: Probed, grid: HeadGrid, loss: TaskLoss) -> Iterat
     logits = {split: grid.logits(probed.parts[split]) for split in probed.y if split != "train"}
     for name in grid.sets:
         for index, rate in enumerate(grid.rates):
-            said = {split: loss.activation(found[name][index]) for split, found in logits.items()}
+            said = {split: loss.activation(by_set[name][index]) for split, by_set in logits.items()}
             yield Candidate({"features": name, "learning_rate": rate}, said)
 
 
@@ -133,12 +133,12 @@ def knn_candidates(probed: Probed, settings: Knn) -> Iterator[Candidate]:
     splits = [split for split in probed.y if split != "train"]
     for name, parts in probed.sets.items():
         train_x = join(probed.parts["train"], parts)
-        found = {
+        grids = {
             split: knn.knn_grid(train_x, train_y, join(probed.parts[split], parts), ks, settings.temperature)
             for split in splits
         }
         for k in ks:
-            yield Candidate({"features": name, "neighbours": k}, {split: found[split][k] for split in splits})
+            yield Candidate({"features": name, "neighbours": k}, {split: grids[split][k] for split in splits})
 
 
 def _answers(task: Task, y: Tensor) -> Tensor:

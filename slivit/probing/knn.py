@@ -63,15 +63,15 @@ def knn_grid(
     _check(train_x, train_y, test_x, ks, temperature)
     answers = F.one_hot(train_y).float() if train_y.ndim == 1 else train_y.float()
     train = F.normalize(train_x.float(), dim=1)
-    found: dict[int, list[Tensor]] = {k: [] for k in ks}
+    means: dict[int, list[Tensor]] = {k: [] for k in ks}
     for rows in test_x.float().split(CHUNK):
         similar, nearest = (F.normalize(rows, dim=1) @ train.T).topk(min(max(ks), len(train)), dim=1)
         # Relative to the nearest, so that a small temperature does not overflow; the factor cancels out.
         weights = ((similar - similar[:, :1]) / temperature).exp()
         for k in ks:
-            found[k].append(_weighted_mean(answers[nearest[:, :k]], weights[:, :k]))
+            means[k].append(_weighted_mean(answers[nearest[:, :k]], weights[:, :k]))
     empty = answers.new_zeros(0, answers.shape[1])
-    return {k: torch.cat([empty, *parts]) for k, parts in found.items()}
+    return {k: torch.cat([empty, *parts]) for k, parts in means.items()}
 
 
 def _weighted_mean(answers: Tensor, weights: Tensor) -> Tensor:

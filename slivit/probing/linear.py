@@ -234,18 +234,18 @@ class _Training:
         """The heads as they are now, by set."""
         trained = {name: self._trained(name) for name in self.sets}
         weights = {name: torch.cat([trained[name][part] for part in names], -1) for name, names in self.sets.items()}
-        return HeadGrid(self.sets, self.rates, weights, {name: found[BIAS][..., 0] for name, found in trained.items()})
+        return HeadGrid(self.sets, self.rates, weights, {name: parts[BIAS][..., 0] for name, parts in trained.items()})
 
     def _trained(self, name: str) -> dict[str, Tensor]:
         """By part: the (R, k, d) weights of a set's heads."""
-        found: dict[str, Tensor] = {}
+        weights: dict[str, Tensor] = {}
         for block in self.blocks:
             if name in block.readers:
                 heads = block.weight.unflatten(0, (len(block.readers), len(self.rates), self.outputs))
                 widths = [self.parts[part].shape[1] for part in block.parts]
                 split = heads[block.readers.index(name)].split(widths, -1)
-                found |= dict(zip(block.parts, split, strict=True))
-        return found
+                weights |= dict(zip(block.parts, split, strict=True))
+        return weights
 
 
 def _check(

@@ -25,10 +25,10 @@ def components(tokens: Tensor, count: int) -> Tensor:
     """
     centred = tokens.double() - tokens.double().mean(0)
     left, lengths, _ = torch.linalg.svd(centred, full_matrices=False)
-    found = (left * lengths)[:, :count]
-    extremes = found.gather(0, found.abs().argmax(0, keepdim=True))
-    found = found * torch.where(extremes < 0, -1.0, 1.0)
-    return torch.nn.functional.pad(found, (0, count - found.shape[1]))
+    scores = (left * lengths)[:, :count]
+    extremes = scores.gather(0, scores.abs().argmax(0, keepdim=True))
+    scores = scores * torch.where(extremes < 0, -1.0, 1.0)
+    return torch.nn.functional.pad(scores, (0, count - scores.shape[1]))
 
 
 def foreground(tokens: Tensor, brightness: Tensor) -> Tensor:
@@ -87,8 +87,8 @@ def pca_colours(tokens: Tensor, kept: Tensor) -> Tensor:
     colours = torch.zeros(len(tokens), 3, dtype=torch.float64)
     if not kept.any():
         return colours
-    found = components(tokens[kept], 3)
-    low, high = (torch.quantile(found, share, dim=0) for share in SHOWN)
-    spread = torch.where(high > low, high - low, 1.0)
-    colours[kept] = ((found - low) / spread).clamp(0, 1)
+    scores = components(tokens[kept], 3)
+    low, high = (torch.quantile(scores, share, dim=0) for share in SHOWN)
+    width = torch.where(high > low, high - low, 1.0)
+    colours[kept] = ((scores - low) / width).clamp(0, 1)
     return colours

@@ -120,9 +120,9 @@ def _attention(model: nn.Module, x: Tensor, head: int | None) -> Tensor | None:
         if head is not None:
             raise ModelError(f"{spec_of(model).name} has no class token, so there is no attention of head {head}")
         return None
-    found: Tensor = maps(x)[0].float().cpu()
+    heads: Tensor = maps(x)[0].float().cpu()
     if head is None:
-        return found
-    if not 0 <= head < len(found):
-        raise ModelError(f"{spec_of(model).name} has {len(found)} heads, 0 to {len(found) - 1}; got head {head}")
-    return found[head : head + 1]
+        return heads
+    if not 0 <= head < len(heads):
+        raise ModelError(f"{spec_of(model).name} has {len(heads)} heads, 0 to {len(heads) - 1}; got head {head}")
+    return heads[head : head + 1]

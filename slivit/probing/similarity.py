@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 TABLE, SUMMARY, FIGURE = "similarity.csv", "similarity.json", "similarity.png"
 TOP = 0.05
-"""The share of slices with the highest values whose mean is told beside that of all."""
+"""The share of slices with the highest values whose mean is given beside that of all."""
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:
@@ -116,12 +116,12 @@ def compare_backbones(
     folder = open_results(out, overwrite=overwrite)
     rows = [row for path in paths for row in scan_similarities(path, networks, settings)]
     table = pd.DataFrame(rows)
-    found = summary_of(table)
+    summary = summary_of(table)
     write_table(folder / TABLE, table)
-    write_json(folder / SUMMARY, found)
-    for pair in found["pairs"]:
+    write_json(folder / SUMMARY, summary)
+    for pair in summary["pairs"]:
         log.info("%s and %s: CKA %.3f, top 5%% %.3f", pair["first"], pair["second"], pair["mean"], pair["top"])
-    draw(found, folder / FIGURE)
+    draw(summary, folder / FIGURE)
     return folder
 
 
@@ -149,8 +149,8 @@ def summary_of(table: pd.DataFrame) -> dict[str, Any]:
         by_volume[f"{first} and {second}"] = part.groupby("path", sort=True)["cka"].mean()
         volumes = by_volume[f"{first} and {second}"]
         sd = float(volumes.std(ddof=1)) if len(volumes) > 1 else None
-        told = {"mean": float(volumes.mean()), "sd": sd, "top": float(np.sort(values)[-count:].mean())}
-        pairs.append({"first": first, "second": second, **told, "slices": len(values), "volumes": len(volumes)})
+        means = {"mean": float(volumes.mean()), "sd": sd, "top": float(np.sort(values)[-count:].mean())}
+        pairs.append({"first": first, "second": second, **means, "slices": len(values), "volumes": len(volumes)})
     tests: list[dict[str, Any]] = []
     for one, other in combinations(by_volume, 2):
         both = pd.concat([by_volume[one], by_volume[other]], axis=1).dropna()
@@ -165,13 +165,13 @@ def summary_of(table: pd.DataFrame) -> dict[str, Any]:
     return {"schema": "slivit.similarity", "version": 1, "pairs": pairs, "tests": tests}
 
 
-def draw(found: Mapping[str, Any], path: Path) -> None:
+def draw(summary: Mapping[str, Any], path: Path) -> None:
     """Draw the mean and the top 5% of every pair of networks."""
     from slivit.report.draw import new_figure, styled
     from slivit.report.style import PALETTE
 
     with styled():
-        pairs = found["pairs"]
+        pairs = summary["pairs"]
         figure, ax = new_figure(1.2 + 0.45 * len(pairs))
         for place, pair in enumerate(pairs):
             ax.errorbar(pair["mean"], place, xerr=pair["sd"], fmt="o", color=PALETTE[0], capsize=3)

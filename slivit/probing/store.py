@@ -79,7 +79,7 @@ class FeatureStore:
         except OSError as error:
             raise ReadError(f"{path}: its files cannot be looked at ({error.strerror or error})") from error
 
-    def found(self) -> dict[str, tuple[Path, int]]:
+    def places(self) -> dict[str, tuple[Path, int]]:
         """Where the features of each scan are: file and row by digest."""
         places: dict[str, tuple[Path, int]] = {}
         for file in sorted(self.folder.glob("*.safetensors")):
@@ -107,7 +107,7 @@ class FeatureStore:
         """
         from safetensors.torch import load_file
 
-        places = self.found()
+        places = self.places()
         files = {file: load_file(file) for file in {places[digest][0] for digest in digests}}
         rows = [places[digest] for digest in digests]
         names = next(iter(files.values()), {})

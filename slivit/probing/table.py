@@ -162,8 +162,8 @@ def run(recipe: TableRecipe, *, overwrite: bool = False) -> Path:
         write_text(folder / RECIPE, resolved_toml(recipe))
         manifest.to_csv(folder / SPLIT)
         report(folder, recipe, manifest, choice)
-        told = {"embeddings": dict(embeddings.about), "chosen": dict(choice.chosen), "heads": len(choice.grid)}
-        write_json(folder / PROBE, told)
+        facts = {"embeddings": dict(embeddings.about), "chosen": dict(choice.chosen), "heads": len(choice.grid)}
+        write_json(folder / PROBE, facts)
     return folder
 
 

@@ -15,7 +15,7 @@ from slivit.report.tables import Grid
 from slivit.targets.task import Task
 
 PAGE, FIGURES = "auto.html", "figures"
-Found = Mapping[str, Any]
+Facts = Mapping[str, Any]
 TITLES = {"mean": "mean of the training scans", "everything": "all features"}
 WORTH = 0.01
 """By how much twice the labels must have raised the main metric for more of them to be thought to help."""
@@ -23,31 +23,31 @@ NOTHING = {"roc_auc": (0.5, "chance"), "r2": (0.0, "mean")}
 """What a metric is where nothing was learned, and how that is called."""
 
 
-def write_auto(out: Path | str, found: Found) -> Path:
+def write_auto(out: Path | str, facts: Facts) -> Path:
     """Write the page of a planned run and its figures.
 
     Args:
         out: the folder: `auto.html`, and `figures/`.
-        found: `auto.json`.
+        facts: `auto.json`.
 
     Returns:
         The page.
     """
-    task, plan = Task(**found["task"]), found["plan"]
+    task, plan = Task(**facts["task"]), facts["plan"]
     context = {
         "title": f"slivit auto: {named_targets(task)}",
         "task": task,
-        "found": found,
+        "facts": facts,
         "plan": plan,
-        "sentences": found["sentences"],
-        "board": board(found, task),
-        "comparisons": comparisons(found),
+        "sentences": facts["sentences"],
+        "board": board(facts, task),
+        "comparisons": comparisons(facts),
         "candidates": candidates(plan),
         "networks": count(len(plan["candidates"]), "network"),
         "view": shlex.join(["slivit", "view", str(Path(out).parent)]),
     }
     with styled():
-        plots = {"all": [_figure(found, task)]}
+        plots = {"all": [_figure(facts, task)]}
         return render("auto.html.j2", context, plots, Path(out), page=PAGE, figures=FIGURES)
 
 
@@ -59,48 +59,48 @@ def title(name: str) -> str:
     return f"{TITLES.get(features, features.replace('_', ' '))}, {model}"
 
 
-def sentences(found: Found, best: Mapping[str, str]) -> Iterator[str]:
+def sentences(facts: Facts, best: Mapping[str, str]) -> Iterator[str]:
     """The answers in plain words, the one that matters most first.
 
     Args:
-        found: `auto.json`, so far.
+        facts: `auto.json`, so far.
         best: the best of each group ("network", "simple", "baseline", "frozen", "member") by the main metric.
     """
-    metric, board = found["metrics"][0], found["leaderboard"]
-    tests = {tuple(t["names"]): t for t in found["comparisons"]}
-    told = "mean" not in board or board["ensemble"][metric]["low"] is None or _better_than_chance(board, metric)
-    if not told:
+    metric, board = facts["metrics"][0], facts["leaderboard"]
+    tests = {tuple(t["names"]): t for t in facts["comparisons"]}
+    better = "mean" not in board or board["ensemble"][metric]["low"] is None or _better_than_chance(board, metric)
+    if not better:
         yield "No model is clearly better than the mean: that these scans can be predicted is not shown."
-    yield _network_or_not(found, best, tests, metric)
-    yield from _frozen(found, best, tests, metric)
+    yield _network_or_not(facts, best, tests, metric)
+    yield from _frozen(facts, best, tests, metric)
     ensemble = in_words(board["ensemble"][metric])
     yield (
-        f"The ensemble has a {spoken(metric)} of {ensemble} out of fold, over {count(found['scans'], 'scan')} of "
-        f"{count(found['patients'], 'patient')}; each part was predicted by an ensemble that was chosen on the others."
+        f"The ensemble has a {spoken(metric)} of {ensemble} out of fold, over {count(facts['scans'], 'scan')} of "
+        f"{count(facts['patients'], 'patient')}; each part was predicted by an ensemble that was chosen on the others."
     )
-    if alone := found.get("scans_that_train_alone"):
-        folds = f"{found['plan']['trained']} of {found['plan']['folds']} folds"
+    if alone := facts.get("scans_that_train_alone"):
+        folds = f"{facts['plan']['trained']} of {facts['plan']['folds']} folds"
         yield f"There was time to train networks on {folds} alone, so {count(alone, 'scan')} could not be predicted."
     if test := tests.get(("ensemble", best["member"])):
         yield f"Against its best member, {title(best['member'])}: {_difference(test, metric)}."
-    if told:
-        yield from _curve(found, metric)
-    if found["test"]:
-        scans = count(found["test_scans"], "test scan")
-        yield f"On {scans}, read once at the end: {spoken(metric)} {in_words(found['test'][metric])}."
+    if better:
+        yield from _curve(facts, metric)
+    if facts["test"]:
+        scans = count(facts["test_scans"], "test scan")
+        yield f"On {scans}, read once at the end: {spoken(metric)} {in_words(facts['test'][metric])}."
     else:
         yield "There was no test split: all figures are out of fold, and the best of single models is optimistic."
-    if beside := found["task"].get("covariates"):
+    if beside := facts["task"].get("covariates"):
         yield f"Every model but the mean reads {', '.join(beside)} beside the scan, and predictions need them too."
-    for name, why in found["failed"].items():
+    for name, why in facts["failed"].items():
         yield f"The network {name} is left out: {why}"
 
 
-def _network_or_not(found: Found, best: Mapping[str, str], tests: Mapping[Any, Found], metric: str) -> str:
+def _network_or_not(facts: Facts, best: Mapping[str, str], tests: Mapping[Any, Facts], metric: str) -> str:
     if not best["network"]:
         return (
             "No network was trained to the end, so the result rests on models of size, histogram and coarse voxels; "
-            f"more time than the {found['plan']['minutes']:g} minutes (--time) may change that."
+            f"more time than the {facts['plan']['minutes']:g} minutes (--time) may change that."
         )
     against = best["simple"] or best["baseline"]
     test = tests.get((best["network"], against))
@@ -111,90 +111,90 @@ def _network_or_not(found: Found, best: Mapping[str, str], tests: Mapping[Any, F
         verdict = "is better than" if test["difference"] > 0 else "is worse than"
     else:
         verdict = "is not clearly better than" if (test["difference"] or 0) > 0 else "is no better than"
-    beside = [*found["task"].get("covariates", ()), "size"]
+    beside = [*facts["task"].get("covariates", ()), "size"]
     what = f"{', '.join(beside)} and histogram alone" if best["simple"] else "coarse voxels and histogram"
     return f"The best network, {best['network']}, {verdict} {what} ({title(against)}): {_difference(test, metric)}."
 
 
-def _frozen(found: Found, best: Mapping[str, str], tests: Mapping[Any, Found], metric: str) -> Iterator[str]:
+def _frozen(facts: Facts, best: Mapping[str, str], tests: Mapping[Any, Facts], metric: str) -> Iterator[str]:
     """What the frozen features of pre-trained networks are worth, and under which licence their weights are."""
     if not best.get("frozen"):
         return
-    value = in_words(found["leaderboard"][best["frozen"]][metric])
+    value = in_words(facts["leaderboard"][best["frozen"]][metric])
     yield f"Frozen features of a pre-trained network ({title(best['frozen'])}) have a {spoken(metric)} of {value}."
     for other, what in (("network", "the best trained network"), ("baseline", "the best model without a network")):
         if test := tests.get((best["frozen"], best[other])):
             yield f"Against {what}, {title(best[other])}: {_difference(test, metric)}."
-    for frozen in found["plan"]["frozen"]:
-        used = any(name.startswith(f"{frozen['name']}_") for name in found["weights"])
+    for frozen in facts["plan"]["frozen"]:
+        used = any(name.startswith(f"{frozen['name']}_") for name in facts["weights"])
         if frozen["licence"] and used:
             yield f"The result holds the weights of {frozen['name']}, which are under {frozen['licence']}."
 
 
-def _curve(found: Found, metric: str) -> Iterator[str]:
+def _curve(facts: Facts, metric: str) -> Iterator[str]:
     """What more labels would bring, by what fewer would have cost."""
-    if not found.get("curve"):
+    if not facts.get("curve"):
         return
-    values = [point["value"] for point in found["curve"]["points"]]
+    values = [point["value"] for point in facts["curve"]["points"]]
     if None in values:
         return
-    counts = [str(point["trained_on"]) for point in found["curve"]["points"]]
-    told = ", ".join(number(v) for v in values[:-1])
+    counts = [str(point["trained_on"]) for point in facts["curve"]["points"]]
+    earlier = ", ".join(number(v) for v in values[:-1])
     rises = values[-1] - values[-2] > WORTH
     verdict = "so more labels would probably help it" if rises else "so twice as many labels may bring it little"
     yield (
-        f"Trained on {', '.join(counts[:-1])} and {counts[-1]} patients, {title(found['curve']['model'])} has a "
-        f"{spoken(metric)} of {told} and {number(values[-1])}, {verdict}."
+        f"Trained on {', '.join(counts[:-1])} and {counts[-1]} patients, {title(facts['curve']['model'])} has a "
+        f"{spoken(metric)} of {earlier} and {number(values[-1])}, {verdict}."
     )
 
 
-def _difference(test: Found, metric: str) -> str:
+def _difference(test: Facts, metric: str) -> str:
     return (
         f"difference of {spoken(metric)} {number(test['difference'])} (95% interval "
         f"{interval(test['low'], test['high'])}, p = {p_text(test['p_value'])})"
     )
 
 
-def _better_than_chance(board: Found, metric: str) -> bool:
+def _better_than_chance(board: Facts, metric: str) -> bool:
     """Whether the ensemble's interval lies above what says nothing."""
     nothing, _ = NOTHING.get(metric, (-1.0, ""))
     return bool(board["ensemble"][metric]["low"] > nothing)
 
 
-def ordered(found: Found) -> list[str]:
+def ordered(facts: Facts) -> list[str]:
     """The models, the best first by the main metric."""
-    metric = found["metrics"][0]
-    value = {n: e[metric]["value"] for n, e in found["leaderboard"].items()}
+    metric = facts["metrics"][0]
+    value = {n: e[metric]["value"] for n, e in facts["leaderboard"].items()}
     return sorted(value, key=lambda name: -(value[name] if value[name] is not None else -1e9))
 
 
-def board(found: Found, task: Task) -> Grid:
+def board(facts: Facts, task: Task) -> Grid:
     """The leaderboard."""
-    heads = (*((with_unit(m, task.unit), "") for m in found["metrics"]), ("weight", "in the ensemble"))
+    heads = (*((with_unit(m, task.unit), "") for m in facts["metrics"]), ("weight", "in the ensemble"))
     rows = []
-    for name in ordered(found):
-        estimates = found["leaderboard"][name]
+    for name in ordered(facts):
+        estimates = facts["leaderboard"][name]
         cells = [(number(e["value"]), interval(e["low"], e["high"])) for e in estimates.values()]
-        weight = found["weights"].get(name)
+        weight = facts["weights"].get(name)
         rows.append((title(name), (*cells, (f"{weight:.2f}" if weight else "", ""))))
     note = "Out of fold, with 95% intervals over patients. The best of several looks better than it is; "
     return Grid("Leaderboard", heads, tuple(rows), note + "that of the ensemble is from a nested selection.")
 
 
-def comparisons(found: Found) -> Grid | None:
+def comparisons(facts: Facts) -> Grid | None:
     """The differences that the first sentences rest on."""
     rows = tuple(
         (
             " − ".join(title(name) for name in t["names"]),
             ((number(t["difference"]), interval(t["low"], t["high"])), (p_text(t["p_value"]), "")),
         )
-        for t in found["comparisons"]
+        for t in facts["comparisons"]
     )
-    heads = ((f"difference of {spoken(found['metrics'][0])}", ""), ("p", ""))
+    heads = ((f"difference of {spoken(facts['metrics'][0])}", ""), ("p", ""))
     return Grid("On the same scans", heads, rows, "Paired bootstrap over patients.") if rows else None
 
 
-def candidates(plan: Found) -> Grid | None:
+def candidates(plan: Facts) -> Grid | None:
     """The networks that were tried."""
     rows = tuple(
         (c["name"], ((c["model"], ""), (str(c["epochs"]), ""), (f"{c['lr']:g}", ""), (c["why"], "")))
@@ -204,10 +204,10 @@ def candidates(plan: Found) -> Grid | None:
     return Grid("Networks", heads, rows) if rows else None
 
 
-def _figure(found: Found, task: Task) -> Plot:
-    metric = found["metrics"][0]
-    known = [n for n in ordered(found) if found["leaderboard"][n][metric]["value"] is not None]
-    rows: list[Row] = [(title(n), found["leaderboard"][n][metric]) for n in known]
+def _figure(facts: Facts, task: Task) -> Plot:
+    metric = facts["metrics"][0]
+    known = [n for n in ordered(facts) if facts["leaderboard"][n][metric]["value"] is not None]
+    rows: list[Row] = [(title(n), facts["leaderboard"][n][metric]) for n in known]
     caption = "Squares: value out of fold; bars: 95% interval over patients. The best is on top."
     name = with_unit(metric, task.unit)
     line, text = NOTHING.get(metric, (None, ""))

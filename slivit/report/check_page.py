@@ -77,8 +77,8 @@ def write_check_page(result: CheckResult, path: Path | str, *, pictures: int = 1
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    told = unusual_notes(result.table)
-    result = replace(result, table=result.table.assign(notes=told))
+    notes = unusual_notes(result.table)
+    result = replace(result, table=result.table.assign(notes=notes))
     shown = _chosen(result.table, pictures)
     stream = environment.get_template("check.html.j2").stream(
         result=result,
@@ -125,8 +125,8 @@ def _charts(result: CheckResult) -> list[Counts | Histogram]:
         if not task.makes_calls:
             return [_histogram(table, name, task.unit) for name in names if _numeric(table[name])]
         return [_counts(table, name) for name in names]
-    first_found = list(table.columns).index("problem")
-    names = [c for c in table.columns[3:first_found] if table[c].nunique() > 1]
+    added = list(table.columns).index("problem")
+    names = [c for c in table.columns[3:added] if table[c].nunique() > 1]
     others = [c for c in names if _numeric(table[c]) or table[c].nunique() <= _CLASSES]
     return [
         _counts(table, c) if table[c].nunique() <= 10 or not _numeric(table[c]) else _histogram(table, c, "")
@@ -223,7 +223,7 @@ def _figure(result: CheckResult, row: Any) -> dict[str, Any]:
         "path": scan["path"],
         "file": _file_name(str(scan["path"])),
         "picture": f"data:image/jpeg;base64,{b64encode(picture).decode()}" if picture else "",
-        "told": " · ".join(filter(None, [str(scan["split"]), *labels])),
+        "caption": " · ".join(filter(None, [str(scan["split"]), *labels])),
         "shape": _shape(scan) if not scan["problem"] else "",
         "odd": list(_oddities(scan)),
     }

@@ -83,14 +83,14 @@ def sentences(comparison: Mapping[str, Any], task: Task) -> Iterator[str]:
     yield f"The best {spoken(metric)} is that of {best}: {in_words(known[best], unit)}."
     tests = [t for t in _main_tests(comparison, metric) if best in t["names"]]
     for test in tests:
-        yield _told_test(test, best, metric, unit)
+        yield _test_sentence(test, best, metric, unit)
 
 
 def _main_tests(comparison: Mapping[str, Any], metric: str) -> list[Mapping[str, Any]]:
     return [t for t in comparison["comparisons"] if t["method"] == "paired bootstrap" and t["metric"] == metric]
 
 
-def _told_test(test: Mapping[str, Any], best: str, metric: str, unit: str) -> str:
+def _test_sentence(test: Mapping[str, Any], best: str, metric: str, unit: str) -> str:
     first, second = test["names"]
     if test["difference"] is None:
         return f"{first} and {second} cannot be compared: {test['why']}."

@@ -148,32 +148,32 @@ def overlays(
             volume = read_scan(row, settings)
             true = read_mask(row, volume, task, settings, align)
             options = mask_options(volume, row, settings)
-            found = task.numbered(read_volume(str(masks / f"{name}.nii.gz"), **options).array)
+            predicted = task.numbered(read_volume(str(masks / f"{name}.nii.gz"), **options).array)
         except SlivitError:
             continue  # a file that went away meanwhile; the table has the case all the same
         title = f"{word.capitalize()}: {name}, Dice {number(float(means.iloc[place]))}"
-        yield overlay_plot(volume, true, found, task, f"case-{word}", title)
+        yield overlay_plot(volume, true, predicted, task, f"case-{word}", title)
 
 
-def overlay_plot(volume: Volume, true: Numbers, found: Numbers, task: Segmentation, key: str, title: str) -> Plot:
+def overlay_plot(volume: Volume, true: Numbers, predicted: Numbers, task: Segmentation, key: str, title: str) -> Plot:
     """One case in three planes through the middle of its mask.
 
     Args:
         volume: the scan.
         true: (D, H, W) numbers of labels.
-        found: as `true`, predicted.
+        predicted: as `true`, predicted.
         task: the names of labels.
         key: of the figure's files.
         title: above it.
     """
     from matplotlib.patches import Patch
 
-    either = np.argwhere(((true > 0) & (true < 255)) | (found > 0))
+    either = np.argwhere(((true > 0) & (true < 255)) | (predicted > 0))
     at = np.median(either, 0).astype(int) if len(either) else np.array(true.shape) // 2
     spacing = volume.spacing or (1.0, 1.0, 1.0)
     figure, axes = new_figure(5.2, width=7.2, nrows=2, ncols=3, squeeze=False)
     grey = windowed(volume.by_channel()[0].array)
-    for line, (numbers, word) in enumerate(((true, "true"), (found, "predicted"))):
+    for line, (numbers, word) in enumerate(((true, "true"), (predicted, "predicted"))):
         for across in range(3):
             ax, others = axes[line, across], [i for i in range(3) if i != across]
             aspect = spacing[others[0]] / spacing[others[1]]
@@ -253,11 +253,11 @@ def volume_plot(cases: pd.DataFrame, structure: str, place: int, settings: Mappi
     from slivit.statistics import bland_altman as agreement
 
     own = cases[cases["structure"] == structure]
-    true, found = own["true_ml"].to_numpy(float), own["predicted_ml"].to_numpy(float)
-    kept = np.isfinite(true) & np.isfinite(found)
+    true, predicted = own["true_ml"].to_numpy(float), own["predicted_ml"].to_numpy(float)
+    kept = np.isfinite(true) & np.isfinite(predicted)
     groups = own.loc[kept, "patient"].to_numpy(str) if settings["by_patient"] else None
     plan = Plan(level=settings["level"], draws=settings["draws"], groups=groups)
-    agreed = agreement(true[kept], found[kept], plan=plan)
+    agreed = agreement(true[kept], predicted[kept], plan=plan)
     lines = {name: getattr(agreed, name).to_dict() for name in LIMITS}
     key, title = f"volume-{place + 1}", f"Volume of {structure}"
-    return bland_altman(lines, structure, true[kept], found[kept], "mL", key, title)
+    return bland_altman(lines, structure, true[kept], predicted[kept], "mL", key, title)

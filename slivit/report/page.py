@@ -235,8 +235,8 @@ def _doubts(rows: pd.DataFrame, reviews: Path | None) -> list[str]:
     if not notes or "path" not in rows:
         return []
     scans = rows[[c for c in ("path", "series") if c in rows]].to_dict("records")
-    told = in_words(notes, {scan_key({str(k): v for k, v in scan.items()}) for scan in scans})
-    return [f"{told} by people who looked at the scans ({reviews}); they count here as labelled."] if told else []
+    doubts = in_words(notes, {scan_key({str(k): v for k, v in scan.items()}) for scan in scans})
+    return [f"{doubts} by people who looked at the scans ({reviews}); they count here as labelled."] if doubts else []
 
 
 def named_targets(task: Task) -> str:

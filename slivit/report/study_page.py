@@ -247,7 +247,7 @@ def _test_cells(test: Values) -> tuple[Cell, ...]:
 
 
 def group_grids(study: Values, task: Task) -> Iterator[Grid]:
-    """A table for each metric of what is told of groups of models: a row a statistic, a column a share."""
+    """A table for each metric of the statistics of groups of models: a row a statistic, a column a share."""
     entries = study.get("groups", [])
     fractions = study["settings"]["fractions"]
     for metric in dict.fromkeys(entry["metric"] for entry in entries):
@@ -340,9 +340,9 @@ def shuffle_grids(study: Values, task: Task) -> Iterator[Grid]:
         for e in (e for e in entries if e["metric"] == metric):
             name = f"{method_title(study, e['model'], e['start'])}, {share_text(e['fraction'])}, seed {e['seed']}"
             own = number(e["value"], digits), interval(e["low"], e["high"], digits)
-            spread = f"{number(e['least'], digits)} to {number(e['most'], digits)}"
+            ends = f"{number(e['least'], digits)} to {number(e['most'], digits)}"
             rank = "–" if e["rank"] is None else f"{e['rank']} of {e['copies'] + 1}"
-            rows.append((name, (own, (number(e["mean"], digits), spread), (rank, ""), (p_text(e["p_value"]), ""))))
+            rows.append((name, (own, (number(e["mean"], digits), ends), (rank, ""), (p_text(e["p_value"]), ""))))
         heads = tuple((text, "") for text in ("in order", "shuffled, mean", "rank", "p"))
         note = "Below the first its interval over test scans (of the mean over seeds), below the second the range."
         yield Grid(f"Slices in other orders: {with_unit(metric, task.unit)}", heads, tuple(rows), note)

@@ -26,8 +26,8 @@ def sentences(split: Split, task: Task, metrics: Mapping[str, Any], where: str) 
         where: what the scans are called, as "test".
     """
     yield _scans(split, task, where)
-    found = metrics.get("baseline")
-    yield from no_better(found if found and found["split"] == where else None, split, task)
+    baseline = metrics.get("baseline")
+    yield from no_better(baseline if baseline and baseline["split"] == where else None, split, task)
     for name in task.findings:
         yield from FINDINGS[name](split, task, metrics)
     if "subgroups" in split:
@@ -35,11 +35,11 @@ def sentences(split: Split, task: Task, metrics: Mapping[str, Any], where: str) 
     yield from _readers(split)
 
 
-def no_better(found: Mapping[str, Any] | None, split: Split, task: Task) -> Iterator[str]:
+def no_better(baseline: Mapping[str, Any] | None, split: Split, task: Task) -> Iterator[str]:
     """Whether the model is better than the mean, and than size and histogram, in plain words.
 
     Args:
-        found: the comparison with a baseline of `slivit.evaluate.baselines`, if there was one.
+        baseline: the comparison with a baseline of `slivit.evaluate.baselines`, if there was one.
         split: the metrics of the same scans.
         task: what is predicted.
     """
@@ -48,22 +48,22 @@ def no_better(found: Mapping[str, Any] | None, split: Split, task: Task) -> Iter
     if own and nothing is not None and own["low"] is not None and own["low"] <= nothing:
         what = "chance" if task.makes_calls else "the mean of the training scans"
         yield f"It is not shown to be better than {what}: {spoken(metric)} {interval(own['low'], own['high'])}."
-    for one in (found, *found.get("others", ())) if found else ():
+    for one in (baseline, *baseline.get("others", ())) if baseline else ():
         yield from _against(one, metric)
 
 
-def _against(found: Mapping[str, Any], metric: str) -> Iterator[str]:
+def _against(test: Mapping[str, Any], metric: str) -> Iterator[str]:
     """Whether the model is better than one baseline."""
-    if found["difference"] is None:
+    if test["difference"] is None:
         return
-    low, high = found["low"], found["high"]
+    low, high = test["low"], test["high"]
     clear = low is not None and (low > 0 or high < 0)
-    word = "not shown to be better" if not clear else "better" if found["difference"] > 0 else "worse"
-    sure = f"{100 * found['level']:.0f}% interval {interval(low, high)}, p = {p_text(found['p_value'])}"
-    baseline = found["names"][1]
+    word = "not shown to be better" if not clear else "better" if test["difference"] > 0 else "worse"
+    sure = f"{100 * test['level']:.0f}% interval {interval(low, high)}, p = {p_text(test['p_value'])}"
+    baseline = test["names"][1]
     yield (
         f"It is {word} than {baseline} alone, on the same scans: {spoken(metric)} "
-        f"{number(found['first'])} against {number(found['second'])}, difference {number(found['difference'])} "
+        f"{number(test['first'])} against {number(test['second'])}, difference {number(test['difference'])} "
         f"({sure if low is not None else 'too few scans for an interval'})."
     )
 

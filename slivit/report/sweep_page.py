@@ -41,9 +41,9 @@ def sentences(sweep: Mapping[str, Any]) -> Iterator[str]:
     counts = ", ".join(f"{n} {state}" for state, n in states.items())
     yield f"{count(len(sweep['trials']), 'trial')}: {counts}."
     best = next(t for t in sweep["trials"] if t["number"] == sweep["best"])
-    settings = ", ".join(f"{key} = {text(value)}" for key, value in best["values"].items())
+    values = ", ".join(f"{key} = {text(value)}" for key, value in best["values"].items())
     score = f"{score_name(sweep).lower()} of {number(best['value'])}"
-    yield f"The best is trial {best['number']}, with a {score}: {settings}."
+    yield f"The best is trial {best['number']}, with a {score}: {values}."
     if not sweep["importances"]:
         yield f"Which settings matter is not known: {sweep['importances_why']}."
     yield (

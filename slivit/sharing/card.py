@@ -29,7 +29,7 @@ def write_card(
     notes: CardNotes,
     *,
     format: str,
-    found: Difference,
+    difference: Difference,
     name: str,
 ) -> str:
     """A model card as Markdown, with Hugging Face's front matter.
@@ -40,7 +40,7 @@ def write_card(
         metrics: the run's `metrics.json`; None where there is none.
         notes: what its makers wrote.
         format: "safetensors", "onnx" or "torch-export".
-        found: how the export differs from the original.
+        difference: how the export differs from the original.
         name: of the model, where the notes give none.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -50,9 +50,9 @@ def write_card(
     pages = Environment(
         loader=PackageLoader("slivit", "sharing"), undefined=StrictUndefined, keep_trailing_newline=True
     )
-    told = _told(config, spec, metrics, task) | {"name": name, "difference": str(found)}
+    facts = _facts(config, spec, metrics, task) | {"name": name, "difference": str(difference)}
     text = pages.get_template("card.md.j2").render(
-        **as_plain_text(told),
+        **as_plain_text(facts),
         front=_front(name, task, metrics, notes, format),
         notes=notes,
         missing=MISSING,
@@ -67,7 +67,7 @@ def write_card(
     return _tidy(text)
 
 
-def _told(config: Config, spec: ModelSpec, metrics: Mapping[str, Any] | None, task: Task) -> dict[str, Any]:
+def _facts(config: Config, spec: ModelSpec, metrics: Mapping[str, Any] | None, task: Task) -> dict[str, Any]:
     """What the card says of a model, as nested values."""
     training = config["training"]
     parts = list(_parts(metrics, task)) if metrics else []
@@ -187,8 +187,8 @@ def _ranges(known: TrainingRange | None) -> dict[str, Any] | None:
     lines = [f"{axis}: {_ends(ends, 'g')}" for axis, ends in zip(AXES, known.shape, strict=True)]
     if known.spacing:
         lines += [f"between {a}: {_ends(ends, '.3g')} mm" for a, ends in zip(AXES, known.spacing, strict=True)]
-    told = {"low": "1st percentile", "middle": "median", "high": "99th percentile"}
-    lines += [f"{w} of intensities: {_ends(getattr(known, n), 'g')}" for n, w in told.items()]
+    names = {"low": "1st percentile", "middle": "median", "high": "99th percentile"}
+    lines += [f"{w} of intensities: {_ends(getattr(known, n), 'g')}" for n, w in names.items()]
     return {"scans": known.scans, "of": known.of, "lines": lines}
 
 
@@ -225,9 +225,9 @@ def _training(training: Mapping[str, Any]) -> Iterator[str]:
         yield f"Weights of epoch {training['best_epoch']}, the best on validation scans"
     start = training.get("started_from")
     while start:
-        told = start.get("model") or start.get("file") or "weights"
+        origin = start.get("model") or start.get("file") or "weights"
         stage = f" ({start['stage']} on {start.get('source', 'unknown scans')})" if "stage" in start else ""
-        yield f"Started from {told}{stage}" + (f", SHA-256 {start['sha256']}" if "sha256" in start else "")
+        yield f"Started from {origin}{stage}" + (f", SHA-256 {start['sha256']}" if "sha256" in start else "")
         start = start.get("started_from")
 
 

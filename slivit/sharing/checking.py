@@ -73,14 +73,14 @@ def example_covariates(checkpoint: Checkpoint) -> Array:
 
 def readable(refs: Sequence[ScanRef], checkpoint: Checkpoint, most: int) -> list[tuple[ScanRef, Array]]:
     """Up to `most` scans that can be read, with their slices (..., N, H, W)."""
-    found: list[tuple[ScanRef, Array]] = []
+    scans: list[tuple[ScanRef, Array]] = []
     for ref in refs:
         scan = read_scan(ref, checkpoint.preprocessing)
         if scan.stack is not None:
-            found.append((ref, scan.stack))
-        if len(found) == most:
+            scans.append((ref, scan.stack))
+        if len(scans) == most:
             break
-    return found
+    return scans
 
 
 def predicted(predict: Predict, stack: Array, checkpoint: Checkpoint) -> Array:
@@ -117,18 +117,18 @@ def check_preprocessing(scans: Sequence[tuple[ScanRef, Array]], settings: dict[s
     return wrong
 
 
-def refuse(found: Difference, tolerance: float) -> None:
+def refuse(difference: Difference, tolerance: float) -> None:
     """Refuse an export that computes something else.
 
     Raises:
         CheckpointError: a difference above the tolerance, not a number, or of pixels.
     """
-    if found.pixels:
-        raise CheckpointError(f"the exported preprocessing is not the original's: {found}. Nothing was exported.")
-    if not found.relative <= tolerance:
+    if difference.pixels:
+        raise CheckpointError(f"the exported preprocessing is not the original's: {difference}. Nothing was exported.")
+    if not difference.relative <= tolerance:
         raise CheckpointError(
-            f"{found}: above the tolerance of {tolerance:g}. Nothing was exported; allow more with --tolerance, or "
-            "export in float32."
+            f"{difference}: above the tolerance of {tolerance:g}. Nothing was exported; allow more with --tolerance, "
+            "or export in float32."
         )
 
 

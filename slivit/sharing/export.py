@@ -134,17 +134,17 @@ def export(
     original = serving.run_engine(checkpoint)
     with whole_folder(out) as folder:
         exported = _write_model(checkpoint, folder, options)
-        found = _compared(original, exported, checkpoint, options)
-        checking.refuse(found, limit)
-        config = _config(checkpoint, folder, options, found)
+        difference = _compared(original, exported, checkpoint, options)
+        checking.refuse(difference, limit)
+        config = _config(checkpoint, folder, options, difference)
         write_json(folder / CONFIG, config)
         _write_program(folder, original, checkpoint, config, options.format)
         name = Path(out).resolve().name
         spec = spec_of(checkpoint.model)
-        card = write_card(config, spec, metrics, options.notes, format=options.format, found=found, name=name)
+        card = write_card(config, spec, metrics, options.notes, format=options.format, difference=difference, name=name)
         write_text(folder / CARD, card)
         fingerprint = write_sums(folder)
-    return Exported(Path(out), found, fingerprint)
+    return Exported(Path(out), difference, fingerprint)
 
 
 def _write_model(checkpoint: Checkpoint, folder: Path, options: Options) -> serving.Predict:
@@ -185,11 +185,11 @@ def _compared(
 ) -> Difference:
     """How what was written differs from the original, from the scans' files to the predictions."""
     scans = checking.readable(options.scans, checkpoint, options.most)
-    settings = checkpoint.preprocessing.model_dump(mode="json")
+    preprocessing = checkpoint.preprocessing.model_dump(mode="json")
     stacks = [stack for _, stack in scans] or [_example(checkpoint)[1]]
     differences = checking.compare(original, exported, stacks, checkpoint)
     alone = options.format != "safetensors"
-    pixels = checking.check_preprocessing(scans, settings) if alone else None
+    pixels = checking.check_preprocessing(scans, preprocessing) if alone else None
     return checking.difference(differences, checkpoint.task, real=bool(scans), pixels=pixels)
 
 
@@ -200,7 +200,7 @@ def _example(checkpoint: Checkpoint) -> tuple[Any, Any]:
     return volume, preprocess(Volume(volume, standalone.EXAMPLE_SPACING, "the example"), checkpoint.preprocessing)
 
 
-def _config(checkpoint: Checkpoint, folder: Path, options: Options, found: Difference) -> dict[str, Any]:
+def _config(checkpoint: Checkpoint, folder: Path, options: Options, difference: Difference) -> dict[str, Any]:
     """The checkpoint's config for other people: without the paths of this machine."""
     config = without_paths(read_config(checkpoint.path))
     config["model"]["args"].pop("pretrained", None)
@@ -211,9 +211,9 @@ def _config(checkpoint: Checkpoint, folder: Path, options: Options, found: Diffe
         "file": model,
         "slivit": __version__,
         "from_sha256": config["sha256"],
-        "largest_difference": found.largest,
-        "scans": found.scans,
-        "real_scans": found.real,
+        "largest_difference": difference.largest,
+        "scans": difference.scans,
+        "real_scans": difference.real,
     }
     config["sha256"] = sha256(folder / model)
     if options.format != "safetensors":

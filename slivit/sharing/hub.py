@@ -148,7 +148,7 @@ def run_metrics(checkpoint: Path) -> dict[str, Any] | None:
         checkpoint: the checkpoint folder of a run.
     """
     try:
-        found = json.loads((checkpoint.resolve().parent / METRICS).read_text("utf-8"))
+        metrics = json.loads((checkpoint.resolve().parent / METRICS).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.get("schema") == "slivit.metrics" else None
+    return metrics if isinstance(metrics, dict) and metrics.get("schema") == "slivit.metrics" else None

@@ -83,10 +83,10 @@ def covariates(volume: Array, spacing: Spacing, known: dict[str, str], settings:
 def covariate(c: Settings, value: Any) -> list[float]:
     """Standardised, or 1 at its level; then 1 where it is missing, if training scans lacked it."""
     missing = value == ""
-    told = [float(str(value) == level) for level in c["levels"]] if c["levels"] else []
+    values = [float(str(value) == level) for level in c["levels"]] if c["levels"] else []
     if not c["levels"]:
-        told = [0.0 if missing else (float(value) - c["mean"]) / c["spread"]]
-    return told + [float(missing)] * c["gaps"]
+        values = [0.0 if missing else (float(value) - c["mean"]) / c["spread"]]
+    return values + [float(missing)] * c["gaps"]
 
 
 def feed(part: Array, known: Array | None) -> dict[str, Array]:
@@ -288,13 +288,13 @@ def finish(outputs: Array, settings: Settings) -> dict[str, Any]:
     scores = combined(outputs.astype(np.float64), settings["preprocessing"].get("windows"))
     if decision.get("temperature"):
         scores = calibrated(scores, decision["temperature"], task["kind"])
-    found: dict[str, Any] = dict(zip(settings["outputs"], scores.tolist(), strict=True))
+    prediction: dict[str, Any] = dict(zip(settings["outputs"], scores.tolist(), strict=True))
     if task["kind"] == "multiclass" and decision:
-        found[f"call_{task['targets'][0]}"] = task["classes"][int(scores.argmax())]
+        prediction[f"call_{task['targets'][0]}"] = task["classes"][int(scores.argmax())]
     elif task["kind"] != "regression" and decision:
         limits = {name: limit["value"] for name, limit in decision["thresholds"].items()}
-        found |= {f"call_{t}": int(found[f"prob_{t}"] >= limits.get(t, 0.5)) for t in task["targets"]}
-    return found
+        prediction |= {f"call_{t}": int(prediction[f"prob_{t}"] >= limits.get(t, 0.5)) for t in task["targets"]}
+    return prediction
 
 
 def combined(scores: Array, windows: Settings | None) -> Array:

@@ -44,18 +44,18 @@ def how_to_use(
         adapter: what the config says of adapters, of a model that holds those and a head alone.
         inputs: the covariates that the model reads, as the task has them.
     """
-    told = _HOW[format]
+    text = _HOW[format]
     named = [c["name"] for c in inputs if c["name"] not in GEOMETRY_COLUMNS]
     if format != "safetensors":
         beside = _READS.format(names=", ".join(named)) if named else ""
-        return told.format(known="".join(f" {name}=..." for name in named)) + beside
+        return text.format(known="".join(f" {name}=..." for name in named)) + beside
     packages = f"pip install {' '.join(plugins)}\n" if plugins else ""
     switches = "".join(f" --plugin {name}" for name in plugins)
     environment = f"; needs SLIVIT_PLUGINS={','.join(plugins)}" if plugins else ""
     needs = "" if adapter is None else _ADAPTER.format(**adapter)
-    told = told.format(install=install_command(), packages=packages, switches=switches, environment=environment)
+    text = text.format(install=install_command(), packages=packages, switches=switches, environment=environment)
     table = f"\n\nIt reads covariates: give scans as a table with the columns {', '.join(named)}." if named else ""
-    return told + needs + table
+    return text + needs + table
 
 
 _READS = (
