@@ -24,7 +24,7 @@ from slivit.cli import sharing as cli_sharing
 from slivit.cli import study as cli_study
 from slivit.cli import sweep as cli_sweep
 from slivit.cli import weights as cli_weights
-from slivit.cli.common import Everywhere, show_log, told_errors
+from slivit.cli.common import Everywhere, show_log, user_errors
 from slivit.errors import SlivitError
 from slivit.parallel import is_main
 from slivit.plugins import name_plugins
@@ -80,9 +80,9 @@ def _training(stage: Any, purpose: str) -> None:
         resume: Resume = None,
         overwrite: Overwrite = False,
     ) -> None:
-        with told_errors() as told:
+        with user_errors() as advice:
             loaded = _recipe(stage, recipe, overrides, resume)
-            told.go_on = lambda: _go_on(loaded)
+            advice.go_on = lambda: _go_on(loaded)
             folder = runner(loaded)(loaded, resume=resume is not None, overwrite=overwrite)
             if is_main():
                 typer.echo(folder)
@@ -130,7 +130,7 @@ def phantoms(
 
     from slivit.phantoms import make_phantoms
 
-    with told_errors():
+    with user_errors():
         options = {"n": n} if n else {}
         bar = lambda items: tqdm(items, desc=kind, unit="scan", disable=None)  # noqa: E731
         typer.echo(make_phantoms(kind, out, seed=seed, overwrite=overwrite, progress=bar, **options))
@@ -146,7 +146,7 @@ def demo(
     """Run the main job on made-up scans: pre-train, fine-tune, evaluate, predict; or with --masks, segment."""
     from slivit.experiments.demo import run, run_masks
 
-    with told_errors():
+    with user_errors():
         (run_masks if masks else run)(out, seed=seed, overwrite=overwrite)
 
 
@@ -157,7 +157,7 @@ def list_things(
     """List what there is to choose from."""
     from slivit.cli.listing import lines
 
-    with told_errors():
+    with user_errors():
         for line in lines(what):
             typer.echo(line)
 

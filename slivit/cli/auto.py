@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slivit.cli.common import ClusterOption, told_errors
+from slivit.cli.common import ClusterOption, user_errors
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -53,7 +53,7 @@ def auto(
     """From labelled scans to a tested model: baselines, networks by folds, their ensemble, and a report."""
     from slivit.errors import SlivitError
 
-    with told_errors():
+    with user_errors():
         if not scans and not resume:
             raise SlivitError(
                 "give a table or folder of scans: slivit auto SCANS [--target NAME]; or --resume --out RUN"

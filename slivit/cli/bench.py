@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slivit.cli.common import told_errors
+from slivit.cli.common import user_errors
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -27,20 +27,20 @@ def bench(
 
     Without RUN it shows how to make one; without PROTOCOL it lists the protocols.
     """
-    with told_errors():
+    with user_errors():
         from slivit.experiments import bench as room
 
         if protocol is None:
-            for found in room.protocols().values():
-                typer.echo(f"{found.name:20} {found.metric:8} {found.title}; {found.source}")
+            for one in room.protocols().values():
+                typer.echo(f"{one.name:20} {one.metric:8} {one.title}; {one.source}")
             return
-        found = room.find_protocol(protocol)
+        chosen = room.find_protocol(protocol)
         if not runs:
             lines = [f"published: {r['method']} {r['value']} ({r['source']})" for r in room.published(protocol)]
-            for line in [found.title, *room.how_to(found), *lines]:
+            for line in [chosen.title, *room.how_to(chosen), *lines]:
                 typer.echo(line)
             return
-        row = room.row_of(found, name, runs)
-        typer.echo(f"{found.name} {name}: {row['metric']} {row['value']:.3f}, {len(row['runs'])} seeds")
+        row = room.row_of(chosen, name, runs)
+        typer.echo(f"{chosen.name} {name}: {row['metric']} {row['value']:.3f}, {len(row['runs'])} seeds")
         if page is not None:
             typer.echo(room.add_row(page, row))

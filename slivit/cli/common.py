@@ -76,7 +76,7 @@ class Everywhere(TyperGroup):
 
 
 @dataclass
-class Told:
+class Advice:
     """What is said of a command that is stopped.
 
     Args:
@@ -87,7 +87,7 @@ class Told:
 
 
 @contextmanager
-def told_errors(go_on: str = "") -> Iterator[Told]:
+def user_errors(go_on: str = "") -> Iterator[Advice]:
     """Show a user's mistake without a traceback, and end with status 2; a bug keeps its traceback.
 
     Ctrl-C ends with status 130, and what schedulers and closed terminals send (`ENDING`) with 128 and the signal's
@@ -97,17 +97,17 @@ def told_errors(go_on: str = "") -> Iterator[Told]:
     Args:
         go_on: how; a command that knows it later sets it on what is given.
     """
-    told = Told(lambda: go_on)
+    advice = Advice(lambda: go_on)
     try:
         with _terminated_like_interrupted():
-            yield told
+            yield advice
     except SlivitError as error:
         typer.secho(f"slivit: {message(error)}", err=True, fg=typer.colors.RED)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        raise _stopped(told, INTERRUPTED) from None
+        raise _stopped(advice, INTERRUPTED) from None
     except _Ended as end:
-        raise _stopped(told, int(end.code or 0)) from None
+        raise _stopped(advice, int(end.code or 0)) from None
     except OSError as error:
         if error.errno not in _OUTSIDE:
             raise
@@ -131,8 +131,8 @@ class _Ended(SystemExit):
     """A signal asked this process to end."""
 
 
-def _stopped(told: Told, status: int) -> typer.Exit:
-    way = told.go_on()
+def _stopped(advice: Advice, status: int) -> typer.Exit:
+    way = advice.go_on()
     by = "" if status == INTERRUPTED else f" by {signal.Signals(status - 128).name}"
     with suppress(OSError):  # the terminal may be gone
         typer.secho(f"slivit: stopped{by}{'; ' if way else ''}{way}", err=True)
@@ -157,12 +157,12 @@ def _terminated_like_interrupted() -> Iterator[None]:
     def listen() -> dict[Any, Any]:
         return {number: signal.signal(number, end) for number in heard}
 
-    def lost(told: Any) -> None:
+    def lost(unraisable: Any) -> None:
         """Hear the signal again that came where Python drops what is raised, as in what it calls round a fork."""
-        if not isinstance(told.exc_value, _Ended):
-            hook(told)
+        if not isinstance(unraisable.exc_value, _Ended):
+            hook(unraisable)
             return
-        number = int(told.exc_value.code or 0) - 128
+        number = int(unraisable.exc_value.code or 0) - 128
         listen()
         threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
 

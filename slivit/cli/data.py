@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slivit.cli.common import AGAIN, ClusterOption, told_errors
+from slivit.cli.common import AGAIN, ClusterOption, user_errors
 from slivit.errors import SlivitError
 
 if TYPE_CHECKING:
@@ -43,23 +43,23 @@ def prepare(
 
     options: dict[str, Any] = {"cache": cache and str(cache), "workers": workers, "cache_gb": limit_gb}
     given = [f"data.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
-    with told_errors(AGAIN):
+    with user_errors(AGAIN):
         if stage not in ("finetune", "pretrain"):
             raise SlivitError(f'--stage must be "finetune" or "pretrain", got "{stage}"')
-        told = run(recipe_for(target, [*(overrides or ()), *given], stage), cluster=cluster)  # type: ignore[arg-type]
-        if told.failed:
-            raise SlivitError(f"{len(told.failed)} of {_total(told)} scans cannot be read; see above")
+        counts = run(recipe_for(target, [*(overrides or ()), *given], stage), cluster=cluster)  # type: ignore[arg-type]
+        if counts.failed:
+            raise SlivitError(f"{len(counts.failed)} of {_total(counts)} scans cannot be read; see above")
 
 
-def _total(told: Any) -> int:
-    return told.built + told.found + len(told.failed)
+def _total(counts: Any) -> int:
+    return counts.built + counts.found + len(counts.failed)
 
 
 def cache_info(folder: CacheFolder) -> None:
     """Say what a cache holds, by preprocessing."""
     from slivit.data.cache import open_cache
 
-    with told_errors():
+    with user_errors():
         info = open_cache(folder).info()
         for line in _lines(info):
             typer.echo(line)
@@ -75,7 +75,7 @@ def cache_clear(
     from slivit.data.cache import open_cache
     from slivit.files import size_text
 
-    with told_errors():
+    with user_errors():
         typer.echo(f"{size_text(open_cache(folder).clear(unused_days))} freed")
 
 
@@ -84,10 +84,10 @@ def _lines(info: CacheInfo) -> list[str]:
 
     total = f"{info.folder}: {info.scans} scans, {size_text(info.bytes)}"
     partial = [f"  {size_text(info.partial_bytes)} half written"] if info.partial_bytes else []
-    return [total, *(f"  {_told(group)}" for group in info.groups), *partial]
+    return [total, *(f"  {_line(group)}" for group in info.groups), *partial]
 
 
-def _told(group: Group) -> str:
+def _line(group: Group) -> str:
     """One preprocessing in a line: its entries, when they were used, and the settings that are not the default."""
     from datetime import datetime
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slivit.cli.common import named_value, told_errors
+from slivit.cli.common import named_value, user_errors
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -37,7 +37,7 @@ def explain(
     """Say which slices of a scan a prediction rests on, and where in them."""
     from tqdm import tqdm
 
-    with told_errors(), tqdm(desc="occlusion", unit="scan", disable=None, leave=False) as bar:
+    with user_errors(), tqdm(desc="occlusion", unit="scan", disable=None, leave=False) as bar:
         from slivit.explanation.command import run
 
         def progress(done: int, total: int) -> None:
@@ -69,7 +69,7 @@ def view(
     """Work through scans, predictions and explanations on a local page; nothing leaves this machine."""
     from contextlib import suppress
 
-    with told_errors(), suppress(KeyboardInterrupt):  # the way to end it
+    with user_errors(), suppress(KeyboardInterrupt):  # the way to end it
         from slivit.viewer.command import run
 
         options: dict[str, Any] = {"host": host, "port": port, "browser": browser, "readers": readers or ()}

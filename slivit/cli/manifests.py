@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from slivit.cli.common import ClusterOption, told_errors
+from slivit.cli.common import ClusterOption, user_errors
 from slivit.errors import SlivitError, nearest, one_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def manifest(
     """Make a manifest of a public data set, of a folder of class folders, or of an archive of DICOM files."""
     from slivit.data.importers import make_manifest
 
-    with told_errors():
+    with user_errors():
         given = _importer_options(name, options or [], where or [], channels or [])
         given |= {"labels": str(labels)} if labels else {}
         made = make_manifest(name, root, out, **given)
@@ -52,8 +52,8 @@ def manifest(
         else:
             typer.echo(f"task: kind = {made.task.kind}, targets = {', '.join(made.task.targets)}")
             for name in ("labels", "regions"):
-                if found := getattr(made.task, name, None):
-                    typer.echo(f"      {name} = {{ {', '.join(f'{k} = {_written(v)}' for k, v in found.items())} }}")
+                if cells := getattr(made.task, name, None):
+                    typer.echo(f"      {name} = {{ {', '.join(f'{k} = {_written(v)}' for k, v in cells.items())} }}")
 
 
 def check(
@@ -91,7 +91,7 @@ def check(
     from slivit.report.check import run_check
 
     with (
-        told_errors(),
+        user_errors(),
         readers_at(cluster, workers) as readers,
         tqdm(desc="check", unit="scan", disable=None) as bar,
     ):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slivit.cli.common import AGAIN, told_errors
+from slivit.cli.common import AGAIN, user_errors
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -33,7 +33,7 @@ def nnunet(
 
     Called again, it goes on where it stopped.
     """
-    with told_errors(AGAIN):
+    with user_errors(AGAIN):
         from slivit.experiments.nnunet import NnUNet, run
         from slivit.recipe import check_recipe, load_recipe
 

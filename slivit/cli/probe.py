@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slivit.cli.common import ClusterOption, told_errors
+from slivit.cli.common import ClusterOption, user_errors
 from slivit.errors import SlivitError
 
 ModelName = Annotated[str | None, typer.Option("--model", help="A network by name, where no checkpoint is given.")]
@@ -55,7 +55,7 @@ def embed(
     """
     options: dict[str, Any] = {"model.name": model, "model.weights": weights, "random_init": random_init or None}
     options |= {"seed": seed, "raptor": raptor}
-    with told_errors("the same command, given again, goes on"):
+    with user_errors("the same command, given again, goes on"):
         from slivit.probing.embedding import EmbedRecipe
         from slivit.probing.embedding import embed as run
         from slivit.recipe import check_recipe
@@ -85,7 +85,7 @@ def similarity(
     overwrite: Overwrite = False,
 ) -> None:
     """Tell how alike the features of 2D backbones are in the same slices (linear CKA): a table, tests and a figure."""
-    with told_errors():
+    with user_errors():
         from slivit.data.preprocessing import Preprocessing
         from slivit.data.table import read_table
         from slivit.probing.similarity import compare_backbones, make_backbones
@@ -134,7 +134,7 @@ def probe(
         "task.targets": target or None,
         "out": out and str(out),
     }
-    with told_errors():
+    with user_errors():
         from slivit.probing.command import run
         from slivit.probing.recipe import ProbeRecipe
         from slivit.recipe import check_recipe
@@ -193,7 +193,7 @@ def visualise(
     Writes features.png (three planes), and pca.nii.gz and attention.nii.gz on the grid of the scan.
     """
     options = {"model.name": model, "model.weights": weights, "random_init": random_init or None, "seed": seed}
-    with told_errors():
+    with user_errors():
         from slivit.probing.networks import load_network
         from slivit.probing.recipe import NetworkRecipe
         from slivit.probing.visualise import run

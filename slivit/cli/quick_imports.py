@@ -69,15 +69,15 @@ _BEFORE = {
 
 
 def _not_compiled(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
-    """`torch._dynamo.disable` where there is no compiler as yet: once there is, it is told."""
-    told: list[Callable[..., Any]] = []
+    """`torch._dynamo.disable` where there is no compiler as yet: once there is, it is called."""
+    compiled: list[Callable[..., Any]] = []
 
     @wraps(function)
     def run(*given: Any, **named: Any) -> Any:
         compiler = sys.modules[_COMPILER]
-        if not told and not isinstance(compiler, _Waiting):
-            told.append(compiler.disable(function, *args, **kwargs))
-        return (told[0] if told else function)(*given, **named)
+        if not compiled and not isinstance(compiler, _Waiting):
+            compiled.append(compiler.disable(function, *args, **kwargs))
+        return (compiled[0] if compiled else function)(*given, **named)
 
     return run
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slivit.cli.common import AGAIN, ClusterOption, told_errors
+from slivit.cli.common import AGAIN, ClusterOption, user_errors
 from slivit.errors import SlivitError
 
 Overrides = Annotated[
@@ -67,7 +67,7 @@ def evaluate(
         "level": level,
     }
     given = [f"testing.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
-    with told_errors():
+    with user_errors():
         typer.echo(_evaluated(target, [*(overrides or ()), *given], manifest, out, overwrite))
 
 
@@ -101,7 +101,7 @@ def compare(
     from slivit.evaluate.compare import run
 
     options: dict[str, Any] = {"level": level, "draws": draws, "by_patient": by_patient, "stratified": stratified}
-    with told_errors():
+    with user_errors():
         typer.echo(run(runs, out, metrics=metric or (), t_test=t_test, overwrite=overwrite, **options))
 
 
@@ -119,14 +119,14 @@ def curve(
     from slivit.experiments.study import run
     from slivit.recipe import load_recipe
 
-    with told_errors(AGAIN):
+    with user_errors(AGAIN):
         shares = [_number(text, float, "--fractions") for text in fractions.split(",")]
         starts = [_number(text, int, "--seeds") for text in seeds.split(",")]
         loaded = load_recipe("finetune", recipe, overrides or ())
         study = curve_study(loaded, out, shares, starts)
-        found = run(study, processes=0, cluster=cluster, overwrite=overwrite)
-        typer.echo(found.page or found.folder)
-    raise typer.Exit(1 if found.failed else 0)
+        result = run(study, processes=0, cluster=cluster, overwrite=overwrite)
+        typer.echo(result.page or result.folder)
+    raise typer.Exit(1 if result.failed else 0)
 
 
 def _number(text: str, kind: type, option: str) -> Any:

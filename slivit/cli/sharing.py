@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slivit.cli.common import ClusterOption, told_errors
+from slivit.cli.common import ClusterOption, user_errors
 from slivit.errors import SlivitError
 
 FAILED = 1
@@ -61,7 +61,7 @@ def predict(
     """
     from slivit.predict.command import run
 
-    with told_errors("go on with the same command and --resume" if out else ""):
+    with user_errors("go on with the same command and --resume" if out else ""):
         options: dict[str, Any] = {"device": device, "batch_size": _batch_size(batch_size), "workers": workers}
         options |= {"precision": precision, "backbone": backbone, "processes": processes, "cluster": cluster}
         table = run(checkpoint, scans, out, resume=resume, overwrite=overwrite, **options)
@@ -113,7 +113,7 @@ def export(
     """Write a trained model for other people: weights or a graph, its config, a card, checksums, and predict.py."""
     from slivit.sharing.command import run
 
-    with told_errors():
+    with user_errors():
         options: dict[str, Any] = {"format": format, "bf16": bf16, "notes": card, "scans": scans or ()}
         made = run(target, out, tolerance=tolerance, most=most, overwrite=overwrite, **options)
     typer.echo(made.folder)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slivit.cli.common import AGAIN, ClusterOption, told_errors
+from slivit.cli.common import AGAIN, ClusterOption, user_errors
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as seeds=[0] set.fit.epochs=5.")
@@ -44,12 +44,12 @@ def study(
     from slivit.experiments.study import listing, run
     from slivit.recipe import load_recipe
 
-    with told_errors(AGAIN):
+    with user_errors(AGAIN):
         loaded = load_recipe("study", recipe, overrides or ())
         if listed:
             for line in listing(loaded, only or ()):
                 typer.echo(line)
             return
-        found = run(loaded, processes=processes, cluster=cluster, only=only or (), so_far=so_far, overwrite=overwrite)
-        typer.echo(found.page or found.folder)
-    raise typer.Exit(1 if found.failed else 0)
+        result = run(loaded, processes=processes, cluster=cluster, only=only or (), so_far=so_far, overwrite=overwrite)
+        typer.echo(result.page or result.folder)
+    raise typer.Exit(1 if result.failed else 0)

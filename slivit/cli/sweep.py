@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slivit.cli.common import AGAIN, ClusterOption, told_errors
+from slivit.cli.common import AGAIN, ClusterOption, user_errors
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -27,5 +27,5 @@ def sweep(
     from slivit.experiments.sweep import run
     from slivit.recipe import load_recipe
 
-    with told_errors(AGAIN):
+    with user_errors(AGAIN):
         typer.echo(run(load_recipe("sweep", recipe, overrides or ()), cluster=cluster, overwrite=overwrite))

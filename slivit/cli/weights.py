@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slivit.cli.common import told_errors
+from slivit.cli.common import user_errors
 
 if TYPE_CHECKING:
     from slivit.models._starts import Start
@@ -35,7 +35,7 @@ def get(
 
     Terms that forbid something are shown and accepted once.
     """
-    with told_errors():
+    with user_errors():
         from slivit.models._starts import get as fetch
 
         for name in names:

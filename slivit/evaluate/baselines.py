@@ -41,8 +41,8 @@ def against_baseline(
     by_name = {str(name): rows for name, rows in named.groupby(NAMED)}
     order = sorted(by_name, key=lambda name: not name.startswith("size"))  # what covariates alone predict comes last
     parts = [_against(table, by_name[name], name, task, testing) for name in order]
-    found = [part for part in parts if part]
-    return {**found[0], **({"others": found[1:]} if found[1:] else {})} if found else None
+    compared = [part for part in parts if part]
+    return {**compared[0], **({"others": compared[1:]} if compared[1:] else {})} if compared else None
 
 
 def _against(

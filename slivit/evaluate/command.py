@@ -95,10 +95,10 @@ def _testing_of(folder: Path, *, own: bool) -> dict[str, Any]:
 
     What it chose by validation rows, the checkpoint holds; a run that drew few times for speed is measured as usual.
     """
-    settings = read_mapping(folder / METRICS).get("settings", {})
-    settings |= {"draws": max(settings.get("draws", 0), Testing().draws)}
+    options = read_mapping(folder / METRICS).get("settings", {})
+    options |= {"draws": max(options.get("draws", 0), Testing().draws)}
     left = {"operating_point", "temperature"} | (set() if own else OF_ITS_TABLE)
-    return {k: v for k, v in settings.items() if k in Testing.model_fields and k not in left}
+    return {k: v for k, v in options.items() if k in Testing.model_fields and k not in left}
 
 
 def _check_there(target: str) -> None:

@@ -68,7 +68,7 @@ def scored_cases(
 
 
 def score_rows(
-    found_of: Callable[[Mapping[str, Any], str], Segmented],
+    segmented_of: Callable[[Mapping[str, Any], str], Segmented],
     rows: Sequence[Mapping[str, Any]],
     task: Segmentation,
     settings: Preprocessing,
@@ -81,7 +81,7 @@ def score_rows(
     """As `scored_cases`, of masks from anywhere.
 
     Args:
-        found_of: the predicted masks of a row, whose case has this name.
+        segmented_of: the predicted masks of a row, whose case has this name.
         rows: of a manifest, with masks.
         task: its structures.
         settings: whose reader options count.
@@ -97,20 +97,20 @@ def score_rows(
     shown = tqdm(rows, desc="segment", unit="scan", disable=None if progress else True, leave=False)
     records: list[dict[str, Any]] = []
     for row, name in zip(shown, names, strict=True):
-        told = {key: row.get(key, "") for key in ("path", "patient", "split")}
-        told |= {key: value for key, value in row.items() if key not in (*task.targets, *settings.channels)}
+        about = {key: row.get(key, "") for key in ("path", "patient", "split")}
+        about |= {key: value for key, value in row.items() if key not in (*task.targets, *settings.channels)}
         error, notes, scores = "", "", dict[str, MaskScores | None](dict.fromkeys(task.structures))
         try:
-            found = found_of(row, name)
-            truth = read_mask(row, found.volume, task, settings, align)
-            write_masks(folder / MASKS, name, found, task, str(row["path"]))
-            scores |= score_case(found, truth, task, testing.tolerance_mm)
-            notes = _notes(found, row)
+            segmented = segmented_of(row, name)
+            truth = read_mask(row, segmented.volume, task, settings, align)
+            write_masks(folder / MASKS, name, segmented, task, str(row["path"]))
+            scores |= score_case(segmented, truth, task, testing.tolerance_mm)
+            notes = _notes(segmented, row)
         except (SlivitError, MemoryError) as problem:
             log.warning("%s: is not measured: %s", row["path"], problem)
             error = str(problem) or "there is not enough memory"
         records += [
-            {"case": name, **told, **_record(s, score), "notes": notes, "error": error} for s, score in scores.items()
+            {"case": name, **about, **_record(s, score), "notes": notes, "error": error} for s, score in scores.items()
         ]
     table = pd.DataFrame(records)
     numbers = [*SCORES, "volume_error_ml"]
@@ -118,12 +118,12 @@ def score_rows(
     return table
 
 
-def _notes(found: Segmented, row: Mapping[str, Any]) -> str:
+def _notes(segmented: Segmented, row: Mapping[str, Any]) -> str:
     """What is to be known of a case that was measured."""
-    if found.volume.spacing:
-        return "; ".join(found.volume.notes)
+    if segmented.volume.spacing:
+        return "; ".join(segmented.volume.notes)
     log.warning("%s: %s", row["path"], NO_SPACING)
-    return "; ".join((*found.volume.notes, NO_SPACING))
+    return "; ".join((*segmented.volume.notes, NO_SPACING))
 
 
 def _record(structure: str, score: MaskScores | None) -> dict[str, Any]:
@@ -132,11 +132,11 @@ def _record(structure: str, score: MaskScores | None) -> dict[str, Any]:
     return {"structure": structure, **values}
 
 
-def score_case(found: Segmented, truth: Any, task: Segmentation, tolerance_mm: float) -> dict[str, MaskScores]:
+def score_case(segmented: Segmented, truth: Any, task: Segmentation, tolerance_mm: float) -> dict[str, MaskScores]:
     """The scores of every structure of a case, on the scan's own voxels.
 
     Args:
-        found: the predicted masks.
+        segmented: the predicted masks.
         truth: (D, H, W) numbers of labels.
         task: its structures, and whether voxels are ignored.
         tolerance_mm: of the surface Dice.
@@ -145,8 +145,8 @@ def score_case(found: Segmented, truth: Any, task: Segmentation, tolerance_mm: f
     return {
         name: score_mask(
             task.structure(truth, place),
-            found.masks[place],
-            found.volume.spacing,
+            segmented.masks[place],
+            segmented.volume.spacing,
             tolerance_mm=tolerance_mm,
             ignore=ignored,
         )

@@ -132,17 +132,17 @@ def read_run(text: str) -> Run:
     place = Path(path)
     folder = place if place.is_dir() else place.parent
     known = read_metrics(folder / METRICS)
-    told = _task(known, folder / METRICS)
-    file = place if place.is_file() else place / (CASES if told and told.dense else PREDICTIONS)
+    stated = _task(known, folder / METRICS)
+    file = place if place.is_file() else place / (CASES if stated and stated.dense else PREDICTIONS)
     if not file.is_file():
         raise ManifestError(f"{path}: there is no {file.name} there; give a run, an evaluation, or a table")
     task: Task
-    if isinstance(told, Segmentation):
+    if isinstance(stated, Segmentation):
         from slivit.evaluate.masks import by_case, read_cases
 
-        table, task = by_case(read_cases(file), told, known["settings"]["penalty_mm"]), told
+        table, task = by_case(read_cases(file), stated, known["settings"]["penalty_mm"]), stated
     else:
-        table, task = read_predictions(file, told)
+        table, task = read_predictions(file, stated)
     test = table[table["split"] == "test"] if "test" in set(table["split"]) else table
     if twice := list(test["path"][test["path"].duplicated()]):
         raise ManifestError(f'{file}: has the scan "{twice[0]}" twice')

@@ -45,12 +45,12 @@ def readers_of(csv: str | Path, cases: Cases) -> dict[str, Any]:
         about = calls[TARGET] == column.name if TARGET in calls and not cases.task.exclusive else None
         given = {r: _aligned(calls[r], place, about, column.name, cases, Path(csv)) for r in readers}
         if any((~np.isnan(v)).any() for v in given.values()):
-            found = reader_points(column.y, given, plan=cases.plan).to_dict()
+            result = reader_points(column.y, given, plan=cases.plan).to_dict()
             spent = {r: _seconds(calls[c], place, about, Path(csv)) for r, c in timed.items()}
-            for point in found["points"]:
+            for point in result["points"]:
                 point["seconds"] = spent.get(point["name"])
-            found["average"]["seconds"] = sum(spent.values()) / len(spent) if spent else None
-            points[column.name] = found
+            result["average"]["seconds"] = sum(spent.values()) / len(spent) if spent else None
+            points[column.name] = result
     return points
 
 

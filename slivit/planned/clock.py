@@ -159,8 +159,8 @@ class Clock:
         if needed <= 1.05 * self.left or not each:
             self.epochs[key] = candidate.epochs
         elif before or (fitting < least / 2 and not self.took.get(candidate.name)):
-            told = f"its folds would take {needed / 60:.0f} min, with {max(self.left, 0) / 60:.0f} min left"
-            self.left_out[candidate.name] = told
+            reason = f"its folds would take {needed / 60:.0f} min, with {max(self.left, 0) / 60:.0f} min left"
+            self.left_out[candidate.name] = reason
         else:
             self.epochs[key] = max(least, fitting)
         self.keep()

@@ -71,7 +71,7 @@ def curve_of(work: Scans, name: str, curve: Mapping[int, Array]) -> dict[str, An
     folds = len(np.unique(work.parts))
     points = []
     for quarters in sorted(curve):
-        found = summarise(task.kind, y, in_units(task, curve[quarters]), groups=groups, metrics=[metric], draws=200)
+        estimates = summarise(task.kind, y, in_units(task, curve[quarters]), groups=groups, metrics=[metric], draws=200)
         count = round(len(set(groups)) * (folds - 1) / folds * quarters / 4)
-        points.append({"trained_on": count, **found[metric].to_dict()})
+        points.append({"trained_on": count, **estimates[metric].to_dict()})
     return {"model": name, "points": points}

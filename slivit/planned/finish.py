@@ -136,8 +136,8 @@ def _facts(
     options: dict[str, Any] = {"groups": groups, "metrics": names, "level": LEVEL, "draws": DRAWS}
     board = {}
     for name, p in predictions.items():
-        found = summarise(task.kind, y, in_units(task, p), **options)
-        board[name] = {n: found[n].to_dict() for n in names}
+        estimates = summarise(task.kind, y, in_units(task, p), **options)
+        board[name] = {n: estimates[n].to_dict() for n in names}
     networks = [c.name for c in plan.candidates if c.name in predictions]
     best = {kind: _best(board, among, names[0]) for kind, among in _groups(board, networks, plan).items()}
     facts: dict[str, Any] = {
@@ -185,7 +185,7 @@ def _comparisons(
     from slivit.statistics import Plan as Draws
     from slivit.statistics import compare_models
 
-    found = []
+    tests = []
     pairs = {(best["network"], best["simple"]), (best["network"], best["baseline"]), (ENSEMBLE, best["member"])}
     pairs |= {(best["frozen"], best["network"]), (best["frozen"], best["baseline"])}
     for first, second in sorted(pairs):
@@ -194,8 +194,8 @@ def _comparisons(
         both = {name: in_units(task, predictions[name]) for name in (first, second)}
         plan = Draws(groups=groups, level=LEVEL, draws=DRAWS)
         test = compare_models(task.kind, y, both, metrics=[metric], plan=plan)[0]
-        found.append(test.to_dict())
-    return found
+        tests.append(test.to_dict())
+    return tests
 
 
 def _sentences(facts: Mapping[str, Any], best: Mapping[str, str]) -> list[str]:
@@ -207,9 +207,9 @@ def _sentences(facts: Mapping[str, Any], best: Mapping[str, str]) -> list[str]:
 
 def _rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
-    for name, found in facts["leaderboard"].items():
+    for name, estimates in facts["leaderboard"].items():
         row: dict[str, Any] = {"model": name, "weight": facts["weights"].get(name, "")}
-        for metric, estimate in found.items():
+        for metric, estimate in estimates.items():
             row |= {metric: estimate["value"], f"{metric}_low": estimate["low"], f"{metric}_high": estimate["high"]}
         rows.append(row)
     return sorted(rows, key=lambda row: -(row[facts["metrics"][0]] or -np.inf))

@@ -76,18 +76,18 @@ def plan_frozen(weights: Sequence[str], volume: bool, scans: int, seconds: float
     """
     if not weights:
         return [], [at_hand()]
-    found, reasons, each = [], [], FOR_FROZEN * seconds / len(weights)
+    networks, reasons, each = [], [], FOR_FROZEN * seconds / len(weights)
     for where in weights:
         tried = list(_described(where, volume))
         for number, frozen in enumerate(tried):
             taken = scans * seconds_each(frozen)
             if taken <= each:
-                told = f"{frozen.why}; about {taken / 60:.0f} min for the features of all scans"
-                found.append(frozen.model_copy(update={"why": told}))
+                why = f"{frozen.why}; about {taken / 60:.0f} min for the features of all scans"
+                networks.append(frozen.model_copy(update={"why": why}))
                 break
             if number == len(tried) - 1:
                 reasons.append(f"{frozen.name} is left out: features of all scans take {taken / 60:.0f} min")
-    return found, reasons
+    return networks, reasons
 
 
 def at_hand() -> str:

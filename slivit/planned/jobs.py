@@ -142,7 +142,7 @@ def train_jobs(
         elif not again:
             clock.ended(job.candidate, job.fold, time.monotonic() - start)
         error = answer["error"] + " (it is tried again at a third of its rate)" * again
-        tell(_told(plan, job, error, (time.monotonic() - start) / 60, clock))
+        tell(_line(plan, job, error, (time.monotonic() - start) / 60, clock))
         if again:
             make(replace(job, carefully=True))
 
@@ -151,7 +151,7 @@ def train_jobs(
     return failed
 
 
-def _told(plan: Plan, job: Job, error: str, minutes: float, clock: Clock) -> str:
+def _line(plan: Plan, job: Job, error: str, minutes: float, clock: Clock) -> str:
     """What came of a job, in a line."""
     said = f"failed: {error}" if error else f"{job.epochs} epochs in {minutes:.1f} min"
     if job.epochs < job.candidate.epochs:

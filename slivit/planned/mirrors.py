@@ -76,6 +76,6 @@ def _losses(plain: Array, extra: Array, y: Array, parts: Array, task: Task, seed
         x = np.concatenate([plain[train], extra[train]]) if len(extra) else plain[train]
         answers = np.concatenate([y[train], y[train]]) if len(extra) else y[train]
         model = fit_table("kernel", {FEATURE: plain.shape[1]}, x, answers, task, seed)
-        found = losses_of(task, y[rest], outputs_of(model, plain[rest], task))
-        losses[rest] = np.nanmean(found.reshape(len(found), -1), 1)
+        by_output = losses_of(task, y[rest], outputs_of(model, plain[rest], task))
+        losses[rest] = np.nanmean(by_output.reshape(len(by_output), -1), 1)
     return losses

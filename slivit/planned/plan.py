@@ -323,8 +323,8 @@ def plan_folds(frame: pd.DataFrame, task: Task) -> tuple[int, str, bool]:
         fewest = min(fewest, *(rows["patient"].nunique() if "patient" in rows else len(rows) for rows in groups))
     folds = 5 if fewest >= 10 else 3 if fewest >= 3 else 2
     aside = f"; the table's column fold is left aside, as it holds {own} ({'2' if own < 2 else 'up to 10'} would do)"
-    told = f"{folds} folds of patients: the rarest class (or the whole table) has {fewest}"
-    return folds, told + (aside if "fold" in frame else ""), False
+    why = f"{folds} folds of patients: the rarest class (or the whole table) has {fewest}"
+    return folds, why + (aside if "fold" in frame else ""), False
 
 
 def minutes_of(text: str) -> float:

@@ -268,11 +268,11 @@ def _baselines(plan: Plan, work: Scans, features: Mapping[str, Array], clock: Cl
             return outputs_of(model, x[rest], work.task)
 
         p = each_part(predict)
-        log.info("baseline %s: %s out of fold", name, told_loss(work, p))
+        log.info("baseline %s: %s out of fold", name, loss_text(work, p))
         yield name, p
 
 
-def told_loss(work: Scans, p: Array) -> str:
+def loss_text(work: Scans, p: Array) -> str:
     """The loss that selection makes small, in words."""
     what = "squared error (1 is the mean's)" if not work.task.makes_calls else "log loss"
     known = ~np.isnan(p).any(1)
@@ -301,12 +301,12 @@ def _networks(
     plan = _more_folds(plan, kept, clock, cluster)
     plan, copies = _more_copies(plan, work, kept, clock, cluster)
     kept += copies
-    found = {c.name: jobs.out_of_fold(plan, work.frame, c, work.task) for c in kept}
-    for name, p in found.items():
-        log.info("network %s: %s out of fold", name, told_loss(work, p))
+    predictions = {c.name: jobs.out_of_fold(plan, work.frame, c, work.task) for c in kept}
+    for name, p in predictions.items():
+        log.info("network %s: %s out of fold", name, loss_text(work, p))
     named = {c.name for c in plan.candidates}
     late = {name: why for name, why in clock.left_out.items() if name in named}
-    return plan, {name: f"it failed: {why}" for name, why in failed.items()} | late, found
+    return plan, {name: f"it failed: {why}" for name, why in failed.items()} | late, predictions
 
 
 def _more_folds(plan: Plan, networks: Sequence[Candidate], clock: Clock, cluster: str) -> Plan:

@@ -32,7 +32,7 @@ Array = npt.NDArray[Any]
 STOP = {"the same scan in two splits", "one scan, two answers"}
 """Findings that would make every figure wrong."""
 DEALT_WITH = {"unreadable scans", "spacing differs", "slices that will be squashed", "much air around"}
-"""Findings that a plan answers, or that are told otherwise."""
+"""Findings that a plan answers, or that are reported otherwise."""
 _FEWEST = 40  # scans, below which they are read before other processes have started
 
 
@@ -126,13 +126,13 @@ def looked_at(table: ScanTable) -> Looked:
     if "split" in raw:  # a plan chooses on all scans that do not test
         raw = raw.assign(split=raw["split"].where(raw["split"] == "test", "train"))
     rules = Rules(patient_from_path="patient" not in raw, need_splits=(), check_files=False)
-    found = inspected(raw, table.task, Path(), rules)
-    gather(found.problems, table.source, ManifestError)
-    check = examined(found, table.source, table.task, workers=_workers(len(raw)), progress=_progress(len(raw)))
+    inspection = inspected(raw, table.task, Path(), rules)
+    gather(inspection.problems, table.source, ManifestError)
+    check = examined(inspection, table.source, table.task, workers=_workers(len(raw)), progress=_progress(len(raw)))
     if wrong := [f.text for f in check.findings if f.title in STOP]:
         gather(wrong, table.source, ManifestError)
     facts = facts_of(check.table)
-    frame = _one_patient_each(found.frame, check.table)
+    frame = _one_patient_each(inspection.frame, check.table)
     if GEOMETRY in table.task.covariates:
         frame = frame.assign(**pd.DataFrame([extents(f.shape, f.spacing) for f in facts], index=frame.index))
     kept = _readable(facts, table.source)

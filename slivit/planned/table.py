@@ -82,7 +82,7 @@ def scan_table(
     Raises:
         ManifestError: nothing there, or a guess that the table does not allow; it says what to name.
     """
-    wanted, told = (target,) if isinstance(target, str) and target else tuple(target), list[str]()
+    wanted, notes = (target,) if isinstance(target, str) and target else tuple(target), list[str]()
     imported = None if isinstance(scans, pd.DataFrame) else _imported(str(scans), str(labels), importer)
     known = None
     if imported:
@@ -96,9 +96,9 @@ def scan_table(
     if known and not kind and tuple(known.targets) == tuple(wanted):
         task = known
     else:
-        frame, task, told = _with_task(frame, wanted, kind, source)
+        frame, task, notes = _with_task(frame, wanted, kind, source)
     task = _with_covariates(frame, task, covariates)
-    sentences = (*_sentences(frame, task, source, channels), *told)
+    sentences = (*_sentences(frame, task, source, channels), *notes)
     return ScanTable(frame, task, source, sentences, tuple(channels))
 
 
@@ -115,11 +115,11 @@ def check_there(names: Sequence[str], frame: pd.DataFrame, source: str) -> None:
 
 def _with_covariates(frame: pd.DataFrame, task: Task, named: Sequence[str]) -> Task:
     """The task with the covariates that were named, or that are called so and differ between scans."""
-    found = [c for c in named if c != NO_COVARIATES]
+    covariates = [c for c in named if c != NO_COVARIATES]
     if not named:
         columns = [c for what in COVARIATES if (c := _find(frame, what)) and c not in task.targets]
-        found = [c for c in columns if _fits(frame[c])]
-    return Task.model_validate(task.model_dump() | {"covariates": tuple(found)}) if found else task
+        covariates = [c for c in columns if _fits(frame[c])]
+    return Task.model_validate(task.model_dump() | {"covariates": tuple(covariates)}) if covariates else task
 
 
 def _fits(column: pd.Series) -> bool:
@@ -229,10 +229,10 @@ def _columns_named(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     Raises:
         ManifestError: a split that is none among others that are.
     """
-    found = {column: what for what in ("path", "patient", "split") if (column := _find(frame, what))}
+    names = {column: what for what in ("path", "patient", "split") if (column := _find(frame, what))}
     if "path" in frame:
-        found = {column: what for column, what in found.items() if what != "path"}
-    frame = frame.rename(columns=found)
+        names = {column: what for column, what in names.items() if what != "path"}
+    frame = frame.rename(columns=names)
     if "split" in frame:
         named = frame["split"].str.lower().map(SPLITS)
         if named.isna().all():
@@ -263,14 +263,14 @@ def _columns(frame: pd.DataFrame) -> str:
 def _with_task(
     frame: pd.DataFrame, targets: Sequence[str], kind: str, source: str
 ) -> tuple[pd.DataFrame, Task, list[str]]:
-    """The rows with an answer, the task that the answers suggest, and what is told of them."""
+    """The rows with an answer, the task that the answers suggest, and notes on them."""
     frame = frame.assign(**{t: _answers(frame[t]) for t in targets})
     if not kind:
         _refuse_slips(frame, targets, source)
     kind = kind or _guessed_kind(frame, targets)
     every = frame[list(targets)] != ""
     known = every.any(axis=1) if kind == "multilabel" else every.all(axis=1)
-    told = (
+    notes = (
         [f"left out: {int((~known).sum())} of {len(frame)} scans without {one_of(targets)}"] if not known.all() else []
     )
     frame = frame[known]
@@ -278,7 +278,7 @@ def _with_task(
         raise ManifestError(f"{source}: no row has a value in {one_of(targets)}")
     if kind == "multiclass":
         frame, merged = _one_spelling(frame, targets[0])
-        told += merged
+        notes += merged
     else:
         frame = _numbers(frame, targets, source)
     if all(frame[t].dropna().nunique() < 2 for t in targets):
@@ -286,7 +286,7 @@ def _with_task(
         raise ManifestError(
             f"{source}: {one_of(targets)} is {value} for all of {len(frame)} scans, so there is nothing to tell apart"
         )
-    return frame, _task(kind, tuple(targets)), told
+    return frame, _task(kind, tuple(targets)), notes
 
 
 def _answers(column: pd.Series) -> pd.Series:
@@ -305,12 +305,12 @@ def _one_spelling(frame: pd.DataFrame, target: str) -> tuple[pd.DataFrame, list[
     for name in counts.index:
         first.setdefault(plain[name], str(name))
     same = {kept: [str(n) for n in counts.index if plain[n] == key] for key, kept in first.items()}
-    told = [
+    notes = [
         f"{target}: {', '.join(names)} are taken for one class, {kept}"
         for kept, names in same.items()
         if len(names) > 1
     ]
-    return frame.assign(**{target: frame[target].map(lambda name: first[plain[name]])}), told
+    return frame.assign(**{target: frame[target].map(lambda name: first[plain[name]])}), notes
 
 
 def _numbers(frame: pd.DataFrame, targets: Sequence[str], source: str) -> pd.DataFrame:

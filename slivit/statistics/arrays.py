@@ -118,8 +118,8 @@ def codes(values: Any, n: int, what: str) -> tuple[npt.NDArray[Any], Index]:
         raise StatisticsError(f"{what} must be known for every case; {int(missing.sum())} of {n} are missing.")
     if array.dtype == object:
         array = array.astype(str)
-    values_found, inverse = np.unique(array, return_inverse=True)
-    return values_found, inverse
+    different, inverse = np.unique(array, return_inverse=True)
+    return different, inverse
 
 
 def missing_values(array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

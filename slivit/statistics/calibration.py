@@ -125,8 +125,8 @@ def fit_intercept(z: Array, y: Array, weights: Array, start: Array) -> Array:
     """
     a, positives = start, weights @ y
     for _ in range(STEPS):
-        mean, spread = _sigmoid(a[:, None] + z)
-        step = (positives - _sums(weights, mean)) / _sums(weights, spread)
+        mean, variance = _sigmoid(a[:, None] + z)
+        step = (positives - _sums(weights, mean)) / _sums(weights, variance)
         a = a + step
         if not (np.abs(step) > SETTLED).any():
             break
@@ -149,9 +149,9 @@ def fit_line(z: Array, y: Array, weights: Array, start: Array) -> Array:
     terms = np.stack([np.ones_like(z), z, z * z], axis=1)
     target = weights @ (y[:, None] * terms[:, :2])
     for _ in range(STEPS):
-        mean, spread = _sigmoid(line[:, :1] + line[:, 1:] * z)
+        mean, variance = _sigmoid(line[:, :1] + line[:, 1:] * z)
         g0, g1 = (target - (weights * mean) @ terms[:, :2]).T
-        h0, h1, h2 = ((weights * spread) @ terms).T
+        h0, h1, h2 = ((weights * variance) @ terms).T
         step = np.stack([h2 * g0 - h1 * g1, h0 * g1 - h1 * g0], axis=1) / (h0 * h2 - h1 * h1)[:, None]
         line = line + step
         if not (np.abs(step) > SETTLED).any():

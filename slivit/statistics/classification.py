@@ -34,10 +34,10 @@ def average_precision(draws: BinaryDraws) -> Array:
     Source: Davis and Goadrich, ICML 2006, section 4; scikit-learn's `average_precision_score` (no interpolation).
     """
     tied, _, as_high = draws.data.ties
-    found = draws.positives_above.take(tied, axis=1)
+    hits = draws.positives_above.take(tied, axis=1)
     called = draws.negatives_above.take(as_high, axis=1)
-    called += found
-    precision = np.divide(found, called, out=found, where=called > 0)
+    called += hits
+    precision = np.divide(hits, called, out=hits, where=called > 0)
     value = ratio(np.einsum("bi,bi->b", draws.positive_counts, precision), draws.positives)
     return np.where(draws.ranked, value, np.nan)
 

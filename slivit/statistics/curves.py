@@ -110,9 +110,9 @@ class _CurveSample:
         if not self.base.blocked:
             draws = BinaryDraws(self.data, weights)
             height = self._roc if self.kind == "roc" else self._precision
-            for b, found, false in zip(range(len(weights)), *self.rates(draws), strict=True):
+            for b, true, false in zip(range(len(weights)), *self.rates(draws), strict=True):
                 if draws.ranked[b]:
-                    heights[b] = height(found, false)
+                    heights[b] = height(true, false)
         return {str(i): column for i, column in enumerate(heights.T)}
 
     def size(self, name: str) -> int:
@@ -125,24 +125,24 @@ class _CurveSample:
 
     def points(self) -> tuple[tuple[float, float, float | None], ...]:
         """Return each (x, y, threshold) of the curve, thinned to `MOST_POINTS`."""
-        found, false = (v[0] for v in self.rates(BinaryDraws(self.data, np.ones((1, self.n)))))
+        true, false = (v[0] for v in self.rates(BinaryDraws(self.data, np.ones((1, self.n)))))
         if self.kind == "roc":
-            x, y = np.append(0, false / false[-1]), np.append(0, found / found[-1])
+            x, y = np.append(0, false / false[-1]), np.append(0, true / true[-1])
             thresholds = [None, *self.levels.tolist()]
         else:
-            x, y, thresholds = found / found[-1], found / (found + false), self.levels.tolist()
+            x, y, thresholds = true / true[-1], true / (true + false), self.levels.tolist()
         shown = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_POINTS)).astype(np.intp))
         return tuple((float(x[i]), float(y[i]), thresholds[i]) for i in shown)
 
-    def _roc(self, found: Array, false: Array) -> Array:
+    def _roc(self, true: Array, false: Array) -> Array:
         # Where several points share a false-positive rate, np.interp takes the last, which is the upper end.
-        return np.interp(self.x, np.append(0, false / false[-1]), np.append(0, found / found[-1]))
+        return np.interp(self.x, np.append(0, false / false[-1]), np.append(0, true / true[-1]))
 
-    def _precision(self, found: Array, false: Array) -> Array:
+    def _precision(self, true: Array, false: Array) -> Array:
         # A recall of 0 is that of the first positive; the tolerance lets 0.3 of 10 positives be 3.
-        wanted = np.maximum(self.x * found[-1] - 1e-9, 0.5)
-        reached = np.searchsorted(found, wanted)
-        return found[reached] / (found[reached] + false[reached])
+        wanted = np.maximum(self.x * true[-1] - 1e-9, 0.5)
+        reached = np.searchsorted(true, wanted)
+        return true[reached] / (true[reached] + false[reached])
 
 
 def _curve(kind: str, y: Any, p: Any, grid: int, plan: Plan | None) -> Curve:

@@ -64,14 +64,14 @@ def label_rates(
     means = ColumnSample(labels, [f"{rate} {i}" for i in range(len(cuts)) for rate in (MISSED, RAISED, RIGHT)])
     subsets = {f"{i}": subset_accuracy(y, p, [cut] * len(names)).shares[SUBSET] for i, cut in enumerate(cuts)}
     sample = JoinedSample({"means": means, "subsets": ShareSample(subsets)}, len(y))
-    found = bootstrap(sample, plan)
+    estimates = bootstrap(sample, plan)
     return [
         LabelRates(
             threshold=float(cut),
-            false_negative_rate=found[sample.key("means", f"{MISSED} {i}")],
-            false_positive_rate=found[sample.key("means", f"{RAISED} {i}")],
-            accuracy=found[sample.key("means", f"{RIGHT} {i}")],
-            subset_accuracy=found[sample.key("subsets", f"{i}")],
+            false_negative_rate=estimates[sample.key("means", f"{MISSED} {i}")],
+            false_positive_rate=estimates[sample.key("means", f"{RAISED} {i}")],
+            accuracy=estimates[sample.key("means", f"{RIGHT} {i}")],
+            subset_accuracy=estimates[sample.key("subsets", f"{i}")],
         )
         for i, cut in enumerate(cuts)
     ]
@@ -81,13 +81,13 @@ def _shares(y: Array, p: Array, cuts: Array) -> dict[str, Share]:
     """The rates of one label at every threshold."""
     known = ~np.isnan(y)
     problem = "some predictions are not finite numbers" if np.isnan(p[known]).any() else ""
-    found = {}
+    shares = {}
     for i, cut in enumerate(cuts):
         called = p >= cut
-        found[f"{MISSED} {i}"] = Share(~called, y == 1, "needs a positive case", problem)
-        found[f"{RAISED} {i}"] = Share(called, y == 0, "needs a negative case", problem)
-        found[f"{RIGHT} {i}"] = Share(called == (y == 1), known, "needs a case", problem)
-    return found
+        shares[f"{MISSED} {i}"] = Share(~called, y == 1, "needs a positive case", problem)
+        shares[f"{RAISED} {i}"] = Share(called, y == 0, "needs a negative case", problem)
+        shares[f"{RIGHT} {i}"] = Share(called == (y == 1), known, "needs a case", problem)
+    return shares
 
 
 def label_referral(
@@ -116,14 +116,14 @@ def label_referral(
     unsure = -np.abs(p - 0.5) if uncertainty is None else numbers(uncertainty, "uncertainty", (2,))[kept]
     parts = {name: ReferralSample(y[:, i], p[:, i], unsure[:, i], percents) for i, name in enumerate(names)}
     metrics = [f"{name} {i}" for name in ("roc_auc", "average_precision") for i in range(len(percents))]
-    found = bootstrap(ColumnSample(parts, metrics), plan)
+    estimates = bootstrap(ColumnSample(parts, metrics), plan)
     sizes = [len(part.y) for part in parts.values()]
     return [
         ReferralPoint(
             float(percent),
             sum(int(np.floor(percent / 100 * size + 0.5 + 1e-9)) for size in sizes),
-            found[f"roc_auc {i}"],
-            found[f"average_precision {i}"],
+            estimates[f"roc_auc {i}"],
+            estimates[f"average_precision {i}"],
         )
         for i, percent in enumerate(percents)
     ]

@@ -176,15 +176,15 @@ class MulticlassSample:
     def values(self, weights: Array) -> dict[str, Array]:
         """Return the means over classes and overall metrics, then each class's, (B,) each, from counts (B, n)."""
         by_class = self.parts.by_part(weights)
-        found = self.overall.values(weights) | self.parts.joined(by_class, len(weights))
+        means = self.overall.values(weights) | self.parts.joined(by_class, len(weights))
         counts = self.overall.class_counts(weights)
         for name, metric in WEIGHTED.items():
             if name in self.metrics:
-                found[name] = _weighted(np.stack([v[metric] for v in by_class.values()], axis=1), counts)
+                means[name] = _weighted(np.stack([v[metric] for v in by_class.values()], axis=1), counts)
         if BALANCED in self.metrics:
-            found[BALANCED] = found["sensitivity"]
-        single = [name for name in found if name.partition("/")[0] in self.metrics and "/" in name]
-        return {name: found[name] for name in (*self.metrics, *single)}
+            means[BALANCED] = means["sensitivity"]
+        single = [name for name in means if name.partition("/")[0] in self.metrics and "/" in name]
+        return {name: means[name] for name in (*self.metrics, *single)}
 
     def size(self, name: str) -> int:
         """Return the number of cases with a class."""

@@ -115,7 +115,7 @@ class Folds:
         """Return the fields as plain Python values that JSON can hold."""
         return {
             "pooled": {name: e.to_dict() for name, e in self.pooled.items()},
-            "per_fold": {f: {name: e.to_dict() for name, e in found.items()} for f, found in self.per_fold.items()},
+            "per_fold": {f: {name: e.to_dict() for name, e in metrics.items()} for f, metrics in self.per_fold.items()},
             "spread": {name: s.to_dict() for name, s in self.spread.items()},
         }
 

@@ -111,17 +111,17 @@ def score_mask(
     Source: Maier-Hein et al., Nat. Methods 21 (2024) 195 (Dice, HD95, normalised surface distance; edge cases).
     """
     sides = None if spacing is None else _spacing(spacing)
-    true, found = _mask(truth, "truth"), _mask(predicted, "predicted")
-    if true.shape != found.shape:
-        raise StatisticsError(f"the masks must have one shape; got truth {true.shape}, predicted {found.shape}.")
+    true, called = _mask(truth, "truth"), _mask(predicted, "predicted")
+    if true.shape != called.shape:
+        raise StatisticsError(f"the masks must have one shape; got truth {true.shape}, predicted {called.shape}.")
     if tolerance_mm < 0:
         raise StatisticsError(f"tolerance_mm must be 0 or more, got {tolerance_mm}.")
     if ignore is not None:
         counted = ~_mask(ignore, "ignore")
-        true, found = true & counted, found & counted
-    box = _box(true | found)
+        true, called = true & counted, called & counted
+    box = _box(true | called)
     # Everything lies in the box of the two masks: outside of it neither has a voxel.
-    a, b = _flat(true[box], true.shape), _flat(found[box], true.shape)
+    a, b = _flat(true[box], true.shape), _flat(called[box], true.shape)
     hd95, surface_dice = None, None
     if sides:
         axes = [side for side, n in zip(sides, true.shape, strict=True) if n > 1]
@@ -168,8 +168,8 @@ def _box(union: Mask) -> tuple[slice, ...]:
     """The smallest box that holds a mask; nothing of an empty one."""
     from scipy.ndimage import find_objects
 
-    found = find_objects(union.astype(np.uint8), max_label=1)[0]
-    return found or (slice(0, 0),) * union.ndim
+    box = find_objects(union.astype(np.uint8), max_label=1)[0]
+    return box or (slice(0, 0),) * union.ndim
 
 
 def _flat(part: Mask, whole: tuple[int, ...]) -> Mask:

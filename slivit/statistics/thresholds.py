@@ -111,8 +111,8 @@ def choose_threshold(y: Any, p: Any, rule: str | float | Rule = "youden") -> Ope
     if positives in (0, n) or np.isnan(p).any() or Binary(y, p).constant:
         needs = f"needs both classes and finite predictions that differ; here: {n} cases, {positives} positive"
         return OperatingPoint(str(rule), None, None, None, n, positives, needs)
-    cuts, found, false = _cuts(y, p)
-    sensitivity, specificity = found / positives, 1 - false / (n - positives)
+    cuts, true, false = _cuts(y, p)
+    sensitivity, specificity = true / positives, 1 - false / (n - positives)
     if rule.name == "youden":
         # A tolerance, as equal indices can differ by rounding.
         index = sensitivity + specificity

@@ -16,7 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 from slivit.cli import app
-from slivit.cli.common import ENDING, ROOM, told_errors
+from slivit.cli.common import ENDING, ROOM, user_errors
 
 
 def told(*args):
@@ -165,7 +165,7 @@ def test_what_the_system_refuses_is_said_in_its_words(capsys):
         MemoryError("10 GB"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"),
     ):
-        with pytest.raises(typer.Exit) as end, told_errors():
+        with pytest.raises(typer.Exit) as end, user_errors():
             raise error
         assert end.value.exit_code == 2
     assert capsys.readouterr().err.splitlines() == [
@@ -174,7 +174,7 @@ def test_what_the_system_refuses_is_said_in_its_words(capsys):
         f"slivit: {ROOM}: 10 GB",
         f"slivit: {ROOM}: DefaultCPUAllocator: can't allocate memory: 9",
     ]
-    with pytest.raises(FileNotFoundError), told_errors():
+    with pytest.raises(FileNotFoundError), user_errors():
         raise FileNotFoundError(errno.ENOENT, "a bug", "/a")
 
 
@@ -192,7 +192,7 @@ def closing(closed):
 def test_signals_that_ask_to_end_are_told_and_close_what_is_open(capsys, number):
     closed, before = [], signal.signal(number, signal.SIG_DFL)  # nohup has a signal ignored
     try:
-        with pytest.raises(typer.Exit) as end, told_errors("call it again"), closing(closed):
+        with pytest.raises(typer.Exit) as end, user_errors("call it again"), closing(closed):
             os.kill(os.getpid(), number)
     finally:
         handler = signal.signal(number, before)
@@ -212,7 +212,7 @@ def test_a_signal_that_comes_where_python_drops_what_is_raised_is_heard_again(ca
         Dropped()
         time.sleep(5)
 
-    with pytest.raises(typer.Exit) as end, told_errors():
+    with pytest.raises(typer.Exit) as end, user_errors():
         work()
     assert end.value.exit_code == 128 + signal.SIGTERM
     assert capsys.readouterr().err == "slivit: stopped by SIGTERM\n"
@@ -222,7 +222,7 @@ def test_a_signal_that_comes_where_python_drops_what_is_raised_is_heard_again(ca
 def test_a_process_that_ignores_hang_ups_goes_on(capsys):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with told_errors():
+        with user_errors():
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
