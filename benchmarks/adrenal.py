@@ -42,8 +42,8 @@ def train(data: Path, out: Path, start: str, seed: int) -> dict[str, float]:
         slivit.finetune(load_recipe("finetune", "adrenalmnist3d", overrides), overwrite=True)
         timing.write_text(json.dumps((time.perf_counter() - begun) / 60))
     splits = json.loads((folder / "metrics.json").read_text())["splits"]
-    found = {split: splits[split]["metrics"]["roc_auc"]["value"] for split in ("val", "test")}
-    return {**found, "minutes": json.loads(timing.read_text())}
+    scores = {split: splits[split]["metrics"]["roc_auc"]["value"] for split in ("val", "test")}
+    return {**scores, "minutes": json.loads(timing.read_text())}
 
 
 def main() -> None:

@@ -132,12 +132,12 @@ def check_alike(setting: Setting) -> None:
     """Make sure that the cache returns what is read cold, and that the plain loader sees the same scan."""
     import torch
 
-    found = methods(setting, setting.work / "check")
-    cold, kept = found[COLD](0), found[KEPT](0)
+    loaders = methods(setting, setting.work / "check")
+    cold, kept = loaders[COLD](0), loaders[KEPT](0)
     if not torch.equal(cold, kept):
         raise RuntimeError(f"{setting.kind}: the cache does not return what is read cold")
-    plain = found[SAME](0)[0].flatten().double()
-    for name, other in (("slivit", found[INPUT](0)), ("MONAI", found[MONAI](0))):
+    plain = loaders[SAME](0)[0].flatten().double()
+    for name, other in (("slivit", loaders[INPUT](0)), ("MONAI", loaders[MONAI](0))):
         likeness = np.corrcoef(plain, other[0, 0].flatten().double())[0, 1]
         if not likeness > (0.7 if name == "MONAI" else 0.9):
             raise RuntimeError(f"{setting.kind}: {name} and the plain loader see different pictures ({likeness:.2f})")
@@ -148,15 +148,15 @@ def measure(setting: Setting, rounds: int) -> dict[str, tuple[list[float], list[
     times: dict[str, tuple[list[float], list[float]]] = {}
     for number in range(rounds):
         with tempfile.TemporaryDirectory(dir=setting.work) as fresh:
-            found = methods(setting, Path(fresh))
-            reading = [name for name in found if name not in WRITING]
+            loaders = methods(setting, Path(fresh))
+            reading = [name for name in loaders if name not in WRITING]
             for name in [*(reading if number % 2 == 0 else reversed(reading)), *WRITING]:
-                wall, processor = _pass(found[name], len(setting.paths))
+                wall, processor = _pass(loaders[name], len(setting.paths))
                 kept = times.setdefault(name, ([], []))
                 kept[0].append(wall)
                 kept[1].append(processor)
             os.sync()  # so that nothing is written to disk while the next round is measured
-    return {name: times[name] for name in found}
+    return {name: times[name] for name in loaders}
 
 
 def _pass(method: Method, count: int) -> tuple[float, float]:
@@ -183,8 +183,8 @@ def memory_of(setting: Setting, name: str, count: int) -> float:
     for index in range(count):
         method(index)
     # Not `resource.getrusage`: its peak is handed down from the process that started this one.
-    told = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    return int(told["VmHWM"].split()[0]) / 1024
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
 
 
 def prepare_scans(kind: Kind, folder: Path, count: int) -> Setting:
@@ -247,10 +247,10 @@ def fold_lines(rounds: int) -> list[str]:
             for name, run in whole.items():
                 times[name].append(_pass(lambda _, run=run: run(), 1)[1])
         network_time = _pass(lambda _: network.forward_features(to_input(stack, "tiled", MEAN, STD)), 1)[1]
-    told = ", ".join(f"{name} {1000 * np.median(t):.1f} ms" for name, t in times.items())
+    spent = ", ".join(f"{name} {1000 * np.median(t):.1f} ms" for name, t in times.items())
     return [
         f"Grey folded into the stem of `convnext_tiny`, from bytes ({SLICES} x 256 x 256) to the stem's output: "
-        f"{told} of processor time; the outputs differ by at most {worst:.1e}. The whole backbone takes "
+        f"{spent} of processor time; the outputs differ by at most {worst:.1e}. The whole backbone takes "
         f"{1000 * network_time:.0f} ms.",
         "",
     ]

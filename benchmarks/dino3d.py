@@ -87,8 +87,8 @@ def regressed(manifest: Path, out: Path, start: str, seed: int) -> float:
 
 def tuned(manifest: Path, out: Path, start: str, seed: int, epochs: int) -> float:
     """Test AUC of fine-tuning end to end, at the rate that is best on the validation scans."""
-    found = [tune(manifest, out, start, seed, epochs, rate) for rate in RATES]
-    return max(found, key=lambda auc: auc["val"])["test"]
+    scores = [tune(manifest, out, start, seed, epochs, rate) for rate in RATES]
+    return max(scores, key=lambda auc: auc["val"])["test"]
 
 
 def tune(manifest: Path, out: Path, start: str, seed: int, epochs: int, rate: float) -> dict[str, float]:
@@ -144,8 +144,8 @@ def intensities() -> None:
                 begun = time.process_time()
                 task()
                 spent[i] += (time.process_time() - begun) * 1e3 / rounds / count
-        told = " | ".join(f"{ms:.1f} ms" for ms in spent)
-        print(f"| {side} cubed | {told} | {spent[2] / spent[1]:.1f} |", flush=True)
+        cells = " | ".join(f"{ms:.1f} ms" for ms in spent)
+        print(f"| {side} cubed | {cells} | {spent[2] / spent[1]:.1f} |", flush=True)
 
 
 def keep(rows: dict[tuple[str, str], list[float]], what: str, start: str, seed: int, auc: float) -> None:
@@ -182,8 +182,8 @@ def main() -> None:
     print("| --- |" + " --- |" * (len(options.seeds) + 2))
     for (what, start), values in sorted(rows.items()):
         spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-        told = " | ".join(f"{v:.3f}" for v in values)
-        print(f"| {what} | {start} | {told} | **{np.mean(values):.3f}** ({spread:.3f}) |")
+        cells = " | ".join(f"{v:.3f}" for v in values)
+        print(f"| {what} | {start} | {cells} | **{np.mean(values):.3f}** ({spread:.3f}) |")
 
 
 if __name__ == "__main__":

@@ -238,8 +238,8 @@ def processes(options: argparse.Namespace) -> None:
             code = f"import engine; engine.trained_together({options.slices})"
             started = []
             for rank in range(size):
-                told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "localhost"}
-                where = os.environ | {key: str(value) for key, value in told.items()} | {"MASTER_PORT": port}
+                group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "localhost"}
+                where = os.environ | {key: str(value) for key, value in group.items()} | {"MASTER_PORT": port}
                 command = [sys.executable, "-c", code]
                 started.append(
                     subprocess.Popen(command, cwd=Path(__file__).parent, env=where, stdout=subprocess.PIPE, text=True)

@@ -65,11 +65,11 @@ def hits(engine: Engine, volumes: Iterator[tuple[Volume, np.ndarray]]) -> pd.Dat
         scan, right = see_scan(volume, engine.settings), height >= 0.5 * height.max()
         row = {"by chance": right.mean()}
         for fill in FILLS:
-            found = explain_seen(engine, scan, target="drusen", methods=["occlusion"], fill=fill)
-            row[f"occlusion, {fill}"] = right[found.ranking("occlusion")[0]]
-        found = explain_seen(engine, scan, target="drusen", methods=["rollout", "gradcam"])
-        row |= {method: right[found.ranking(method)[0]] for method in found.attributions}
-        row["probability"] = found.prediction
+            explanation = explain_seen(engine, scan, target="drusen", methods=["occlusion"], fill=fill)
+            row[f"occlusion, {fill}"] = right[explanation.ranking("occlusion")[0]]
+        explanation = explain_seen(engine, scan, target="drusen", methods=["rollout", "gradcam"])
+        row |= {method: right[explanation.ranking(method)[0]] for method in explanation.attributions}
+        row["probability"] = explanation.prediction
         rows.append(row)
     return pd.DataFrame(rows)
 

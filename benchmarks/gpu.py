@@ -90,8 +90,8 @@ class Bench:
         results = {}
         for name, make in cases.items():
             model, images, precision = make()
-            found = self.timed(self.step(model.to(self.device).train(), images, precision))
-            results[name] = found | {"scans_a_second": self.batch / found["seconds"]} | self._share(found["seconds"])
+            times = self.timed(self.step(model.to(self.device).train(), images, precision))
+            results[name] = times | {"scans_a_second": self.batch / times["seconds"]} | self._share(times["seconds"])
         return results
 
     def _ours(self) -> nn.Module:

@@ -125,14 +125,14 @@ def circles(package: Path) -> list[list[str]]:
 
     known = modules(package)
     graph = {name: {m for m in imports(file, known) if m in known and m != name} for name, file in known.items()}
-    found = []
+    groups = []
     while True:
         try:
             TopologicalSorter(graph).prepare()
-            return found
+            return groups
         except CycleError as error:
             circle = error.args[1]
-            found.append(circle)
+            groups.append(circle)
             graph[circle[1]].discard(circle[0])  # the sorter tells a circle against the direction of its imports
             graph[circle[0]].discard(circle[1])
 

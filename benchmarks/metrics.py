@@ -51,7 +51,7 @@ def loop(y: Any, p: Any, plan: Any, names: tuple[str, ...]) -> dict[str, Any]:
             drawn = np.repeat(np.arange(len(y)), row)
             for name in names:
                 values[name].append(functions[name](y[drawn], p[drawn]))
-    return {name: np.array(found) for name, found in values.items()}
+    return {name: np.array(draws) for name, draws in values.items()}
 
 
 def shortest(runs: int, *functions: Callable[[], Any]) -> list[float]:
@@ -103,7 +103,7 @@ def full_binary(n: int, draws: int) -> int:
     y, p = simulated(n)
     patients = np.arange(n) // 2
     plan = st.Plan(draws=draws, groups=patients)
-    found = st.summarise("binary", y, p, groups=patients, draws=draws)
+    estimates = st.summarise("binary", y, p, groups=patients, draws=draws)
     curves = [st.roc_curve(y, p, plan=plan), st.precision_recall_curve(y, p, plan=plan)]
     bins = st.reliability_curve(y, p, plan=plan)
     rates, referral = st.rates_by_threshold(y, p, plan=plan), st.referral_curve(y, p, plan=plan)
@@ -111,7 +111,7 @@ def full_binary(n: int, draws: int) -> int:
     groups = st.by_subgroup("binary", y, p, table, bands={"age": [50, 70]}, plan=plan)
     st.delong_interval(y, p)
     in_groups = sum(len(g.metrics) for column in groups.columns.values() for g in column.values()) + len(groups.gaps)
-    return len(found) + sum(len(c.x) for c in curves) + len(bins) + 2 * len(rates) + 2 * len(referral) + in_groups
+    return len(estimates) + sum(len(c.x) for c in curves) + len(bins) + 2 * len(rates) + 2 * len(referral) + in_groups
 
 
 def full_classes(n: int, draws: int) -> int:

@@ -31,7 +31,7 @@ from slivit.files import write_json, write_text
 
 MOST_SLICES, PIXELS, BATCH, RATE, SEED = 16, 32, 8, 3e-4, 0
 LEAST_VOLUMES = 64
-"""A model that sees fewer in its budget is told with its seconds a volume instead of an AUC."""
+"""A model that sees fewer in its budget is listed with its seconds a volume instead of an AUC."""
 
 FAILED = "failed"
 """How the reason of a row begins that is tried again."""
@@ -197,8 +197,8 @@ def tested(model: Any, manifest: Any, preprocessing: Any, settings: Settings) ->
     options = {"device": settings.device, "batch_size": BATCH}
     table = slivit.predict_table(model, manifest.rows("test"), manifest.task, preprocessing, **options)
     y, p = table["target_label"].to_numpy(float), table["prob_label"].to_numpy(float)
-    found = summarise("binary", y, p, level=0.95, draws=2000, metrics=["roc_auc"])["roc_auc"]
-    return {"auc": found.value, "low": found.low, "high": found.high, "test_items": len(table)}
+    estimate = summarise("binary", y, p, level=0.95, draws=2000, metrics=["roc_auc"])["roc_auc"]
+    return {"auc": estimate.value, "low": estimate.low, "high": estimate.high, "test_items": len(table)}
 
 
 def too_slow(row: Mapping[str, Any]) -> str:

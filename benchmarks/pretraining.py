@@ -148,9 +148,9 @@ def print_probes(options: argparse.Namespace) -> None:
         recipe = load_recipe("pretrain", name)
         kind = recipe.method if isinstance(recipe, SelfSupervisedRecipe) else "supervised"
         backbone = recipe.model.args.get("backbone", recipe.model.name)
-        told = f"{name} ({kind}) | {backbone} | {runs[0]['epochs']} | {np.mean([run['minutes'] for run in runs]):.1f}"
+        cells = f"{name} ({kind}) | {backbone} | {runs[0]['epochs']} | {np.mean([run['minutes'] for run in runs]):.1f}"
         for split in SPLITS:
-            print(f"| {told} | {split} | {gains(runs, split)} |", flush=True)
+            print(f"| {cells} | {split} | {gains(runs, split)} |", flush=True)
 
 
 def gains(runs: list[dict[str, Any]], split: str) -> str:

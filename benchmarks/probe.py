@@ -45,11 +45,11 @@ def preprocessed(npz: Path) -> tuple[Tensor, Tensor, Any]:
 
 def one_pass(model: Any, stacks: Tensor, batch_size: int) -> dict[str, Tensor]:
     """The features of all scans."""
-    spec, found = model.spec, []
+    spec, batches = model.spec, []
     with torch.inference_mode():
         for batch in stacks.split(batch_size):
-            found.append(features(model, to_input(batch, spec.input, spec.mean, spec.std)))
-    return {name: torch.cat([parts[name] for parts in found]) for name in found[0]}
+            batches.append(features(model, to_input(batch, spec.input, spec.mean, spec.std)))
+    return {name: torch.cat([parts[name] for parts in batches]) for name in batches[0]}
 
 
 def alone(x: Tensor, y: Tensor, iterations: int) -> None:

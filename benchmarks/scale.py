@@ -34,7 +34,7 @@ def of_a_volume() -> dict[str, float]:
     return {"student": student, "teacher": teacher, "heads": heads, "all": 3 * student + teacher + heads}
 
 
-def told(seconds: float) -> str:
+def as_time(seconds: float) -> str:
     """A time in words."""
     for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
@@ -47,19 +47,19 @@ def rows(o: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
     fast = [o.peak * 1e12 * o.share * n * (o.scaling if n > 1 else 1.0) for n in o.gpus]
     cores = [o.cores * n for n in o.gpus]
     work = 2 * of_a_volume()["all"]
-    yield "reading every scan once, by the cores", [told(SCANS * MEASURED["read"] / c) for c in cores]
-    yield f"... by the storage, {o.disk:g} GB/s for all", [told(SCANS * FILE / (o.disk * 1e9)) for _ in o.gpus]
-    yield "pre-training, 112,500 steps: the GPUs", [told(STEPS * BATCH * work / f) for f in fast]
+    yield "reading every scan once, by the cores", [as_time(SCANS * MEASURED["read"] / c) for c in cores]
+    yield f"... by the storage, {o.disk:g} GB/s for all", [as_time(SCANS * FILE / (o.disk * 1e9)) for _ in o.gpus]
+    yield "pre-training, 112,500 steps: the GPUs", [as_time(STEPS * BATCH * work / f) for f in fast]
     yield (
         "... with activations computed again",
-        [told(STEPS * BATCH * (work + 2 * of_a_volume()["student"]) / f) for f in fast],
+        [as_time(STEPS * BATCH * (work + 2 * of_a_volume()["student"]) / f) for f in fast],
     )
     crops = LARGE * MEASURED["large"] + SMALL * MEASURED["small"]
-    yield "... cutting its crops, by the cores", [told(STEPS * BATCH * crops / c) for c in cores]
+    yield "... cutting its crops, by the cores", [as_time(STEPS * BATCH * crops / c) for c in cores]
     yield "... GB/s of cached volumes that it reads", [f"{VOLUME * f / work / 1e9:.2g}" for f in fast]
-    yield "predicting once with SLIViT-T: the GPUs", [told(SCANS * 2 * MEASURED["slivit"] / f) for f in fast]
-    yield "... from the cache, by the cores", [told(SCANS * MEASURED["bytes"] / c) for c in cores]
-    yield "... on these cores alone, no GPU", [told(SCANS * MEASURED["cpu"] / c) for c in cores]
+    yield "predicting once with SLIViT-T: the GPUs", [as_time(SCANS * 2 * MEASURED["slivit"] / f) for f in fast]
+    yield "... from the cache, by the cores", [as_time(SCANS * MEASURED["bytes"] / c) for c in cores]
+    yield "... on these cores alone, no GPU", [as_time(SCANS * MEASURED["cpu"] / c) for c in cores]
 
 
 def table(o: argparse.Namespace) -> str:
@@ -73,14 +73,14 @@ def table(o: argparse.Namespace) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The assumptions."""
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--peak", type=float, default=312, help="of a GPU in bfloat16, TFLOP/s by its data sheet")
-    found.add_argument("--share", type=float, default=0.4, help="of the peak that training and prediction reach")
-    found.add_argument("--scaling", type=float, default=0.9, help="of several GPUs' sum that they reach together")
-    found.add_argument("--cores", type=int, default=16, help="of a processor, beside each GPU")
-    found.add_argument("--disk", type=float, default=1.0, help="GB/s that the storage gives all machines together")
-    found.add_argument("--gpus", type=int, nargs="+", default=[1, 4, 64])
-    return found
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--peak", type=float, default=312, help="of a GPU in bfloat16, TFLOP/s by its data sheet")
+    options.add_argument("--share", type=float, default=0.4, help="of the peak that training and prediction reach")
+    options.add_argument("--scaling", type=float, default=0.9, help="of several GPUs' sum that they reach together")
+    options.add_argument("--cores", type=int, default=16, help="of a processor, beside each GPU")
+    options.add_argument("--disk", type=float, default=1.0, help="GB/s that the storage gives all machines together")
+    options.add_argument("--gpus", type=int, nargs="+", default=[1, 4, 64])
+    return options
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ def pretrain(table: Path, out: Path, family: str) -> Path:
     folder, (name, overrides) = out / f"pretraining-{family}", PRETRAINING[family]
     if not (folder / "checkpoint").is_dir():
         begun = time.process_time()
-        told = [f"out={folder}", f"data.manifest={table}", "fit.device=cpu", *overrides]
-        slivit.pretrain(load_recipe("pretrain", name, told), overwrite=True)
+        changes = [f"out={folder}", f"data.manifest={table}", "fit.device=cpu", *overrides]
+        slivit.pretrain(load_recipe("pretrain", name, changes), overwrite=True)
         (out / f"pretraining-{family}.json").write_text(json.dumps(time.process_time() - begun))
     return folder
 
@@ -164,13 +164,13 @@ def plain(table: Path, out: Path, seed: int) -> dict[str, Any]:
     for row in (row for row in rows if row["split"] == "test"):
         image, mask = case(row)
         with torch.inference_mode():
-            found = sliding_window_inference(image[None], (48, 64, 48), 1, network).argmax(1)
+            predicted = sliding_window_inference(image[None], (48, 64, 48), 1, network).argmax(1)
         for number, name in enumerate(scores, 1):
-            scores[name].append(score_mask((mask[0] == number).numpy(), (found[0] == number).numpy(), (1, 1, 1)))
-    told: dict[str, Any] = {
+            scores[name].append(score_mask((mask[0] == number).numpy(), (predicted[0] == number).numpy(), (1, 1, 1)))
+    summary: dict[str, Any] = {
         name: {key: e.to_dict() for key, e in summarise_masks(own).items()} for name, own in scores.items()
     }
-    file.write_text(json.dumps(told | {"seconds": time.process_time() - begun}))
+    file.write_text(json.dumps(summary | {"seconds": time.process_time() - begun}))
     return json.loads(file.read_text())
 
 
@@ -190,14 +190,14 @@ def main() -> None:
     print("| model | seeds | structure | Dice | HD95 (mm) | absolute volume error (mL) | processor seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for model in options.models:
-        found = [
+        runs = [
             plain(table, options.out, seed) if model == "plain" else train(table, options.out, model, seed)
             for seed in options.seeds
         ]
         for structure in ("anterior", "posterior"):
-            cells = [over_seeds([f[structure][m]["value"] for f in found]) for m in METRICS]
-            seconds = over_seeds([f["seconds"] for f in found], 0)
-            print(f"| {model} | {len(found)} | {structure} | {' | '.join(cells)} | {seconds} |", flush=True)
+            cells = [over_seeds([f[structure][m]["value"] for f in runs]) for m in METRICS]
+            seconds = over_seeds([f["seconds"] for f in runs], 0)
+            print(f"| {model} | {len(runs)} | {structure} | {' | '.join(cells)} | {seconds} |", flush=True)
 
 
 def over_seeds(values: list[float], digits: int = 3) -> str:

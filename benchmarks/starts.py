@@ -84,15 +84,15 @@ def embedded(model: Any, manifest: Any, settings: Any) -> Embeddings:
     """The features of all rows, computed once and kept nowhere."""
     engine = Engine(slivit.Checkpoint(Embedder(model, planes=3), None, settings), "cpu", batch_size=BATCH)
     paths = [str(row["path"]) for row in manifest.rows()]
-    found: dict[int, dict[str, torch.Tensor]] = {}
+    features: dict[int, dict[str, torch.Tensor]] = {}
 
     def run(stacks: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         parts = engine.features(stacks)
         return [{name: part[i] for name, part in parts.items()} for i in range(len(stacks))]
 
     for number, _, vectors in engine.over(engine.read(paths), run):
-        found[number] = vectors or {}
-    parts = {name: torch.stack([found[i][name] for i in range(len(paths))]) for name in found[0]}
+        features[number] = vectors or {}
+    parts = {name: torch.stack([features[i][name] for i in range(len(paths))]) for name in features[0]}
     frame = pd.DataFrame(manifest.rows()).reset_index(drop=True)
     return Embeddings(frame, parts, {})
 

@@ -59,22 +59,22 @@ def imports(path: Path) -> set[str]:
         if isinstance(top, ast.If) and "TYPE_CHECKING" in ast.dump(top.test)
         for node in ast.walk(top)
     }
-    found: set[str] = set()
+    rooms: set[str] = set()
     for node in (n for n in ast.walk(tree) if n not in unseen):
         if isinstance(node, ast.ImportFrom) and node.module == "slivit":
-            found |= {name.name for name in node.names}
+            rooms |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("slivit."):
-            found.add(str(node.module).split(".")[1])
-    return found
+            rooms.add(str(node.module).split(".")[1])
+    return rooms
 
 
 def arrows() -> dict[str, set[str]]:
     """Which rooms each room imports."""
-    found: dict[str, set[str]] = {}
+    used: dict[str, set[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        found.setdefault(room_of(path), set()).update(imports(path))
-    rooms = set(found)
-    return {room: (others & rooms) - {room} for room, others in found.items()}
+        used.setdefault(room_of(path), set()).update(imports(path))
+    rooms = set(used)
+    return {room: (others & rooms) - {room} for room, others in used.items()}
 
 
 def purpose(room: str) -> str:
@@ -85,9 +85,9 @@ def purpose(room: str) -> str:
     return text.split("\n")[0].split(". ")[0].rstrip(".")
 
 
-def shortest(found: dict[str, set[str]]) -> set[tuple[str, str]]:
+def shortest(used: dict[str, set[str]]) -> set[tuple[str, str]]:
     """The arrows that do not follow from others: from a room to those that none of its others imports."""
-    return {(a, b) for a, others in found.items() for b in others if not any(b in found[c] for c in others - {b})}
+    return {(a, b) for a, others in used.items() for b in others if not any(b in used[c] for c in others - {b})}
 
 
 def picture() -> str:

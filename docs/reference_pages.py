@@ -106,13 +106,13 @@ def _section(kind: type[Any], stage: str, shown: dict[type[Any], str]) -> Iterat
 
 
 def _table(kind: type[Any], names: set[str]) -> Iterator[str]:
-    told = meanings(kind)
+    texts = meanings(kind)
     yield "| key | default | meaning |"
     yield "| --- | --- | --- |"
     for name, field in kind.model_fields.items():
         if name in names:
             default = "required" if field.is_required() else f"`{_default(field)}`"
-            yield f"| `{name}` | {default} | {told.get(name, '').replace('|', chr(92) + '|')} |"
+            yield f"| `{name}` | {default} | {texts.get(name, '').replace('|', chr(92) + '|')} |"
     yield ""
 
 
@@ -123,7 +123,7 @@ def _default(field: Any) -> Any:
 
 def meanings(kind: type[Any]) -> dict[str, str]:
     """The `Args` of a docstring by name, each as one line."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         text = inspect.cleandoc(base.__doc__ or "")
         lines = text.partition("Args:\n")[2].split("\n\n")[0].splitlines() if "Args:\n" in text else []
@@ -131,10 +131,10 @@ def meanings(kind: type[Any]) -> dict[str, str]:
         for line in lines:
             if not line.startswith("     ") and ":" in line:
                 name, _, rest = line.strip().partition(":")
-                found[name] = rest.strip()
+                texts[name] = rest.strip()
             elif name:
-                found[name] += " " + line.strip()
-    return found
+                texts[name] += " " + line.strip()
+    return texts
 
 
 def command_page() -> str:

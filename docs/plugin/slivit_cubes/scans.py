@@ -23,13 +23,13 @@ DEFAULT_N = 24
 
 
 @slivit.register_reader("cube", "raw cube of bytes", (".cube",))
-def open_cube(found: Found) -> Scan:
-    """Open a cube: `found.path` is the file, `found.source` its name for messages."""
-    with decoding(found.source, "cube"):
-        stored = np.fromfile(found.path, np.uint8)
+def open_cube(contents: Found) -> Scan:
+    """Open a cube: `contents.path` is the file, `contents.source` its name for messages."""
+    with decoding(contents.source, "cube"):
+        stored = np.fromfile(contents.path, np.uint8)
         side = int(stored[4])
         voxels = stored[5:].reshape(side, side, side)
-    info = ScanInfo("cube", voxels.shape, "uint8", (1.0, 1.0, 1.0), found.source)
+    info = ScanInfo("cube", voxels.shape, "uint8", (1.0, 1.0, 1.0), contents.source)
     return Scan(info, lambda indices: voxels[list(indices)])
 
 

@@ -17,7 +17,7 @@ from slivit.data.readers import dicom, frames, heidelberg, itk, nifti, npz, snif
 from slivit.data.readers.address import options_of, parts_of, split_address, typed_options
 from slivit.data.readers.base import COLOUR_NOTE, COLOURS, Array, Recounted, Scan, ScanInfo, all_finite, counted
 from slivit.data.readers.channels import ALL, beside, in_colour
-from slivit.data.readers.sniff import Contents
+from slivit.data.readers.sniff import Found
 from slivit.data.workers import noted
 from slivit.errors import ReadError, nearest, one_of
 from slivit.plugins import load_plugins
@@ -72,39 +72,39 @@ def _readers() -> Iterator[Reader]:
     yield Reader("heidelberg", "Heidelberg OCT volume", heidelberg.SUFFIXES, ("series",), _open_heidelberg)
 
 
-def _open_dicom(contents: Contents, **options: Any) -> Scan:
+def _open_dicom(contents: Found, **options: Any) -> Scan:
     return dicom.open_dicom(contents.entries, contents.source, **options)
 
 
-def _open_nifti(contents: Contents, **options: Any) -> Scan:
+def _open_nifti(contents: Found, **options: Any) -> Scan:
     return nifti.open_nifti(contents.entries[0], contents.source, **options)
 
 
-def _open_image(contents: Contents, **options: Any) -> Scan:
+def _open_image(contents: Found, **options: Any) -> Scan:
     return frames.open_image(contents.entries[0], contents.source, **options)
 
 
-def _open_frames(contents: Contents, **options: Any) -> Scan:
+def _open_frames(contents: Found, **options: Any) -> Scan:
     return frames.open_frames(contents.entries, contents.source, **options)
 
 
-def _open_video(contents: Contents) -> Scan:
+def _open_video(contents: Found) -> Scan:
     return video.open_video(contents.path, contents.source)
 
 
-def _open_npz(contents: Contents, **options: Any) -> Scan:
+def _open_npz(contents: Found, **options: Any) -> Scan:
     return npz.open_npz(contents.path, contents.source, **options)
 
 
-def _open_npy(contents: Contents) -> Scan:
+def _open_npy(contents: Found) -> Scan:
     return npz.open_npy(contents.path, contents.source)
 
 
-def _open_itk(contents: Contents, **options: Any) -> Scan:
+def _open_itk(contents: Found, **options: Any) -> Scan:
     return itk.open_itk(contents.path, contents.source, **options)
 
 
-def _open_heidelberg(contents: Contents, **options: Any) -> Scan:
+def _open_heidelberg(contents: Found, **options: Any) -> Scan:
     return heidelberg.open_heidelberg(contents.path, contents.source, **options)
 
 
@@ -233,7 +233,7 @@ def open_scan(path: str | os.PathLike[str], **options: Any) -> Scan:
         raise ReadError(f"{source}: cannot be opened ({error.strerror or error}).") from error
 
 
-def _coloured(reader: Reader, contents: Contents, source: str, given: dict[str, Any]) -> Scan | None:
+def _coloured(reader: Reader, contents: Found, source: str, given: dict[str, Any]) -> Scan | None:
     """Open a colour image or video whose channels, or one of them, are asked for; None where it is none."""
     channel, rest = given.get("channel"), {name: value for name, value in given.items() if name != "channel"}
     if channel not in (ALL, *COLOURS):

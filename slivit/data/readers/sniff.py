@@ -39,7 +39,7 @@ Suffixes = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Contents:
+class Found:
     """What a path holds.
 
     Args:
@@ -57,7 +57,7 @@ class Contents:
     source: str = ""
 
 
-def recognise(path: Path, source: str, suffixes: Suffixes) -> Contents:
+def recognise(path: Path, source: str, suffixes: Suffixes) -> Found:
     """Return the format and the files of a path.
 
     Args:
@@ -75,7 +75,7 @@ def recognise(path: Path, source: str, suffixes: Suffixes) -> Contents:
     kind = recognise_file(entry, source, suffixes)
     if kind == "zip":
         return _recognise_zip(path, source, suffixes)
-    return Contents(kind, path, [entry])
+    return Found(kind, path, [entry])
 
 
 def recognise_file(entry: Entry, source: str, suffixes: Suffixes) -> str:
@@ -122,7 +122,7 @@ def _unpacked(head: bytes) -> bytes:
         return b""
 
 
-def _recognise_many(path: Path, entries: Sequence[Entry], source: str, place: str, suffixes: Suffixes) -> Contents:
+def _recognise_many(path: Path, entries: Sequence[Entry], source: str, place: str, suffixes: Suffixes) -> Found:
     """Return what many files are: one DICOM series, one scan of another format, or else the frames of one.
 
     Pictures beside a scan are previews of it. Two scans, or two formats, are an error that lists them.
@@ -142,11 +142,11 @@ def _recognise_many(path: Path, entries: Sequence[Entry], source: str, place: st
         beside = " beside DICOM files" if is_dicom else ""
         raise ReadError(f"{source}: the {place} holds more than one scan: {listing}{beside}. Give the path of one.")
     if is_dicom:
-        return Contents("dicom", path, entries)
+        return Found("dicom", path, entries)
     if scans:
         return _one_scan(path, scans[0], names.count("image"), source, place, suffixes)
     if "image" in names:
-        return Contents("frames", path, entries)
+        return Found("frames", path, entries)
     raise ReadError(f"{source}: the {place} has no file of a known format (DICOM, NIfTI, TIFF, PNG, JPEG, ...).")
 
 
@@ -161,7 +161,7 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _one_scan(path: Path, entry: Entry, pictures: int, source: str, place: str, suffixes: Suffixes) -> Contents:
+def _one_scan(path: Path, entry: Entry, pictures: int, source: str, place: str, suffixes: Suffixes) -> Found:
     """Return the one scan of a folder or archive."""
     kind = recognise_file(entry, f"{source}/{entry.name}", suffixes)
     if kind == "zip" and entry.path is not None:
@@ -169,10 +169,10 @@ def _one_scan(path: Path, entry: Entry, pictures: int, source: str, place: str, 
     if entry.path is None and kind not in _IN_MEMORY:
         raise ReadError(f"{source}: holds {entry.name!r}, which is not read from inside an archive. Unpack it.")
     notes = (f"{counted(pictures, 'picture')} beside {entry.name} ignored",) if pictures else ()
-    return Contents(kind, entry.path or path, [entry], notes)
+    return Found(kind, entry.path or path, [entry], notes)
 
 
-def _recognise_zip(path: Path, source: str, suffixes: Suffixes) -> Contents:
+def _recognise_zip(path: Path, source: str, suffixes: Suffixes) -> Found:
     """Return what an archive holds: a series, frames, or one file of a format that is read in memory."""
     entries = zip_entries(path, source)
     if len(entries) == 1:
