@@ -213,4 +213,4 @@ def test_the_page_of_costs_has_the_table_that_the_script_prints():
     page = (root / "docs" / "scale.md").read_text("utf-8")
     assert scale.table(scale.parser().parse_args([])) in page
     assert f"{2 * scale.of_a_volume()['all'] / 1e12:.2f} TFLOP" in page
-    assert scale.told(100_000 * 1.6) == "44 h"
+    assert scale.as_time(100_000 * 1.6) == "44 h"

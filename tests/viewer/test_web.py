@@ -21,7 +21,7 @@ from slivit.viewer.bench import OPENED, Bench, Stopped  # noqa: E402
 from slivit.viewer.desk import Desk  # noqa: E402
 from slivit.viewer.jobs import PATIENCE, Job, Jobs  # noqa: E402
 from slivit.viewer.nifti import map_bytes, nifti_bytes, place_of, read_mask  # noqa: E402
-from slivit.viewer.opinions import check_runs, is_run, judged, read_calls, sort_out, told_apart  # noqa: E402
+from slivit.viewer.opinions import check_runs, distinct_names, is_run, judged, read_calls, sort_out  # noqa: E402
 from slivit.viewer.panels import masks_of  # noqa: E402
 from slivit.viewer.server import ViewError  # noqa: E402
 from slivit.viewer.thumbnails import Thumbnails  # noqa: E402
@@ -123,10 +123,10 @@ def test_values_are_far_off_and_classes_wrong(runs):
 
 def test_runs_of_one_name_are_called_by_what_differs_in_their_paths():
     study = [("seed_0", Path(f"/s/runs/slivit/{start}/seed_0")) for start in ("random", "oct2d")]
-    assert told_apart(study) == ["random", "oct2d"]
-    assert told_apart([*study, ("Dr. A", Path("/s/runs/slivit/random/seed_0"))])[2] == "Dr. A"
-    assert told_apart([("a", Path("/x/a")), ("b", Path("/y/b"))]) == ["a", "b"]
-    assert len(set(told_apart([("r", Path("/x/r")), ("r", Path("/x/r/r"))]))) == 2
+    assert distinct_names(study) == ["random", "oct2d"]
+    assert distinct_names([*study, ("Dr. A", Path("/s/runs/slivit/random/seed_0"))])[2] == "Dr. A"
+    assert distinct_names([("a", Path("/x/a")), ("b", Path("/y/b"))]) == ["a", "b"]
+    assert len(set(distinct_names([("r", Path("/x/r")), ("r", Path("/x/r/r"))]))) == 2
 
 
 def test_what_is_looked_at_is_told_apart(run, scans, tmp_path):
