@@ -16,68 +16,13 @@ from torch import Tensor, nn
 from slivit.device import in_float32
 from slivit.errors import ModelError
 from slivit.models._frozen import FrozenNetwork
+from slivit.models._table_features import BINS, table_features
 from slivit.models.registry import check_output, check_volume, create_model, register_model, spec_of
 from slivit.models.unet import COMMON
 from slivit.settings import Count, Whole
 
 Activation = Literal["sigmoid", "softmax", "identity"]
-BINS = 32
 _SURE = 1e-6  # the least probability that is told from 0
-
-
-def pooling(count: int, cells: int) -> Tensor:
-    """(cells, count) weights that average `count` values into `cells` parts, which share values where they must."""
-    cells = min(cells, count)
-    weights = torch.zeros(cells, count)
-    for cell in range(cells):
-        first, end = cell * count // cells, -(-(cell + 1) * count // cells)
-        weights[cell, first:end] = 1 / (end - first)
-    return weights
-
-
-def table_features(
-    x: Tensor,
-    names: Sequence[str],
-    covariates: Tensor | None = None,
-    frozen: Mapping[str, FrozenNetwork] | None = None,
-) -> dict[str, Tensor]:
-    """What models of tables read of a batch of volumes.
-
-    Args:
-        x: (B, C, S, H, W) from 0 to 1; of several channels each is read by itself, and "extent" of all together.
-        names: "extent" (the share of slices, rows and columns that are not black throughout), "histogram" (of grey
-            levels, 32 bins), "voxelsN" (averages of N x N x N parts), "covariates", and the names of `frozen`.
-        covariates: (B, k), where they are asked for.
-        frozen: networks that make features, by name.
-
-    Returns:
-        (B, n) float32 by name.
-    """
-    networks, found = frozen or {}, {}
-    for name in names:
-        whole = name in ("covariates", "extent")
-        channels = [x.amax(1, keepdim=True)] if whole else x.split(1, dim=1)
-        parts = [networks[name](c) if name in networks else _feature(c[:, 0], name, covariates) for c in channels]
-        found[name] = torch.cat(parts, 1)
-    return found
-
-
-@in_float32
-def _feature(grey: Tensor, name: str, covariates: Tensor | None) -> Tensor:
-    if name == "covariates":
-        if covariates is None:
-            raise ModelError("this ensemble reads covariates of a scan beside its slices, and none were given")
-        return covariates.float()
-    if name == "histogram":
-        level = (grey * BINS).clamp(max=BINS - 1).floor()
-        return torch.stack([(level == b).float().mean((1, 2, 3)) for b in range(BINS)], 1)
-    if name == "extent":
-        filled = [(grey > 0).any(axes[0]).any(axes[1]).float().mean(1) for axes in ((2, 2), (1, 2), (1, 1))]
-        return torch.stack([*filled, filled[0] * filled[1] * filled[2]], 1)
-    cells = int(name.removeprefix("voxels"))
-    for axis, letters in ((1, "bshw,cs->bchw"), (2, "bshw,ch->bscw"), (3, "bshw,cw->bshc")):
-        grey = torch.einsum(letters, grey, pooling(grey.shape[axis], cells).to(grey))
-    return grey.flatten(1)
 
 
 class LinearTable(nn.Module):

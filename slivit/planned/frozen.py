@@ -202,7 +202,7 @@ def _kept(frozen: Frozen, stacks: Sequence[Array], file: Path) -> Array:
     import torch
     from tqdm import tqdm
 
-    from slivit.models.ensemble import table_features
+    from slivit.models._table_features import table_features
 
     if file.is_file():
         return np.asarray(np.load(file))

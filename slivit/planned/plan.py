@@ -25,7 +25,7 @@ from slivit.train.table_models import Kind
 
 PLAN = "plan.toml"
 MOST_SLICES, MOST_PIXELS, MOST_OF_AN_IMAGE, FRAMES = 48, 96, 224, 16
-MANY = ("voxels", "frozen")
+MANY = ("voxels", "frozen", "texture")
 """How features begin that have many columns."""
 COVARIATES = "covariates"
 """What baselines call the covariates of a task."""
@@ -38,7 +38,8 @@ BASELINES: dict[str, dict[str, Any]] = {
     "size": {"features": ["extent"]},
     "histogram": {"features": ["histogram"]},
     "size_and_histogram": {"features": ["extent", "histogram"]},
-    "everything": {"features": ["extent", "histogram", "voxels8"]},
+    "texture": {"features": ["texture"]},
+    "everything": {"features": ["extent", "histogram", "voxels8", "texture"]},
     "voxels_6": {"features": ["voxels6"]},
     "voxels_12": {"features": ["voxels12"]},
 }
@@ -49,8 +50,8 @@ class Baseline(Section):
 
     Args:
         name: of its rows in the leaderboard.
-        features: "extent" (what of the grid is filled), "histogram" (of grey levels), "voxelsN" (N cubed averages),
-            "covariates", and "frozen NAME" of the plan's frozen networks.
+        features: "extent" (what of the grid is filled), "histogram" (of grey levels), "texture" (what stands out from
+            its surroundings), "voxelsN" (N cubed averages), "covariates", and "frozen NAME" of the plan's networks.
     """
 
     name: str

@@ -72,6 +72,9 @@ def sentences(facts: Facts, best: Mapping[str, str]) -> Iterator[str]:
     if not better:
         yield "No model is clearly better than the mean: that these scans can be predicted is not shown."
     yield _network_or_not(facts, best, tests, metric)
+    test = tests.get((best["network"], best["baseline"]))
+    if test and best["baseline"] != best["simple"]:
+        yield f"Against the best model without a network, {title(best['baseline'])}: {_difference(test, metric)}."
     yield from _frozen(facts, best, tests, metric)
     ensemble = in_words(board["ensemble"][metric])
     yield (
@@ -99,8 +102,8 @@ def sentences(facts: Facts, best: Mapping[str, str]) -> Iterator[str]:
 def _network_or_not(facts: Facts, best: Mapping[str, str], tests: Mapping[Any, Facts], metric: str) -> str:
     if not best["network"]:
         return (
-            "No network was trained to the end, so the result rests on models of size, histogram and coarse voxels; "
-            f"more time than the {facts['plan']['minutes']:g} minutes (--time) may change that."
+            "No network was trained to the end, so the result rests on models of size, grey levels, texture and "
+            f"coarse voxels; more time than the {facts['plan']['minutes']:g} minutes (--time) may change that."
         )
     against = best["simple"] or best["baseline"]
     test = tests.get((best["network"], against))
@@ -112,7 +115,7 @@ def _network_or_not(facts: Facts, best: Mapping[str, str], tests: Mapping[Any, F
     else:
         verdict = "is not clearly better than" if (test["difference"] or 0) > 0 else "is no better than"
     beside = [*facts["task"].get("covariates", ()), "size"]
-    what = f"{', '.join(beside)} and histogram alone" if best["simple"] else "coarse voxels and histogram"
+    what = f"{', '.join(beside)} and histogram alone" if best["simple"] else "models without a network"
     return f"The best network, {best['network']}, {verdict} {what} ({title(against)}): {_difference(test, metric)}."
 
 

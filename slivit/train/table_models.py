@@ -52,7 +52,7 @@ def features_of(stacks: Sequence[Array], names: Sequence[str]) -> dict[str, Arra
     """(n, k) float32 features by name, of (S, H, W) or (C, S, H, W) uint8 stacks, as the ensemble computes them."""
     import torch
 
-    from slivit.models.ensemble import table_features
+    from slivit.models._table_features import table_features
 
     parts: dict[str, list[Array]] = {name: [] for name in names}
     for stack in stacks:

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter1d
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import RidgeCV
 
-from slivit.models.ensemble import BINS, pooling, table_features
+from slivit.models._table_features import BINS, SCALES, blurring, pooling, table_features
 from slivit.models.registry import create_model
 from slivit.targets.task import Task
 from slivit.train.table_models import TREES, fit_table, outputs_of
@@ -107,6 +108,29 @@ def test_features_of_a_scan():
     assert features["voxels2"].sum() == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("count", "sigma"), [(40, 1.0), (17, 2.0), (3, 4.0), (1, 2.0)])
+def test_blurring_is_scipys(count, sigma, rng):
+    x = rng.normal(size=(2, count)).astype(np.float32)
+    expected = gaussian_filter1d(x, sigma, mode="nearest", truncate=3)
+    np.testing.assert_allclose(torch.from_numpy(x) @ blurring(count, sigma).T, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 24, 24), (12, 24, 24)])
+def test_texture_sees_a_spot_where_it_lies_and_how_wide_it_is(shape):
+    def answers(place, width):
+        lines = [torch.arange(n) - (p if n > 1 else 0) for n, p in zip(shape, place, strict=True)]
+        squares = torch.meshgrid(*[line.square() for line in lines], indexing="ij")
+        x = (-0.5 * sum(squares) / width**2).exp()
+        return table_features(x[None, None], ["texture"])["texture"][0].view(len(SCALES), -1)
+
+    narrow, elsewhere, wide = answers((6, 9, 9), 1.0), answers((6, 14, 15), 1.0), answers((6, 9, 9), 2.5)
+    torch.testing.assert_close(narrow, elsewhere, atol=1e-3, rtol=0)
+    assert narrow[0].abs().max() > wide[0].abs().max()
+    assert narrow[:, 12].argmax() < wide[:, 12].argmax()
+    blank = table_features(torch.full((1, 1, *shape), 0.5), ["texture"])["texture"]
+    torch.testing.assert_close(blank, torch.zeros_like(blank), atol=1e-6, rtol=0)
+
+
 def test_the_ensemble_is_the_weighted_mean(rng):
     members = [{"kind": "linear", "features": ["voxels2"], "width": 8}] * 2
     model = create_model("ensemble", 1, slices=4, image_size=16, members=members)
@@ -121,13 +145,13 @@ def test_the_ensemble_is_the_weighted_mean(rng):
 @pytest.mark.parametrize("kind", ["linear", "kernel", "forest"])
 def test_models_of_tables_compute_in_float32_beside_networks_that_do_not(kind, rng):
     x = torch.as_tensor(rng.uniform(0, 1, (40, 1, 4, 32, 32)), dtype=torch.float32)
-    table = table_features(x, ["voxels2", "histogram"])
+    table = table_features(x, ["voxels2", "histogram", "texture"])
     features = np.concatenate([part.numpy() for part in table.values()], 1)
     y = 1000 * features[:, :1]
     model = fit_table(kind, {name: part.shape[1] for name, part in table.items()}, features, y, TASKS["regression"], 0)
     module, exact = model.module(1), torch.as_tensor(features)
     expected = module(exact)
     with torch.autocast("cpu", torch.bfloat16):
-        again = table_features(x, ["voxels2", "histogram"])
+        again = table_features(x, ["voxels2", "histogram", "texture"])
         torch.testing.assert_close(torch.cat(list(again.values()), 1), exact)
         torch.testing.assert_close(module(exact), expected)
