@@ -30,8 +30,9 @@ HEAT = "inferno"
 def sheet_figure(explanation: Explanation) -> Figure:
     """Draw the contact sheet of an explanation.
 
-    Above, the scores of the slices by method; below, the slices with the map of Grad-CAM (or else of another method
-    that has one) over them. A frame in a method's colour marks the slice that it finds most important.
+    Above, the scores of the slices by method (not of a single image, whose score compares with none); below, the
+    slices with the map of Grad-CAM (or else of another method that has one) over them. A frame in a method's colour
+    marks the slice that it finds most important.
     """
     from matplotlib.figure import Figure
 
@@ -39,14 +40,15 @@ def sheet_figure(explanation: Explanation) -> Figure:
     columns = min(COLUMNS, max(len(shown), 4))
     rows, bars = -(-len(shown) // columns), len(explanation.attributions)
     width, tile = columns * TILE, TILE / min(max(explanation.scan.aspect, 0.5), 2.0)
-    heights = [0.75, bars * 0.95 + 0.15, rows * (tile + 0.24)]
+    alone = len(explanation.scan.sampled) == 1
+    heights = [0.75, *([] if alone else [bars * 0.95 + 0.15]), rows * (tile + 0.24)]
     with styled():
         figure = Figure(figsize=(width, sum(heights)), layout="constrained")
-        panels: Any = figure.subfigures(3, 1, height_ratios=heights)
-        title, above, below = panels
-        _write_title(title, explanation)
-        _draw_scores(above, explanation)
-        _draw_slices(below, explanation, shown, (rows, columns))
+        panels: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
+        _write_title(panels[0], explanation)
+        if not alone:
+            _draw_scores(panels[1], explanation)
+        _draw_slices(panels[-1], explanation, shown, (rows, columns))
     return figure
 
 

@@ -10,12 +10,7 @@ import numpy as np
 import pandas as pd
 
 from slivit.data.readers.base import COLOUR_NOTE
-from slivit.data.readers.channels import ALL
-from slivit.data.readers.dispatch import read_volume
 from slivit.errors import SlivitError
-
-SAMPLE, APART, LEAST = 16, 0.1, 0.01
-"""Scans whose colours are looked at; by what share of the grey scale channels differ, and in what share of pixels."""
 
 
 @dataclass(frozen=True)
@@ -64,27 +59,6 @@ def _facts(row: Mapping[Any, Any]) -> Facts:
         high=float(row["p99"]),
         colour=COLOUR_NOTE in str(row["notes"]),
     )
-
-
-def has_colour(paths: Sequence[str], facts: Sequence[Facts]) -> bool:
-    """Whether there is colour to see: all scans are stored in it, and half of a sample are not grey all the same.
-
-    Args:
-        paths: the scans' addresses.
-        facts: of each.
-    """
-    if not paths or not all(f.colour for f in facts):
-        return False
-    sample = np.linspace(0, len(paths) - 1, min(len(paths), SAMPLE)).astype(int)
-    return float(np.mean([_coloured(paths[i]) for i in sample])) >= 0.5
-
-
-def _coloured(path: str) -> bool:
-    """Whether the channels of a scan's middle slice differ, by more than a lossy format would make them."""
-    volume = read_volume(path, select=lambda depth: [depth // 2], channel=ALL)
-    values = volume.array.astype(np.float64)
-    apart = values.max(0) - values.min(0)
-    return bool((apart > APART * max(values.max(), 1)).mean() > LEAST)
 
 
 def summary(facts: Sequence[Facts]) -> dict[str, Any]:

@@ -11,13 +11,14 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from slivit.data.augmentation import Augmentation
+from slivit.data.checking.scan import has_colour
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.readers.base import COLOURS
 from slivit.data.readers.channels import ALL
 from slivit.device import cores
 from slivit.errors import RecipeError
 from slivit.planned.frozen import FOR_FROZEN, Frozen, plan_frozen
-from slivit.planned.look import Facts, has_colour, summary
+from slivit.planned.look import Facts, summary
 from slivit.planned.networks import Candidate, Folds, keep_of, plan_networks
 from slivit.settings import Section, Seed
 from slivit.targets.task import Task
@@ -145,7 +146,7 @@ def make_plan(
     """
     known = [f for f in facts if not f.error]
     preprocessing, reasons = plan_preprocessing(known)
-    if not channels and has_colour(list(frame["path"]), known):
+    if not channels and has_colour(list(frame["path"]), [f.colour for f in known]):
         reasons.append("scans are of colour, whose red, green and blue are read; preprocessing.reader makes them grey")
         preprocessing = preprocessing.model_copy(update={"reader": {"channel": ALL}})
         channels = COLOURS

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from slivit.data.check_same import connected
-from slivit.data.checking.check import CheckResult, examined
+from slivit.data.checking.check import COLOUR_LOST, CheckResult, examined
 from slivit.data.inspection import Rules, inspected
 from slivit.data.splits import given_folds, k_folds
 from slivit.data.table import read_table
@@ -31,7 +31,13 @@ log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 STOP = {"the same scan in two splits", "one scan, two answers"}
 """Findings that would make every figure wrong."""
-DEALT_WITH = {"unreadable scans", "spacing differs", "slices that will be squashed", "much air around"}
+DEALT_WITH = {
+    "unreadable scans",
+    "spacing differs",
+    "slices that will be squashed",
+    "much air around",
+    COLOUR_LOST.title,
+}
 """Findings that a plan answers, or that are reported otherwise."""
 _FEWEST = 40  # scans, below which they are read before other processes have started
 

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 import slivit
 from slivit.data.augmentation import Augmentation
@@ -15,7 +14,7 @@ from slivit.data.preprocessing import Preprocessing
 from slivit.errors import DIVERGED, CheckpointError, RecipeError
 from slivit.planned import jobs, networks
 from slivit.planned.clock import Clock
-from slivit.planned.look import Facts, has_colour
+from slivit.planned.look import Facts
 from slivit.planned.mirrors import without_harm
 from slivit.planned.networks import Candidate, Folds, Measured, folds_for, keep_of, plan_networks, started_from
 from slivit.planned.plan import OWN_FOLDS, Plan, plan_augmentation, plan_folds, plan_preprocessing
@@ -245,20 +244,6 @@ def test_networks_of_images_take_three_colours_and_a_file_holds_them(tmp_path):
     recipe = jobs.recipe_of_job(plan, jobs.job_of(plan, candidate, 0))
     assert recipe.data.channels == ()
     assert recipe.preprocessing.reader == {"channel": "all"}
-
-
-@pytest.mark.parametrize("coloured", [True, False])
-def test_colour_is_read_where_there_is_some(coloured, tmp_path, rng):
-    values = rng.integers(90, 130, (6, 20, 20, 3 if coloured else 1)).repeat(1 if coloured else 3, -1)
-    values[:, 5:12, 5:12, 0] += 60
-    if not coloured:
-        values[..., 1:] = values[..., :1]
-    paths = [str(tmp_path / f"{i}.png") for i in range(6)]
-    for path, picture in zip(paths, values.astype(np.uint8), strict=True):
-        Image.fromarray(picture).save(path)
-    of_colour = [Facts(shape=(1, 20, 20), bytes=True, colour=True)] * 6
-    assert has_colour(paths, of_colour) is coloured
-    assert not has_colour(paths, [*of_colour[1:], Facts(shape=(1, 20, 20), bytes=True)])
 
 
 def test_no_mirror_where_side_is_the_question(rng):

@@ -15,11 +15,12 @@ import pandas as pd
 from slivit.data.case_checks import look_at_masks, mask_problems
 from slivit.data.check_same import same_pixels
 from slivit.data.checking.findings import Finding, find_all, outlier_texts
-from slivit.data.checking.scan import ScanFacts, examine
+from slivit.data.checking.scan import ScanFacts, examine, has_colour
 from slivit.data.inspection import Columns, Inspection, inspect_manifest
 from slivit.data.manifest import SPLITS
 from slivit.data.manifest_checks import empty_splits
 from slivit.data.preprocessing import Preprocessing
+from slivit.data.readers.base import COLOUR_NOTE
 from slivit.data.reviews import REVIEWS, Review, read_reviews
 from slivit.data.workers import in_processes
 from slivit.machines import Machines
@@ -109,6 +110,14 @@ class CheckResult:
         return tuple(f.text for f in self.findings[:3])
 
 
+COLOUR_LOST = Finding(
+    "look",
+    "colour becomes grey",
+    "The scans are of colour, and are read as grey: where colour tells something, set preprocessing.reader.channel = "
+    '"all" and a model of three channels (slivit auto does so by itself).',
+)
+
+
 def check_manifest(
     csv: Path | str,
     task: Task | None = None,
@@ -185,9 +194,11 @@ def examined(
     read = partial(in_processes, partial(examine, reader=dict(reader or {})), workers=workers, limit=time_limit)
     facts = _read_all(inspection.frame["path"], partial(read, died=partial(_died, time_limit)), progress, pictures)
     table = _table(inspection.frame, facts)
-    return CheckResult(
-        source, table, task, find_all(table, task, inspection.problems, inspection.warnings, reviews), pictures
-    )
+    findings = find_all(table, task, inspection.problems, inspection.warnings, reviews)
+    good = table[table["problem"] == ""]
+    if has_colour(good["path"].tolist(), [COLOUR_NOTE in notes for notes in good["notes"]]):
+        findings += (COLOUR_LOST,)
+    return CheckResult(source, table, task, findings, pictures)
 
 
 def _mask_problems(

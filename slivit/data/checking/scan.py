@@ -12,12 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from slivit.data.foreground import Foreground, foreground_box
+from slivit.data.readers.channels import ALL
+from slivit.data.readers.dispatch import read_volume
 from slivit.errors import SlivitError
 from slivit.volume import Volume
 
 _SAMPLE = 200_000  # values from which percentiles are taken: enough for an overview, quick to sort
 _GRID = 4  # blocks along each axis of the signature
 _PICTURE = 160  # pixels of the longer side of the middle slice
+COLOURED, APART, LEAST = 16, 0.1, 0.01
+"""Scans whose colours are looked at; by what share of the grey scale channels differ, and in what share of pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +161,27 @@ def _range(array: npt.NDArray[np.generic]) -> tuple[float, float, int, int]:
         if finite.size:
             low, high = min(low, float(finite.min())), max(high, float(finite.max()))
     return (low, high, invalid, empty) if low <= high else (np.nan, np.nan, invalid, empty)
+
+
+def has_colour(paths: Sequence[str], stored: Sequence[bool]) -> bool:
+    """Whether there is colour to see: all scans are stored in it, and half of a sample are not grey all the same.
+
+    Args:
+        paths: the scans' addresses.
+        stored: of each, whether it is stored in colour.
+    """
+    if not paths or not all(stored):
+        return False
+    sample = np.linspace(0, len(paths) - 1, min(len(paths), COLOURED)).astype(int)
+    return float(np.mean([_coloured(paths[i]) for i in sample])) >= 0.5
+
+
+def _coloured(path: str) -> bool:
+    """Whether the channels of a scan's middle slice differ, by more than a lossy format would make them."""
+    volume = read_volume(path, select=lambda depth: [depth // 2], channel=ALL)
+    values = volume.array.astype(np.float64)
+    apart = values.max(0) - values.min(0)
+    return bool((apart > APART * max(values.max(), 1)).mean() > LEAST)
 
 
 def content_hash(array: npt.NDArray[np.generic]) -> str:

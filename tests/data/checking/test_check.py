@@ -9,11 +9,12 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from slivit.data.check_same import same_pixels
-from slivit.data.checking.check import check_manifest
+from slivit.data.checking.check import COLOUR_LOST, check_manifest
 from slivit.data.checking.findings import unusual_notes
-from slivit.data.checking.scan import content_hash, examine, orientation
+from slivit.data.checking.scan import content_hash, examine, has_colour, orientation
 from slivit.data.importers import medmnist_manifest
 from slivit.data.workers import in_processes
 from slivit.errors import ManifestError
@@ -262,7 +263,7 @@ def test_spacing_and_aspect_are_named(tmp_path, rng):
 
 
 def test_what_is_usual_for_a_set_is_not_flagged(scans, rng, tmp_path):
-    colour = {i: rng.integers(0, 255, (3, 16, 20, 3), dtype=np.uint8) for i in range(12)}
+    colour = {i: rng.integers(0, 255, (3, 16, 20, 1), dtype=np.uint8).repeat(3, -1) for i in range(12)}
     for index, array in colour.items():
         tifffile.imwrite(tmp_path / f"c{index}.tif", array, photometric="rgb")
     table = "path,patient\n" + "".join(f"c{i}.tif,P{i}\n" for i in range(12))
@@ -286,3 +287,21 @@ def test_much_air_is_named_with_the_crop(tmp_path, rng):
     texts = {finding.title: finding.text for finding in result.findings}
     assert "preprocessing.foreground" in texts["much air around"]
     assert result.table["foreground"].between(0.09, 0.35).all()
+
+
+@pytest.mark.parametrize("coloured", [True, False])
+def test_colour_is_seen_where_there_is_some(coloured, tmp_path, rng):
+    values = rng.integers(90, 130, (6, 20, 20, 3 if coloured else 1)).repeat(1 if coloured else 3, -1)
+    values[:, 5:12, 5:12, 0] += 60
+    if not coloured:
+        values[..., 1:] = values[..., :1]
+    paths = [str(tmp_path / f"{i}.png") for i in range(6)]
+    for path, picture in zip(paths, values.astype(np.uint8), strict=True):
+        Image.fromarray(picture).save(path)
+    assert has_colour(paths, [True] * 6) is coloured
+    assert not has_colour(paths, [*[True] * 5, False])
+    (tmp_path / "scans.csv").write_text("path,patient\n" + "".join(f"{path},{i}\n" for i, path in enumerate(paths)))
+    result = check_manifest(tmp_path / "scans.csv", workers=0)
+    assert (COLOUR_LOST in result.findings) is coloured
+    read = check_manifest(tmp_path / "scans.csv", workers=0, reader={"channel": "all"})
+    assert COLOUR_LOST not in read.findings
