@@ -52,7 +52,7 @@ def prepare(
 
 
 def _total(counts: Any) -> int:
-    return counts.built + counts.found + len(counts.failed)
+    return counts.built + counts.kept + len(counts.failed)
 
 
 def cache_info(folder: CacheFolder) -> None:

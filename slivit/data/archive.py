@@ -50,8 +50,8 @@ def _problems(archive: Path, members: list[zipfile.ZipInfo], folder: Path) -> It
         yield "holds links, which could lead anywhere"
     size, packed = sum(info.file_size for info in members), archive.stat().st_size
     if size > max(_LARGE, _DENSEST * packed):
-        told = f"would unpack to {size / 1e9:.0f} GB from {packed / 1e9:.3f} GB, too much to be scans"
-        yield f"{told}; where that is right, unpack it and give the folder"
+        problem = f"would unpack to {size / 1e9:.0f} GB from {packed / 1e9:.3f} GB, too much to be scans"
+        yield f"{problem}; where that is right, unpack it and give the folder"
     free = shutil.disk_usage(folder).free
     if size > max(free - _KEPT_FREE, 0):
         yield f"unpacks to {size / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB left; set TMPDIR to a larger disk"

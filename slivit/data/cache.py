@@ -134,7 +134,7 @@ class SliceCache:
     def load(self, path: str, settings: Preprocessing) -> Grey:
         """The preprocessed slices of a scan, from the cache or else from its files.
 
-        What was noticed when the scan was prepared is told as a warning each time.
+        What was noticed when the scan was prepared is a warning each time.
 
         Args:
             path: anything that `read_volume` takes.
@@ -332,11 +332,11 @@ def _describe(folder: Path, settings: Preprocessing) -> None:
 def _group(folder: Path, kept: Iterable[Kept]) -> Group:
     kept = list(kept)
     try:
-        told = json.loads((folder / "settings.json").read_bytes())
+        described = json.loads((folder / "settings.json").read_bytes())
     except (OSError, ValueError):
-        told = {"settings": {}, "code": ""}
-    current = told["code"] == code_version()
-    return Group(told["settings"], len(kept), sum(f.size for f in kept), max(f.used for f in kept), current)
+        described = {"settings": {}, "code": ""}
+    current = described["code"] == code_version()
+    return Group(described["settings"], len(kept), sum(f.size for f in kept), max(f.used for f in kept), current)
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from slivit.data.workers import in_processes
 from slivit.errors import ReadError
 from slivit.machines import Machines
 
-BUILT, FOUND = "built", "found"
+BUILT, KEPT = "built", "kept"
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Prepared:
 
     Args:
         built: scans that were read and kept.
-        found: scans that were kept already.
+        kept: scans that were kept already.
         failed: path and reason of the scans that cannot be read.
     """
 
     built: int
-    found: int
+    kept: int
     failed: tuple[tuple[str, str], ...]
 
 
@@ -57,10 +57,10 @@ def prepare(
     """
     paths = list(dict.fromkeys(str(row["path"]) for row in rows))
     outcomes = in_processes(partial(_build, settings=settings, cache=cache), paths, workers, died=_died)
-    told = {paths[index]: outcome for index, outcome in _shown(outcomes, len(paths), progress)}
-    failed = tuple((path, told[path]) for path in paths if told[path] not in (BUILT, FOUND))
-    counts = list(told.values())
-    return Prepared(counts.count(BUILT), counts.count(FOUND), failed)
+    by_path = {paths[index]: outcome for index, outcome in _shown(outcomes, len(paths), progress)}
+    failed = tuple((path, by_path[path]) for path in paths if by_path[path] not in (BUILT, KEPT))
+    counts = list(by_path.values())
+    return Prepared(counts.count(BUILT), counts.count(KEPT), failed)
 
 
 def _build(path: str, settings: Preprocessing, cache: SliceCache) -> str:
@@ -70,7 +70,7 @@ def _build(path: str, settings: Preprocessing, cache: SliceCache) -> str:
     if parent_process() is not None:
         cv2.setNumThreads(1)  # the processes share the processor already
     try:
-        return BUILT if cache.build(path, settings) else FOUND
+        return BUILT if cache.build(path, settings) else KEPT
     except ReadError as error:
         return str(error)
 

@@ -55,9 +55,9 @@ def encode_stack(stack: Stack, source: str) -> list[bytes | memoryview]:
     slices = np.ascontiguousarray(stack.slices)
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(slices))
-    told: dict[str, Any] = {"shape": slices.shape, "start": head.tell(), "notes": stack.notes, "seen": stack.seen}
-    told |= {"source": source, "dtype": slices.dtype.name}
-    text = json.dumps(told).encode()
+    facts: dict[str, Any] = {"shape": slices.shape, "start": head.tell(), "notes": stack.notes, "seen": stack.seen}
+    facts |= {"source": source, "dtype": slices.dtype.name}
+    text = json.dumps(facts).encode()
     checksum = xxhash.xxh3_64()
     parts: list[bytes | memoryview] = [head.getvalue(), slices.reshape(-1).view(np.uint8).data, text]
     for part in parts:
@@ -112,10 +112,10 @@ def decode_stack(data: memoryview) -> Stack:
 
 
 def _decoded(data: mmap.mmap | memoryview) -> Stack:
-    told = _checked(data)
-    shape = tuple(told["shape"])
-    slices = np.frombuffer(data, told["dtype"], math.prod(shape), told["start"]).reshape(shape)
-    return Stack(slices, tuple(told["notes"]), tuple(told["seen"]))
+    facts = _checked(data)
+    shape = tuple(facts["shape"])
+    slices = np.frombuffer(data, facts["dtype"], math.prod(shape), facts["start"]).reshape(shape)
+    return Stack(slices, tuple(facts["notes"]), tuple(facts["seen"]))
 
 
 def _map(stream: BinaryIO) -> mmap.mmap:
@@ -138,5 +138,5 @@ def _checked(data: mmap.mmap | memoryview) -> dict[str, Any]:
     with memoryview(data) as view, view[:end] as body:
         if magic != _MAGIC or length > end or xxhash.xxh3_64_intdigest(body) != checksum:
             raise Damaged("is cut short or altered")
-    told: dict[str, Any] = json.loads(bytes(data[end - length : end]))
-    return told
+    facts: dict[str, Any] = json.loads(bytes(data[end - length : end]))
+    return facts

@@ -36,7 +36,7 @@ _BESIDE = 4096  # bytes of a slot beside the slices: what was noticed in the sca
 
 
 class MemoryCache:
-    """Slices that stay in memory once they were read; what is noticed in a scan is told each time, as by `SliceCache`.
+    """Slices that stay in memory once they were read; what is noticed in a scan is said each time, as by `SliceCache`.
 
     The scans' files are taken not to change: it is for one run.
 

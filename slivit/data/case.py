@@ -252,9 +252,9 @@ def _values(
 
 
 def _binary(values: npt.NDArray[Any], number: int) -> Labels:
-    found = np.unique(values)
-    if len(found) > 2 or (len(found) == 2 and found[0] != 0) or not np.isfinite(found).all():
-        raise ManifestError(f"is to hold one structure, 0 and one other value; it holds {found[:6].tolist()}")
+    different = np.unique(values)
+    if len(different) > 2 or (len(different) == 2 and different[0] != 0) or not np.isfinite(different).all():
+        raise ManifestError(f"is to hold one structure, 0 and one other value; it holds {different[:6].tolist()}")
     return np.where(values != 0, np.uint8(number), np.uint8(0))
 
 
@@ -308,10 +308,10 @@ def read_case(
 
 def remembered(labels: Labels) -> npt.NDArray[np.int32]:
     """Voxels of each label, evenly chosen among all of it: (n, 4) int32, the number of the label first."""
-    found = [np.zeros((0, 4), np.int32)]
+    samples = [np.zeros((0, 4), np.int32)]
     for number in (n for n in np.unique(labels) if 0 < n < 255):
         places = np.flatnonzero(labels == number)
         places = places[np.linspace(0, len(places) - 1, min(len(places), PLACES)).astype(int)]
         spots = np.stack(np.unravel_index(places, labels.shape), 1)
-        found.append(np.concatenate([np.full((len(spots), 1), number), spots], 1).astype(np.int32))
-    return np.concatenate(found)
+        samples.append(np.concatenate([np.full((len(spots), 1), number), spots], 1).astype(np.int32))
+    return np.concatenate(samples)

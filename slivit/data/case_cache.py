@@ -89,10 +89,10 @@ class CaseReader:
         digests = Digests(cache.folder / "contents", cache.verify)
         paths = [str(row["path"]), *(self.task.files(self.task.encode(row)).values() if self.mask else ())]
         try:
-            told = [(digests.of(path, found := files_of(path)), found.item) for path in paths]
+            contents = [(digests.of(path, files := files_of(path)), files.item) for path in paths]
         except OSError:
             return None  # reading the case will tell what is wrong with it
-        text = json.dumps([told, str(row.get("spacing", ""))])
+        text = json.dumps([contents, str(row.get("spacing", ""))])
         name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         return cache.folder / "stacks" / self._settings_name() / name[:2] / f"{name}.safetensors"
 
@@ -116,11 +116,11 @@ class CaseReader:
         try:
             if not Limit(cache.folder, cache.folder / "stacks", cache.max_bytes).reserve(size):
                 return
-            told = {"settings": self.settings.model_dump(mode="json"), "code": code_version()}
+            facts = {"settings": self.settings.model_dump(mode="json"), "code": code_version()}
             described = entry.parents[1] / "settings.json"
             if not described.is_file():
                 with whole_file(described) as partial:
-                    partial.write_text(json.dumps(told, sort_keys=True), "utf-8")
+                    partial.write_text(json.dumps(facts, sort_keys=True), "utf-8")
             with whole_file(entry) as partial:
                 save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial)
         except (OSError, SafetensorError) as error:

@@ -54,13 +54,13 @@ def files_of(path: str) -> Files:
     if len(parts := parts_of(path)) > 1:
         return _together([files_of(part) for part in parts])
     file, item = split_address(path)
-    found = _folder(file) if os.path.isdir(file) else list(_alone(Path(file)))  # noqa: PTH112
+    files = _folder(file) if os.path.isdir(file) else list(_alone(Path(file)))  # noqa: PTH112
     # The time of the last change of status cannot be set back by hand, so an edit that keeps size and date shows too.
-    told = [n & _MASK for _, _, s in found for n in (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)]
-    state = xxhash.xxh3_128(struct.pack(f"{len(told)}Q", *told))
-    state.update("\0".join([name for name, _, _ in found]).encode("utf-8", "surrogateescape"))
-    changed = max((max(s.st_mtime_ns, s.st_ctime_ns) for _, _, s in found), default=0)
-    return Files(tuple((name, where) for name, where, _ in found), item, state.hexdigest(), changed)
+    numbers = [n & _MASK for _, _, s in files for n in (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)]
+    state = xxhash.xxh3_128(struct.pack(f"{len(numbers)}Q", *numbers))
+    state.update("\0".join([name for name, _, _ in files]).encode("utf-8", "surrogateescape"))
+    changed = max((max(s.st_mtime_ns, s.st_ctime_ns) for _, _, s in files), default=0)
+    return Files(tuple((name, where) for name, where, _ in files), item, state.hexdigest(), changed)
 
 
 def _together(parts: Sequence[Files]) -> Files:

@@ -31,9 +31,9 @@ def with_covariates(manifest: Manifest, reader: Mapping[str, Any] | None = None,
     check_columns(task.covariates, frame.columns, manifest.source)
     if not needs_geometry(task, frame.columns):
         return manifest
-    found = read_geometry(frame["path"].astype(str), reader, workers=workers)
+    geometry = read_geometry(frame["path"].astype(str), reader, workers=workers)
     for column in GEOMETRY_COLUMNS:
-        frame[column] = [found[str(path)][column] for path in frame["path"]]
+        frame[column] = [geometry[str(path)][column] for path in frame["path"]]
     return Manifest(frame, task, manifest.source, manifest.warnings)
 
 
@@ -44,8 +44,8 @@ def covariate_rows(
     check_cells(task.inputs, rows)
     if not any(needs_geometry(task, row) for row in rows):
         return list(rows)
-    found = read_geometry([str(row["path"]) for row in rows], reader, workers=workers)
-    return [{**row, **found[str(row["path"])]} for row in rows]
+    geometry = read_geometry([str(row["path"]) for row in rows], reader, workers=workers)
+    return [{**row, **geometry[str(row["path"])]} for row in rows]
 
 
 def needs_geometry(task: Task, there: Iterable[str]) -> bool:
@@ -68,9 +68,9 @@ def read_geometry(
     """
     paths = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        found = dict(zip(paths, pool.map(partial(_extents, reader=dict(reader or {})), paths), strict=True))
-    gather([told for told in found.values() if isinstance(told, str)], "scans that cannot be read", ReadError)
-    return {path: measured for path, measured in found.items() if not isinstance(measured, str)}
+        extents = dict(zip(paths, pool.map(partial(_extents, reader=dict(reader or {})), paths), strict=True))
+    gather([text for text in extents.values() if isinstance(text, str)], "scans that cannot be read", ReadError)
+    return {path: measured for path, measured in extents.items() if not isinstance(measured, str)}
 
 
 def _extents(path: str, reader: dict[str, Any]) -> dict[str, float] | str:

@@ -47,12 +47,12 @@ def read_dicom_seg(path: str | Path) -> Volume:
     """
     highdicom = needed("highdicom", "seg", str(path))
     try:
-        found: Any = highdicom.seg.segread(str(path)).get_volume(combine_segments=True, allow_missing_positions=True)
+        mask: Any = highdicom.seg.segread(str(path)).get_volume(combine_segments=True, allow_missing_positions=True)
     except (ValueError, RuntimeError, AttributeError, KeyError, TypeError) as error:
         raise ReadError(f"{path}: cannot be read as a mask: {error}") from error
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(found.affine, np.float64)  # DICOM's x and y run the other way
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(mask.affine, np.float64)  # DICOM's x and y run the other way
     z, y, x = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
-    return Volume(np.asarray(found.array), (z, y, x), str(path), affine)
+    return Volume(np.asarray(mask.array), (z, y, x), str(path), affine)
 
 
 def placed(mask: Volume, affine: npt.NDArray[np.float64] | None, shape: tuple[int, ...]) -> npt.NDArray[Any]:

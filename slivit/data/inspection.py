@@ -195,7 +195,7 @@ def target_problems(frame: pd.DataFrame, task: Task, need: Sequence[str]) -> tup
     """What is wrong with the targets of the splits that are needed, and what the user should know of them."""
     if task.dense:
         return [], []
-    problems, warnings = checks.target_spread(frame, task, need)
+    problems, warnings = checks.constant_targets(frame, task, need)
     return [*problems, *checks.unseen_classes(frame, task)], warnings
 
 
@@ -204,7 +204,7 @@ def scan_paths(raw: pd.DataFrame, columns: Sequence[str], base: Path) -> tuple[p
 
     Args:
         raw: the table.
-        columns: of paths: one, or one for each channel; a table that lacks one has been told of that.
+        columns: of paths: one, or one for each channel; a table that lacks one was reported before.
         base: where relative paths start.
 
     Returns:
@@ -216,8 +216,8 @@ def scan_paths(raw: pd.DataFrame, columns: Sequence[str], base: Path) -> tuple[p
         return pd.Series("", index=raw.index, dtype=object), problems
     rows = [row if all(row) else () for row in zip(*cells.values(), strict=True)]
     twice = {at: row for at, row in zip(raw.index, rows, strict=True) if len(set(row)) < len(row)}
-    told = (f"row {at}: {' and '.join(cells)} name one file twice: {of_parts(row)}" for at, row in twice.items())
-    problems += capped(told, len(twice), "rows that name a file twice")
+    messages = (f"row {at}: {' and '.join(cells)} name one file twice: {of_parts(row)}" for at, row in twice.items())
+    problems += capped(messages, len(twice), "rows that name a file twice")
     return pd.Series([of_parts(row) for row in rows], index=raw.index, dtype=object), problems
 
 
@@ -251,8 +251,8 @@ def read_masks(
     if look:
         files = ((row, file) for row, mask in masks.items() if mask for file in task.files(mask).values())
         absent = [(row, file) for row, file in files if not Path(split_address(file)[0]).exists()]
-        told = (f'row {row}: mask "{file}" does not exist.{_neighbour(file)}' for row, file in absent)
-        problems += capped(told, len(absent), "masks that do not exist")
+        messages = (f'row {row}: mask "{file}" does not exist.{_neighbour(file)}' for row, file in absent)
+        problems += capped(messages, len(absent), "masks that do not exist")
     return masks, problems
 
 
@@ -266,11 +266,11 @@ def scan_problems(paths: pd.Series, base: Path, check_files: bool) -> list[str]:
     """
     named = [p for p in paths.unique() if p]
     parts = {p: [split_address(part) if check_files else (part, "") for part in parts_of(p)] for p in named}
-    files = {file for found in parts.values() for file, _ in found}
+    files = {file for pairs in parts.values() for file, _ in pairs}
     identity: Mapping[str, object] = {f: _identity(f) if check_files else os.path.normcase(f) for f in files}
-    absent = {p: [f for f, _ in found if identity[f] is None] for p, found in parts.items()}
+    absent = {p: [f for f, _ in pairs if identity[f] is None] for p, pairs in parts.items()}
     problems = _absent(paths, {p: gone[0] for p, gone in absent.items() if gone}, base)
-    keys = {p: tuple((identity[f], item) for f, item in found) for p, found in parts.items() if not absent[p]}
+    keys = {p: tuple((identity[f], item) for f, item in pairs) for p, pairs in parts.items() if not absent[p]}
     return problems + _repeated(paths[paths.isin(keys)], keys)
 
 
@@ -284,7 +284,7 @@ def _identity(file: str) -> object | None:
 
 
 def _absent(paths: pd.Series, absent: Mapping[str, str], base: Path) -> list[str]:
-    """What is told of scans that are not there; `absent` gives the first file that a scan lacks."""
+    """The messages on scans that are not there; `absent` gives the first file that a scan lacks."""
     rows = paths[paths.isin(absent)]
     messages = (
         f'row {row}: scan "{_shown(p, absent[p])}" does not exist.{_neighbour(absent[p])}' for row, p in rows.items()
@@ -344,8 +344,8 @@ def addresses(paths: pd.Series, raw: pd.DataFrame, skip: Sequence[str]) -> tuple
     cells = {name: as_classes(without_missing(as_text(raw[name]))) for name in names}
     problems = _option_problems(cells)
     rows = zip(paths, *cells.values(), strict=True)
-    told = [with_options(path, dict(zip(names, values, strict=True))) if path else "" for path, *values in rows]
-    return pd.Series(told, index=paths.index, name=paths.name, dtype=object), problems
+    texts = [with_options(path, dict(zip(names, values, strict=True))) if path else "" for path, *values in rows]
+    return pd.Series(texts, index=paths.index, name=paths.name, dtype=object), problems
 
 
 def _option_problems(cells: Mapping[str, pd.Series]) -> list[str]:
@@ -356,6 +356,6 @@ def _option_problems(cells: Mapping[str, pd.Series]) -> list[str]:
     ):
         column = cells.get(name, pd.Series(dtype=object))
         wrong = column[(column != "") & ~column.astype(str).str.fullmatch(pattern)]
-        told = [f"row {row}: {name} is {cell!r}; it must be {allowed} ({_READ_BY})" for row, cell in wrong.items()]
-        problems += capped(told, len(told), f"wrong values of {name}")
+        messages = [f"row {row}: {name} is {cell!r}; it must be {allowed} ({_READ_BY})" for row, cell in wrong.items()]
+        problems += capped(messages, len(messages), f"wrong values of {name}")
     return problems

@@ -107,10 +107,10 @@ class Manifest:
         targets = [t for t in self.task.targets if t in self._frame]
         parts = [(s or "no split", part) for s, part in self._frame.groupby("split", sort=False)]
         counts = [[s, len(p), p["patient"].nunique(), *(_in_words(p[t], self.task) for t in targets)] for s, p in parts]
-        told = facts(f"Manifest {self.source}", {"scans": len(self), "warnings": "; ".join(self.warnings)})
+        title = facts(f"Manifest {self.source}", {"scans": len(self), "warnings": "; ".join(self.warnings)})
         head = self._frame.head(3).assign(path=[short_name(p) for p in self._frame["path"].head(3)])
         first = grid([str(column) for column in head], head.to_numpy().tolist())
-        return told + grid(["split", "scans", "patients", *targets], counts) + first
+        return title + grid(["split", "scans", "patients", *targets], counts) + first
 
     def rows(self, split: str | None = None) -> list[Mapping[str, Any]]:
         """The rows of one split, or all, as mappings from column to plain Python value."""
@@ -160,8 +160,8 @@ class Manifest:
         names = pd.Series(split, dtype=object).reindex(self._frame.index)
         names, problems = checks.split_names(as_text(names))
         frame = self._frame.assign(split=names)
-        found, warnings = target_problems(frame, self.task, need)
-        problems += [*checks.shared_patients(frame), *checks.empty_splits(frame, need), *found]
+        wrong, warnings = target_problems(frame, self.task, need)
+        problems += [*checks.shared_patients(frame), *checks.empty_splits(frame, need), *wrong]
         gather(problems, self.source, ManifestError)
         return Manifest(frame, self.task, self.source, (*self.warnings, *warnings))
 
@@ -215,7 +215,7 @@ def read_manifest(
     where: Mapping[str, Any] | None = None,
     channels: Sequence[str] = (),
 ) -> Manifest:
-    """Read a CSV of scans and check it; everything that is wrong is told in one error, by line of the file.
+    """Read a CSV of scans and check it; everything that is wrong is reported in one error, by line of the file.
 
     Args:
         csv: the table; comma, semicolon or tab, UTF-8.
@@ -258,6 +258,6 @@ def read_manifest(
 
 def _checked(raw: pd.DataFrame, task: Task, source: str, base: Path, rules: Rules) -> Manifest:
     """Bring a table to canonical columns, check it, and make the manifest."""
-    found = inspected(raw, task, base, rules)
-    gather(found.problems, source, ManifestError)
-    return Manifest(found.frame, task, source, found.warnings)
+    inspection = inspected(raw, task, base, rules)
+    gather(inspection.problems, source, ManifestError)
+    return Manifest(inspection.frame, task, source, inspection.warnings)

@@ -102,10 +102,10 @@ def _number_problems(text: pd.Series, numbers: pd.Series, bad: pd.Series, task: 
     if task.allowed:
         wrong |= numbers.notna() & ~numbers.isin(task.allowed)
     cells = text.where(bad | numbers.notna(), "")[wrong]
-    return capped(_told_by(task, cells), len(cells), f"wrong values of {text.name}")
+    return capped(_messages(task, cells), len(cells), f"wrong values of {text.name}")
 
 
-def _told_by(task: Task, cells: pd.Series) -> Iterator[str]:
+def _messages(task: Task, cells: pd.Series) -> Iterator[str]:
     """The task's own words about each wrong cell."""
     fine: dict[str, object] = dict.fromkeys(task.targets, 0.0)
     for row, cell in cells.items():
@@ -120,8 +120,8 @@ def _class_problems(names: pd.Series, task: Task, required: bool) -> list[str]:
     filled = names[names != ""]
     if task.classes:
         wrong = filled[~filled.isin(task.classes)]
-        told = (f"{t}.{nearest(str(c), task.classes)}" for t, c in zip(_told_by(task, wrong), wrong, strict=False))
-        problems = capped(told, len(wrong), "unknown classes")
+        messages = (f"{t}.{nearest(str(c), task.classes)}" for t, c in zip(_messages(task, wrong), wrong, strict=False))
+        problems = capped(messages, len(wrong), "unknown classes")
     elif len(filled) >= 10 and filled.nunique() > len(filled) / 2:
         problems = [
             f'column "{names.name}" holds {filled.nunique()} different values in {len(filled)} rows ({_some(filled)}); '
@@ -176,21 +176,21 @@ def similar_patients(patient: pd.Series) -> list[str]:
     """
     names = pd.Series(patient.unique())
     alike = names.groupby(names.map(_plain_name), sort=False).agg(list)
-    told = ["patients " + " and ".join(f'"{n}"' for n in same) for same in alike if len(same) > 1 and same[0]]
-    if not told:
+    groups = ["patients " + " and ".join(f'"{n}"' for n in same) for same in alike if len(same) > 1 and same[0]]
+    if not groups:
         return []
-    more = f", and {len(told) - 3} more such" if len(told) > 3 else ""
-    return [f"{'; '.join(told[:3])}{more}: taken for different patients; if they are not, give them one name"]
+    more = f", and {len(groups) - 3} more such" if len(groups) > 3 else ""
+    return [f"{'; '.join(groups[:3])}{more}: taken for different patients; if they are not, give them one name"]
 
 
 def rounded_patients(patient: pd.Series) -> list[str]:
     """Patients that a spreadsheet has written as rounded numbers (1.23E+12), under which several may hide."""
     rounded = patient[patient.str.fullmatch(r"\d([.,]\d+)?[eE]\+?\d+")]
-    told = (
+    messages = (
         f"row {row}: patient is {cell!r}, a number that a spreadsheet has rounded; export the column as text"
         for row, cell in rounded.items()
     )
-    return capped(told, len(rounded), "rounded patients")
+    return capped(messages, len(rounded), "rounded patients")
 
 
 def _plain_name(name: str) -> str:
@@ -204,16 +204,16 @@ def empty_splits(frame: pd.DataFrame, need: Sequence[str]) -> list[str]:
     absent = [s for s in need if s not in present]
     if not absent or present == {""}:
         return []
-    told = one_of(sorted(present & set(SPLITS), key=SPLITS.index)) or "none"
+    there = one_of(sorted(present & set(SPLITS), key=SPLITS.index)) or "none"
     ways = {"val": "; data.val_from_train=0.15 moves that share of the training patients there"}
     return [
-        f'split "{s}" has no row (there are {told}); add its rows, or leave the column out'
+        f'split "{s}" has no row (there are {there}); add its rows, or leave the column out'
         + (ways.get(s, "") if "train" in present else "")
         for s in absent
     ]
 
 
-def target_spread(frame: pd.DataFrame, task: Task, need: Sequence[str]) -> tuple[list[str], list[str]]:
+def constant_targets(frame: pd.DataFrame, task: Task, need: Sequence[str]) -> tuple[list[str], list[str]]:
     """Splits whose targets do not vary: problems where training is wrong, warnings where a metric is undefined."""
     problems, warnings = [], []
     for target in (t for t in task.targets if t in frame):
@@ -221,12 +221,12 @@ def target_spread(frame: pd.DataFrame, task: Task, need: Sequence[str]) -> tuple
         for split in filled["split"].unique():
             values = filled.loc[filled["split"] == split, target]
             if values.nunique() == 1 and (task.makes_calls or len(values) > 1 or split == "train"):
-                told = f"{target} is {values.iloc[0]} in all {len(values)} rows{f' of {split}' if split else ''}"
+                fact = f"{target} is {values.iloc[0]} in all {len(values)} rows{f' of {split}' if split else ''}"
                 trains = split == "train" or (split == "" and "train" in need)
                 if trains and not task.blanks:
-                    problems.append(f"{told}; there is nothing to learn")
+                    problems.append(f"{fact}; there is nothing to learn")
                 else:
-                    warnings.append(f"{told}; some metrics are undefined there")
+                    warnings.append(f"{fact}; some metrics are undefined there")
     return problems, warnings
 
 

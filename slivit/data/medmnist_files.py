@@ -68,9 +68,9 @@ def _download(address: str, file: Path, md5: str) -> None:
             with part.open("wb") as out:
                 copyfileobj(stream, out, 1 << 20)
             with part.open("rb") as written:
-                found = hashlib.file_digest(written, "md5").hexdigest()
-            if found != md5:
-                raise ManifestError(f"{address}: what came has the MD5 {found} instead of {md5}; try again")
+                actual = hashlib.file_digest(written, "md5").hexdigest()
+            if actual != md5:
+                raise ManifestError(f"{address}: what came has the MD5 {actual} instead of {md5}; try again")
     except WriteError:
         raise
     except OSError as error:

@@ -111,8 +111,8 @@ def _tell(own: Path, file: Callable[[str], Path]) -> None:
 
 
 def _read(file: Path) -> list[str]:
-    found: list[str] = json.loads(file.read_bytes())
-    return found
+    notes: list[str] = json.loads(file.read_bytes())
+    return notes
 
 
 @contextmanager

@@ -154,8 +154,8 @@ class Preprocessing(BaseModel):
         if self.wrap and (self.stretch or self.window):
             raise ValueError("wrap takes the stored values as they are; set stretch = false, and no window")
         if self.wrap:
-            told = "preprocessing.wrap takes intensities modulo 256, as the released loader of MRI does: neighbouring "
-            warnings.warn(f"{told}values can become black and white. It is for its checkpoints alone", stacklevel=2)
+            note = "preprocessing.wrap takes intensities modulo 256, as the released loader of MRI does: neighbouring "
+            warnings.warn(f"{note}values can become black and white. It is for its checkpoints alone", stacklevel=2)
         return self
 
     @model_validator(mode="after")
@@ -169,8 +169,8 @@ class Preprocessing(BaseModel):
             'flips = ["slices"]': "slices" in self.flips,
             "reader.axis": "axis" in self.reader,
         }
-        if told := [name for name, given in idle.items() if given]:
-            raise ValueError(f"{' and '.join(told)} cannot be had with planes: the stack holds several; leave out one")
+        if names := [name for name, given in idle.items() if given]:
+            raise ValueError(f"{' and '.join(names)} cannot be had with planes: the stack holds several; leave out one")
         if self.spacing and 0 in self.spacing and self.spacing[1] != self.spacing[2]:
             raise ValueError(f"spacing with planes is three numbers, or (0, s, s) for s mm in each, got {self.spacing}")
         return self

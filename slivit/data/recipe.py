@@ -115,8 +115,8 @@ class Data(Section):
             "data.folds tests every scan once": ("test_manifest",) if self.folds else (),
         }
         for why, keys in idle.items():
-            if keys and (found := changed(self, *keys)):
-                raise RecipeError(f"{', '.join('data.' + key for key in found)} would do nothing: {why}; leave it out")
+            if keys and (given := changed(self, *keys)):
+                raise RecipeError(f"{', '.join('data.' + key for key in given)} would do nothing: {why}; leave it out")
 
 
 def _is_table(name: str) -> bool:

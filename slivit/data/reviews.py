@@ -103,12 +103,12 @@ def read_reviews(file: Path | str) -> list[Review]:
     if not file.is_file():
         return []
     lines = file.read_text("utf-8", errors="replace").replace("\0", "").splitlines(keepends=True)
-    found, start = [], 0
+    notes, start = [], 0
     while start < len(lines):
         note, used = next(((n, k) for k in range(1, _LINES + 1) if (n := _note(lines[start : start + k]))), (None, 1))
-        found += [note] if note else []
+        notes += [note] if note else []
         start += used
-    return found
+    return notes
 
 
 def _note(lines: Sequence[str]) -> Review | None:
@@ -127,11 +127,11 @@ def _note(lines: Sequence[str]) -> Review | None:
 
 def verdicts(reviews: Sequence[Review]) -> dict[str, dict[str, str]]:
     """The last verdict of each reviewer, by the scan's key and the reviewer's name."""
-    found: dict[str, dict[str, str]] = {}
+    by_scan: dict[str, dict[str, str]] = {}
     for review in reviews:
         if review.verdict != COMMENT:
-            found.setdefault(review.key, {})[review.reviewer] = review.verdict
-    return found
+            by_scan.setdefault(review.key, {})[review.reviewer] = review.verdict
+    return by_scan
 
 
 def doubted(reviews: Sequence[Review]) -> dict[str, str]:
@@ -149,8 +149,8 @@ def in_words(reviews: Sequence[Review], keys: set[str] | None = None) -> str:
         reviews: the notes.
         keys: of the scans that count; all where None.
     """
-    found = [doubt for key, doubt in doubted(reviews).items() if keys is None or key in keys]
-    labels, scans = found.count(WRONG_LABEL), found.count(BAD_SCAN)
+    doubts = [doubt for key, doubt in doubted(reviews).items() if keys is None or key in keys]
+    labels, scans = doubts.count(WRONG_LABEL), doubts.count(BAD_SCAN)
     counted = (
         (labels, "label is doubted", "labels are doubted"),
         (scans, "scan is called bad", "scans are called bad"),

@@ -48,15 +48,15 @@ class Finder:
             ReadError: a path that is not there, or that holds no scan at all, or whose name is no text.
             ManifestError: a CSV that is no manifest.
         """
-        found: dict[str, ScanRef] = {}
+        refs: dict[str, ScanRef] = {}
         rows = []
         for path in given:
             if is_table(path):
                 rows += _rows(Path(path), self.channels)
             else:
-                found |= {ref.key: ref for ref in self._in(path) if ref.key not in found}
-        gather([told for key in found if (told := no_text(key))], "scans", ReadError, limit=10)
-        return [_with_state(ref) for ref in (*found.values(), *rows)]
+                refs |= {ref.key: ref for ref in self._in(path) if ref.key not in refs}
+        gather([problem for key in refs if (problem := no_text(key))], "scans", ReadError, limit=10)
+        return [_with_state(ref) for ref in (*refs.values(), *rows)]
 
     def _in(self, path: str) -> list[ScanRef]:
         place = Path(path)
@@ -74,30 +74,30 @@ class Finder:
         folder = self.scratch()
         unpack(archive, folder)
         state = _state(str(archive))
-        found = [replace(ref, state=state) for ref in self._in_folder(folder, str(archive))]
+        refs = [replace(ref, state=state) for ref in self._in_folder(folder, str(archive))]
         # An archive of one scan is called by its own name, whatever the folders in it are called.
-        return [replace(ref, name=str(archive)) for ref in found] if len(found) == 1 else found
+        return [replace(ref, name=str(archive)) for ref in refs] if len(refs) == 1 else refs
 
     def _in_folder(self, folder: Path, name: str) -> list[ScanRef]:
         kinds: dict[str, list[FileEntry]] = defaultdict(list)
         for entry in folder_entries(folder):
             if isinstance(entry, FileEntry):
                 kinds[_kind(entry) or "unknown"].append(entry)
-        found = [*_series(kinds.pop("dicom", []))]
+        refs = [*_series(kinds.pop("dicom", []))]
         images, unknown = kinds.pop("image", []), kinds.pop("unknown", [])
         names = {entry.name for entries in kinds.values() for entry in entries}
         for kind, entries in kinds.items():
             for entry in entries:
                 if kind == "npz":
-                    found += _items(entry.path, str(entry.path))
+                    refs += _items(entry.path, str(entry.path))
                 elif not _is_half(entry.name, names):
-                    found.append(ScanRef(str(entry.path), str(entry.path)))
-        found += self._images(images, alone=not found)
-        if not found:
+                    refs.append(ScanRef(str(entry.path), str(entry.path)))
+        refs += self._images(images, alone=not refs)
+        if not refs:
             held = f"none of the {len(unknown)} files in it is of a known format" if unknown else "it is empty"
             raise ReadError(f"{name}: holds no scan; {held}.")
-        order = natural_order(ref.key for ref in found)
-        return [_renamed(ref, folder, name) for ref in sorted(found, key=lambda ref: order(ref.key))]
+        order = natural_order(ref.key for ref in refs)
+        return [_renamed(ref, folder, name) for ref in sorted(refs, key=lambda ref: order(ref.key))]
 
     def _images(self, images: Sequence[FileEntry], alone: bool) -> Iterator[ScanRef]:
         """Images: each a scan for a model of one slice or where it has pages, else the frames of their folder."""
@@ -123,8 +123,8 @@ def _kind(entry: FileEntry) -> str | None:
 
 def _series(entries: Sequence[FileEntry]) -> Iterator[ScanRef]:
     """DICOM files: each series is a scan, each file of several frames too, and so is each part of a mixed series."""
-    for found in series_below(entries):
-        yield ScanRef(str(found.path), str(found.path), {"series": found.series} if found.series else {})
+    for series in series_below(entries):
+        yield ScanRef(str(series.path), str(series.path), {"series": series.series} if series.series else {})
 
 
 def _is_half(name: str, names: set[str]) -> bool:
@@ -170,16 +170,16 @@ def _rows(csv: Path, channels: tuple[str, ...]) -> list[ScanRef]:
 
     table = read_table(csv)
     added = {"patient", "split"} - set(table.columns)
-    found = inspect_manifest(csv, patient_from_path=True, channels=columns_of(table, channels))
-    frame = found.frame.drop(columns=list(added))
+    inspection = inspect_manifest(csv, patient_from_path=True, channels=columns_of(table, channels))
+    frame = inspection.frame.drop(columns=list(added))
     empty = [f"row {row}: path is empty" for row, path in frame["path"].items() if not path]
     gather(empty, str(csv), ManifestError)
     return [_row(row) for row in frame.to_dict("records")]
 
 
 def _row(row: Mapping[Any, Any]) -> ScanRef:
-    told = {"path", *ROW_OPTIONS}  # an address holds them all
-    return ScanRef(row["path"], row["path"], columns={str(k): v for k, v in row.items() if k not in told})
+    held = {"path", *ROW_OPTIONS}  # an address holds them all
+    return ScanRef(row["path"], row["path"], columns={str(k): v for k, v in row.items() if k not in held})
 
 
 def _with_state(ref: ScanRef) -> ScanRef:

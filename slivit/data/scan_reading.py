@@ -79,8 +79,8 @@ def read_scan(ref: ScanRef, settings: Preprocessing) -> ReadScan:
     except MemoryError:
         return ReadScan(None, error=f"{ref.name}: there is not enough memory to read it")
     notes = [*volume.notes, *(str(w.message) for w in caught)]
-    told = tuple(dict.fromkeys(note.replace(ref.path, ref.name) for note in notes))
-    return ReadScan(stack, look_at(volume), told)
+    renamed = tuple(dict.fromkeys(note.replace(ref.path, ref.name) for note in notes))
+    return ReadScan(stack, look_at(volume), renamed)
 
 
 def _volume(ref: ScanRef, settings: Preprocessing) -> Volume:

@@ -77,7 +77,7 @@ def parse_slices(text: str) -> set[int]:
     Raises:
         ValueError: anything else.
     """
-    found: set[int] = set()
+    numbers: set[int] = set()
     for part in re.split(r"[\s,;]+", text.strip()):
         if not part:
             continue
@@ -87,8 +87,8 @@ def parse_slices(text: str) -> set[int]:
         low, high = int(match[1]), int(match[2] or match[1])
         if high < low:
             raise ValueError(f'"{part}" is a range that ends before it begins')
-        found |= set(range(low, high + 1))
-    return found
+        numbers |= set(range(low, high + 1))
+    return numbers
 
 
 def read_slice_labels(
@@ -127,15 +127,15 @@ def _from_column(settings: SliceLabels, manifest: Manifest, rows: Iterable[Mappi
     name = settings.column
     frame = manifest.frame
     gather(missing_columns(frame, [name]), manifest.source, ManifestError)
-    found, problems = {}, []
+    by_path, problems = {}, []
     for row in rows:
         text = class_name(row[name]) if pd.notna(row[name]) else ""
         try:
-            found[row["path"]] = set() if text.lower() in MISSING else parse_slices(text)
+            by_path[row["path"]] = set() if text.lower() in MISSING else parse_slices(text)
         except ValueError as error:
             problems.append(f"{name} of {row['path']}: {error}")
     gather(capped(problems, len(problems), f"wrong cells of {name}"), manifest.source, ManifestError)
-    return found
+    return by_path
 
 
 def _from_csv(
@@ -147,7 +147,7 @@ def _from_csv(
 ) -> dict[str, set[int]]:
     table = _labelled_table(settings.csv, manifest, Path(root) if root else Path(settings.csv).parent)
     table = table[table["path"].isin(wanted)]
-    found: dict[str, set[int]] = {}
+    by_path: dict[str, set[int]] = {}
     problems: list[str] = []
     if "uid" in table:  # a scan without a positive slice need not be opened
         table = table[table.groupby("path")["positive"].transform("any")]
@@ -156,9 +156,9 @@ def _from_csv(
         labels: dict[int, tuple[bool, Any]] = {}
         for row, cell, positive in zip(part.index, part["uid" if names else "slice"], part["positive"], strict=True):
             problems += _keep(labels, row, str(cell), bool(positive), names)
-        found[str(path)] = {number for number, (positive, _) in labels.items() if positive}
+        by_path[str(path)] = {number for number, (positive, _) in labels.items() if positive}
     gather(capped(problems, len(problems), "wrong rows"), settings.csv, ManifestError)
-    return found
+    return by_path
 
 
 def _slices_by_uid(path: str, reader: Mapping[str, Any], first: int) -> dict[str, int]:
@@ -197,14 +197,14 @@ def _labelled_table(csv: str, manifest: Manifest, base: Path) -> pd.DataFrame:
         raise ManifestError(f"{csv}: has the columns uid and slice; name slices in one way, and drop the other column")
     numbers, bad = as_numbers(as_labels(table[target] if target in table else pd.Series("1", index=table.index)))
     wrong = bad | ~numbers.isin((0, 1))
-    told = [f"row {row}: {target} is {table[target][row]!r}; a slice is 0 or 1" for row in table.index[wrong]]
-    gather(capped(told, len(told), f"wrong values of {target}"), csv, ManifestError)
+    messages = [f"row {row}: {target} is {table[target][row]!r}; a slice is 0 or 1" for row in table.index[wrong]]
+    gather(capped(messages, len(messages), f"wrong values of {target}"), csv, ManifestError)
     folder = Path(base).expanduser().absolute()
     known = {r["path"] for r in manifest.rows()}
     places = {p: os.path.normpath(folder / Path(p).expanduser()) for p in table["path"].unique()}
     address = _addresses(known)
     paths = table["path"].map({p: address.get(place, place) for p, place in places.items()})
-    found = pd.DataFrame({"path": paths, name: table[name], "positive": numbers == 1})
+    labelled = pd.DataFrame({"path": paths, name: table[name], "positive": numbers == 1})
     others = paths[~paths.isin(known)].unique()
     if len(others) == paths.nunique():
         raise ManifestError(
@@ -213,7 +213,7 @@ def _labelled_table(csv: str, manifest: Manifest, base: Path) -> pd.DataFrame:
         )
     if len(others):
         log.info('%s: %d scans in it are not in the manifest, such as "%s"', csv, len(others), others[0])
-    return found
+    return labelled
 
 
 def _addresses(known: Collection[str]) -> dict[str, str]:

@@ -156,8 +156,8 @@ def _through_table(array: npt.NDArray[np.generic], table: npt.NDArray[np.uint8])
     import cv2
 
     flat = np.ascontiguousarray(array).reshape(1, -1)
-    found: npt.NDArray[np.uint8] = np.asarray(cv2.LUT(flat, table), np.uint8)
-    return found.reshape(array.shape)
+    mapped: npt.NDArray[np.uint8] = np.asarray(cv2.LUT(flat, table), np.uint8)
+    return mapped.reshape(array.shape)
 
 
 def _rounded(array: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
@@ -302,11 +302,11 @@ def _float_order_statistics(flat: npt.NDArray[np.float32], ranks: npt.NDArray[np
     leading = ((bits ^ ((bits >> 31) & 0x7FFFFFFF)) >> 16).astype(np.int16)
     ends = _counts(leading).cumsum()
     buckets = np.searchsorted(ends, ranks, side="right")
-    found = np.empty(len(ranks), np.float64)
+    values = np.empty(len(ranks), np.float64)
     for bucket in np.unique(buckets):
         mine = buckets == bucket
         before = ends[bucket - 1] if bucket else 0
         members = flat[leading == bucket + np.iinfo(np.int16).min]
         inside = ranks[mine] - before
-        found[mine] = np.partition(members, np.unique(inside))[inside]
-    return found
+        values[mine] = np.partition(members, np.unique(inside))[inside]
+    return values

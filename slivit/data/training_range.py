@@ -124,7 +124,7 @@ def _look(path: str, settings: Preprocessing) -> Look | None:
     try:
         return look_at(read_volume(path, select=settings.select, **settings.reader))
     except SlivitError:
-        return None  # training told of it, or will
+        return None  # training reported it, or will
 
 
 def _died(path: str) -> Look | None:
@@ -155,7 +155,7 @@ def _ranges(triples: Sequence[tuple[float, float, float]]) -> tuple[Range, Range
     return first, second, third
 
 
-def depths_told(known: TrainingRange, settings: Preprocessing) -> str:
+def depths_sentence(known: TrainingRange, settings: Preprocessing) -> str:
     """One sentence about the slices of training scans; empty where all have as many as the model takes.
 
     Args:
@@ -168,7 +168,7 @@ def depths_told(known: TrainingRange, settings: Preprocessing) -> str:
     looked_at = f"{known.scans} of {known.of}" if known.scans < known.of else f"{known.of}"
     parts = [f"{known.fewer} have fewer ({_short_how(settings)})"] if known.fewer else []
     parts += [f"{known.more} have more ({_long_how(settings)})"] if known.more else []
-    depths = _told(known.shape[0])
+    depths = _range_text(known.shape[0])
     return f"{looked_at} training scans: {depths} slices; the model takes {settings.size[0]}: {', '.join(parts)}"
 
 
@@ -188,8 +188,8 @@ def _long_how(settings: Preprocessing) -> str:
 
 def range_of(training: Any) -> TrainingRange | None:
     """The training range that a checkpoint's "training" holds; None in those made before it was recorded."""
-    found = training.get("scans_range")
-    return TrainingRange.model_validate(found) if found else None
+    stored = training.get("scans_range")
+    return TrainingRange.model_validate(stored) if stored else None
 
 
 def warnings_for(look: Look, settings: Preprocessing, known: TrainingRange | None) -> tuple[str, ...]:
@@ -212,13 +212,13 @@ def _few_slices(look: Look, settings: Preprocessing) -> Iterator[str]:
 def _unlike(look: Look, known: TrainingRange) -> Iterator[str]:
     fewest, most = known.shape[0]
     if not fewest / _FACTOR <= look.shape[0] <= most * _FACTOR:
-        yield f"{look.shape[0]} slices, training scans have {_told(known.shape[0])}"
+        yield f"{look.shape[0]} slices, training scans have {_range_text(known.shape[0])}"
     slack = _SLACK * (known.high[1] - known.low[0])
-    told = {"low": "1st percentile", "middle": "median", "high": "99th percentile"}
-    for name, words in told.items():
+    names = {"low": "1st percentile", "middle": "median", "high": "99th percentile"}
+    for name, words in names.items():
         value, (least, greatest) = getattr(look, name), getattr(known, name)
         if not least - slack <= value <= greatest + slack:
-            yield f"intensities unlike those of training: {words} {value:.5g}, there {_told((least, greatest))}"
+            yield f"intensities unlike those of training: {words} {value:.5g}, there {_range_text((least, greatest))}"
     yield from _spacing(look, known)
 
 
@@ -231,9 +231,9 @@ def _spacing(look: Look, known: TrainingRange) -> Iterator[str]:
         return
     for axis, value, (least, greatest) in zip(AXES, look.spacing, known.spacing, strict=True):
         if not least / _FACTOR <= value <= greatest * _FACTOR:
-            yield f"other spacing between {axis}: {value:.3g} mm, in training {_told((least, greatest))} mm"
+            yield f"other spacing between {axis}: {value:.3g} mm, in training {_range_text((least, greatest))} mm"
 
 
-def _told(bounds: Range) -> str:
+def _range_text(bounds: Range) -> str:
     least, greatest = (f"{v:.5g}" for v in bounds)
     return least if least == greatest else f"{least} to {greatest}"

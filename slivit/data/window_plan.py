@@ -68,7 +68,7 @@ def plan_windows(
                 window[target] = int(count >= labels.minimum)
         plan.append(ScanWindows(row, depth, tuple(windows)))
     if labels:
-        _check_spread(plan, target, labels, manifest)
+        _check_classes(plan, target, labels, manifest)
     return plan
 
 
@@ -87,8 +87,8 @@ def _starts(settings: Preprocessing, depth: int) -> list[int]:
     return settings.windows.starts(depth, _length(settings))
 
 
-def _check_spread(plan: Sequence[ScanWindows], target: str, labels: LabelledSlices, manifest: Manifest) -> None:
-    """Labels after which there is nothing to learn are an error; positive scans without a positive window are told."""
+def _check_classes(plan: Sequence[ScanWindows], target: str, labels: LabelledSlices, manifest: Manifest) -> None:
+    """Labels after which there is nothing to learn are an error; positive scans without a positive window are named."""
     train = [int(w[target]) for scan in plan if scan.row["split"] == "train" for w in scan.windows]
     if len(set(train)) < 2:
         which = "positive" if all(train) else "negative"
@@ -131,7 +131,7 @@ def summary(plan: Sequence[ScanWindows], target: str | None = None) -> list[dict
     """
     rows = []
     for scan in plan:
-        told = {"path": scan.row["path"], "split": scan.row["split"], "slices": scan.depth}
-        told |= {"windows": len(scan.windows)}
-        rows.append(told | ({"positive": sum(w[target] == 1 for w in scan.windows)} if target else {}))
+        row = {"path": scan.row["path"], "split": scan.row["split"], "slices": scan.depth}
+        row |= {"windows": len(scan.windows)}
+        rows.append(row | ({"positive": sum(w[target] == 1 for w in scan.windows)} if target else {}))
     return rows

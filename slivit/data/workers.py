@@ -220,7 +220,7 @@ def readers_watched(workers: int) -> Iterator[None]:
             died = _DIED.search(str(error))
             if died is None:
                 raise
-            raise ReadError(_told(Path(folder), died[1], died[2] or "", workers)) from error
+            raise ReadError(_message(Path(folder), died[1], died[2] or "", workers)) from error
         finally:
             if before is None:
                 del os.environ[NOTES]
@@ -241,7 +241,7 @@ def _signalled() -> Iterator[None]:
         raise
 
 
-def _told(folder: Path, pids: str, signal: str, workers: int) -> str:
+def _message(folder: Path, pids: str, signal: str, workers: int) -> str:
     from psutil import virtual_memory
 
     from slivit.files import size_text

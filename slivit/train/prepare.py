@@ -76,7 +76,7 @@ def run(recipe: TrainingRecipe | PrepareRecipe, *, cluster: str = "", progress: 
     rows = _rows(recipe)
     with gathered_notes(cache.folder), readers_at(cluster, recipe.data.processes) as workers:
         told = prepare(rows, settings, cache, workers=workers, progress=progress)
-    log.info("%d scans prepared, %d were there, %d cannot be read", told.built, told.found, len(told.failed))
+    log.info("%d scans prepared, %d were there, %d cannot be read", told.built, told.kept, len(told.failed))
     held = cache.info()
     log.info("%s: %d scans, %s", cache.folder, held.scans, size_text(held.bytes))
     for _, reason in told.failed[:_SHOWN]:

@@ -17,7 +17,7 @@ from slivit.data.preprocessing import Preprocessing, load_slices
 from slivit.data.recipe import Data, cache_of
 from slivit.data.sources import load_manifest
 from slivit.data.table import write_table
-from slivit.data.training_range import depths_told, training_range
+from slivit.data.training_range import depths_sentence, training_range
 from slivit.evaluate.details import check_subgroups
 from slivit.folder import SPLIT, WINDOWS, RunFolder
 from slivit.targets.segmentation import Segmentation
@@ -169,7 +169,7 @@ class LabelledScans:
         seen = training_range(paths, settings, workers=self.processes)
         if seen is None:
             return {}
-        if sentence := depths_told(seen, settings):
+        if sentence := depths_sentence(seen, settings):
             log.log(logging.WARNING if seen.fewer else logging.INFO, sentence)
         return {"scans_range": seen.model_dump(mode="json")}
 

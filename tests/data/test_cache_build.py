@@ -27,7 +27,7 @@ def test_prepare_builds_what_is_missing_and_tells_what_failed(cache, tmp_path, w
     rows = [{"path": p} for p in [*paths, paths[0], str(tmp_path / "bad.tif")]]
     cache.load(paths[1], SETTINGS)
     told = prepare(rows, SETTINGS, cache, workers=workers)
-    assert (told.built, told.found) == (3, 1)
+    assert (told.built, told.kept) == (3, 1)
     assert [path for path, _ in told.failed] == [str(tmp_path / "bad.tif")]
     assert "bad.tif" in told.failed[0][1]
     for path in paths:

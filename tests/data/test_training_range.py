@@ -9,7 +9,7 @@ from slivit.data.training_range import (
     MOST,
     Look,
     _summary,
-    depths_told,
+    depths_sentence,
     look_at,
     range_of,
     training_range,
@@ -74,7 +74,7 @@ def test_a_look_counts_finite_values_and_the_whole_depth():
 
 def depths(settings, *shapes):
     looks = [Look((n, 24, 24), None, 0.0, 1.0, 2.0) for n in shapes]
-    return depths_told(_summary(looks, 90, settings), settings)
+    return depths_sentence(_summary(looks, 90, settings), settings)
 
 
 def test_one_sentence_tells_how_many_scans_have_other_slices_than_the_model_takes():

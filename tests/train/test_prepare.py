@@ -37,7 +37,7 @@ def test_training_and_evaluation_find_all_that_was_prepared(recipe, tmp_path, mo
     from slivit.recipe import finetune
 
     told = run(recipe_for(recipe, []), progress=False)
-    assert (told.built, told.found, told.failed) == (40, 0, ())
+    assert (told.built, told.kept, told.failed) == (40, 0, ())
 
     def fail(path, settings):
         raise AssertionError(f"{path} was read")
