@@ -92,8 +92,8 @@ def _processor(named: str = "model name") -> str:
 
     file = Path("/proc/cpuinfo")
     lines = file.read_text("utf-8", "replace").splitlines() if file.is_file() else []
-    found = [line.partition(":")[2].strip() for line in lines if line.startswith(named)]
-    return found[0] if found else platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(named)]
+    return names[0] if names else platform.processor()
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:

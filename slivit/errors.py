@@ -1,4 +1,4 @@
-"""The errors a user can cause, and the words in which they are told.
+"""The errors a user can cause, and the words of their messages.
 
 Every message says where the problem is, what was found, what is allowed, and the way out. The command line shows these
 errors without a traceback and ends with status 2; any other exception is a bug and keeps its traceback.
@@ -142,10 +142,10 @@ def install_command(extra: str = "") -> str:
 def _repository() -> str:
     """The repository as pip takes it, where the package's metadata tell it."""
     try:
-        told = metadata("slivit")
+        package = metadata("slivit")
     except PackageNotFoundError:
         return ""
-    pages = [page.partition(", ")[2] for page in told.get_all("Project-URL") or ()]
-    pages = [*(told.get_all("Home-page") or ()), *pages]
+    pages = [page.partition(", ")[2] for page in package.get_all("Project-URL") or ()]
+    pages = [*(package.get_all("Home-page") or ()), *pages]
     address = next((page for page in pages if page.startswith("https://")), "")
     return f"git+{address}" if address else ""

@@ -246,8 +246,8 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        told = "it is empty" if not path.stat().st_size else str(error)[:200]
-        raise SlivitError(f"{path}: is damaged ({told}); bring a copy back, or make anew what wrote it") from error
+        reason = "it is empty" if not path.stat().st_size else str(error)[:200]
+        raise SlivitError(f"{path}: is damaged ({reason}); bring a copy back, or make anew what wrote it") from error
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
@@ -256,10 +256,10 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     Raises:
         SlivitError: the file is damaged, or holds something else.
     """
-    found = read_json(path)
-    if found is not None and not isinstance(found, dict):
-        raise SlivitError(f"{path}: is damaged (it holds a {type(found).__name__}, not names and values)")
-    return found or {}
+    values = read_json(path)
+    if values is not None and not isinstance(values, dict):
+        raise SlivitError(f"{path}: is damaged (it holds a {type(values).__name__}, not names and values)")
+    return values or {}
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -313,16 +313,16 @@ def torch_file(path: Path) -> Iterator[Any]:
         OSError: what the disk said.
     """
     with path.open("wb") as file:
-        told = _Told(file)
+        watched = _Watched(file)
         try:
-            yield told
+            yield watched
         except RuntimeError:
-            if told.error is None:
+            if watched.error is None:
                 raise
-            raise told.error from None
+            raise watched.error from None
 
 
-class _Told:
+class _Watched:
     """A file that remembers its error, which `torch.save` replaces by a RuntimeError about its own archive."""
 
     def __init__(self, file: BinaryIO) -> None:

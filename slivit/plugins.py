@@ -43,15 +43,15 @@ class Plugin:
 
 def installed_plugins() -> dict[str, Plugin]:
     """All plugins that are installed, loaded or not, by name."""
-    found: dict[str, Plugin] = {}
+    plugins: dict[str, Plugin] = {}
     for group in GROUPS:
         for point in entry_points(group=group):
             if point.dist:
                 name, kind = _plain(point.dist.name), group.removeprefix("slivit.")
-                plugin = found.get(name) or Plugin(name, point.dist.version, {})
+                plugin = plugins.get(name) or Plugin(name, point.dist.version, {})
                 modules = dict.fromkeys((*plugin.modules.get(kind, ()), point.module))
-                found[name] = Plugin(name, plugin.version, {**plugin.modules, kind: tuple(modules)})
-    return found
+                plugins[name] = Plugin(name, plugin.version, {**plugin.modules, kind: tuple(modules)})
+    return plugins
 
 
 def name_plugins(names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Typed recipes: what a stage does, as a TOML file with `key=value` overrides, every problem told in one error."""
+"""Typed recipes: what a stage does, as a TOML file with `key=value` overrides, every problem reported in one error."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def recipe_folders(stage: Stage) -> list[Path]:
 
 def shipped_recipes(stage: Stage) -> dict[str, Path]:
     """The shipped recipes of a stage by name."""
-    found = [p for folder in recipe_folders(stage) for p in sorted(folder.glob("*.toml"))]
-    return {p.stem: p for p in reversed(found)}
+    files = [p for folder in recipe_folders(stage) for p in sorted(folder.glob("*.toml"))]
+    return {p.stem: p for p in reversed(files)}
 
 
 def find_recipe(stage: Stage, name: str) -> Path:

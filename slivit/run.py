@@ -117,7 +117,7 @@ class Run:
         names = Task(**self.metrics["task"]).measures.headlines
         rows = []
         for split, part in self.metrics["splits"].items():
-            found = [part["metrics"].get(name) for name in names]
-            cells = [f"{number(f['value'])} ({interval(f['low'], f['high'])})" if f else "" for f in found]
+            estimates = [part["metrics"].get(name) for name in names]
+            cells = [f"{number(f['value'])} ({interval(f['low'], f['high'])})" if f else "" for f in estimates]
             rows.append([split, part["scans"], *(c.replace(" ()", "") for c in cells)])
         return title + grid(["split", "scans", *map(metric_name, names)], rows)

@@ -355,10 +355,10 @@ def _build(config: Mapping[str, Any], folder: Path, stored: Callable[[str], bool
     except SlivitError as error:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from error
     except Exception as error:  # whatever a library says of arguments that no network of ours was made with
-        told = str(error).strip().splitlines()[:1]
+        lines = str(error).strip().splitlines()[:1]
         raise CheckpointError(
             f"{folder / CONFIG}: no {described['name']} can be made of these arguments ({type(error).__name__}: "
-            f"{''.join(told)[:200]})"
+            f"{''.join(lines)[:200]})"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of adapters: without the weights of the backbone, which are found again and told by their digest."""
+"""Checkpoints of adapters: without the weights of the backbone, which are found again and known by their digest."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def frozen_state(
     else:
         source = model
         _load(model, adapter, folder, str(given))
-    if (found := backbone_digest(source)) != adapter["sha256"]:
+    if (digest := backbone_digest(source)) != adapter["sha256"]:
         raise CheckpointError(
             f"{folder}: its adapters are for {adapter['backbone']} with the digest {adapter['sha256'][:16]}..., and "
-            f"{where} has {found[:16]}...: another backbone, or other weights of it. Give the one that they were "
+            f"{where} has {digest[:16]}...: another backbone, or other weights of it. Give the one that they were "
             "trained on (--backbone)"
         )
     return {f"backbone.{n}": t for n, t in source.get_submodule("backbone").state_dict().items() if not is_adapter(n)}

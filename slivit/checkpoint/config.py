@@ -193,19 +193,19 @@ def parse_config(path: Path) -> dict[str, Any]:
     try:
         Config.model_validate(values)
     except ValidationError as error:
-        gather([_problem(dict(found)) for found in error.errors()], str(path), CheckpointError, limit=12)
+        gather([_problem(dict(detail)) for detail in error.errors()], str(path), CheckpointError, limit=12)
     except RecursionError:
         raise CheckpointError(f"{path}: its values are nested too deeply") from None
     return values
 
 
-def _problem(found: Mapping[str, Any]) -> str:
-    where = ".".join(str(part)[:60] for part in found["loc"])
-    told = str(found["msg"]).removeprefix("Value error, ").replace("Input should be", "should be")
-    if found["type"] == "missing":
+def _problem(detail: Mapping[str, Any]) -> str:
+    where = ".".join(str(part)[:60] for part in detail["loc"])
+    message = str(detail["msg"]).removeprefix("Value error, ").replace("Input should be", "should be")
+    if detail["type"] == "missing":
         return f"{where} is missing; this is not a checkpoint of this package"
-    got = "" if found["type"] == "value_error" else f", got {_short(found['input'])}"
-    return f"{where}: {told}{got}" if where else told
+    got = "" if detail["type"] == "value_error" else f", got {_short(detail['input'])}"
+    return f"{where}: {message}{got}" if where else message
 
 
 def _short(value: Any) -> str:

@@ -119,7 +119,7 @@ def _importer_options(name: str, words: list[str], where: list[str], channels: l
     """The options of an importer; behind --where or --channels, words that are none of them are more of those.
 
     Raises:
-        SlivitError: both were given, so that it cannot be told of which a word is.
+        SlivitError: both were given, so that it is not clear of which a word is.
     """
     from slivit.data.importers import importer_spec
 

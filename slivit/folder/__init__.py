@@ -175,10 +175,10 @@ def read_metrics(file: Path) -> dict[str, Any]:
     Raises:
         SlivitError: it is damaged, or another file.
     """
-    found = read_mapping(file)
-    if found and not isinstance(found.get("splits"), Mapping):
+    metrics = read_mapping(file)
+    if metrics and not isinstance(metrics.get("splits"), Mapping):
         raise SlivitError(f'{file}: is damaged (it has no "splits"); slivit evaluate writes one anew')
-    return found
+    return metrics
 
 
 def note_written(folder: Path, name: str) -> None:

@@ -77,10 +77,10 @@ def _owned(path: Path) -> Iterator[None]:
 def _owner(path: Path) -> dict[str, Any] | None:
     """Who said last that it holds a folder."""
     try:
-        found = json.loads((path / OWNER).read_text("utf-8"))
+        owner = json.loads((path / OWNER).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and "host" in found else None  # else damaged: nobody says that
+    return owner if isinstance(owner, dict) and "host" in owner else None  # else damaged: nobody says that
 
 
 def _alive(owner: Mapping[str, Any], file: Path) -> bool:

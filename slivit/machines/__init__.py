@@ -81,7 +81,7 @@ class Machines:
         Args:
             function: importable by name in another process.
             items: what it is called on.
-            died: makes the result of an item whose process died, and is told how.
+            died: makes the result of an item whose process died, and is called with how.
         """
 
         def made(item: Item) -> Result:

@@ -35,16 +35,16 @@ def packed(answered: tuple[bool, Any]) -> bytes:
     try:
         return pickle.dumps(answered)
     except Exception as error:
-        told = answered[1] if not answered[0] else error
-        words = "".join(traceback.format_exception(told)) if isinstance(told, BaseException) else str(told)
+        problem = answered[1] if not answered[0] else error
+        words = "".join(traceback.format_exception(problem)) if isinstance(problem, BaseException) else str(problem)
         return pickle.dumps((False, RuntimeError(words)))
 
 
-def read_calls(source: IO[bytes], found: queue.Queue[Call]) -> None:
+def read_calls(source: IO[bytes], calls: queue.Queue[Call]) -> None:
     """Put calls into a queue; where there will be no more, end the process, whatever it does."""
     try:
         while True:
-            found.put(pickle.load(source))
+            calls.put(pickle.load(source))
     except EOFError:
         os._exit(0)
 

@@ -137,7 +137,7 @@ def create_timm(name: str, args: Mapping[str, Any], *, pretrained: bool, listed:
 
 @lru_cache
 def _import_family(architecture: str) -> None:
-    """Import the one module of timm that defines a network, where it can be told, and not the hundred others."""
+    """Import the one module of timm that defines a network, where it is known, and not the hundred others."""
     spec = find_spec("timm.models")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for file in Path(folder).glob("[!_]*.py"):

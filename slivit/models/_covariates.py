@@ -52,12 +52,12 @@ def join_covariates(model: nn.Module, count: int) -> None:
         ModelError: a head without one.
     """
     head = model.get_submodule("head")
-    found = next(((name, part) for name, part in head.named_modules() if isinstance(part, nn.Linear)), None)
-    if found is None:
+    layer = next(((name, part) for name, part in head.named_modules() if isinstance(part, nn.Linear)), None)
+    if layer is None:
         raise ModelError(f"{type(model).__name__} has no linear layer in its head, before which covariates are read")
-    path = f"head.{found[0]}".rstrip(".")
+    path = f"head.{layer[0]}".rstrip(".")
     parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, Joined(found[1], count))
+    setattr(model.get_submodule(parent), name, Joined(layer[1], count))
     # Hooks rather than a wrapper: the names of the weights, `.backbone` and `.head` stay where they are looked for.
     model.register_forward_pre_hook(_take)
     model.register_forward_hook(_forget, always_call=True)

@@ -31,8 +31,8 @@ class DepthwiseConv2d(nn.Conv2d):
             return super()._conv_forward(input, weight, bias)
         if torch.is_autocast_enabled("cpu"):
             input = input.to(torch.get_autocast_dtype("cpu"))
-        found: Tensor = _Depthwise.apply(input, weight, bias)
-        return found
+        output: Tensor = _Depthwise.apply(input, weight, bias)
+        return output
 
 
 def quicken(model: nn.Module) -> int:

@@ -64,5 +64,5 @@ class FrozenNetwork(nn.Module):
         pooled = getattr(network, "pooled_features", None) or getattr(network, "forward_features", None)
         if pooled is None:
             raise ModelError(f"{spec_of(network).name}: offers no features of its backbone")
-        found: Tensor = pooled(x)
-        return found.flatten(2).mean(2) if found.ndim > 2 else found
+        features: Tensor = pooled(x)
+        return features.flatten(2).mean(2) if features.ndim > 2 else features

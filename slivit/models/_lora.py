@@ -112,7 +112,7 @@ def adapt_backbone(model: nn.Module, lora: Lora, start: str = "") -> None:
     backbone = model.get_submodule("backbone")
     layers = {part: list(_layers(backbone, pattern)) for part, pattern in PARTS.items()}
     if idle := [part for part in lora.where if not layers[part]]:
-        there = [part for part, found in layers.items() if found]
+        there = [part for part, matched in layers.items() if matched]
         raise ModelError(
             f"{type(backbone).__name__} has no layers that are its {' or '.join(idle)}; fit.lora.where may be "
             f"{' or '.join(there) or 'nothing here: its layers cannot be adapted'}"

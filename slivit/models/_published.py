@@ -69,10 +69,10 @@ def load_published(
     """
     where, state = read_weights(weights)
     if tiling is None:
-        told = (
+        note = (
             'tiling="vertical" is taken, as for MedMNIST; weights of OCT, ultrasound and MRI need tiling="horizontal"'
         )
-        warnings.warn(f"{where} does not say how its slices were tiled: {told}", stacklevel=2)
+        warnings.warn(f"{where} does not say how its slices were tiled: {note}", stacklevel=2)
     state = {_prefixed(key): tensor for key, tensor in state.items()}
     absent = [key for key in NEEDED if key not in state]
     if absent:
@@ -126,8 +126,8 @@ def _convnext(state: State, where: str) -> tuple[str, int]:
     blocks: dict[int, int] = {}
     widths: dict[int, int] = {}
     for key, tensor in state.items():
-        if found := re.search(r"stages\.(\d+)\.layers\.(\d+)\.layer_scale_parameter$", key):
-            stage, block = int(found[1]), int(found[2])
+        if match := re.search(r"stages\.(\d+)\.layers\.(\d+)\.layer_scale_parameter$", key):
+            stage, block = int(match[1]), int(match[2])
             blocks[stage] = max(blocks.get(stage, 0), 1 + block)
             widths[stage] = tensor.numel()
     depths, dims = tuple(blocks[s] for s in sorted(blocks)), tuple(widths[s] for s in sorted(widths))

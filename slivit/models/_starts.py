@@ -207,10 +207,10 @@ def _record() -> dict[str, dict[str, str]]:
     return values if isinstance(values, dict) else {}
 
 
-def _keep(name: str, told: Mapping[str, str]) -> None:
+def _keep(name: str, facts: Mapping[str, str]) -> None:
     record = _record()
     make_folder(weights_folder())
-    write_json(weights_folder() / RECORD, record | {name: {**record.get(name, {}), **told}})
+    write_json(weights_folder() / RECORD, record | {name: {**record.get(name, {}), **facts}})
 
 
 def _check_digest(start: Start, path: Path) -> None:

@@ -83,7 +83,7 @@ def check_stored(
     try:
         with unrun():
             fits = not problems()
-    except Exception:  # told below, where torch is equipped for whatever a network does without memory
+    except Exception:  # reported below, where torch is equipped for whatever a network does without memory
         fits = False
     if not fits:
         from torch import _decomp  # noqa: F401 (its import makes torch so)
@@ -110,12 +110,12 @@ def _differences(name: str, stored: tuple[str, tuple[int, ...]], wanted: Tensor,
     """What is wrong with one stored tensor, in words."""
     dtype, shape = stored
     needed = torch.bfloat16 if kind == BF16 and is_large(wanted) and wanted.dtype == torch.float32 else wanted.dtype
-    found = []
+    problems = []
     if shape != tuple(wanted.shape):
-        found.append(f"{name} has shape {shape}, the model's has {tuple(wanted.shape)}")
+        problems.append(f"{name} has shape {shape}, the model's has {tuple(wanted.shape)}")
     if _NAMES.get(dtype) != needed:
-        found.append(f"{name} is stored as {dtype}, it must be {str(needed).removeprefix('torch.')}")
-    return found
+        problems.append(f"{name} is stored as {dtype}, it must be {str(needed).removeprefix('torch.')}")
+    return problems
 
 
 @contextmanager

@@ -47,13 +47,13 @@ def table_features(
     Returns:
         (B, n) float32 by name.
     """
-    networks, found = frozen or {}, {}
+    networks, features = frozen or {}, {}
     for name in names:
         whole = name in ("covariates", "extent")
         channels = [x.amax(1, keepdim=True)] if whole else x.split(1, dim=1)
         parts = [networks[name](c) if name in networks else _feature(c[:, 0], name, covariates) for c in channels]
-        found[name] = torch.cat(parts, 1)
-    return found
+        features[name] = torch.cat(parts, 1)
+    return features
 
 
 @in_float32

@@ -232,12 +232,12 @@ def _is_new(name: str, state: State) -> bool:
         return False
     if name.startswith("norm."):
         return not any(key.startswith("norm.") for key in state)
-    found = re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", name)
-    if not found:
+    block = re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", name)
+    if not block:
         return False
-    pattern = rf"layers\.{found[1]}\.blocks\.(\d+)\."
+    pattern = rf"layers\.{block[1]}\.blocks\.(\d+)\."
     present = [int(match[1]) for key in state if (match := re.match(pattern, key))]
-    return bool(present) and int(found[2]) > max(present)
+    return bool(present) and int(block[2]) > max(present)
 
 
 def _block(name: str) -> str:

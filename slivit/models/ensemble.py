@@ -22,7 +22,7 @@ from slivit.models.unet import COMMON
 from slivit.settings import Count, Whole
 
 Activation = Literal["sigmoid", "softmax", "identity"]
-_SURE = 1e-6  # the least probability that is told from 0
+_SURE = 1e-6  # the least probability that counts as above 0
 
 
 class LinearTable(nn.Module):
@@ -171,15 +171,15 @@ class Ensemble(nn.Module):
         """(members, B, out_dim): what each member says, in probabilities or standardised values."""
         frozen: Any = dict(zip(self.frozen_names, self.frozen, strict=True))
         features = table_features(x, self.names, covariates, frozen)
-        found = []
+        members = []
         for member, described, temperature in zip(self.backbone, self.described, self.temperatures, strict=True):
             if isinstance(member, NetworkMember):
-                found.append(self._calibrated(self._active(member(x, covariates)).mean(0), temperature))
+                members.append(self._calibrated(self._active(member(x, covariates)).mean(0), temperature))
                 continue
             outputs = member(torch.cat([features[name] for name in described["features"]], 1))
             p = outputs if isinstance(member, ForestTable) else self._active(outputs)
-            found.append(self._calibrated(p, temperature))
-        return torch.stack(found)
+            members.append(self._calibrated(p, temperature))
+        return torch.stack(members)
 
     def member(self, place: int) -> Ensemble:
         """One member as an ensemble of its own; the weights are shared, nothing is copied."""
@@ -191,8 +191,8 @@ class Ensemble(nn.Module):
         alone.names = sorted(described.get("features", ()))
         alone.temperatures = self.temperatures[place : place + 1]
         alone.spec = replace(spec, args={**spec.args, "members": [described]})
-        found: Ensemble = alone.to(self.temperatures.device).eval()
-        return found
+        own: Ensemble = alone.to(self.temperatures.device).eval()
+        return own
 
     def _active(self, outputs: Tensor) -> Tensor:
         if self.activation == "identity":

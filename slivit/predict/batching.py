@@ -54,7 +54,7 @@ class Batcher:
         Args:
             function: gives results by index.
             items: at most `size` of them.
-            too_large: is told of an item for which memory does not do even alone.
+            too_large: is called with an item for which memory does not do even alone.
         """
         try:
             return self._measured(function, items)

@@ -119,12 +119,12 @@ def _with_covariates(refs: Sequence[ScanRef], loaded: Checkpoint) -> list[ScanRe
     """
     inputs = loaded.task.inputs
     check_cells(inputs, [{"path": ref.name, **ref.columns} for ref in refs])
-    told: dict[str, str] = {}
+    by_key: dict[str, str] = {}
     for ref in refs if inputs else ():
         cells = str({c.name: ref.columns[c.name] for c in inputs if c.name in ref.columns})
-        if told.setdefault(ref.key, cells) != cells:
-            raise ManifestError(f"{ref.key}: stands twice in the table, with {told[ref.key]} and with {cells}")
-    return [replace(ref, state=f"{ref.state} {told[ref.key]}") if inputs else ref for ref in refs]
+        if by_key.setdefault(ref.key, cells) != cells:
+            raise ManifestError(f"{ref.key}: stands twice in the table, with {by_key[ref.key]} and with {cells}")
+    return [replace(ref, state=f"{ref.state} {by_key[ref.key]}") if inputs else ref for ref in refs]
 
 
 def _announce(scans: int, todo: int) -> None:

@@ -186,11 +186,11 @@ class Engine:
             return self.predict(scans)
         if self.covariates is None:
             return torch.stack([self._by_windows(scan) for scan in scans])
-        found = []
+        outputs = []
         for scan, own in zip(scans, self.covariates, strict=True):
             with held(self.model, own[None]):
-                found.append(self._by_windows(scan))
-        return torch.stack(found)
+                outputs.append(self._by_windows(scan))
+        return torch.stack(outputs)
 
     def _by_windows(self, scan: Tensor) -> Tensor:
         """(D, H, W) -> (outputs,); fewer windows at once where memory does not do."""
@@ -247,11 +247,11 @@ class Engine:
         coming = iter(scans)
         while True:
             begun = time.perf_counter()
-            found = next(coming, None)
+            item = next(coming, None)
             self.seconds["waiting"] += time.perf_counter() - begun
-            if found is None:
+            if item is None:
                 return
-            yield found
+            yield item
 
     def _batch(
         self, scans: Mapping[int, ReadScan], function: Callable[[Tensor], Sequence[Result]], rows: Rows

@@ -164,10 +164,10 @@ def mask_rows(
         values: list[float | None] = [None] * len(task.structures)
         notes, error = "", ""
         try:
-            found = segment(engine, {**ref.columns, "path": ref.path}, ref.options)
-            write_masks(folder, names[number], found, task, ref.path)
-            values = [volume if math.isfinite(volume) else None for volume in found.millilitres()]
-            notes = "; ".join(note.replace(ref.path, ref.name) for note in found.volume.notes)
+            segmented = segment(engine, {**ref.columns, "path": ref.path}, ref.options)
+            write_masks(folder, names[number], segmented, task, ref.path)
+            values = [volume if math.isfinite(volume) else None for volume in segmented.millilitres()]
+            notes = "; ".join(note.replace(ref.path, ref.name) for note in segmented.volume.notes)
         except SlivitError as problem:
             error = str(problem).replace(ref.path, ref.name)
         except (MemoryError, RuntimeError) as problem:
@@ -204,7 +204,7 @@ def _parts(path: str) -> list[str]:
 
 
 def label_map(masks: Mask, task: Segmentation) -> npt.NDArray[np.int32] | None:
-    """The masks of structures as one map of values, as files hold them; None for regions that cannot be told so."""
+    """The masks of structures as one map of values, as files hold them; None for regions that cannot be written so."""
     out = np.zeros(masks.shape[1:], np.int32)
     if not task.regions:
         for mask, value in zip(masks, task.labels.values(), strict=True):
@@ -218,24 +218,24 @@ def label_map(masks: Mask, task: Segmentation) -> npt.NDArray[np.int32] | None:
     return out
 
 
-def write_masks(folder: Path, name: str, found: Segmented, task: Segmentation, path: str) -> list[Path]:
+def write_masks(folder: Path, name: str, segmented: Segmented, task: Segmentation, path: str) -> list[Path]:
     """Write the predicted masks of a scan as NIfTI on the scan's own voxels.
 
     Args:
         folder: where to.
         name: of the file, without suffix.
-        found: the masks.
+        segmented: the masks.
         task: the values of labels.
         path: of the scan, whose header is taken where it is NIfTI.
 
     Returns:
         One file of all labels; one a region where regions overlap in a way that no labels can tell.
     """
-    whole = label_map(found.masks, task)
+    whole = label_map(segmented.masks, task)
     if whole is not None:
-        return [_write(folder / f"{name}.nii.gz", whole, found.volume, path)]
-    parts = zip(task.structures, found.masks, strict=True)
-    return [_write(folder / f"{name}_{s}.nii.gz", m.astype(np.int32), found.volume, path) for s, m in parts]
+        return [_write(folder / f"{name}.nii.gz", whole, segmented.volume, path)]
+    parts = zip(task.structures, segmented.masks, strict=True)
+    return [_write(folder / f"{name}_{s}.nii.gz", m.astype(np.int32), segmented.volume, path) for s, m in parts]
 
 
 def _write(file: Path, values: npt.NDArray[np.int32], volume: Volume, path: str) -> Path:

@@ -100,8 +100,8 @@ def predict_part(part: Part) -> list[Row]:
 
     engine = _engine(part.loaded)
     rows = mask_rows(engine, part.refs, part.names, part.masks) if part.masks else rows_of(engine, part.refs)
-    found = dict(rows)
-    return [found[i] for i in range(len(part.refs))]
+    by_number = dict(rows)
+    return [by_number[i] for i in range(len(part.refs))]
 
 
 def _died(part: Part, how: str) -> list[Row]:

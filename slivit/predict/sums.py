@@ -61,10 +61,10 @@ def check_sums(folder: Path, fingerprint: str | None = None) -> None:
 
 
 def _read(path: Path) -> dict[str, str]:
-    found = [_LINE.match(line) for line in path.read_text("utf-8", errors="replace").splitlines()]
-    if not found or not all(found):
+    matches = [_LINE.match(line) for line in path.read_text("utf-8", errors="replace").splitlines()]
+    if not matches or not all(matches):
         raise CheckpointError(f"{path}: is not a list of checksums")
-    sums = {match[2]: match[1] for match in found if match}
+    sums = {match[2]: match[1] for match in matches if match}
     if away := [n for n in sums if Path(n).is_absolute() or ".." in Path(n).parts]:
         raise CheckpointError(f"{path}: names files outside of the model: {one_of(away)}")
     return sums

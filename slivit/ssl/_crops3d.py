@@ -110,10 +110,10 @@ def foreground(array: Array, low: float) -> Array:
     slices = []
     for axis in range(3):
         others = tuple(i for i in range(3) if i != axis)
-        found = np.flatnonzero(above.any(axis=others))
-        if not len(found):
+        inside = np.flatnonzero(above.any(axis=others))
+        if not len(inside):
             return array
-        slices.append(slice(int(found[0]), int(found[-1]) + 1))
+        slices.append(slice(int(inside[0]), int(inside[-1]) + 1))
     return array[tuple(slices)]
 
 
@@ -187,9 +187,9 @@ def random_masks(noise: Tensor, ratio: Range, share: float) -> Tensor:
     """
     crops, patches = noise.shape
     masked = round(crops * share)
-    spread = (torch.arange(masked) + torch.rand(masked)) / max(masked, 1)
+    shares = (torch.arange(masked) + torch.rand(masked)) / max(masked, 1)
     counts = torch.zeros(crops, dtype=torch.long)
-    counts[torch.randperm(crops)[:masked]] = ((ratio[0] + (ratio[1] - ratio[0]) * spread) * patches).long()
+    counts[torch.randperm(crops)[:masked]] = ((ratio[0] + (ratio[1] - ratio[0]) * shares) * patches).long()
     ranks = noise.argsort(1).argsort(1)
     return ranks < counts[:, None]
 

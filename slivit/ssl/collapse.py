@@ -91,7 +91,7 @@ class WatchCollapse(Callback):
         *,
         after: float = 0.2,
     ) -> None:
-        self.measure, self.parts, self.after, self.told = measure, parts, after, False
+        self.measure, self.parts, self.after, self.warned = measure, parts, after, False
         self._seen: list[dict[str, float]] = []
 
     def before_validate(self) -> None:
@@ -105,13 +105,13 @@ class WatchCollapse(Callback):
         self._seen.append(values)
 
     def after_validate(self) -> None:
-        if self.told or not self._seen or float(self.pct_train) < self.after:
+        if self.warned or not self._seen or float(self.pct_train) < self.after:
             return
         means = {name: sum(seen[name] for seen in self._seen) / len(self._seen) for name in self._seen[0]}
         for name, value in means.items():
             low, high, meaning = self.healthy[name]
             if not low <= value <= high:
-                self.told = True
+                self.warned = True
                 log.warning(
                     "epoch %d: %s is %.4g: %s (collapse). Lower the learning rate or the teacher's temperature, let "
                     "crops overlap by more, or take a larger batch",

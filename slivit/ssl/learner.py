@@ -121,8 +121,8 @@ class PretextLearner(VolumeLearner):
             torch.cuda.set_rng_state(before[1], device)
         for part, gradient in zip(parts, gradients, strict=True):
             pairs = zip(tree_leaves(self._of_part(part)), tree_leaves(gradient), strict=True)
-            told = [(output, own) for output, own in pairs if own is not None and output.requires_grad]
-            torch.autograd.backward([output for output, _ in told], [own for _, own in told])
+            kept = [(output, own) for output, own in pairs if own is not None and output.requires_grad]
+            torch.autograd.backward([output for output, _ in kept], [own for _, own in kept])
         self._with_events(self._step, "step", CancelStepException)
         self.opt.zero_grad()
 

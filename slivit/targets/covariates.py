@@ -70,8 +70,8 @@ class Covariate(BaseModel):
         return ""
 
     def __str__(self) -> str:
-        told = f"levels {', '.join(self.levels)}" if self.levels else f"mean {self.mean:.4g}, spread {self.spread:.4g}"
-        return f"{self.name} ({told}{', some rows have none' if self.gaps else ''})"
+        fit = f"levels {', '.join(self.levels)}" if self.levels else f"mean {self.mean:.4g}, spread {self.spread:.4g}"
+        return f"{self.name} ({fit}{', some rows have none' if self.gaps else ''})"
 
 
 def _number(value: Any, name: str) -> float:
@@ -99,9 +99,9 @@ def fit_covariates(covariates: Sequence[str], rows: Sequence[Row]) -> tuple[Cova
     Raises:
         ManifestError: columns that say nothing, or name something else than a property.
     """
-    found = [_fitted(name, [row.get(name) for row in rows]) for name in columns_of(covariates)]
-    gather([problem for problem in found if isinstance(problem, str)], "task.covariates", ManifestError)
-    return tuple(c for c in found if isinstance(c, Covariate))
+    fitted = [_fitted(name, [row.get(name) for row in rows]) for name in columns_of(covariates)]
+    gather([problem for problem in fitted if isinstance(problem, str)], "task.covariates", ManifestError)
+    return tuple(c for c in fitted if isinstance(c, Covariate))
 
 
 def _fitted(name: str, cells: Sequence[Any]) -> Covariate | str:
@@ -171,7 +171,7 @@ def rebased(own: Sequence[Covariate], common: Sequence[Covariate]) -> tuple[Matr
 
 def doubts(inputs: Sequence[Covariate], row: Row) -> Iterator[str]:
     """What of a row was in no training row, one sentence each."""
-    yield from (told for c in inputs if (told := c.doubt(row.get(c.name))))
+    yield from (doubt for c in inputs if (doubt := c.doubt(row.get(c.name))))
 
 
 def check_cells(inputs: Sequence[Covariate], rows: Sequence[Row]) -> None:

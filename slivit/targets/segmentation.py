@@ -154,12 +154,12 @@ class Segmentation(Task):
         Raises:
             ManifestError: a value that is not declared, a fraction, or no number.
         """
-        found = np.unique(values)
+        levels = np.unique(values)
         known = {0: 0} | {value: number for number, value in enumerate(self.labels.values(), 1)}
         known |= {} if self.ignore is None else {self.ignore: IGNORED}
-        whole = np.rint(found) if found.dtype.kind == "f" else found
+        whole = np.rint(levels) if levels.dtype.kind == "f" else levels
         with np.errstate(invalid="ignore"):  # a scale factor in a header leaves a rounding error
-            fractions = found[~(np.abs(found - whole) <= ROUNDING)] if found.dtype.kind == "f" else found[:0]
+            fractions = levels[~(np.abs(levels - whole) <= ROUNDING)] if levels.dtype.kind == "f" else levels[:0]
         if len(fractions):
             raise ManifestError(
                 f"holds {fractions[0]:.4g}, and labels are whole numbers; it was interpolated, or is no mask"
@@ -171,7 +171,7 @@ class Segmentation(Task):
                 f"not declare; there are {shown}{nearest(str(unknown[0]), map(str, self.labels.values()))}"
             )
         out = np.zeros(values.shape, np.uint8)
-        for value, number in zip(found, (known[int(value)] for value in whole), strict=True):
+        for value, number in zip(levels, (known[int(value)] for value in whole), strict=True):
             if number:
                 out[values == value] = number
         return out

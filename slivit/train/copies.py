@@ -285,10 +285,10 @@ def _segment(
         places = [Path(copy.recipe.out) for copy in copies if copy.fold == fold]
         return mask_engine(recipe, average_of(places, task), task, settings)
 
-    def found_of(row: Mapping[str, Any]) -> Segmented:
+    def masks_of(row: Mapping[str, Any]) -> Segmented:
         return segment(engine_of(int(row["fold"]) if recipe.data.folds else None), row)
 
-    keep_cases(folder, recipe, recipe.data, found_of, rows, (task, settings), _described(manifest, task))
+    keep_cases(folder, recipe, recipe.data, masks_of, rows, (task, settings), _described(manifest, task))
 
 
 def _described(manifest: Manifest, task: Task) -> dict[str, Any]:

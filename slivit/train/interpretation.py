@@ -64,8 +64,8 @@ class VolumeInterpretation(ClassificationInterpretation):
             largest: False for the smallest.
             items: whether the rows are returned too.
         """
-        found: Any = super().top_losses(None if k is None else min(k, len(self.losses)), largest, items)
-        return tuple(found)
+        top: Any = super().top_losses(None if k is None else min(k, len(self.losses)), largest, items)
+        return tuple(top)
 
     def confusion_matrix(self) -> npt.NDArray[np.int64]:
         """(classes, classes): a row a true class, a column a called class; calls at 0.5, or of the likeliest class.
@@ -91,12 +91,12 @@ class VolumeInterpretation(ClassificationInterpretation):
         rows = [dict(self.dl.items[i]) for i in order.tolist()]
         columns = list(self.task.prediction_columns)
         predicted = predictions[order].reshape(len(rows), -1).tolist()
-        told = [
+        records = [
             {"path": row["path"], "patient": row["patient"], **{t: row[t] for t in self.task.targets}, "loss": loss}
             | dict(zip(columns, values, strict=True))
             for row, values, loss in zip(rows, predicted, losses.tolist(), strict=True)
         ]
-        return pd.DataFrame(told, index=order.tolist())
+        return pd.DataFrame(records, index=order.tolist())
 
 
 @dispatch  # type: ignore[no-redef]

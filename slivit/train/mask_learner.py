@@ -76,7 +76,7 @@ class ForegroundDice(Metric):
         self.reset()
 
     def reset(self) -> None:
-        self.found: list[list[float]] = []
+        self.dice: list[list[float]] = []
 
     def accumulate(self, learn: Any) -> None:
         logits, labels = learn.pred.as_subclass(Tensor), learn.y.as_subclass(Tensor)
@@ -85,14 +85,14 @@ class ForegroundDice(Metric):
         called, true = self.task.called(logits) & known, self.task.truths(labels) & known
         axes = list(range(2, called.ndim))
         sizes, both = called.sum(axes) + true.sum(axes), (called & true).sum(axes)
-        self.found += torch.where(sizes > 0, 2 * both / sizes, torch.nan).tolist()
+        self.dice += torch.where(sizes > 0, 2 * both / sizes, torch.nan).tolist()
 
     @property
     def value(self) -> float:
         """The mean, or NaN where no structure is anywhere."""
-        if not self.found:
+        if not self.dice:
             return float("nan")
-        return float(torch.tensor(self.found).nanmean(0).nanmean())
+        return float(torch.tensor(self.dice).nanmean(0).nanmean())
 
     @property
     def name(self) -> str:

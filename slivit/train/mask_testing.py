@@ -48,7 +48,7 @@ def keep_cases(
     folder: RunFolder,
     recipe: Labelled,
     section: Data,
-    found_of: Callable[[Mapping[str, Any]], Segmented],
+    masks_of: Callable[[Mapping[str, Any]], Segmented],
     rows: Sequence[Mapping[str, Any]],
     made_for: tuple[Any, Preprocessing],
     data: Mapping[str, Any],
@@ -59,7 +59,7 @@ def keep_cases(
         folder: of the run.
         recipe: its own.
         section: of the recipe, where the rows are from.
-        found_of: the predicted masks of a row.
+        masks_of: the predicted masks of a row.
         rows: of a manifest, with masks.
         made_for: the task and the preprocessing.
         data: what `metrics.json` says of the scans.
@@ -68,7 +68,7 @@ def keep_cases(
         folder.file(name)
     task, settings = made_for
     testing = recipe.testing
-    cases = score_rows(lambda row, _: found_of(row), rows, task, settings, testing, folder.path, align=section.align)
+    cases = score_rows(lambda row, _: masks_of(row), rows, task, settings, testing, folder.path, align=section.align)
     write_cases(folder.path, cases, task, measure_masks(cases, task, testing, data))
 
 

@@ -75,23 +75,23 @@ def run(recipe: TrainingRecipe | PrepareRecipe, *, cluster: str = "", progress: 
     settings = settings_for(recipe.preprocessing, _spec(recipe.model), recipe.data.channels)
     rows = _rows(recipe)
     with gathered_notes(cache.folder), readers_at(cluster, recipe.data.processes) as workers:
-        told = prepare(rows, settings, cache, workers=workers, progress=progress)
-    log.info("%d scans prepared, %d were there, %d cannot be read", told.built, told.kept, len(told.failed))
+        result = prepare(rows, settings, cache, workers=workers, progress=progress)
+    log.info("%d scans prepared, %d were there, %d cannot be read", result.built, result.kept, len(result.failed))
     held = cache.info()
     log.info("%s: %d scans, %s", cache.folder, held.scans, size_text(held.bytes))
-    for _, reason in told.failed[:_SHOWN]:
+    for _, reason in result.failed[:_SHOWN]:
         log.warning("%s", reason)
-    if len(told.failed) > _SHOWN:
-        log.warning("... and %d more", len(told.failed) - _SHOWN)
-    return told
+    if len(result.failed) > _SHOWN:
+        log.warning("... and %d more", len(result.failed) - _SHOWN)
+    return result
 
 
 def _rows(recipe: TrainingRecipe | PrepareRecipe) -> Sequence[Mapping[str, Any]]:
     data = recipe.data
     if isinstance(recipe, TrainingRecipe):
         return load_manifest(data, recipe.task).rows()
-    # Of a table alone only the paths matter: what is wrong with its patients and splits is told by training.
-    found = inspect_manifest(
+    # Of a table alone only the paths matter: what is wrong with its patients and splits is reported by training.
+    inspection = inspect_manifest(
         data.manifest,
         columns=data.columns,
         root=data.root or None,
@@ -99,7 +99,7 @@ def _rows(recipe: TrainingRecipe | PrepareRecipe) -> Sequence[Mapping[str, Any]]
         where=data.where,
         channels=data.channels,
     )
-    return [{"path": path} for path in found.frame["path"] if path]
+    return [{"path": path} for path in inspection.frame["path"] if path]
 
 
 def _spec(model: Model) -> Any:

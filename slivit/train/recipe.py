@@ -55,7 +55,7 @@ class Fit(Section):
         freeze_backbone: train the integrator and the head alone; the backbone runs as it does in a prediction, and its
             normalisation layers, which fastai would go on training, stay as they are too.
         adapt: "lora" trains small matrices beside those of the frozen backbone, the integrator and the head; what is
-            saved has no weights of the backbone, which is found again by its place and told by its digest. "" trains
+            saved has no weights of the backbone, which is found again by its place and known by its digest. "" trains
             the backbone itself, or leaves it with `freeze_backbone`.
         lora: rank, scale and layers of those matrices.
         label_smoothing: of classification targets.
@@ -197,7 +197,7 @@ class LabelledSet(Section):
 
 
 class Labelled(Plugged):
-    """What every training on labels is told, beside its labelled sets."""
+    """What every training on labels is given, beside its labelled sets."""
 
     stage: ClassVar[Stage]
     runner: ClassVar[str] = "slivit.train.run:run"
@@ -280,8 +280,8 @@ def check_dense(recipe: Labelled, part: LabelledSet) -> None:
     """
     ours = {"patches": recipe.patches, "preprocessing.sliding": recipe.preprocessing.sliding}
     if not part.task.dense:
-        if found := [name for name, section in ours.items() if section and changed(section)]:
-            raise RecipeError(f"{found[0]} is for a segmentation, and would do nothing for a {part.task.kind} task")
+        if given := [name for name, section in ours.items() if section and changed(section)]:
+            raise RecipeError(f"{given[0]} is for a segmentation, and would do nothing for a {part.task.kind} task")
         if part.data.align != "error":
             raise RecipeError(f"data.align is for a segmentation, and would do nothing for a {part.task.kind} task")
         return

@@ -150,7 +150,7 @@ def build_model(recipe: Labelled, out_dim: int, covariates: int = 0) -> nn.Modul
 
 
 def fitted_preprocessing(recipe: Labelled) -> Preprocessing:
-    """The recipe's preprocessing with the size that its model takes; a model that cannot be made is told here."""
+    """The recipe's preprocessing with the size that its model takes; a model that cannot be made is an error here."""
     model = build_model(recipe, 1)
     sets = {name: part.data.channels for name, part in recipe.parts.items()}
     if len(set(sets.values())) > 1:

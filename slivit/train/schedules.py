@@ -61,9 +61,9 @@ def block_depth(blocks: int) -> Callable[[str], int]:
     """
 
     def depth(name: str) -> int:
-        found = re.search(r"(?:^|\.)blocks\.(\d+)\.", name)
-        if found:
-            return int(found.group(1)) + 1
+        match = re.search(r"(?:^|\.)blocks\.(\d+)\.", name)
+        if match:
+            return int(match.group(1)) + 1
         embedding = ("patch_embed", "pos_embed", "cls_token", "mask_token", "reg_token")
         return 0 if any(part in name for part in embedding) else blocks + 1
 
@@ -81,10 +81,10 @@ def backbone_depth(model: nn.Module) -> Callable[[str], int]:
     """
     names = [name for name, _ in model.named_parameters()]
     inside = [name for name in names if name.startswith("backbone.")]
-    found = {name: tuple(int(n or 0) for n in unit.groups()) for name in inside if (unit := UNIT.search(name))}
-    blocks = sorted(set(found.values()))
-    first = next((i for i, name in enumerate(inside) if name in found), 0)
-    depths = dict.fromkeys(inside[:first], 0) | {name: blocks.index(unit) + 1 for name, unit in found.items()}
+    units = {name: tuple(int(n or 0) for n in unit.groups()) for name in inside if (unit := UNIT.search(name))}
+    blocks = sorted(set(units.values()))
+    first = next((i for i, name in enumerate(inside) if name in units), 0)
+    depths = dict.fromkeys(inside[:first], 0) | {name: blocks.index(unit) + 1 for name, unit in units.items()}
     return lambda name: depths.get(name, len(blocks) + 1)
 
 

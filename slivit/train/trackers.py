@@ -158,9 +158,9 @@ class MlflowTracker:
         from mlflow.entities import Metric
 
         now = round(1000 * time.time())
-        found = [Metric(name, float(value), now, step) for name, value in values.items()]
-        for start in range(0, len(found), MOST_PARAMS):
-            self.client.log_batch(self.run_id, metrics=found[start : start + MOST_PARAMS])
+        metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
+        for start in range(0, len(metrics), MOST_PARAMS):
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + MOST_PARAMS])
 
     def results(self, values: Mapping[str, Any]) -> None:
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
@@ -188,7 +188,7 @@ class MlflowTracker:
 
 @contextmanager
 def _few_retries() -> Iterator[None]:
-    """Let a server that is not there be told in seconds at the start, where MLflow would try for minutes."""
+    """Let a server that is not there be noticed in seconds at the start, where MLflow would try for minutes."""
     before = os.environ.get(RETRIES)
     os.environ[RETRIES] = before or "1"
     try:
@@ -211,13 +211,13 @@ def _short(value: Any) -> str:
 
 def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Nested tables as one table with dotted keys; empty tables and what is None are left out."""
-    found: dict[str, Any] = {}
+    table: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{before}{key}.")
+            table |= flat(value, f"{before}{key}.")
         elif value is not None:
-            found[f"{before}{key}"] = value
-    return found
+            table[f"{before}{key}"] = value
+    return table
 
 
 def need_package(name: str) -> Any:

@@ -33,7 +33,7 @@ def tracked(settings: Logging, config: Mapping[str, Any], folder: Path) -> Itera
     """Follow what is done in the block: training, its checkpoint, its test.
 
     At the end of the block, the results, figures and checkpoint that the run's folder then holds are sent. A tracker
-    that fails on the way is told in a warning and left; the run goes on, since its own files are what counts.
+    that fails on the way is reported in a warning and left; the run goes on, since its own files are what counts.
 
     Args:
         settings: the recipe's section.
@@ -121,12 +121,12 @@ def results_of(folder: Path, config: Mapping[str, Any] | None) -> dict[str, Any]
     """
     training = (config or {}).get("training", {})
     kept = {k: v for k, v in training.items() if k not in ("recipe", "started_from")}
-    found = {f"training.{k}": v for k, v in flat(kept).items() if isinstance(v, int | float | str)}
+    results = {f"training.{k}": v for k, v in flat(kept).items() if isinstance(v, int | float | str)}
     for split, part in (_metrics(folder) or {"splits": {}})["splits"].items():
         for name, estimate in part["metrics"].items():
             sides = {"": estimate["value"], "_low": estimate["low"], "_high": estimate["high"]}
-            found |= {f"{split}/{name}{side}": value for side, value in sides.items() if value is not None}
-    return found
+            results |= {f"{split}/{name}{side}": value for side, value in sides.items() if value is not None}
+    return results
 
 
 def _metrics(folder: Path) -> dict[str, Any] | None:
