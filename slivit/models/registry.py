@@ -254,13 +254,13 @@ def argument_defaults(name: str) -> dict[str, Any]:
 
 def _normalisation(name: str, args: Mapping[str, Any], channels: int) -> dict[str, tuple[float, ...]]:
     """The fields of a specification that replace a model's own normalisation."""
-    found = {}
+    fields = {}
     for key in (k for k in NORMALISATION if k in args):
         value = args[key]
         if isinstance(value, bool) or not isinstance(value, int | float) or (key == "std" and value <= 0):
             raise ModelError(f"{name}: {key} is one number{' above 0' * (key == 'std')}, got {value!r}")
-        found[key] = (float(value),) * channels
-    return found
+        fields[key] = (float(value),) * channels
+    return fields
 
 
 def spec_of(model: Any) -> ModelSpec:

@@ -178,10 +178,10 @@ def depth_of(network: Any, family: str) -> Callable[[str], int]:
 
     def depth(name: str) -> int:
         _, inside, own = name.rpartition("encoder.backbone.")
-        if inside and (found := re.match(r"(?:layers\.(\d+)\.)?blocks\.(\d+)\.", own)):
-            return starts[int(found[1] or 0)] + int(found[2]) + 1
-        if inside and (found := re.match(r"layers\.(\d+)\.downsample\.", own)):
-            return starts[int(found[1])] + 1  # timm merges patches before the first block of a stage
+        if inside and (match := re.match(r"(?:layers\.(\d+)\.)?blocks\.(\d+)\.", own)):
+            return starts[int(match[1] or 0)] + int(match[2]) + 1
+        if inside and (match := re.match(r"layers\.(\d+)\.downsample\.", own)):
+            return starts[int(match[1])] + 1  # timm merges patches before the first block of a stage
         embedding = ("patch_embed", "pos_embed", "cls_token", "reg_token", "mask_token")
         return 0 if own.startswith(embedding) else sum(lengths) + 1
 
