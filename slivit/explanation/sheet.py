@@ -40,7 +40,7 @@ def sheet_figure(explanation: Explanation) -> Figure:
     columns = min(COLUMNS, max(len(shown), 4))
     rows, bars = -(-len(shown) // columns), len(explanation.attributions)
     width, tile = columns * TILE, TILE / min(max(explanation.scan.aspect, 0.5), 2.0)
-    alone = len(explanation.scan.sampled) == 1
+    alone = explanation.scan.shape[0] == 1
     heights = [0.75, *([] if alone else [bars * 0.95 + 0.15]), rows * (tile + 0.24)]
     with styled():
         figure = Figure(figsize=(width, sum(heights)), layout="constrained")
@@ -84,9 +84,10 @@ def png_bytes(figure: Figure) -> bytes:
 def _write_title(panel: Any, explanation: Explanation) -> None:
     name = short(short_name(explanation.scan.source), 60)
     panel.text(0.012, 0.70, prediction_text(explanation), fontsize=12, fontweight="bold", color=INK, va="center")
-    seen = f"{len(explanation.scan.sampled)} of its {explanation.scan.shape[0]} slices seen, counted from 0."
-    frames = "Framed: the slice that a method puts first." if explanation.attributions else ""
-    panel.text(0.012, 0.24, f"{name}: {seen} {frames}", fontsize=8.5, color=QUIET, va="center")
+    seen = f": {len(explanation.scan.sampled)} of its {explanation.scan.shape[0]} slices seen, counted from 0."
+    frames = " Framed: the slice that a method puts first." if explanation.attributions else ""
+    text = name if explanation.scan.shape[0] == 1 else f"{name}{seen}{frames}"
+    panel.text(0.012, 0.24, text, fontsize=8.5, color=QUIET, va="center")
 
 
 def _draw_scores(panel: Any, explanation: Explanation) -> None:
@@ -109,7 +110,8 @@ def _draw_slices(panel: Any, explanation: Explanation, shown: npt.NDArray[np.int
     method = map_method(explanation)
     maps = explanation.attributions[method].maps if method else None
     peak = float(maps.max()) if maps is not None else 0.0
-    tops = {m: int(explanation.ranking(m)[0]) for m in explanation.attributions}
+    alone = explanation.scan.shape[0] == 1
+    tops = {} if alone else {m: int(explanation.ranking(m)[0]) for m in explanation.attributions}
     for ax in axes[len(shown) :]:
         ax.set_axis_off()
     for ax, slice_ in zip(axes, shown, strict=False):
@@ -118,7 +120,7 @@ def _draw_slices(panel: Any, explanation: Explanation, shown: npt.NDArray[np.int
         if maps is not None and peak > 0:
             cells = slice_map(explanation.scan, maps, int(slice_), picture.shape) / peak
             ax.imshow(cells, cmap=HEAT, vmin=0, vmax=1, alpha=0.65 * np.clip(cells, 0, 1), aspect="auto")
-        _frame(ax, f"{slice_}", [m for m, top in tops.items() if top == slice_])
+        _frame(ax, "" if alone else f"{slice_}", [m for m, top in tops.items() if top == slice_])
 
 
 def _draw_slice(ax: Axes, picture: npt.NDArray[np.uint8], aspect: float) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 
+from slivit.experiments.study_schedule import spoken_time
 from slivit.files import read_mapping, write_json
 from slivit.planned.networks import LEAST_EPOCHS, Candidate
 
@@ -159,7 +160,7 @@ class Clock:
         if needed <= 1.05 * self.left or not each:
             self.epochs[key] = candidate.epochs
         elif before or (fitting < least / 2 and not self.took.get(candidate.name)):
-            reason = f"its folds would take {needed / 60:.0f} min, with {max(self.left, 0) / 60:.0f} min left"
+            reason = f"its folds would take {spoken_time(needed)}, with {spoken_time(max(self.left, 0))} left"
             self.left_out[candidate.name] = reason
         else:
             self.epochs[key] = max(least, fitting)

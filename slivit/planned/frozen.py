@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from slivit.errors import CheckpointError, nearest
+from slivit.experiments.study_schedule import spoken_time
 from slivit.files import whole_file
 from slivit.settings import Section
 
@@ -82,11 +83,11 @@ def plan_frozen(weights: Sequence[str], volume: bool, scans: int, seconds: float
         for number, frozen in enumerate(tried):
             taken = scans * seconds_each(frozen)
             if taken <= each:
-                why = f"{frozen.why}; about {taken / 60:.0f} min for the features of all scans"
+                why = f"{frozen.why}; about {spoken_time(taken)} for the features of all scans"
                 networks.append(frozen.model_copy(update={"why": why}))
                 break
             if number == len(tried) - 1:
-                reasons.append(f"{frozen.name} is left out: features of all scans take {taken / 60:.0f} min")
+                reasons.append(f"{frozen.name} is left out: features of all scans take {spoken_time(taken)}")
     return networks, reasons
 
 

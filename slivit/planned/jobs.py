@@ -18,6 +18,7 @@ from slivit.data.splits import fold_tested
 from slivit.data.table import as_shown, read_shown
 from slivit.errors import DIVERGED
 from slivit.experiments.run_state import made_by, request, run_state
+from slivit.experiments.study_schedule import spoken_time
 from slivit.files import whole_file
 from slivit.folder import PREDICTIONS
 from slivit.machines import machines_at
@@ -157,7 +158,7 @@ def _line(plan: Plan, job: Job, error: str, minutes: float, clock: Clock) -> str
     if job.epochs < job.candidate.epochs:
         said += f" (in place of {job.candidate.epochs}: the machine is slower than was thought)"
     where = f"{job.candidate.name}, fold {job.fold + 1} of {len(plan.fold_numbers)}"
-    return f"{where}: {said}; {max(clock.left, 0) / 60:.0f} min left for networks"
+    return f"{where}: {said}; {spoken_time(max(clock.left, 0))} left for networks"
 
 
 def out_of_fold(plan: Plan, frame: pd.DataFrame, candidate: Candidate, task: Task) -> npt.NDArray[np.float64]:

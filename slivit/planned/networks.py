@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from slivit.data.preprocessing import Preprocessing
+from slivit.experiments.study_schedule import spoken_time
 from slivit.models.registry import takes_argument
 from slivit.settings import Section
 
@@ -251,7 +252,7 @@ def _candidate(option: Option, epochs: int, batch: int, seconds: float, folds: i
         weights=option.weights,
         seed=option.seed,
         seconds=round(seconds / folds, 1),
-        why=f"{option.why}; about {seconds / 60:.0f} min of a worker for all folds",
+        why=f"{option.why}; about {spoken_time(seconds)} of a worker for all folds",
     )
 
 
