@@ -90,7 +90,7 @@ def test_an_owner_on_another_machine_counts_as_long_as_it_gives_signs_of_life(re
 def test_a_later_process_of_the_same_number_is_not_the_owner(recipe):
     path = begun(recipe())
     write_text(path / OWNER, json.dumps({"process": os.getpid(), "born": 1.0, "host": socket.gethostname()}))
-    begun(recipe(), resume=True)
+    assert begun(recipe(), resume=True) == path
 
 
 def test_all_that_a_run_wrote_is_cleared_and_nothing_else(recipe):

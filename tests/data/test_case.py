@@ -68,7 +68,8 @@ def test_rotation_noise_is_no_error(tmp_path):
     noise = np.diag([1.0, 1, 2, 1])
     noise[0, 1], noise[1, 0] = 2e-5, -2e-5
     noise[:3, 3] = 4e-4
-    read_case(row_of(tmp_path, affine=noise), TASK, SETTINGS)
+    case = read_case(row_of(tmp_path, affine=noise), TASK, SETTINGS)
+    assert case.labels.any()
 
 
 def test_a_shifted_mask_is_resampled_where_that_is_wished(tmp_path):
