@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from slivit.errors import ModelError
 from slivit.models._dino3d_block import EPSILON, Block
+from slivit.models._steady import of_patches
 
 Grid = tuple[int, int, int]
 
@@ -173,7 +174,7 @@ class PatchEmbed3d(nn.Module):
                 f"multiple of {PATCH}; got {tuple(x.shape)}"
             )
         # Reversing the axes of the kernels costs less than reversing those of the volumes.
-        patches = F.conv3d(x, self.proj.weight.transpose(2, 4), self.proj.bias, PATCH)
+        patches = of_patches(x, self.proj.weight.transpose(2, 4), self.proj.bias)
         return patches.transpose(2, 4).flatten(2).transpose(1, 2)
 
 

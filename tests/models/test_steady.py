@@ -57,6 +57,30 @@ def test_wide_outputs_stay_in_half_precision_and_only_layers_that_need_it_are_sw
         assert net[0](torch.rand(1, 3, 9, 3)).dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv3d(1, 24, 16, 16), (2, 1, 32, 48, 40)),
+        (nn.Conv3d(2, 8, (2, 8, 8), (2, 8, 8), bias=False), (1, 2, 5, 16, 24)),
+        (nn.Conv2d(3, 24, 16, 16), (2, 3, 50, 32)),
+        (nn.Conv1d(2, 4, 64, 64), (3, 2, 130)),
+    ],
+)
+def test_patches_side_by_side_are_a_product(layer, shape):
+    ours, x = copy.deepcopy(layer), torch.randn(shape)
+    assert steady(nn.Sequential(ours)) == 1
+    x, again = x.requires_grad_(), x.clone().detach().requires_grad_()
+    expected, got = layer(x), ours(again)
+    assert "Convolution" not in type(got.grad_fn.next_functions[0][0]).__name__
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    expected.square().sum().backward()
+    got.square().sum().backward()
+    torch.testing.assert_close(again.grad, x.grad, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(ours.weight.grad, layer.weight.grad, atol=1e-2, rtol=1e-3)
+    with pytest.raises(RuntimeError):
+        ours(torch.randn(1, shape[1], *[1] * (len(shape) - 2)))
+
+
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
     ("layer", "size"),
