@@ -133,13 +133,15 @@ def _facts(
     task, names = work.task, work.task.measures.main
     y = work.y if task.makes_calls else in_units(task, work.y)
     groups = work.frame["patient"].astype(str).to_numpy()
-    options: dict[str, Any] = {"groups": groups, "metrics": names, "level": LEVEL, "draws": DRAWS}
+    options: dict[str, Any] = {"metrics": names, "level": LEVEL, "draws": DRAWS}
     board = {}
     for name, p in predictions.items():
-        estimates = summarise(task.kind, y, in_units(task, p), **options)
+        rows = ~np.isnan(p).any(1)
+        estimates = summarise(task.kind, y[rows], in_units(task, p[rows]), groups=groups[rows], **options)
         board[name] = {n: estimates[n].to_dict() for n in names}
+    partly = {name: int(rows.sum()) for name, p in predictions.items() if not (rows := ~np.isnan(p).any(1)).all()}
     networks = [c.name for c in plan.candidates if c.name in predictions]
-    best = {kind: _best(board, among, names[0]) for kind, among in _groups(board, networks, plan).items()}
+    best = {kind: _best(board, among, names[0]) for kind, among in _groups(board, networks, partly, plan).items()}
     facts: dict[str, Any] = {
         "schema": "slivit.auto",
         "version": 1,
@@ -148,6 +150,7 @@ def _facts(
         "metrics": list(names),
         "leaderboard": board,
         "weights": dict(weights),
+        "partly": partly,
         **about,
         "scans": len(work.frame),
         "scans_that_train_alone": len(work.rest),
@@ -159,7 +162,10 @@ def _facts(
     return facts | {"sentences": list(_sentences(facts, best))}
 
 
-def _groups(board: Mapping[str, Any], networks: list[str], plan: Plan) -> dict[str, list[str]]:
+def _groups(
+    board: Mapping[str, Any], networks: list[str], partly: Mapping[str, int], plan: Plan
+) -> dict[str, list[str]]:
+    """The models among which the best one is asked for; one that predicted a part of the scans is no member."""
     simple = [n for n in board if n.startswith(SIMPLE)]
     baselines = [n for n in board if n not in (MEAN, ENSEMBLE, *networks)]
     named = {f.feature for f in plan.frozen}
@@ -169,7 +175,7 @@ def _groups(board: Mapping[str, Any], networks: list[str], plan: Plan) -> dict[s
         "simple": simple,
         "baseline": [n for n in baselines if n not in frozen],
         "frozen": frozen,
-        "member": baselines + networks,
+        "member": [name for name in baselines + networks if name not in partly],
     }
 
 
@@ -192,8 +198,10 @@ def _comparisons(
         if not first or not second:
             continue
         both = {name: in_units(task, predictions[name]) for name in (first, second)}
-        plan = Draws(groups=groups, level=LEVEL, draws=DRAWS)
-        test = compare_models(task.kind, y, both, metrics=[metric], plan=plan)[0]
+        rows = ~np.isnan(np.concatenate(list(both.values()), 1)).any(1)
+        both = {name: p[rows] for name, p in both.items()}
+        plan = Draws(groups=groups[rows], level=LEVEL, draws=DRAWS)
+        test = compare_models(task.kind, y[rows], both, metrics=[metric], plan=plan)[0]
         tests.append(test.to_dict())
     return tests
 

@@ -157,7 +157,7 @@ def _line(plan: Plan, job: Job, error: str, minutes: float, clock: Clock) -> str
     said = f"failed: {error}" if error else f"{job.epochs} epochs in {minutes:.1f} min"
     if job.epochs < job.candidate.epochs:
         said += f" (in place of {job.candidate.epochs}: the machine is slower than was thought)"
-    where = f"{job.candidate.name}, fold {job.fold + 1} of {len(plan.fold_numbers)}"
+    where = f"{job.candidate.name}, fold {job.fold + 1} of {plan.folds}"
     return f"{where}: {said}; {spoken_time(max(clock.left, 0))} left for networks"
 
 

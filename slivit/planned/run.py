@@ -224,7 +224,8 @@ def _run(plan: Plan, work: Scans, folder: Path, clock: Clock, cluster: str = "",
     ready = {name: calibrated(work.task, p, temperatures[name]) for name, p in predictions.items()}
     members = {name: p for name, p in ready.items() if name != MEAN}
     weights = weights_of(work.task, work.y, members, plan.seed)
-    seen = np.logical_and.reduce(list(known.values()))
+    members = {name: p for name, p in members.items() if name in weights or known[name].all()}
+    seen = np.logical_and.reduce([known[name] for name in members])
     ready = {name: p[seen] for name, p in ready.items()} | {ENSEMBLE: _nested(plan, work, members, seen)[seen]}
     log.info("ensemble: %s", ", ".join(f"{share:.2f} {name}" for name, share in weights.items()))
     model = build_ensemble(plan, work, features, weights, temperatures)

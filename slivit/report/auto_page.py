@@ -73,7 +73,7 @@ def sentences(facts: Facts, best: Mapping[str, str]) -> Iterator[str]:
         yield "No model is clearly better than the mean: that these scans can be predicted is not shown."
     yield _network_or_not(facts, best, tests, metric)
     test = tests.get((best["network"], best["baseline"]))
-    if test and best["baseline"] != best["simple"]:
+    if test and best["simple"] not in ("", best["baseline"]):
         yield f"Against the best model without a network, {title(best['baseline'])}: {_difference(test, metric)}."
     yield from _frozen(facts, best, tests, metric)
     ensemble = in_words(board["ensemble"][metric])
@@ -81,6 +81,9 @@ def sentences(facts: Facts, best: Mapping[str, str]) -> Iterator[str]:
         f"The ensemble has a {spoken(metric)} of {ensemble} out of fold, over {count(facts['scans'], 'scan')} of "
         f"{count(facts['patients'], 'patient')}; each part was predicted by an ensemble that was chosen on the others."
     )
+    if partly := facts.get("partly"):
+        scans = f"{facts['plan']['trained']} of {facts['plan']['folds']} folds, {count(min(partly.values()), 'scan')}"
+        yield f"Networks are not in the ensemble: there was time for {scans}, to which they add little or nothing."
     if alone := facts.get("scans_that_train_alone"):
         folds = f"{facts['plan']['trained']} of {facts['plan']['folds']} folds"
         yield f"There was time to train networks on {folds} alone, so {count(alone, 'scan')} could not be predicted."
@@ -179,7 +182,8 @@ def board(facts: Facts, task: Task) -> Grid:
         estimates = facts["leaderboard"][name]
         cells = [(number(e["value"]), interval(e["low"], e["high"])) for e in estimates.values()]
         weight = facts["weights"].get(name)
-        rows.append((title(name), (*cells, (f"{weight:.2f}" if weight else "", ""))))
+        of = f" ({count(facts['partly'][name], 'scan')})" if name in facts.get("partly", {}) else ""
+        rows.append((title(name) + of, (*cells, (f"{weight:.2f}" if weight else "", ""))))
     note = "Out of fold, with 95% intervals over patients. The best of several looks better than it is; "
     return Grid("Leaderboard", heads, tuple(rows), note + "that of the ensemble is from a nested selection.")
 

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from PIL import Image
 
 import slivit
@@ -114,6 +116,28 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(table, plan, run, tmp_
     assert done.returncode == 0, done.stderr
     for file in ("leaderboard.csv", "halving.json", "predictions.csv"):
         assert (out / file).read_text() == (run / file).read_text(), file
+
+
+def test_networks_that_add_nothing_cost_no_scans(plan, tmp_path, rng):
+    rows = ["path,patient,bright"]
+    for i in range(32):
+        volume = rng.integers(0, 120, (4, 32, 32))
+        volume[:, :, : 12 * (i % 2)] = 250
+        tifffile.imwrite(tmp_path / f"{i}.tif", volume.astype(np.uint8), photometric="minisblack")
+        rows.append(f"{i}.tif,P{i},{i % 2}")
+    (tmp_path / "scans.csv").write_text("\n".join(rows))
+    values = tomllib.loads(plan.read_text()) | {"trained": 1, "minutes": 0.1}  # no time is left for the other fold
+    values["candidates"] = [{**values["candidates"][0], "lr": 1e-9}]
+    (tmp_path / "plan.toml").write_text(resolved_toml(check_recipe(Plan, values, "plan")))
+    slivit.auto(str(tmp_path / "scans.csv"), plan=tmp_path / "plan.toml", out=tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "auto.json").read_text())
+    assert facts["scans"] == 32
+    assert facts["scans_that_train_alone"] == 0
+    assert facts["partly"] == {"quick": 16}
+    assert "quick" in facts["leaderboard"]
+    assert "quick" not in facts["weights"]
+    assert any("to which they add little or nothing" in text for text in facts["sentences"])
+    assert "(16 scans)" in (tmp_path / "run" / "report" / "auto.html").read_text()
 
 
 def test_nothing_given_is_told():

@@ -101,3 +101,12 @@ def test_few_scans_of_a_network_do_not_choose_among_the_others():
         assert both[name] == pytest.approx(share * (1 - both["network"]))
     assert weights_of(REGRESSION, y, whole) == alone
     assert weights_of(REGRESSION, y, {**whole, "none": np.full_like(y, np.nan)}) == alone
+
+
+def test_a_part_of_the_scans_is_worth_its_network_only_where_that_brings_much(rng):
+    y = rng.normal(size=(400, 1))
+    whole = {"good": y + 0.5 * rng.normal(size=y.shape)}
+    some = np.arange(400)[:, None] < 200
+    for noise, taken in ((0.4, True), (3.0, False)):
+        network = np.where(some, y + noise * rng.normal(size=y.shape), np.nan)
+        assert ("network" in weights_of(REGRESSION, y, {**whole, "network": network})) is taken
