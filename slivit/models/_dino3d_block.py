@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from slivit.models._vit import attend
 
 EPSILON = 1e-6
 
@@ -29,7 +30,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self._split(x)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
     def of_first(self, x: Tensor) -> Tensor:

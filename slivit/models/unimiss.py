@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slivit.errors import ModelError
+from slivit.models._vit import attend
 from slivit.models._weights import Grid, State, WeightRules, Weights, regrid, start_from
 from slivit.models.registry import check_volume, register_model
 from slivit.settings import Count
@@ -69,7 +70,7 @@ class Attention(nn.Module):
             coarse = self.norm(torch.cat([tokens[:, :1], cells], dim=1))
         query = self.q(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.kv(coarse).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from slivit.data.preprocessing import Preprocessing
 from slivit.errors import CheckpointError, ModelError
 from slivit.models._published import load_published
+from slivit.models._vit import SHORT, attend
 from slivit.models.registry import create_model, model_spec
 from slivit.models.slivit import on_top, published_tokens, slice_tokens
 from slivit.predict.engine import predict_table
@@ -292,3 +293,17 @@ def test_slice_numbers_are_removed_by_the_first_norm(positions: str, seen: bool)
     assert (change > 1e-4).item() == seen
     if not seen:
         assert model.positions[0, :, 0].tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("tokens", [9, SHORT])
+def test_few_tokens_attend_in_float32_while_they_train(tokens):
+    parts = [torch.randn(2, 3, tokens, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    allowed = torch.ones(tokens, tokens).tril().bool()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = attend(*parts, allowed)
+    exact = torch.nn.functional.scaled_dot_product_attention(*(p.float() for p in parts), attn_mask=allowed)
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got, exact.bfloat16()) is (tokens < SHORT)
+    torch.testing.assert_close(got.float(), exact, atol=0.03, rtol=0.03)
+    got.float().sum().backward()
+    assert all(part.grad.isfinite().all() for part in parts)
