@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
@@ -58,28 +59,32 @@ def _sides(multiple: tuple[int, int, int]) -> str:
     return str(multiple[0]) if len(set(multiple)) == 1 else " x ".join(map(str, multiple))
 
 
-def monai_blocks(name: str) -> Any:
-    """MONAI's building blocks.
+def monai(name: str, module: str = "blocks") -> Any:
+    """A module of MONAI's networks.
+
+    Args:
+        name: of the model that needs it, for the message.
+        module: such as "nets.vit".
 
     Raises:
         ModelError: MONAI is not installed.
     """
     try:
         import einops  # noqa: F401 (MONAI asks for it only when a network is made)
-        from monai.networks import blocks
+
+        return import_module(f"monai.networks.{module}")
     except ImportError as error:
         raise ModelError(f"{name} needs the packages monai and einops: {install_command('baselines')}") from error
-    return blocks
 
 
 def encode(name: str, old: int, new: int) -> nn.Module:
     """MONAI's residual block of two convolutions of 3 voxels: (B, old, ...) -> (B, new, ...)."""
-    return monai_blocks(name).UnetrBasicBlock(3, old, new, 3, 1, "instance", res_block=True)
+    return monai(name).UnetrBasicBlock(3, old, new, 3, 1, "instance", res_block=True)
 
 
 def decode(name: str, old: int, new: int) -> nn.Module:
     """MONAI's block that doubles the sides of a coarse map and joins it with a finer one of `new` channels."""
-    return monai_blocks(name).UnetrUpBlock(3, old, new, 3, 2, "instance", res_block=True)
+    return monai(name).UnetrUpBlock(3, old, new, 3, 2, "instance", res_block=True)
 
 
 class UNetDecoder(nn.Module):
@@ -126,7 +131,7 @@ class UnetrDecoder(nn.Module):
     def __init__(self, name: str, in_chans: int, dim: int, width: int) -> None:
         super().__init__()
         first, second, third, fourth = width, 2 * width, 4 * width, 8 * width
-        grow = monai_blocks(name).UnetrPrUpBlock
+        grow = monai(name).UnetrPrUpBlock
         self.encoder1 = encode(name, in_chans, first)
         self.encoder2, self.encoder3, self.encoder4 = (
             grow(3, dim, channels, layers, 3, 1, 2, "instance", conv_block=True, res_block=True)

@@ -116,21 +116,17 @@ class Stage(nn.Module):
 
 
 class VideoResNet(nn.Module):
-    """(B, C, S, H, W) -> (B, 32 * width): a stem, four stages and global average pooling."""
+    """(B, C, S, H, W) -> (B, 32 * width, s, h, w): a stem and four stages."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.blocks = nn.ModuleList([plan.stem(), *(Stage(plan, index) for index in range(4))])
         self.features = plan.channels(3)
 
-    def forward_map(self, x: Tensor) -> Tensor:
-        """(B, C, S, H, W) -> the last stage's map (B, 32 * width, s, h, w)."""
+    def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
             x = block(x)
         return x
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_map(x).mean((2, 3, 4))
 
 
 class Conv2plus1d(nn.Module):

@@ -89,14 +89,10 @@ class InceptionResNet(nn.Module):
         self.reduce2 = _reduction_b(width)
         self.stage3 = nn.Sequential(*(_block_c(width) for _ in range(depths[2])))
 
-    def forward_map(self, x: Tensor) -> Tensor:
-        """(N, 1, H, W) -> (N, 56 * width, h, w)."""
+    def forward(self, x: Tensor) -> Tensor:
         for stage in (self.stem, self.stage1, self.reduce1, self.stage2, self.reduce2, self.stage3):
             x = stage(x)
-        return x
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_map(x).mean((2, 3))
+        return x.mean((2, 3))
 
 
 def _block_a(w: int) -> Residual:
@@ -192,13 +188,5 @@ def echonet(
             f"got {image_size}, {tuple(depths)} and {width}"
         )
     network = InceptionResNet(depths, width)
-    return EchoNet(
-        network,
-        WeightRules(architecture="echonet", first=("stem.0.0.weight",)),
-        out_dim,
-        features=network.features,
-        size=(slices, image_size, image_size),
-        in_chans=1,
-        dropout=dropout,
-        pretrained=pretrained,
-    )
+    rules, size = WeightRules(architecture="echonet", first=("stem.0.0.weight",)), (slices, image_size, image_size)
+    return EchoNet(network, rules, out_dim, network.features, size, dropout=dropout, pretrained=pretrained)

@@ -67,9 +67,11 @@ def video_resnet(
 
     kept = _kept_stages(name, depths)
     network = ShortenedResNet(name, depths)
-    drop = tuple(rf"^layer{stage + 1}\." for stage in range(kept, STAGES))
+    rules = _rules(name, network, drop=tuple(rf"^layer{stage + 1}\." for stage in range(kept, STAGES)))
     size = (slices, image_size, image_size)
-    return _model(name, network, out_dim, network.inplanes, size, in_chans, dropout, pretrained, drop=drop)
+    return VolumeModel(
+        network, rules, out_dim, network.inplanes, size, in_chans=in_chans, dropout=dropout, pretrained=pretrained
+    )
 
 
 def _kept_stages(name: str, depths: Sequence[int]) -> int:
@@ -127,7 +129,10 @@ def s3d(
     along, across = -(-slices // 4) // 2, -(-image_size // 16) // 2
     network.avgpool = nn.AvgPool3d((min(2, along), min(7, across), min(7, across)), stride=1)
     network.classifier = nn.Identity()
-    return _model("s3d", network, out_dim, 1024, (slices, image_size, image_size), in_chans, dropout, pretrained)
+    size = (slices, image_size, image_size)
+    return VolumeModel(
+        network, _rules("s3d", network), out_dim, 1024, size, in_chans=in_chans, dropout=dropout, pretrained=pretrained
+    )
 
 
 def mvit(
@@ -165,7 +170,10 @@ def mvit(
     network = build_mvit(2 if "v2" in name else 1, size, depths, width, drop_path)
     network.head = nn.Identity()
     features = network.norm.normalized_shape[0]
-    return _model(name, network, out_dim, features, size, in_chans, dropout, pretrained, adapt=resize_positions)
+    rules = _rules(name, network, adapt=resize_positions)
+    return VolumeModel(
+        network, rules, out_dim, features, size, in_chans=in_chans, dropout=dropout, pretrained=pretrained
+    )
 
 
 for _name, _parameters, _source in (
@@ -228,8 +236,17 @@ def swin3d(
         stochastic_depth_prob=drop_path,
     )
     network.head = nn.Identity()
-    size = (slices, image_size, image_size)
-    return _model(name, network, out_dim, network.num_features, size, in_chans, dropout, pretrained)
+    features, size = network.num_features, (slices, image_size, image_size)
+    return VolumeModel(
+        network,
+        _rules(name, network),
+        out_dim,
+        features,
+        size,
+        in_chans=in_chans,
+        dropout=dropout,
+        pretrained=pretrained,
+    )
 
 
 SWIN_B = {"weights": f"{HUB_NAME} or KINETICS400_IMAGENET22K_V1, which torchvision downloads"}
@@ -249,34 +266,9 @@ for _name, _parameters, _sizes, _more in SWIN_SIZES:
     )(partial(swin3d, _name, **_sizes))
 
 
-def _model(
-    name: str,
-    network: nn.Module,
-    out_dim: int,
-    features: int,
-    size: tuple[int, int, int],
-    in_chans: Channels,
-    dropout: float,
-    pretrained: bool | Weights,
-    **rules: Any,
-) -> VolumeModel:
-    """Put a head on a network whose classifier has been replaced by the identity."""
-    info = WeightRules(
-        architecture=name,
-        first=first_layers(network),
-        hub=partial(fetch_torchvision, name),
-        default=HUB_NAME,
-        **rules,
-    )
-    return VolumeModel(
-        network,
-        info,
-        out_dim,
-        features=features,
-        size=size,
-        in_chans=in_chans,
-        dropout=dropout,
-        pretrained=pretrained,
+def _rules(name: str, network: nn.Module, **rules: Any) -> WeightRules:
+    return WeightRules(
+        architecture=name, first=first_layers(network), hub=partial(fetch_torchvision, name), default=HUB_NAME, **rules
     )
 
 

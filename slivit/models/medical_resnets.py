@@ -8,15 +8,15 @@ Origin: the networks are MONAI's own (Apache-2.0), imported when a model is made
 from __future__ import annotations
 
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from slivit.models._masks import monai_blocks
-from slivit.models._weights import WeightRules, Weights, start_from
-from slivit.models.registry import check_volume, register_model
+from slivit.models._masks import monai
+from slivit.models._volume import VolumeModel
+from slivit.models._weights import WeightRules, Weights
+from slivit.models.registry import register_model
 from slivit.settings import Count
 
 RESNETS: dict[int, dict[str, Any]] = {
@@ -24,50 +24,6 @@ RESNETS: dict[int, dict[str, Any]] = {
     50: {"shortcut_type": "B", "bias_downsample": False},
 }
 """How the shortcuts of MedicalNet's published networks are made."""
-
-
-class VolumeEncoder(nn.Module):
-    """A 3D encoder, the mean of its last feature map, and a linear head: (B, 1, S, H, W) -> (B, out_dim) logits.
-
-    Args:
-        name: the registered name.
-        backbone: (B, 1, S, H, W) -> (B, n, s, h, w).
-        width: n.
-        out_dim: the number of outputs.
-        size: (S, H, W).
-        rules: how published weights become the backbone's.
-        pretrained: see `start_from`.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        backbone: nn.Module,
-        width: int,
-        out_dim: int,
-        size: tuple[int, int, int],
-        rules: WeightRules,
-        pretrained: bool | Weights,
-    ) -> None:
-        super().__init__()
-        self.name, self.input_size = name, size
-        self.backbone, self.backbone_info = backbone, rules
-        self.head = nn.Linear(width, out_dim)
-        start_from(self, pretrained)
-
-    def feature_map(self, x: Tensor) -> Tensor:
-        """(B, 1, S, H, W) -> (B, n, s, h, w), the deepest map."""
-        out = self.backbone(x)
-        return out[-1] if isinstance(out, list | tuple) else out
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, 1, S, H, W) -> (B, n): the mean of the deepest map."""
-        check_volume(x, self.name, 1, self.input_size)
-        return self.feature_map(x).mean((2, 3, 4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 1, S, H, W) float32 -> (B, out_dim) logits."""
-        return self.head(self.forward_features(x))
 
 
 class ResNetMaps(nn.Module):
@@ -85,12 +41,6 @@ class ResNetMaps(nn.Module):
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
 
-def _monai(module: str, name: str) -> Any:
-    """A module of MONAI's networks; a model that needs MONAI says so where it is not installed."""
-    monai_blocks(name)
-    return import_module(f"monai.networks.nets.{module}")
-
-
 def medicalnet(
     name: str,
     depth: int,
@@ -100,7 +50,7 @@ def medicalnet(
     image_size: Count = 128,
     width: Count = 64,
     pretrained: bool | Weights = False,
-) -> VolumeEncoder:
+) -> VolumeModel:
     """MedicalNet's 3D ResNet: (B, 1, S, P, P) float32 -> (B, out_dim) logits.
 
     Args:
@@ -114,13 +64,12 @@ def medicalnet(
 
     Source: Chen et al. 2019, section 3.
     """
-    nets = _monai("resnet", name)
     options: dict[str, Any] = {"spatial_dims": 3, "n_input_channels": 1, "num_classes": 1, "conv1_t_stride": 2}
     options["widen_factor"] = width / 64
-    network = getattr(nets, f"resnet{depth}")(**options, **RESNETS[depth])
+    network = getattr(monai(name, "nets.resnet"), f"resnet{depth}")(**options, **RESNETS[depth])
     rules = WeightRules(architecture=name, drop=(r"^conv_seg\.",), default=name.replace("_", "-"))
-    maps, size = ResNetMaps(network), (slices, image_size, image_size)
-    return VolumeEncoder(name, maps, width * (8 if depth < 50 else 32), out_dim, size, rules, pretrained)
+    features, size = width * (8 if depth < 50 else 32), (slices, image_size, image_size)
+    return VolumeModel(ResNetMaps(network), rules, out_dim, features, size, pretrained=pretrained)
 
 
 for _depth, _parameters in ((18, 32_986_689), (50, 46_157_121)):
@@ -156,7 +105,7 @@ def ct_fm(
     image_size: Count = 128,
     width: Count = 32,
     pretrained: bool | Weights = False,
-) -> VolumeEncoder:
+) -> VolumeModel:
     """CT-FM's encoder: (B, 1, S, P, P) float32 from 0 to 1 -> (B, out_dim) logits.
 
     It was trained on CT from -1,024 to 2,048 HU; weights by the name "ct-fm" set that window.
@@ -170,7 +119,7 @@ def ct_fm(
 
     Source: Pai et al. 2025, Methods.
     """
-    nets = _monai("segresnet_ds", "ct_fm")
-    encoder = nets.SegResEncoder(spatial_dims=3, in_channels=1, init_filters=width, blocks_down=(1, 2, 2, 4, 4))
+    network = monai("ct_fm", "nets.segresnet_ds").SegResEncoder
+    encoder = network(spatial_dims=3, in_channels=1, init_filters=width, blocks_down=(1, 2, 2, 4, 4))
     rules = WeightRules(architecture="ct_fm", prefixes=("encoder.",), drop=(r"^(up_layers|heads?)\.",), default="ct-fm")
-    return VolumeEncoder("ct_fm", encoder, 16 * width, out_dim, (slices, image_size, image_size), rules, pretrained)
+    return VolumeModel(encoder, rules, out_dim, 16 * width, (slices, image_size, image_size), pretrained=pretrained)

@@ -9,44 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from slivit.models._volume import VolumeModel
 from slivit.models._weights import WeightRules, Weights
-from slivit.models.medical_resnets import VolumeEncoder
 from slivit.models.registry import register_model
+from slivit.models.resnet3d import Bottleneck, ResNet3d
 from slivit.settings import Count
 
 DEPTHS = (3, 8, 36, 3)
 
 
-class Bottleneck(nn.Module):
-    """1 x 1 x 1, 3 x 3 x 3 and 1 x 1 x 1 convolutions round a shortcut, under ResNet's names.
-
-    Args:
-        old: channels that come in.
-        width: of the middle; four times as many go out.
-        stride: of the middle convolution, along all axes.
-    """
-
-    def __init__(self, old: int, width: int, stride: int) -> None:
-        super().__init__()
-        new = 4 * width
-        self.conv1, self.bn1 = nn.Conv3d(old, width, 1, bias=False), nn.BatchNorm3d(width)
-        self.conv2, self.bn2 = nn.Conv3d(width, width, 3, stride, 1, bias=False), nn.BatchNorm3d(width)
-        self.conv3, self.bn3 = nn.Conv3d(width, new, 1, bias=False), nn.BatchNorm3d(new)
-        changed = stride > 1 or old != new
-        shortcut = (nn.Conv3d(old, new, 1, stride, bias=False), nn.BatchNorm3d(new))
-        self.downsample = nn.Sequential(*shortcut) if changed else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, old, s, h, w) -> (B, 4 * width, s', h', w')."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.bn1(self.conv1(x)).relu()
-        x = self.bn2(self.conv2(x)).relu()
-        return (self.bn3(self.conv3(x)) + shortcut).relu()
-
-
-class InflatedResNet(nn.Module):
+class InflatedResNet(ResNet3d):
     """(B, 1, S, H, W) axial slices -> (B, 32 * width, S / 16, W / 32, H / 32).
 
     The published network reads rows from the patient's left to right and columns from back to front; slices here run
@@ -58,24 +32,10 @@ class InflatedResNet(nn.Module):
     """
 
     def __init__(self, width: int, depths: Sequence[int]) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv3d(3, width, (3, 7, 7), (1, 2, 2), (1, 3, 3), bias=False)
-        self.bn1 = nn.BatchNorm3d(width)
-        self.maxpool = nn.MaxPool3d(3, 2, 1)
-        old = width
-        for stage, depth in enumerate(depths):
-            wide = width * 2**stage
-            first = Bottleneck(old, wide, 2 if stage else 1)
-            old = 4 * wide
-            rest = (Bottleneck(old, wide, 1) for _ in range(depth - 1))
-            self.add_module(f"layer{stage + 1}", nn.Sequential(first, *rest))
+        super().__init__(depths, width, 3, Bottleneck, along=3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.transpose(-1, -2).flip(-1, -2).expand(-1, 3, -1, -1, -1)
-        x = self.maxpool(self.bn1(self.conv1(x)).relu())
-        for stage in range(1, 5):
-            x = self.get_submodule(f"layer{stage}")(x)
-        return x
+        return super().forward(x.transpose(-1, -2).flip(-1, -2).expand(-1, 3, -1, -1, -1))
 
 
 @register_model(
@@ -97,7 +57,7 @@ def merlin(
     width: Count = 64,
     depths: tuple[Count, Count, Count, Count] = DEPTHS,
     pretrained: bool | Weights = False,
-) -> VolumeEncoder:
+) -> VolumeModel:
     """Merlin's image encoder: (B, 1, S, P, P) float32 from 0 to 1 -> (B, out_dim) logits.
 
     It was trained on CT of 3 x 1.5 x 1.5 mm from -1,000 to 1,000 HU; weights by the name "merlin" set both.
@@ -119,4 +79,4 @@ def merlin(
         default="merlin",
     )
     size = (slices, image_size, image_size)
-    return VolumeEncoder("merlin", InflatedResNet(width, depths), 32 * width, out_dim, size, rules, pretrained)
+    return VolumeModel(InflatedResNet(width, depths), rules, out_dim, 32 * width, size, pretrained=pretrained)

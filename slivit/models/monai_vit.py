@@ -16,10 +16,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from slivit.errors import ModelError, install_command
+from slivit.errors import ModelError
 from slivit.models._deformable import ReferenceAxes
+from slivit.models._masks import monai
 from slivit.models._vit_adapter import STAGES, AdapterUNet
-from slivit.models._volume import VolumeModel
+from slivit.models._volume import TokenModel
 from slivit.models._weights import Grid, State, WeightRules, Weights, regrid, start_from
 from slivit.models.registry import register_model
 from slivit.settings import Count, Share
@@ -86,15 +87,6 @@ class PlainViT(nn.Module):
         return self.forward_both(x)[0]
 
 
-class MonaiViT(VolumeModel):
-    """The network and a linear head."""
-
-    def patch_map(self, x: Tensor) -> Tensor:
-        """(B, C, S, H, W) -> the tokens (B, dim, S / patch, H / patch, W / patch)."""
-        self.check(x)
-        return self.backbone.forward_map(x)  # type: ignore[operator]
-
-
 @register_model(
     input="volume",
     size=(96, 96, 96),
@@ -122,7 +114,7 @@ def monai_vit(
     qkv_bias: bool = False,
     dropout: Share = 0.0,
     pretrained: bool | Weights = False,
-) -> MonaiViT:
+) -> TokenModel:
     """MONAI's ViT over volumes: (B, C, S, P, P) float32 volumes from 0 to 1 -> (B, out_dim) logits.
 
     Args:
@@ -153,7 +145,7 @@ def monai_vit(
             "monai_vit: slices and image_size must be multiples of patch_size, and dim of heads; "
             f"got {slices} and {image_size} of {patch_size}, {dim} of {heads}"
         )
-    network = _network(
+    network = monai("monai_vit", "nets.vit").ViT(
         in_channels=in_chans,
         img_size=(image_size, image_size, slices),
         patch_size=(patch_size,) * 3,
@@ -173,25 +165,8 @@ def monai_vit(
         first=(PATCHES,) if embedding == "conv" else (),
         adapt=partial(resize_positions, grid),
     )
-    return MonaiViT(
-        PlainViT(network, patch_size, class_token),
-        rules,
-        out_dim,
-        features=dim,
-        size=(slices, image_size, image_size),
-        in_chans=in_chans,
-        dropout=dropout,
-        pretrained=pretrained,
-    )
-
-
-def _network(**args: Any) -> nn.Module:
-    try:
-        import einops  # noqa: F401 (MONAI asks for it only when the network is made)
-        from monai.networks.nets.vit import ViT
-    except ImportError as error:
-        raise ModelError(f"monai_vit needs the packages monai and einops: {install_command('baselines')}") from error
-    return ViT(**args)
+    vit, size = PlainViT(network, patch_size, class_token), (slices, image_size, image_size)
+    return TokenModel(vit, rules, out_dim, dim, size, in_chans=in_chans, dropout=dropout, pretrained=pretrained)
 
 
 def resize_positions(grid: Grid, state: State, wanted: State) -> State:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from slivit.errors import ModelError
+from slivit.models._volume import VolumeModel
 from slivit.models._weights import WeightRules, Weights
-from slivit.models.medical_resnets import VolumeEncoder
 from slivit.models.registry import register_model
 from slivit.settings import Count
 
@@ -226,7 +226,7 @@ def resenc_l(
     widths: tuple[Count, Count, Count, Count, Count, Count] = WIDTHS,
     blocks: tuple[Count, Count, Count, Count, Count, Count] = BLOCKS,
     pretrained: bool | Weights = False,
-) -> VolumeEncoder:
+) -> VolumeModel:
     """nnU-Net's residual encoder L: (B, 1, S, P, P) float32 -> (B, out_dim) logits.
 
     OpenMind's was trained on brain MR of 1 mm, each scan standardised; weights by the name "openmind-resenc-l" set the
@@ -248,7 +248,7 @@ def resenc_l(
         architecture="resenc_l", prefixes=("encoder.",), drop=drop, parts=PARTS, default="openmind-resenc-l"
     )
     size = (slices, image_size, image_size)
-    return VolumeEncoder("resenc_l", ResidualEncoder(widths, blocks), widths[-1], out_dim, size, rules, pretrained)
+    return VolumeModel(ResidualEncoder(widths, blocks), rules, out_dim, widths[-1], size, pretrained=pretrained)
 
 
 @register_model(
@@ -271,7 +271,7 @@ def primus_m(
     depth: Count = 16,
     heads: Count = 12,
     pretrained: bool | Weights = False,
-) -> VolumeEncoder:
+) -> VolumeModel:
     """Primus-M, a transformer over cubes of 8 voxels: (B, 1, S, P, P) float32 -> (B, out_dim) logits.
 
     OpenMind's was trained on brain MR of 1 mm, each scan standardised; weights by the name "openmind-primus-m" set the
@@ -297,7 +297,7 @@ def primus_m(
         architecture="primus_m", drop=drop, parts=PARTS, adapt=fit_positions, default="openmind-primus-m"
     )
     size = (slices, image_size, image_size)
-    return VolumeEncoder("primus_m", Primus(size, dim, depth, heads), dim, out_dim, size, rules, pretrained)
+    return VolumeModel(Primus(size, dim, depth, heads), rules, out_dim, dim, size, pretrained=pretrained)
 
 
 def _check_sides(name: str, step: int, *sides: int) -> None:

@@ -84,7 +84,7 @@ class Encoder(nn.Module):
 
 
 class PENetBackbone(nn.Module):
-    """(B, 3, S, H, W) -> (B, features): a 7 x 7 x 7 stem, four stages, global average pooling."""
+    """(B, 3, S, H, W) -> (B, features, S / 16, H / 32, W / 32), rounded up: a 7 x 7 x 7 stem and four stages."""
 
     def __init__(self, depths: Sequence[int], width: int, groups: int, drop_path: float) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class PENetBackbone(nn.Module):
         x = self.max_pool(self.in_conv(x))
         for encoder in self.encoders:
             x = encoder(x)
-        return x.mean((2, 3, 4))
+        return x
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -185,13 +185,7 @@ def penet(
         raise ModelError(f"penet: width must be a multiple of {2 * GROUP} and of groups, got {width} and {groups}")
     backbone = PENetBackbone(depths, width, groups, drop_path)
     rules = WeightRules(architecture="penet", rename=(("xnet_blocks", "penet_blocks"),), first=first_layers(backbone))
+    size = (slices, image_size, image_size)
     return VolumeModel(
-        backbone,
-        rules,
-        out_dim,
-        features=backbone.features,
-        size=(slices, image_size, image_size),
-        in_chans=in_chans,
-        dropout=dropout,
-        pretrained=pretrained,
+        backbone, rules, out_dim, backbone.features, size, in_chans=in_chans, dropout=dropout, pretrained=pretrained
     )

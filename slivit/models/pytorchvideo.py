@@ -177,15 +177,9 @@ def pytorchvideo(
         hub=partial(fetch_url, name, {HUB_NAME: f"{URL}/{member.file}"}),
         default=HUB_NAME,
     )
+    size = (slices, image_size, image_size)
     return VolumeModel(
-        network,
-        rules,
-        out_dim,
-        features=network.features,
-        size=(slices, image_size, image_size),
-        in_chans=in_chans,
-        dropout=dropout,
-        pretrained=pretrained,
+        network, rules, out_dim, network.features, size, in_chans=in_chans, dropout=dropout, pretrained=pretrained
     )
 
 

@@ -65,41 +65,43 @@ class Bottleneck(nn.Module):
 
 
 class ResNet3d(nn.Module):
-    """(B, C, S, H, W) -> (B, features): a 7 x 7 x 7 stem, four stages, global average pooling."""
+    """(B, C, S, H, W) -> (B, features, S / 16, H / 32, W / 32), rounded up: a stem and four stages.
+
+    Args:
+        depths: blocks of the four stages.
+        width: channels of the stem.
+        in_chans: C.
+        block: of which the stages are made.
+        along: slices that the stem's kernel covers, beside 7 rows and columns.
+    """
 
     def __init__(
-        self,
-        depths: Sequence[int],
-        width: int,
-        in_chans: int = 1,
-        block: type[BasicBlock | Bottleneck] = BasicBlock,
+        self, depths: Sequence[int], width: int, in_chans: int, block: type[BasicBlock | Bottleneck], along: int = 7
     ) -> None:
         super().__init__()
         self.block, self.expansion = block, 4 if block is Bottleneck else 1
-        self.conv1 = nn.Conv3d(in_chans, width, 7, (1, 2, 2), 3, bias=False)
+        self.conv1 = nn.Conv3d(in_chans, width, (along, 7, 7), (1, 2, 2), (along // 2, 3, 3), bias=False)
         self.bn1 = nn.BatchNorm3d(width)
         self.maxpool = nn.MaxPool3d(3, 2, 1)
         self.features = width
         for stage, depth in enumerate(depths):
             self.add_module(f"layer{stage + 1}", self._stage(width * 2**stage, depth, 1 if stage == 0 else 2))
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def _stage(self, out: int, depth: int, stride: int) -> nn.Sequential:
         first = self.block(self.features, out, stride)
         self.features = self.expansion * out
         return nn.Sequential(first, *(self.block(self.features, out, 1) for _ in range(depth - 1)))
 
-    def forward_map(self, x: Tensor) -> Tensor:
-        """(B, C, S, H, W) -> the last stage's map (B, features, S / 16, H / 32, W / 32), rounded up."""
+    def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
         for stage in range(1, 5):
             x = self.get_submodule(f"layer{stage}")(x)
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_map(x).mean((2, 3, 4))
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv3d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def resnet3d(
@@ -136,15 +138,10 @@ def resnet3d(
     if len(depths) != 4:
         raise ModelError(f"{name}: depths has one number for each of the four stages, got {tuple(depths)}")
     network = ResNet3d(depths, width, in_chans, Bottleneck if name == "resnet3d_50" else BasicBlock)
+    network.apply(_initialise)
+    rules, size = WeightRules(architecture=name, first=("conv1.weight",)), (slices, image_size, image_size)
     return VolumeModel(
-        network,
-        WeightRules(architecture=name, first=("conv1.weight",)),
-        out_dim,
-        features=network.features,
-        size=(slices, image_size, image_size),
-        in_chans=in_chans,
-        dropout=dropout,
-        pretrained=pretrained,
+        network, rules, out_dim, network.features, size, in_chans=in_chans, dropout=dropout, pretrained=pretrained
     )
 
 

@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from slivit.errors import ModelError, install_command
+from slivit.errors import ModelError
 from slivit.models._hub import fetch_url
-from slivit.models._masks import MaskModel, decode, encode
-from slivit.models._volume import VolumeModel
+from slivit.models._masks import MaskModel, decode, encode, monai
+from slivit.models._volume import TokenModel
 from slivit.models._weights import WeightRules, Weights, start_from
 from slivit.models.registry import register_model
 from slivit.settings import Count, Share
@@ -71,15 +71,6 @@ class SwinEncoder(nn.Module):
         if self.contrastive_head is None:
             return tokens.mean((2, 3, 4))
         return self.contrastive_head(tokens.transpose(2, 4).flatten(2)[:, :, CONTRASTIVE_TOKEN])
-
-
-class SwinModel(VolumeModel):
-    """The encoder and a linear head."""
-
-    def patch_map(self, x: Tensor) -> Tensor:
-        """(B, 1, S, H, W) -> the tokens of the last stage (B, 16 * width, S / 32, H / 32, W / 32)."""
-        self.check(x)
-        return self.backbone.forward_map(x)  # type: ignore[operator]
 
 
 @register_model(
@@ -178,7 +169,7 @@ def swin_encoder(
     dropout: Share = 0.0,
     reads: Literal["mean", "contrastive"] = "mean",
     pretrained: bool | Weights = False,
-) -> SwinModel:
+) -> TokenModel:
     """The encoder of Swin UNETR: (B, C, S, P, P) float32 volumes from 0 to 1 -> (B, out_dim) logits.
 
     The published weights saw CT from -1000 to 1000 HU: set `preprocessing.window` to these for CT.
@@ -215,12 +206,12 @@ def swin_encoder(
     if name == "swin_random" and pretrained:
         raise ModelError("swin_random starts at random; swin_transfer is the same network and takes weights")
     contrastive = CONTRASTIVE if reads == "contrastive" else 0
-    return SwinModel(
+    return TokenModel(
         SwinEncoder(_network(name, width, depths, heads, window_size, drop_path, in_chans), width, contrastive),
         _rules(name, "" if name == "swin_random" else IDENTIFIER),
         out_dim,
-        features=contrastive or 16 * width,
-        size=(slices, image_size, image_size),
+        contrastive or 16 * width,
+        (slices, image_size, image_size),
         in_chans=in_chans,
         dropout=dropout,
         pretrained=pretrained,
@@ -257,15 +248,11 @@ def _network(
     drop_path: float,
     in_chans: int = 1,
 ) -> nn.Module:
-    try:
-        import einops  # noqa: F401 (MONAI asks for it only when the network runs)
-        from monai.networks.nets.swin_unetr import SwinTransformer
-    except ImportError as error:
-        raise ModelError(f"{name} needs the packages monai and einops: {install_command('baselines')}") from error
+    transformer = monai(name, "nets.swin_unetr").SwinTransformer
     # Where another device is the default, MONAI cannot read the numbers that it computes for drop_path.
     target = torch.get_default_device()
     with torch.device("cpu"):
-        network: Any = SwinTransformer(
+        network: Any = transformer(
             in_chans=in_chans,
             embed_dim=width,
             window_size=(window_size,) * 3,

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
-from slivit.models._masks import MaskModel, monai_blocks
+from slivit.models._masks import MaskModel, monai
 from slivit.models._weights import WeightRules, Weights, start_from
 from slivit.models.registry import register_model
 from slivit.settings import Count, Share
@@ -142,7 +142,7 @@ def dynunet(
         )
     for sides in (*strides, *kernels):
         _axes("dynunet", sides)
-    body = _monai("dynunet").DynUNet(
+    body = monai("dynunet", "nets").DynUNet(
         3,
         in_chans,
         out_dim,
@@ -198,7 +198,9 @@ def unet(
     if len(filters) < 2:
         raise ModelError(f"unet: there are 2 levels or more in filters; got {len(filters)}")
     strides = (2,) * (len(filters) - 1)
-    body = _monai("unet").UNet(3, in_chans, filters[0], tuple(filters), strides, num_res_units=units, dropout=dropout)
+    body = monai("unet", "nets").UNet(
+        3, in_chans, filters[0], tuple(filters), strides, num_res_units=units, dropout=dropout
+    )
     return ConvolutionalUNet(
         "unet",
         body,
@@ -209,10 +211,3 @@ def unet(
         strides=strides,
         pretrained=pretrained,
     )
-
-
-def _monai(name: str) -> Any:
-    monai_blocks(name)
-    from monai.networks import nets
-
-    return nets

@@ -151,16 +151,8 @@ def video_transformer(
         hub=partial(fetch_hugging_face, name, member.default),
         default=member.default,
     )
-    return VolumeModel(
-        backbone,
-        rules,
-        out_dim,
-        features=settings.hidden_size,
-        size=(slices, image_size, image_size),
-        in_chans=in_chans,
-        dropout=dropout,
-        pretrained=pretrained,
-    )
+    width, size = settings.hidden_size, (slices, image_size, image_size)
+    return VolumeModel(backbone, rules, out_dim, width, size, in_chans=in_chans, dropout=dropout, pretrained=pretrained)
 
 
 def _settings(name: str, slices: int, image_size: int, in_chans: int, config: dict[str, Any]) -> tuple[Any, Grid]:

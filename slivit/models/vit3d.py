@@ -141,13 +141,5 @@ def vit3d(
         mlp_dim,
         dropout,
     )
-    return VolumeModel(
-        backbone,
-        WeightRules(architecture="vit3d"),
-        out_dim,
-        features=dims[1],
-        size=(slices, image_size, image_size),
-        in_chans=1,
-        dropout=dropout,
-        pretrained=pretrained,
-    )
+    rules, size = WeightRules(architecture="vit3d"), (slices, image_size, image_size)
+    return VolumeModel(backbone, rules, out_dim, dims[1], size, dropout=dropout, pretrained=pretrained)
