@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, wraps
+from dataclasses import is_dataclass
+from functools import partial
+from inspect import Parameter, Signature, signature
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -72,6 +74,19 @@ def changed(section: BaseModel, *names: str) -> list[str]:
     ]
 
 
+def settings_of(factory: Callable[..., Any]) -> dict[str, Parameter]:
+    """What a factory takes, by name and with types that can be checked.
+
+    An argument whose type is a dataclass is a group of settings that several factories share: its fields stand for it.
+    """
+    found: dict[str, Parameter] = {}
+    types = _types_of(factory)
+    for name, parameter in signature(factory).parameters.items():
+        kind = types.get(name, Any)
+        found |= settings_of(kind) if is_dataclass(kind) else {name: parameter.replace(annotation=kind)}
+    return found
+
+
 def call_checked(name: str, factory: Callable[..., Any], *args: Any, **settings: Any) -> Any:
     """Call a factory with settings that must be of the types and in the ranges that its annotations say.
 
@@ -79,22 +94,25 @@ def call_checked(name: str, factory: Callable[..., Any], *args: Any, **settings:
         name: of the factory, for the message.
         factory: what is called; arguments without an annotation that can be read are not looked at.
         *args: its positional arguments.
-        **settings: its keyword arguments. A whole number is a float too, and the list of a recipe is a tuple where
-            one is meant, but no text is a number.
+        **settings: its keyword arguments, as `settings_of` names them. A whole number is a float too, and the list of a
+            recipe is a tuple where one is meant, but no text is a number.
 
     Raises:
         ModelError: every setting that does not keep to them, with what was given.
     """
+    groups = {key: kind for key, kind in _types_of(factory).items() if is_dataclass(kind)}
+    parameters = settings_of(factory)
 
-    @wraps(factory, updated=())
-    def annotated(*args: Any, **settings: Any) -> Any:
-        return factory(*args, **settings)
+    def flat(*args: Any, **settings: Any) -> Any:
+        made = {key: kind(**{own: settings.pop(own) for own in settings_of(kind)}) for key, kind in groups.items()}
+        return factory(*args, **settings, **made)
 
-    types = annotated.__annotations__ = _types_of(factory)
+    types = flat.__annotations__ = {key: parameter.annotation for key, parameter in parameters.items()}
+    flat.__signature__ = Signature(list(parameters.values()))  # type: ignore[attr-defined]
     settings = {key: _tuple_where_meant(types.get(key), value) for key, value in settings.items()}
     config = ConfigDict(strict=True, arbitrary_types_allowed=True)
     try:
-        return validate_call(config=config)(annotated)(*args, **settings)
+        return validate_call(config=config)(flat)(*args, **settings)
     except ValidationError as error:
         raise ModelError(f"{name}: {'; '.join(problems(error))}") from error
 
@@ -106,7 +124,9 @@ def _tuple_where_meant(annotation: Any, value: Any) -> Any:
 
 
 def _types_of(factory: Callable[..., Any]) -> dict[str, Any]:
-    """A factory's annotations as types; anything goes for what returns, and where only a type checker knows a name."""
+    """A factory's annotations as types; anything goes where only a type checker knows a name."""
+    if is_dataclass(factory):
+        return get_type_hints(factory, include_extras=True)
     function: Any = factory.func if isinstance(factory, partial) else factory
     function = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
     types: dict[str, Any] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from slivit.errors import ModelError, nearest, one_of
 from slivit.plugins import load_plugins
-from slivit.settings import call_checked
+from slivit.settings import call_checked, settings_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,7 +98,8 @@ def register_model(
     have `.input_size`, an (S, H, W) that overrides `size` for that instance, `.normalisation`, a (mean, std) that
     overrides those, and `.in_chans`, its number of channels:
     1 instead of three has the mean and std of the three on average, several instead of one repeat those of the one.
-    `create_model` holds its arguments to their annotations, such as `slices: Count` (see `slivit.settings`).
+    `create_model` holds its arguments to their annotations, such as `slices: Count` (see `slivit.settings`). What
+    several factories share can be one argument whose type is a dataclass: recipes set its fields.
 
     Args:
         name: the registered name; the function's by default. A class is given one.
@@ -207,7 +207,7 @@ def create_model(name: str, out_dim: int, **args: Any) -> nn.Module:
     factory = _FACTORIES[name][1]
     if out_dim < 1:
         raise ModelError(f"{name}: out_dim must be at least 1, got {out_dim}")
-    allowed = [p for p in inspect.signature(factory).parameters if p != "out_dim"]
+    allowed = [p for p in settings_of(factory) if p != "out_dim"]
     own = {key: value for key, value in args.items() if key in allowed or key not in (*NORMALISATION, COVARIATES)}
     for key in own:
         if key not in allowed:
@@ -242,13 +242,13 @@ def _join(name: str, model: nn.Module, spec: ModelSpec, count: Any) -> None:
 def takes_argument(name: str, argument: str) -> bool:
     """Whether a registered model has an argument of this name."""
     model_spec(name)
-    return argument in inspect.signature(_FACTORIES[name][1]).parameters
+    return argument in settings_of(_FACTORIES[name][1])
 
 
 def argument_defaults(name: str) -> dict[str, Any]:
     """A registered model's own arguments that have a default, with it."""
     model_spec(name)
-    parameters = inspect.signature(_FACTORIES[name][1]).parameters.values()
+    parameters = settings_of(_FACTORIES[name][1]).values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from slivit.settings import Count, Share, Shares
 from slivit.ssl.views import Range
 
 
@@ -30,13 +31,13 @@ class Corruption:
         shuffled_side: the side of one.
     """
 
-    outer: float = 0.5
-    boxes: int = 6
-    hole: Range = (5 / 96, 32 / 96)
-    window: Range = (20 / 96, 64 / 96)
-    shuffle: float = 0.8
-    shuffled_boxes: int = 10
-    shuffled_side: float = 8 / 96
+    outer: Share = 0.5
+    boxes: Count = 6
+    hole: Shares = (5 / 96, 32 / 96)
+    window: Shares = (20 / 96, 64 / 96)
+    shuffle: Share = 0.8
+    shuffled_boxes: Count = 10
+    shuffled_side: Share = 8 / 96
 
 
 def corrupt(volumes: Tensor, settings: Corruption) -> tuple[Tensor, Tensor]:

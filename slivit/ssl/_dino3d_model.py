@@ -63,7 +63,7 @@ class Dino3dPair(Distillation):
 
         Returns:
             The student's logits "large" (2 * B, K), "small" (n * B, K) and "masked" (M, L); the teacher's
-            probabilities "dino" (2 * B, K) and "ibot" (M, L); the student's class tokens "tokens" (2 * B, dim); the
+            probabilities "targets" (2 * B, K) and "ibot" (M, L); the student's class tokens "tokens" (2 * B, dim); the
             teacher's class tokens "features" (2 * B, dim) and their logits "scores" (2 * B, K); and "mask".
         """
         mask = crops["mask"]
@@ -82,7 +82,7 @@ class Dino3dPair(Distillation):
         scores = self.teacher.dino_head(tokens[:, 0])
         patches = self.teacher.ibot_head(tokens[:, 1:][mask])
         return {
-            "dino": self.dino_targets(scores),
+            "targets": self.dino_targets(scores),
             "ibot": self.ibot_targets(patches),
             "features": tokens[:, 0],
             "scores": scores,
@@ -110,7 +110,7 @@ class Dino3dLoss:
 
         Source: Oquab et al. 2023, section 4; Xu et al. 2025, Methods.
         """
-        losses = {"dino_loss": multi_crop_loss(out["large"], out["small"], out["dino"], self.temperature)}
+        losses = {"dino_loss": multi_crop_loss(out["large"], out["small"], out["targets"], self.temperature)}
         if self.ibot:
             losses["ibot_loss"] = self.ibot * ibot_loss(out["masked"], out["ibot"], out["mask"], self.temperature)
         volumes = len(out["mask"]) // LARGE

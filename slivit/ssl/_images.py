@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -52,13 +54,22 @@ def image_features(model: nn.Module, x: Tensor) -> Tensor:
     return cast(Any, model).forward_features(x)
 
 
-@torch.no_grad()
-def frozen_features(model: nn.Module, spec: ModelSpec, batch: Tensor) -> Tensor:
-    """(B, 1, P, P) uint8 -> (B, D) features for a probe; the model's mode is left as it was."""
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Without gradients and in evaluation mode; afterwards the model's mode is what it was."""
     training = model.training
-    features = image_features(model.eval(), to_model(grey(batch), spec))
-    model.train(training)
-    return features
+    try:
+        with torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        model.train(training)
+
+
+def frozen_features(model: nn.Module, spec: ModelSpec, batch: Tensor) -> Tensor:
+    """(B, 1, P, P) uint8 -> (B, D) features for a probe."""
+    with frozen(model):
+        return image_features(model, to_model(grey(batch), spec))
 
 
 def feature_dim(model: nn.Module) -> int:

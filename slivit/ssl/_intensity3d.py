@@ -18,11 +18,19 @@ import torch
 from torch import Tensor
 
 from slivit.errors import SlivitError, install_command
+from slivit.settings import NonNegative, Positives, Share
 from slivit.ssl.views import Range, uniform
 
 POINTS = 10
+"""Control points of the histogram's shift."""
+RINGING: Range = (0.0, 1.0)
+"""Smallest and largest strength of Gibbs ringing."""
+BLUR: Range = (0.25, 1.5)
+"""Smallest and largest width of a Gaussian blur in voxels, drawn for each axis."""
 REACH, EDGE = 4.0, 0.5
 """How many of its widths a Gaussian reaches, and the width of a sharpening's second blur, both as in MONAI."""
+FIRST_EDGE, EDGES = (0.5, 1.0), (10.0, 30.0)
+"""Widths of a sharpening's first blur, drawn for each axis, and weights of what lies between the two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,34 +38,24 @@ class Intensities:
     """What may happen to a crop.
 
     Args:
-        change: probability that a crop's intensities change: by contrast, noise or histogram, one of the three.
+        change: probability that contrast, noise or histogram of a crop is changed, one of the three.
         gamma: smallest and largest exponent of the contrast.
         noise: largest standard deviation of the noise, in units of the scale from -1 to 1; each crop has its own.
-        points: control points of the histogram's shift.
         gibbs: probability of Gibbs ringing.
-        alpha: its smallest and largest strength, from 0 to 1.
         flip: probability of a mirroring along each axis.
         smooth: probability of a Gaussian blur.
-        blur: smallest and largest of its widths in voxels, drawn for each axis.
-        sharpen: probability of a sharpening.
-        edge: smallest and largest width of its first blur, drawn for each axis; that of the second is `EDGE`.
-        edges: smallest and largest weight of what lies between the two.
+        sharpen: probability of a sharpening by the difference of two blurs.
         turn: probability of one to three quarter turns of the slices.
     """
 
-    change: float = 0.8
-    gamma: Range = (0.5, 2.0)
-    noise: float = 0.002
-    points: int = POINTS
-    gibbs: float = 0.2
-    alpha: Range = (0.0, 1.0)
-    flip: float = 0.3
-    smooth: float = 0.0
-    blur: Range = (0.25, 1.5)
-    sharpen: float = 0.0
-    edge: Range = (0.5, 1.0)
-    edges: Range = (10.0, 30.0)
-    turn: float = 0.0
+    change: Share = 0.8
+    gamma: Positives = (0.5, 2.0)
+    noise: NonNegative = 0.002
+    gibbs: Share = 0.2
+    flip: Share = 0.3
+    smooth: Share = 0.0
+    sharpen: Share = 0.0
+    turn: Share = 0.0
 
 
 def change_batch(volumes: Tensor, settings: Intensities) -> Tensor:
@@ -71,23 +69,23 @@ def change_batch(volumes: Tensor, settings: Intensities) -> Tensor:
     changes = (
         lambda x: contrast(x, uniform(len(x), *settings.gamma, device)),
         lambda x: with_noise(x, settings.noise),
-        lambda x: histogram_shift(x, control_points(len(x), settings.points).to(device)),
+        lambda x: histogram_shift(x, control_points(len(x), POINTS).to(device)),
     )
     chosen = torch.randint(len(changes), (len(volumes),))
     on = torch.rand(len(volumes)) < settings.change
     for number, change in enumerate(changes):
         _replace(volumes, on & (chosen == number), change)
     if settings.smooth:
-        _replace(volumes, torch.rand(len(volumes)) < settings.smooth, lambda x: blur(x, _widths(x, settings.blur)))
+        _replace(volumes, torch.rand(len(volumes)) < settings.smooth, lambda x: blur(x, _widths(x, BLUR)))
     if settings.sharpen:
-        _replace(volumes, torch.rand(len(volumes)) < settings.sharpen, partial(_sharpened, settings=settings))
+        _replace(volumes, torch.rand(len(volumes)) < settings.sharpen, _sharpened)
     if settings.turn:
         turned = torch.rand(len(volumes)) < settings.turn
         quarters = torch.randint(1, 4, (len(volumes),))
         for number in (1, 2, 3):
             _replace(volumes, turned & (quarters == number), partial(torch.rot90, k=number, dims=(3, 4)))
     ringing = torch.rand(len(volumes)) < settings.gibbs
-    _replace(volumes, ringing, lambda x: gibbs(x, uniform(len(x), *settings.alpha, device)))
+    _replace(volumes, ringing, lambda x: gibbs(x, uniform(len(x), *RINGING, device)))
     return flip(volumes, settings.flip)
 
 
@@ -173,9 +171,9 @@ def sharpen(volumes: Tensor, widths: Tensor, weights: Tensor) -> Tensor:
     return blurred + _wide(weights) * (blurred - blur(blurred, torch.full_like(widths, EDGE)))
 
 
-def _sharpened(volumes: Tensor, settings: Intensities) -> Tensor:
-    weights = uniform(len(volumes), *settings.edges, volumes.device)
-    return sharpen(volumes, _widths(volumes, settings.edge), weights)
+def _sharpened(volumes: Tensor) -> Tensor:
+    weights = uniform(len(volumes), *EDGES, volumes.device)
+    return sharpen(volumes, _widths(volumes, FIRST_EDGE), weights)
 
 
 def _widths(volumes: Tensor, between: Range) -> Tensor:
@@ -212,15 +210,13 @@ class MonaiChanges:
         one: list[Any] = [
             transforms.RandAdjustContrast(prob=settings.change, gamma=settings.gamma),
             transforms.RandGaussianNoise(prob=settings.change, std=settings.noise),
-            transforms.RandHistogramShift(settings.points, prob=settings.change),
+            transforms.RandHistogramShift(POINTS, prob=settings.change),
         ]
         flips = [transforms.RandFlip(prob=settings.flip, spatial_axis=axis) for axis in range(3)]
-        ringing = transforms.RandGibbsNoise(prob=settings.gibbs, alpha=settings.alpha)
+        ringing = transforms.RandGibbsNoise(prob=settings.gibbs, alpha=RINGING)
         more: list[Any] = [
-            transforms.RandGaussianSmooth(*[settings.blur] * 3, prob=settings.smooth),
-            transforms.RandGaussianSharpen(
-                *[settings.edge] * 3, EDGE, EDGE, EDGE, alpha=settings.edges, prob=settings.sharpen
-            ),
+            transforms.RandGaussianSmooth(BLUR, BLUR, BLUR, prob=settings.smooth),
+            transforms.RandGaussianSharpen(*[FIRST_EDGE] * 3, EDGE, EDGE, EDGE, alpha=EDGES, prob=settings.sharpen),
             transforms.RandRotate90(prob=settings.turn, spatial_axes=(1, 2)),
         ]
         self.transform = transforms.Compose([transforms.OneOf(one), *more, ringing, *flips])

@@ -6,7 +6,7 @@ In every mask 1 (True) is a patch that is removed, replaced or corrupted, and th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any, cast
 
@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from slivit.errors import ModelError, one_of
 from slivit.models._transformers import TransformerInfo, is_plain
 from slivit.models.registry import ModelSpec, spec_of
-from slivit.ssl._images import grey, image_spec, to_model
+from slivit.ssl._images import frozen, grey, image_spec, to_model, whole
+from slivit.ssl.pretext import Pretext, Views
 from slivit.ssl.views import Range, normalise, random_crop
 
 # Tokens and positions are no weights; SimMIM and SiT leave them out of the weight decay, as Swin and DeiT do.
@@ -188,13 +189,10 @@ def depth_of(network: Any, family: str) -> Callable[[str], int]:
     return depth
 
 
-@torch.no_grad()
 def patch_features(model: nn.Module, spec: ModelSpec, batch: Tensor) -> Tensor:
-    """(B, 1, P, P) uint8 -> (B, D) of the backbone alone, for a probe; the model's mode is left as it was."""
-    training = model.training
-    features = cast(Any, model.eval()).forward_slices(to_model(grey(batch), spec))[:, 0]
-    model.train(training)
-    return features
+    """(B, 1, P, P) uint8 -> (B, D) of the backbone alone, for a probe."""
+    with frozen(model):
+        return cast(Any, model).forward_slices(to_model(grey(batch), spec))[:, 0]
 
 
 class PixelHead(nn.Module):
@@ -211,6 +209,45 @@ class PixelHead(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         side = round(tokens.shape[1] ** 0.5)
         return F.pixel_shuffle(self.pixels(tokens.mT.unflatten(2, (side, side))), self.stride)
+
+
+def masked_pretext(
+    name: str,
+    network: Any,
+    hide: Views,
+    loss: Callable[..., Tensor],
+    pictures: Callable[[Tensor], dict[str, Tensor]],
+    *,
+    crop: Range,
+    flip: float,
+    undecayed: Sequence[str] = (),
+) -> Pretext:
+    """The pretext of a network that sees images with patches hidden, and rebuilds them.
+
+    Args:
+        name: of the method.
+        network: its `.encoder` is a registered model, and its `.decoder` is kept.
+        hide: (B, 1, P, P) from 0 to 1 -> what the network takes, and the targets.
+        loss: of what the network gives and of the targets.
+        pictures: makes those of a `Pretext`, of (B, 1, P, P) from 0 to 1.
+        crop: as of `square`, and so flip.
+        flip: probability of a mirroring.
+        undecayed: see `Pretext`.
+    """
+    model, spec = network.encoder, spec_of(network.encoder)
+    return Pretext(
+        name=name,
+        model=network,
+        views=lambda batch: hide(square(batch, spec.size[1], crop, flip)),
+        loss=lambda rebuilt, targets: loss(rebuilt, *targets),
+        encoder=model,
+        divides=True,
+        features=lambda batch: patch_features(model, spec, batch),
+        pictures=torch.no_grad()(lambda batch: pictures(whole(batch, spec.size[1]))),
+        extra={"decoder": network.decoder},
+        undecayed=undecayed,
+        depth_of=depth_of(model.backbone, model.backbone_info.family),
+    )
 
 
 def check_units(method: str, size: int, patch: int, unit: int) -> None:

@@ -10,9 +10,11 @@ Origin: written for this project from the papers. Licence: Apache-2.0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -23,72 +25,25 @@ from slivit.errors import ModelError
 from slivit.models._dino3d_vit import PATCH, VisionTransformer3d
 from slivit.models._weights import load_strictly, read_weights
 from slivit.models.registry import spec_of
-from slivit.settings import Count, NonNegative, Percents, Positive, Positives, Share, Shares
+from slivit.settings import Count, NonNegative, Percents, Share, Shares
 from slivit.ssl._crops3d import Crops, LoadCrops, collate_crops
 from slivit.ssl._dino3d_model import LARGE, Branch, Dino3dLoss, Dino3dPair
+from slivit.ssl._images import frozen, image_features
 from slivit.ssl._intensity3d import Intensities, MonaiChanges, change_batch
-from slivit.ssl.collapse import (
-    ENTROPY,
-    EVENNESS,
-    SPREAD,
-    WatchCollapse,
-    feature_spread,
-    prototype_entropy,
-    target_entropy,
-)
-from slivit.ssl.heads import DinoHead
+from slivit.ssl.collapse import ENTROPY, EVENNESS, SPREAD
 from slivit.ssl.pretext import Pretext
 from slivit.ssl.registry import register_pretext
-from slivit.ssl.teacher import Centring, FollowStudent, FreezeLast, WarmTemperature, copy_teacher
+from slivit.ssl.teacher import Centring, Distilling, copy_teacher
 from slivit.train.schedules import block_depth
 
 HEADS = ("dino_head", "ibot_head")
 
 
-@register_pretext
-def dino3d(
-    model: nn.Module,
-    *,
-    large_size: Count = 96,
-    large_in_plane: Shares = (0.48, 1.0),
-    large_through: Shares = (0.5, 1.0),
-    small_size: Count = 48,
-    small_crops: Annotated[int, Field(ge=0)] = 8,
-    small_in_plane: Shares = (0.16, 0.48),
-    small_through: Shares = (0.2, 0.5),
-    stretch: Percents = (0.05, 99.95),
-    foreground: bool = True,
-    augmentation: Literal["batch", "monai", "none"] = "batch",
-    change: Share = 0.8,
-    gamma: Positives = (0.5, 2.0),
-    noise: NonNegative = 0.002,
-    gibbs: Share = 0.2,
-    flip: Share = 0.3,
-    smooth: Share = 0.0,
-    sharpen: Share = 0.0,
-    turn: Share = 0.0,
-    mask_ratio: Shares = (0.2, 0.75),
-    mask_share: Share = 0.5,
-    prototypes: Count = 65_536,
-    patch_prototypes: Count = 65_536,
-    head_layers: Count = 3,
-    head_hidden: Count = 2048,
-    bottleneck: Count = 256,
-    heads: str = "",
-    keep_heads: bool = True,
-    centring: Centring = "sinkhorn",
-    student_temperature: Positive = 0.1,
-    teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07),
-    temperature_warmup: NonNegative = 30.0,
-    momentum: tuple[Share, Share] = (0.992, 1.0),
-    freeze_last: NonNegative = 1.0,
-    ibot_weight: NonNegative = 1.0,
-    koleo_weight: NonNegative = 0.1,
-) -> Pretext:
-    """3DINO's pre-training for `dino3d_vit_small`, `_base` and `_large`; the teacher's backbone is kept.
+@dataclass(frozen=True, kw_only=True)
+class VolumeViews:
+    """The crops of a volume, and their masks.
 
     Args:
-        model: a registered 3DINO-ViT of one channel with `mask_token = true`.
         large_size: side in voxels of the two global crops, a multiple of 16.
         large_in_plane: smallest and largest area of a slice that they take.
         large_through: smallest and largest part of the slices that they take.
@@ -98,31 +53,71 @@ def dino3d(
         small_through: as `large_through`.
         stretch: percentiles of a scan that become -1 and 1.
         foreground: cut margins off that are not above the low percentile.
-        augmentation: "batch" changes crops on the device, many at a time; "monai" one by one in the reading
-            processes, by MONAI's transforms (extra `baselines`); "none" neither changes nor mirrors them.
-        change: probability that contrast, noise or histogram of a crop is changed, one of the three.
-        gamma: smallest and largest exponent of the contrast.
-        noise: largest standard deviation of the noise, in units of the scale from -1 to 1.
-        gibbs: probability of Gibbs ringing.
-        flip: probability of a mirroring along each axis.
-        smooth: probability of a Gaussian blur.
-        sharpen: probability of a sharpening by the difference of two blurs.
-        turn: probability of one to three quarter turns of the slices.
         mask_ratio: smallest and largest part of a global crop's patches that are masked.
         mask_share: part of the global crops that are masked at all.
-        prototypes: of the head for class tokens.
-        patch_prototypes: of the head for patches.
-        head_layers: linear layers of a head's perceptron.
-        head_hidden: their width.
-        bottleneck: the width of the last of them.
+    """
+
+    large_size: Count = 96
+    large_in_plane: Shares = (0.48, 1.0)
+    large_through: Shares = (0.5, 1.0)
+    small_size: Count = 48
+    small_crops: Annotated[int, Field(ge=0)] = 8
+    small_in_plane: Shares = (0.16, 0.48)
+    small_through: Shares = (0.2, 0.5)
+    stretch: Percents = (0.05, 99.95)
+    foreground: bool = True
+    mask_ratio: Shares = (0.2, 0.75)
+    mask_share: Share = 0.5
+
+    def load(self, change: Callable[[Tensor], Tensor] | None) -> LoadCrops:
+        """What a reading process does; `change` is made of each crop."""
+        large, small = (self.large_in_plane, self.large_through), (self.small_in_plane, self.small_through)
+        return LoadCrops(
+            large=Crops(size=self.large_size, count=LARGE, in_plane=large[0], through=large[1]),
+            small=Crops(size=self.small_size, count=self.small_crops, in_plane=small[0], through=small[1]),
+            stretch=self.stretch,
+            foreground=self.foreground,
+            change=change,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoHeads(Distilling):
+    """As `Distilling`, with a second head, for patches.
+
+    Args:
+        patch_prototypes: outputs of the second head.
+    """
+
+    patch_prototypes: Count = 65_536
+    centring: Centring = "sinkhorn"
+    momentum: tuple[Share, Share] = (0.992, 1.0)
+
+
+@register_pretext
+def dino3d(
+    model: nn.Module,
+    *,
+    crops: VolumeViews,
+    augmentation: Literal["batch", "monai", "none"] = "batch",
+    changes: Intensities,
+    distilling: TwoHeads,
+    heads: str = "",
+    keep_heads: bool = True,
+    ibot_weight: NonNegative = 1.0,
+    koleo_weight: NonNegative = 0.1,
+) -> Pretext:
+    """3DINO's pre-training for `dino3d_vit_small`, `_base` and `_large`; the teacher's backbone is kept.
+
+    Args:
+        model: a registered 3DINO-ViT of one channel with `mask_token = true`.
+        crops: settings of the crops and their masks.
+        augmentation: "batch" changes crops on the device, many at a time; "monai" one by one in the reading
+            processes, by MONAI's transforms (extra `baselines`); "none" neither changes nor mirrors them.
+        changes: settings of these changes.
+        distilling: settings of heads, teacher and student.
         heads: a checkpoint folder of this method, whose heads to start from; random where empty.
         keep_heads: keep the teacher's heads beside the backbone, for a further stage.
-        centring: of the teacher's logits, "sinkhorn" (Sinkhorn-Knopp) or "softmax" (a running mean).
-        student_temperature: of the student.
-        teacher_temperature: of the teacher: at first, and after the warm-up.
-        temperature_warmup: epochs of that warm-up.
-        momentum: of the teacher, at first and in the end.
-        freeze_last: epochs in which the heads' last layers stay as they are.
         ibot_weight: weight of the loss on masked patches; 0 switches it off.
         koleo_weight: weight of KoLeo; 0 switches it off.
 
@@ -134,47 +129,31 @@ def dino3d(
         blurs and sharpens crops and turns them by quarters (`smooth`, `sharpen`, `turn`, in MONAI's default strengths),
         and has Gibbs ringing in one of the large ones alone. Its gradients are clipped network by network, as here.
     """
-    backbone = _check(model, large_size, small_size)
-    head = partial(DinoHead, backbone.dim, layers=head_layers, hidden=head_hidden, bottleneck=bottleneck)
-    student = Branch(backbone, head(prototypes), head(patch_prototypes))
+    backbone = _check(model, crops.large_size, crops.small_size)
+    prototypes = distilling.prototypes, distilling.patch_prototypes
+    student = Branch(backbone, *(distilling.head(backbone.dim, count) for count in prototypes))
     if heads:
         load_heads(student, heads)
-    pair = Dino3dPair(student, (prototypes, patch_prototypes), centring)
+    pair = Dino3dPair(student, prototypes, distilling.centring)
     encoder = copy_teacher(model).eval()  # its backbone is the teacher's, and stays in evaluation
     encoder.backbone = pair.teacher.backbone
 
-    changes = Intensities(
-        change=change, gamma=gamma, noise=noise, gibbs=gibbs, flip=flip, smooth=smooth, sharpen=sharpen, turn=turn
-    )
-    load = LoadCrops(
-        large=Crops(size=large_size, count=LARGE, in_plane=large_in_plane, through=large_through),
-        small=Crops(size=small_size, count=small_crops, in_plane=small_in_plane, through=small_through),
-        stretch=stretch,
-        foreground=foreground,
-        change=MonaiChanges(changes) if augmentation == "monai" else None,
-    )
     names = ("dino_loss", *["ibot_loss"] * bool(ibot_weight), *["koleo_loss"] * bool(koleo_weight))
     parts = dict.fromkeys((*names, SPREAD, ENTROPY, EVENNESS), float("nan"))
-    targets = (pair.dino_targets, pair.ibot_targets)
-    last = [student.dino_head.last_layer, student.ibot_head.last_layer]
+    targets, own_heads = (pair.dino_targets, pair.ibot_targets), (student.dino_head, student.ibot_head)
     return Pretext(
         name="dino3d",
         model=pair,
         views=partial(views, changes=changes if augmentation == "batch" else None),
-        loss=Dino3dLoss(temperature=student_temperature, ibot=ibot_weight, koleo=koleo_weight, parts=parts),
+        loss=Dino3dLoss(temperature=distilling.student_temperature, ibot=ibot_weight, koleo=koleo_weight, parts=parts),
         encoder=encoder,
         features=partial(frozen_features, encoder),
-        load=load,
-        collate=partial(collate_crops, ratio=mask_ratio, share=mask_share if ibot_weight else 0.0),
-        callbacks=[
-            WarmTemperature(targets, *teacher_temperature, temperature_warmup),
-            FreezeLast(last, freeze_last),
-            FollowStudent(pair, *momentum),
-            WatchCollapse(partial(measure, pair), parts),
-        ],
+        load=crops.load(MonaiChanges(changes) if augmentation == "monai" else None),
+        collate=partial(collate_crops, ratio=crops.mask_ratio, share=crops.mask_share if ibot_weight else 0.0),
+        callbacks=distilling.callbacks(pair, targets, own_heads, parts),
         parts=parts,
         extra={name: pair.teacher.get_submodule(name) for name in HEADS} if keep_heads else {},
-        networks=(student.backbone, student.dino_head, student.ibot_head),
+        networks=(student.backbone, *own_heads),
         depth_of=block_depth(len(backbone.blocks)),
     )
 
@@ -212,20 +191,8 @@ def views(crops: dict[str, Tensor], changes: Intensities | None) -> tuple[dict[s
     return crops | changed, torch.arange(len(crops["mask"]) // LARGE, device=crops["mask"].device)
 
 
-@torch.no_grad()
 def frozen_features(model: nn.Module, batch: Tensor) -> Tensor:
-    """(B, S, H, W) uint8 -> (B, D), the teacher's class tokens; the model's mode is left as it was."""
-    spec: Any = spec_of(model)
-    training = model.training
-    features = model.eval().forward_features(to_input(batch, spec.input, spec.mean, spec.std))  # type: ignore[operator]
-    model.train(training)
-    return features
-
-
-def measure(pair: Dino3dPair, out: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `WatchCollapse` looks at: the teacher's class tokens, the prototypes that they choose, and its targets."""
-    return {
-        SPREAD: feature_spread(out["features"]),
-        ENTROPY: prototype_entropy(out["scores"], pair.dino_targets.temperature),
-        EVENNESS: target_entropy(out["dino"]),
-    }
+    """(B, S, H, W) uint8 -> (B, D), the teacher's class tokens."""
+    spec = spec_of(model)
+    with frozen(model):
+        return image_features(model, to_input(batch, spec.input, spec.mean, spec.std))

@@ -7,6 +7,7 @@ Origin: written for this project from the papers. Licence: Apache-2.0.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -15,18 +16,16 @@ from torch import Tensor, nn
 
 from slivit.models.registry import ModelSpec
 from slivit.settings import Share
-from slivit.ssl._images import to_model, whole
+from slivit.ssl._images import to_model
 from slivit.ssl._patches import (
-    depth_of,
     embed,
     encode,
     enlarged,
     grey_scale,
     grey_target,
     group_mask,
-    patch_features,
+    masked_pretext,
     shown,
-    square,
     transformer_of,
 )
 from slivit.ssl.pretext import Pretext
@@ -141,31 +140,19 @@ def gmml(
     network = GmmlModel(model, info.family, LightDecoder(info.channels, stride_of(transformer, info.family)))
     corrupt = Corruption(spec, info.patch, noise=noise, replace=replace, largest=largest)
 
-    def views(batch: Tensor) -> tuple[Any, Any]:
-        images = square(batch, spec.size[1], crop, flip)
+    def hide(images: Tensor) -> tuple[Any, Any]:
         corrupted, mask = corrupt(images)
         return to_model(corrupted, spec), (grey_target(images, spec), mask)
 
-    return Pretext(
-        name="gmml",
-        model=network,
-        views=views,
-        loss=lambda restored, targets: l1_loss(restored, *targets),
-        encoder=model,
-        divides=True,
-        features=lambda batch: patch_features(model, spec, batch),
-        pictures=lambda batch: restored_pictures(network, corrupt, spec, batch),
-        extra={"decoder": network.decoder},
-        depth_of=depth_of(transformer, info.family),
-    )
+    pictures = partial(restored_pictures, network, corrupt, spec)
+    return masked_pretext("gmml", network, hide, l1_loss, pictures, crop=crop, flip=flip)
 
 
 @torch.no_grad()
 def restored_pictures(
-    restored_by: Callable[[Tensor], Tensor], corrupt: Corruption, spec: ModelSpec, batch: Tensor
+    restored_by: Callable[[Tensor], Tensor], corrupt: Corruption, spec: ModelSpec, images: Tensor
 ) -> dict[str, Tensor]:
-    """(B, 1, P, P) uint8 -> the images, corrupted, and with what was overwritten restored; each (B, P, P)."""
-    images = whole(batch, spec.size[1])
+    """(B, 1, P, P) from 0 to 1 -> the images, corrupted, and with what was overwritten restored; each (B, P, P)."""
     corrupted, mask = corrupt(images)
     restored = restored_by(to_model(corrupted, spec))
     restored = torch.where(mask[:, 0], shown(restored, spec), images[:, 0])

@@ -17,19 +17,17 @@ from torch import Tensor, nn
 from slivit.errors import ModelError
 from slivit.models._vit import sincos_positions
 from slivit.models.registry import ModelSpec
-from slivit.ssl._images import to_model, whole
+from slivit.ssl._images import to_model
 from slivit.ssl._patches import (
-    depth_of,
     embed,
     encode,
     enlarged,
     grey_target,
     masked_mean,
-    patch_features,
+    masked_pretext,
     patchify,
     random_mask,
     shown,
-    square,
     transformer_of,
     unpatchify,
 )
@@ -176,30 +174,16 @@ def mae(
     decoder = MaeDecoder(info.channels, side, patch, decoder_dim, decoder_depth, decoder_heads)
     network = MaeModel(model, decoder)
 
-    def masked(images: Tensor) -> tuple[Any, Any]:
+    def hide(images: Tensor) -> tuple[Any, Any]:
         mask = random_mask(len(images), side * side, ratio).to(images.device)
         return (to_model(images, spec), mask), (patchify(grey_target(images, spec), patch), mask)
 
-    def loss(pixels: Tensor, targets: tuple[Tensor, Tensor]) -> Tensor:
-        return mae_loss(pixels, *targets, normed=norm_pixels)
-
-    @torch.no_grad()
-    def pictures(batch: Tensor) -> dict[str, Tensor]:
-        inputs, (patches, mask) = masked(whole(batch, size))
+    def pictures(images: Tensor) -> dict[str, Tensor]:
+        inputs, (patches, mask) = hide(images)
         return rebuilt_pictures(network(inputs).float(), patches, mask, patch, spec, normed=norm_pixels)
 
-    return Pretext(
-        name="mae",
-        model=network,
-        views=lambda batch: masked(square(batch, size, crop, flip)),
-        loss=loss,
-        encoder=model,
-        divides=True,
-        features=lambda batch: patch_features(model, spec, batch),
-        pictures=pictures,
-        extra={"decoder": decoder},
-        depth_of=depth_of(vit, "vit"),
-    )
+    loss = partial(mae_loss, normed=norm_pixels)
+    return masked_pretext("mae", network, hide, loss, pictures, crop=crop, flip=flip)
 
 
 def patch_std(patches: Tensor) -> Tensor:

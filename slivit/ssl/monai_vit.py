@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from slivit.errors import ModelError
 from slivit.models.monai_vit import PlainViT
 from slivit.models.registry import ModelSpec, spec_of
-from slivit.settings import Count, NonNegative, Percents, Share, Shares
+from slivit.settings import Count, NonNegative, Percents, Shares
 from slivit.ssl._corruption3d import Corruption, corrupt, rotate
 from slivit.ssl._crops3d import Crops, LoadCrops
 from slivit.ssl._images import feature_dim
@@ -58,13 +58,7 @@ def monai_vit(
     through: Shares = (0.5, 1.0),
     stretch: Percents = (0.05, 99.95),
     foreground: bool = True,
-    outer: Share = 0.5,
-    boxes: Count = 6,
-    hole: Shares = (5 / 96, 32 / 96),
-    window: Shares = (20 / 96, 64 / 96),
-    shuffle: Share = 0.8,
-    shuffled_boxes: Count = 10,
-    shuffled_side: Share = 8 / 96,
+    corruption: Corruption,
     inpainting_weight: NonNegative = 1.0,
     inpainted: Region = "whole",
     contrastive_weight: NonNegative = 1.0,
@@ -85,13 +79,7 @@ def monai_vit(
         through: smallest and largest part of the slices that one takes.
         stretch: percentiles of a scan that become 0 and 1.
         foreground: cut margins off that are not above the low percentile.
-        outer: probability that all but some windows becomes noise, instead of some holes.
-        boxes: holes, or windows, of a view.
-        hole: smallest and largest side of a hole, as a fraction of the view's.
-        window: smallest and largest side of a window.
-        shuffle: probability that a view's voxels are shuffled within cubes.
-        shuffled_boxes: the cubes of a view.
-        shuffled_side: the side of one.
+        corruption: settings of how a view is spoilt.
         inpainting_weight: weight of rebuilding (L1); 0 leaves the task out.
         inpainted: where it is measured, on the "whole" view or where it was "spoilt".
         contrastive_weight: weight of finding the other view (NT-Xent); 0 leaves the task out.
@@ -112,16 +100,7 @@ def monai_vit(
     if not weights:
         raise ModelError("monai_vit: the weights of all three tasks are 0, so there is nothing to learn")
     network = Tasks(model, list(weights), projection, decoder_channels)
-    spoil = Corruption(
-        outer=outer,
-        boxes=boxes,
-        hole=hole,
-        window=window,
-        shuffle=shuffle,
-        shuffled_boxes=shuffled_boxes,
-        shuffled_side=shuffled_side,
-    )
-    view = partial(views, spec=spec_of(model), corruption=spoil)
+    view = partial(views, spec=spec_of(model), corruption=corruption)
     names = [*weights, *[ACCURACY] * (ROTATION in weights), *[SPREAD] * (CONTRASTIVE in weights)]
     parts = dict.fromkeys(names, float("nan"))
     decodes = INPAINTING in weights

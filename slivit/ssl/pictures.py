@@ -12,6 +12,7 @@ from fastai.torch_core import rank_distrib
 from torch import Tensor
 
 from slivit.files import whole_file
+from slivit.ssl._images import frozen
 from slivit.ssl.pretext import Pretext
 
 CELL = 1.4  # inches
@@ -41,12 +42,9 @@ class DrawPictures(Callback):
         done = self.epoch + 1
         if done % self.every and done != self.n_epoch:
             return
-        training = self.pretext.model.training
-        self.pretext.model.eval()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), frozen(self.pretext.model):
             torch.manual_seed(0)
             pictures = self.pretext.pictures(self._images())
-        self.pretext.model.train(training)
         self.folder.mkdir(parents=True, exist_ok=True)
         draw_pictures(pictures, self.folder / f"epoch_{done:03d}.png", f"{self.pretext.name}, epoch {done}")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from slivit.errors import ModelError, nearest, one_of
 from slivit.plugins import load_plugins
-from slivit.settings import call_checked
+from slivit.settings import call_checked, settings_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,7 +90,7 @@ def check_pretext(name: str, settings: Collection[str] = ()) -> None:
         raise ModelError(
             f'there is no pre-training method "{name}".{nearest(name, _FACTORIES)} There are {one_of(_FACTORIES)}.'
         )
-    allowed = [p for p in inspect.signature(_FACTORIES[name]).parameters if p != "model"]
+    allowed = [p for p in settings_of(_FACTORIES[name]) if p != "model"]
     for key in settings:
         if key not in allowed:
             raise ModelError(f'{name} has no setting "{key}".{nearest(key, allowed)} It has {one_of(allowed)}.')

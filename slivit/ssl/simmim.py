@@ -12,20 +12,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from slivit.ssl._images import to_model, whole
+from slivit.ssl._images import to_model
 from slivit.ssl._patches import (
     TOKENS_AND_POSITIONS,
     PixelHead,
     check_units,
-    depth_of,
     embed,
     encode,
     enlarged,
     grey_target,
     masked_mean,
-    patch_features,
+    masked_pretext,
     shown,
-    square,
     transformer_of,
     unit_mask,
 )
@@ -89,32 +87,17 @@ def simmim(
     check_units("simmim", size, patch, unit)
     network = MaskTokenModel(model, info.family, PixelHead(info.channels, stride_of(transformer, info.family)))
 
-    def masked(images: Tensor) -> tuple[Any, Any]:
+    def hide(images: Tensor) -> tuple[Any, Any]:
         mask = unit_mask(len(images), size // patch, unit // patch, ratio).to(images.device)
         return (to_model(images, spec), mask), (grey_target(images, spec), enlarged(mask, patch)[:, None])
 
-    def loss(rebuilt: Tensor, targets: tuple[Tensor, Tensor]) -> Tensor:
-        return l1_loss(rebuilt, *targets)
-
-    @torch.no_grad()
-    def pictures(batch: Tensor) -> dict[str, Tensor]:
-        inputs, (images, mask) = masked(whole(batch, size))
-        rebuilt = torch.where(mask, network(inputs).float(), images)
-        original = shown(images, spec)
+    def pictures(images: Tensor) -> dict[str, Tensor]:
+        inputs, (images, mask) = hide(images)
+        rebuilt, original = torch.where(mask, network(inputs).float(), images), shown(images, spec)
         return {"original": original, "masked": torch.where(mask[:, 0], 0.5, original), "rebuilt": shown(rebuilt, spec)}
 
-    return Pretext(
-        name="simmim",
-        model=network,
-        views=lambda batch: masked(square(batch, size, crop, flip)),
-        loss=loss,
-        encoder=model,
-        divides=True,
-        features=lambda batch: patch_features(model, spec, batch),
-        pictures=pictures,
-        extra={"decoder": network.decoder},
-        undecayed=TOKENS_AND_POSITIONS,
-        depth_of=depth_of(transformer, info.family),
+    return masked_pretext(
+        "simmim", network, hide, l1_loss, pictures, crop=crop, flip=flip, undecayed=TOKENS_AND_POSITIONS
     )
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from slivit.settings import Count, NonNegative, Positive, Share
-from slivit.ssl._images import to_model
+from slivit.ssl._images import to_model, whole
 from slivit.ssl._patches import TOKENS_AND_POSITIONS, depth_of, grey_target, patch_features, square, transformer_of
 from slivit.ssl.gmml import Corruption, LightDecoder, Part, Restorer, restored_pictures
 from slivit.ssl.losses.contrastive import found_by_teacher
@@ -158,7 +158,7 @@ def sit(
         encoder=pair.teacher.trunk.encoder,
         features=lambda batch: patch_features(pair.teacher.trunk.encoder, spec, batch),
         callbacks=[FollowStudent(pair, *momentum)],
-        pictures=lambda batch: restored_pictures(pair.restored, corrupt, spec, batch),
+        pictures=lambda batch: restored_pictures(pair.restored, corrupt, spec, whole(batch, spec.size[1])),
         parts=parts,
         extra={"decoder": decoder},
         undecayed=TOKENS_AND_POSITIONS,

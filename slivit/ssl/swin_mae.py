@@ -7,25 +7,16 @@ Origin: written for this project from the papers. Licence: Apache-2.0.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
 from slivit.models.vis_mae import PatchExpanding, mirrored
-from slivit.ssl._images import to_model, whole
-from slivit.ssl._patches import (
-    check_units,
-    depth_of,
-    grey_target,
-    patch_features,
-    patchify,
-    square,
-    transformer_of,
-    unit_mask,
-)
+from slivit.ssl._images import to_model
+from slivit.ssl._patches import check_units, grey_target, masked_pretext, patchify, transformer_of, unit_mask
 from slivit.ssl.mae import mae_loss, rebuilt_pictures
 from slivit.ssl.pretext import Pretext
 from slivit.ssl.registry import register_pretext
@@ -105,24 +96,13 @@ def swin_mae(
     swin.norm.requires_grad_(False)  # no part of this task
     network = SwinMaskModel(model, "swin", SwinDecoder(swin, decoder_depth))
 
-    def masked(images: Tensor) -> tuple[Any, Any]:
+    def hide(images: Tensor) -> tuple[Any, Any]:
         mask = unit_mask(len(images), size // patch, unit // patch, ratio).to(images.device)
         return (to_model(images, spec), mask), (patchify(grey_target(images, spec), patch), mask)
 
-    @torch.no_grad()
-    def pictures(batch: Tensor) -> dict[str, Tensor]:
-        inputs, (patches, mask) = masked(whole(batch, size))
+    def pictures(images: Tensor) -> dict[str, Tensor]:
+        inputs, (patches, mask) = hide(images)
         return rebuilt_pictures(network(inputs).float(), patches, mask, patch, spec, normed=norm_pixels)
 
-    return Pretext(
-        name="swin_mae",
-        model=network,
-        views=lambda batch: masked(square(batch, size, crop, flip)),
-        loss=lambda pixels, targets: mae_loss(pixels, *targets, normed=norm_pixels),
-        encoder=model,
-        divides=True,
-        features=lambda batch: patch_features(model, spec, batch),
-        pictures=pictures,
-        extra={"decoder": network.decoder},
-        depth_of=depth_of(swin, "swin"),
-    )
+    loss = partial(mae_loss, normed=norm_pixels)
+    return masked_pretext("swin_mae", network, hide, loss, pictures, crop=crop, flip=flip)

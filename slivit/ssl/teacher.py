@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Self, TypeVar
 
 import torch
@@ -20,6 +22,17 @@ from fastai.callback.training import GradientClip
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from slivit.settings import Count, NonNegative, Positive, Share
+from slivit.ssl.collapse import (
+    ENTROPY,
+    EVENNESS,
+    SPREAD,
+    WatchCollapse,
+    feature_spread,
+    prototype_entropy,
+    target_entropy,
+)
+from slivit.ssl.heads import DinoHead
 from slivit.ssl.losses.targets import SoftmaxCentring, sinkhorn_knopp
 
 Centring = Literal["sinkhorn", "softmax"]
@@ -53,6 +66,67 @@ class Distillation(nn.Module):
             if isinstance(module, _BatchNorm):
                 module.train(mode)
         return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distilling:
+    """The settings of a method that distils itself over prototypes.
+
+    Args:
+        prototypes: outputs of the head.
+        head_layers: linear layers of a head's perceptron.
+        head_hidden: their width.
+        bottleneck: the width of the last of them.
+        centring: of the teacher's logits, "softmax" (a running mean is taken off) or "sinkhorn" (Sinkhorn-Knopp).
+        student_temperature: of the student.
+        teacher_temperature: of the teacher: at first, and after the warm-up.
+        temperature_warmup: epochs of that warm-up.
+        momentum: of the teacher, at first and in the end.
+        freeze_last: epochs in which a head's last layer stays as it is.
+    """
+
+    prototypes: Count = 65_536
+    head_layers: Count = 3
+    head_hidden: Count = 2048
+    bottleneck: Count = 256
+    centring: Centring = "softmax"
+    student_temperature: Positive = 0.1
+    teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)
+    temperature_warmup: NonNegative = 30.0
+    momentum: tuple[Share, Share] = (0.996, 1.0)
+    freeze_last: NonNegative = 1.0
+
+    def head(self, dim: int, prototypes: int = 0) -> DinoHead:
+        """A head over tokens of width `dim`, of another number of prototypes where one is given."""
+        sizes = {"layers": self.head_layers, "hidden": self.head_hidden, "bottleneck": self.bottleneck}
+        return DinoHead(dim, prototypes or self.prototypes, **sizes)
+
+    def callbacks(
+        self, pair: Distillation, targets: Sequence[Targets], heads: Sequence[DinoHead], parts: dict[str, float]
+    ) -> list[Callback]:
+        """What a training needs.
+
+        Args:
+            pair: student and teacher.
+            targets: theirs, those of whole images first.
+            heads: of the student.
+            parts: of the pretext, where the measures of a collapse go.
+        """
+        return [
+            WarmTemperature(targets, *self.teacher_temperature, self.temperature_warmup),
+            FreezeLast([head.last_layer for head in heads], self.freeze_last),
+            FollowStudent(pair, *self.momentum),
+            WatchCollapse(partial(signs_of_collapse, targets[0]), parts),
+        ]
+
+
+def signs_of_collapse(targets: Targets, out: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of a teacher's "features", "scores" (logits) and "targets" tells a collapse."""
+    return {
+        SPREAD: feature_spread(out["features"]),
+        ENTROPY: prototype_entropy(out["scores"], targets.temperature),
+        EVENNESS: target_entropy(out["targets"]),
+    }
 
 
 @torch.no_grad()
