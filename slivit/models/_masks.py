@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
 
 from slivit.errors import ModelError, install_command
+from slivit.models._weights import WeightRules, Weights
 from slivit.models.registry import check_volume
+from slivit.settings import Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patches:
+    """What a network of patches of a volume takes, and what it starts from.
+
+    Args:
+        slices: S of a patch.
+        image_size: P, rows and columns of a patch in pixels.
+        in_chans: C.
+        pretrained: weights of the backbone: a path, or True where some are known by name (see `load_backbone`).
+    """
+
+    slices: Count = 96
+    image_size: Count = 96
+    in_chans: Count = 1
+    pretrained: bool | Weights = False
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(S, P, P)."""
+        return self.slices, self.image_size, self.image_size
 
 
 class MaskModel(nn.Module):
@@ -18,11 +43,11 @@ class MaskModel(nn.Module):
     It takes patches of other sizes than its own too, as a sliding window at a volume's border may need.
 
     Args:
-        name: the registered name, for messages.
-        size: (S, H, W) of a patch.
-        in_chans: C.
+        backbone: what published weights are for.
+        rules: how they become its own.
+        patches: their size and channels.
         multiple: what S, H and W must be multiples of.
-        fixed: no other size than `size` is taken.
+        fixed: no other size than that of `patches` is taken.
 
     Raises:
         ModelError: a size that is none.
@@ -30,18 +55,21 @@ class MaskModel(nn.Module):
 
     def __init__(
         self,
-        name: str,
-        size: tuple[int, int, int],
-        in_chans: int,
+        backbone: nn.Module,
+        rules: WeightRules,
+        patches: Patches,
         multiple: tuple[int, int, int],
         *,
         fixed: bool = False,
     ) -> None:
         super().__init__()
-        self.fixed = fixed
-        self.name, self.input_size, self.in_chans, self.multiple = name, size, in_chans, multiple
-        if any(side % by for side, by in zip(size, multiple, strict=True)):
-            raise ModelError(f"{name}: slices and image_size must be multiples of {_sides(multiple)}; got {size}")
+        self.name, self.multiple, self.fixed = rules.architecture, multiple, fixed
+        self.input_size, self.in_chans = patches.size, patches.in_chans
+        if any(side % by for side, by in zip(patches.size, multiple, strict=True)):
+            raise ModelError(
+                f"{self.name}: slices and image_size must be multiples of {_sides(multiple)}; got {patches.size}"
+            )
+        self.backbone, self.backbone_info = backbone, rules
 
     def check(self, x: Tensor) -> None:
         """Raise ModelError where `x` is not of a shape that this model takes."""

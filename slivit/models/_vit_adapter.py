@@ -11,6 +11,7 @@ Licence: Apache-2.0.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -24,8 +25,9 @@ from torch.utils.checkpoint import checkpoint
 from slivit.errors import ModelError
 from slivit.models._deformable import DeformableAttention3d, Grid, ReferenceAxes, reference_points
 from slivit.models._dino3d_vit import PATCH
-from slivit.models._masks import MaskModel, UNetDecoder
-from slivit.models._weights import WeightRules
+from slivit.models._masks import MaskModel, Patches, UNetDecoder
+from slivit.models._weights import WeightRules, start_from
+from slivit.settings import Count, Share
 
 STAGES = 4
 PATCHES = (PATCH,) * 3
@@ -175,38 +177,46 @@ class Interaction(nn.Module):
         return tokens, cells
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdapterSettings:
+    """What a ViT-Adapter with a U-Net's decoder is made of.
+
+    Args:
+        drop_path: share of the scans that skip a perceptron of the adapter in training.
+        prior_width: channels of the adapter's first convolutions.
+        decoder_width: channels of the decoder at full size.
+        reference_axes: "aligned", or "published": the order of axes in which the released code places where a token
+            looks first (a token at slice i, row j, column k looks round (j, k, i)).
+        merge_gelu: a GELU behind the merged channels, as the paper of 3DINO says; the released code has none.
+    """
+
+    drop_path: Share = 0.2
+    prior_width: Count = 32
+    decoder_width: Count = 32
+    reference_axes: ReferenceAxes = "aligned"
+    merge_gelu: bool = False
+
+
 class ViTAdapter(nn.Module):
     """Maps at 1/2, 1/4, 1/8 and 1/16 of a volume, from a transformer's blocks, which it is given and does not own.
 
     Args:
         dim: width of a token.
         in_chans: C; each channel goes through the transformer by itself.
-        width: of the first convolutions.
-        drop_path: share of the scans that skip a ConvFFN in training.
-        order: see `slivit.models._deformable.ReferenceAxes`.
-        merge_gelu: a GELU behind the merged channels, as in the paper of 3DINO; the released code has none.
+        settings: of its parts.
 
     Source: Chen et al. 2023, section 3; Xu et al. 2025, Methods, segmentation.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        in_chans: int,
-        *,
-        width: int = 32,
-        drop_path: float = 0.2,
-        order: ReferenceAxes = "aligned",
-        merge_gelu: bool = False,
-    ) -> None:
+    def __init__(self, dim: int, in_chans: int, settings: AdapterSettings) -> None:
         super().__init__()
-        self.activation = nn.GELU() if merge_gelu else nn.Identity()
-        attention = {"heads": 8, "points": 4, "ratio": 0.25, "order": order}
+        self.activation = nn.GELU() if settings.merge_gelu else nn.Identity()
+        attention = {"heads": 8, "points": 4, "ratio": 0.25, "order": settings.reference_axes}
         self.level_embed = nn.Parameter(torch.randn(3, dim))
-        self.spm = SpatialPrior(in_chans, width, dim)
+        self.spm = SpatialPrior(in_chans, settings.prior_width, dim)
         last = STAGES - 1
         self.interactions = nn.ModuleList(
-            Interaction(dim, attention, drop_path, extra=2 if stage == last else 0) for stage in range(STAGES)
+            Interaction(dim, attention, settings.drop_path, extra=2 if stage == last else 0) for stage in range(STAGES)
         )
         self.up = nn.ConvTranspose3d(dim, dim, 2, 2)
         self.norm1, self.norm2, self.norm3, self.norm4 = (nn.BatchNorm3d(dim) for _ in range(STAGES))
@@ -253,39 +263,33 @@ class AdapterUNet(MaskModel):
     Inside, the axes of a volume run columns, rows, slices, as the transformers number their tokens.
 
     Args:
-        name: the registered name.
         backbone: with `embed_patches`, `blocks` and `prefix`; each channel goes through it by itself.
         rules: how published weights become the backbone's.
         out_dim: K.
         dim: width of a token.
-        size: (S, H, W) of a patch.
-        in_chans: C.
-        decoder_width: of `UNetDecoder`.
-        adapter: arguments of `ViTAdapter`.
+        patches: their size and channels, and what the backbone starts from.
+        settings: of adapter and decoder.
         fixed: the network takes patches of its own size alone.
     """
 
     def __init__(
         self,
-        name: str,
         backbone: nn.Module,
         rules: WeightRules,
         out_dim: int,
-        *,
         dim: int,
-        size: tuple[int, int, int],
-        in_chans: int,
-        decoder_width: int,
-        adapter: dict[str, Any],
+        patches: Patches,
+        settings: AdapterSettings,
+        *,
         fixed: bool = False,
     ) -> None:
-        super().__init__(name, size, in_chans, PATCHES, fixed=fixed)
+        super().__init__(backbone, rules, patches, PATCHES, fixed=fixed)
         if dim % ADAPTER_WIDTH:
-            raise ModelError(f"{name}: dim must be a multiple of {ADAPTER_WIDTH}, as the adapter's; got {dim}")
-        self.backbone, self.backbone_info = backbone, rules
-        self.adapter = ViTAdapter(dim, in_chans, **adapter)
-        self.decoder = UNetDecoder(name, in_chans, dim, decoder_width)
-        self.head = nn.Conv3d(decoder_width, out_dim, 1)
+            raise ModelError(f"{self.name}: dim must be a multiple of {ADAPTER_WIDTH}, as the adapter's; got {dim}")
+        self.adapter = ViTAdapter(dim, self.in_chans, settings)
+        self.decoder = UNetDecoder(self.name, self.in_chans, dim, settings.decoder_width)
+        self.head = nn.Conv3d(settings.decoder_width, out_dim, 1)
+        start_from(self, patches.pretrained)
 
     def forward_maps(self, x: Tensor) -> list[Tensor]:
         """(B, C, S, H, W) -> the adapter's four maps (B, dim, W / 2, H / 2, S / 2) and so on, columns first."""

@@ -9,6 +9,7 @@ Licence: Apache-2.0 for this file; the weights that the authors released are und
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,11 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slivit.errors import ModelError
-from slivit.models._deformable import ReferenceAxes
 from slivit.models._dino3d_vit import VisionTransformer3d, grid_of
-from slivit.models._masks import MaskModel, UnetrDecoder
-from slivit.models._vit_adapter import PATCHES, STAGES, AdapterUNet
-from slivit.models._weights import WeightRules, Weights, start_from
+from slivit.models._masks import MaskModel, Patches, UnetrDecoder
+from slivit.models._vit_adapter import PATCHES, STAGES, AdapterSettings, AdapterUNet
+from slivit.models._weights import WeightRules, start_from
 from slivit.models.dino3d import SIZES, Size, check_sizes, weight_rules
 from slivit.models.registry import register_model
 from slivit.settings import Count, NonNegative, Positive, Share
@@ -33,21 +33,13 @@ class Unetr(MaskModel):
     """A 3DINO-ViT whose tokens behind four blocks a UNETR's decoder joins with the volume; axes as in `AdapterUNet`."""
 
     def __init__(
-        self,
-        name: str,
-        backbone: VisionTransformer3d,
-        rules: WeightRules,
-        out_dim: int,
-        *,
-        size: tuple[int, int, int],
-        in_chans: int,
-        decoder_width: int,
+        self, backbone: VisionTransformer3d, rules: WeightRules, out_dim: int, patches: Patches, decoder_width: int
     ) -> None:
-        super().__init__(name, size, in_chans, PATCHES)
-        self.backbone, self.backbone_info = backbone, rules
-        self.merges = nn.ModuleList(nn.Linear(in_chans * backbone.dim, backbone.dim) for _ in range(STAGES))
-        self.decoder = UnetrDecoder(name, in_chans, backbone.dim, decoder_width)
+        super().__init__(backbone, rules, patches, PATCHES)
+        self.merges = nn.ModuleList(nn.Linear(self.in_chans * backbone.dim, backbone.dim) for _ in range(STAGES))
+        self.decoder = UnetrDecoder(self.name, self.in_chans, backbone.dim, decoder_width)
         self.head = nn.Conv3d(decoder_width, out_dim, 1)
+        start_from(self, patches.pretrained)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) float32 -> (B, K, S, H, W) logits."""
@@ -65,21 +57,12 @@ class Unetr(MaskModel):
 class LinearMasks(MaskModel):
     """A 3DINO-ViT and a linear layer over the patch tokens of its last four blocks, made as large as the volume."""
 
-    def __init__(
-        self,
-        name: str,
-        backbone: VisionTransformer3d,
-        rules: WeightRules,
-        out_dim: int,
-        *,
-        size: tuple[int, int, int],
-        in_chans: int,
-    ) -> None:
-        super().__init__(name, size, in_chans, PATCHES)
-        self.backbone, self.backbone_info = backbone, rules
-        self.merge = nn.Linear(in_chans * backbone.dim, backbone.dim)
+    def __init__(self, backbone: VisionTransformer3d, rules: WeightRules, out_dim: int, patches: Patches) -> None:
+        super().__init__(backbone, rules, patches, PATCHES)
+        self.merge = nn.Linear(self.in_chans * backbone.dim, backbone.dim)
         self.norm = nn.BatchNorm3d(LINEAR_LAYERS * backbone.dim)
         self.head = nn.Conv3d(LINEAR_LAYERS * backbone.dim, out_dim, 1)
+        start_from(self, patches.pretrained)
 
     def forward_low(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) -> (B, K, S / 16, H / 16, W / 16) logits."""
@@ -98,37 +81,62 @@ def channels_last(tokens: Tensor, batch: int) -> Tensor:
     return tokens.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)
 
 
-def dino3d_backbone(
-    name: str,
-    vit: Size,
-    sizes: dict[str, int | None],
-    *,
-    norm: bool,
-    resize_positions: bool,
-    side: dict[str, int],
-    **args: Any,
-) -> tuple[VisionTransformer3d, WeightRules]:
-    """A 3DINO-ViT for one of the networks here, and how weights become its own.
+@dataclass(frozen=True, kw_only=True)
+class Dino3dSettings(Patches):
+    """The 3DINO-ViT of the networks here, and the patches that it takes.
 
     Args:
-        name: the registered name, for messages.
-        vit: the size that gives dim, depth and heads.
-        sizes: those of the three that differ.
-        norm: whether the last norm is used; where not, it is no part of the network.
+        vit: its size: "small", "base", or "large", for which weights are released.
+        slices: S of a patch, a multiple of 16; the network itself takes any multiples of 16.
+        image_size: P, rows and columns of a patch, a multiple of 16.
+        in_chans: C. Each channel goes through the backbone by itself.
+        dim: width of a token, where it is not the size's.
+        depth: number of blocks, a multiple of 4, where it is not the size's.
+        heads: attention heads a block, where they are not the size's.
+        mlp_ratio: hidden width of a block's perceptron, in widths of a token.
+        position_size: side in voxels of the cube over which positions are trained.
         resize_positions: see `slivit.models.dino3d.Dino3d`.
-        side: slices, image_size and position_size.
-        **args: of `VisionTransformer3d`.
+        layer_scale: value from which the scale of each residual branch is trained.
+        pretrained: a path loads weights into the backbone (see `load_backbone`).
     """
-    counts = SIZES[vit] | {key: value for key, value in sizes.items() if value is not None}
-    check_sizes(name, side, counts | {"last_layers": 1}, args["drop_path"])
-    if counts["depth"] % STAGES:
-        raise ModelError(
-            f"{name}: depth must be a multiple of {STAGES}, the stages that are read; got {counts['depth']}"
+
+    vit: Size = "large"
+    slices: Count = 112
+    image_size: Count = 112
+    dim: Count | None = None
+    depth: Count | None = None
+    heads: Count | None = None
+    mlp_ratio: Positive = 4.0
+    position_size: Count = 112
+    resize_positions: bool = False
+    layer_scale: NonNegative = 1e-5
+
+    def made(self, name: str, drop_path: float, *, norm: bool = True) -> tuple[VisionTransformer3d, WeightRules]:
+        """The network, and how weights become its own.
+
+        Args:
+            name: of the model, for messages.
+            drop_path: share of the volumes that skip a residual branch in training.
+            norm: whether the last norm is used; where not, it is no part of the network.
+        """
+        own = {key: value for key in ("dim", "depth", "heads") if (value := getattr(self, key)) is not None}
+        counts = SIZES[self.vit] | own
+        sides = {key: getattr(self, key) for key in ("slices", "image_size", "position_size")}
+        check_sizes(name, sides, counts | {"last_layers": 1}, drop_path)
+        if counts["depth"] % STAGES:
+            raise ModelError(
+                f"{name}: depth must be a multiple of {STAGES}, the stages that are read; got {counts['depth']}"
+            )
+        network = VisionTransformer3d(
+            **counts,
+            mlp_ratio=self.mlp_ratio,
+            position_size=self.position_size,
+            layer_scale=self.layer_scale,
+            drop_path=drop_path,
         )
-    network = VisionTransformer3d(**counts, position_size=side["position_size"], **args)
-    if not norm:
-        network.norm = nn.Identity()  # type: ignore[assignment]
-    return network, weight_rules(name, False, resize_positions, norm=norm)
+        if not norm:
+            network.norm = nn.Identity()  # type: ignore[assignment]
+        return network, weight_rules(name, False, self.resize_positions, norm=norm)
 
 
 COMMON: dict[str, Any] = {
@@ -147,26 +155,7 @@ SMALL_DECODER: dict[str, Any] = SMALL | {"decoder_width": 4}
 
 @register_model(**COMMON, parameters=349_881_153, small=SMALL_DECODER | {"prior_width": 4})
 def dino3d_adapter(
-    out_dim: int,
-    *,
-    vit: Size = "large",
-    slices: Count = 112,
-    image_size: Count = 112,
-    in_chans: Count = 1,
-    dim: Count | None = None,
-    depth: Count | None = None,
-    heads: Count | None = None,
-    mlp_ratio: Positive = 4.0,
-    position_size: Count = 112,
-    resize_positions: bool = False,
-    layer_scale: NonNegative = 1e-5,
-    vit_drop_path: Share = 0.0,
-    drop_path: Share = 0.2,
-    prior_width: Count = 32,
-    decoder_width: Count = 32,
-    reference_axes: ReferenceAxes = "aligned",
-    merge_gelu: bool = False,
-    pretrained: bool | Weights = False,
+    out_dim: int, *, backbone: Dino3dSettings, vit_drop_path: Share = 0.0, adapter: AdapterSettings
 ) -> AdapterUNet:
     """3DINO-ViT with the 3D ViT-Adapter and a U-Net's decoder: (B, C, S, H, W) float32 -> (B, out_dim, S, H, W) logits.
 
@@ -175,25 +164,9 @@ def dino3d_adapter(
 
     Args:
         out_dim: K, the number of outputs.
-        vit: size of the backbone: "small", "base", or "large", for which weights are released.
-        slices: S of a patch, a multiple of 16; the network itself takes any multiples of 16.
-        image_size: P, rows and columns of a patch, a multiple of 16.
-        in_chans: C. Each channel goes through the backbone by itself; the adapter reads their mean.
-        dim: width of a token, where it is not the size's.
-        depth: number of blocks, a multiple of 4, where it is not the size's.
-        heads: attention heads a block, where they are not the size's.
-        mlp_ratio: hidden width of a block's perceptron, in widths of a token.
-        position_size: side in voxels of the cube over which positions are trained.
-        resize_positions: see `slivit.models.dino3d.Dino3d`.
-        layer_scale: value from which the scale of each residual branch is trained.
+        backbone: its settings, and those of the patches.
         vit_drop_path: share of the volumes that skip a residual branch of the backbone in training.
-        drop_path: share of the scans that skip a perceptron of the adapter in training.
-        prior_width: channels of the adapter's first convolutions.
-        decoder_width: channels of the decoder at full size.
-        reference_axes: "aligned", or "published": the order of axes in which the released code places where a token
-            looks first (a token at slice i, row j, column k looks round (j, k, i)).
-        merge_gelu: a GELU behind the merged channels, as the paper says; the released code has none.
-        pretrained: a path loads weights into the backbone (see `load_backbone`).
+        adapter: settings of the adapter, which reads the mean of the channels, and of the decoder.
 
     Raises:
         ModelError: MONAI is not installed, or a value is not allowed.
@@ -201,51 +174,12 @@ def dino3d_adapter(
 
     Source: Xu et al. 2025, Methods, segmentation; Chen et al. 2023, section 3.
     """
-    name = "dino3d_adapter"
-    backbone, rules = dino3d_backbone(
-        name,
-        vit,
-        {"dim": dim, "depth": depth, "heads": heads},
-        norm=False,
-        resize_positions=resize_positions,
-        side={"slices": slices, "image_size": image_size, "position_size": position_size},
-        mlp_ratio=mlp_ratio,
-        layer_scale=layer_scale,
-        drop_path=vit_drop_path,
-    )
-    model = AdapterUNet(
-        name,
-        backbone,
-        rules,
-        out_dim,
-        dim=backbone.dim,
-        size=(slices, image_size, image_size),
-        in_chans=in_chans,
-        decoder_width=decoder_width,
-        adapter={"width": prior_width, "drop_path": drop_path, "order": reference_axes, "merge_gelu": merge_gelu},
-    )
-    start_from(model, pretrained)
-    return model
+    network, rules = backbone.made("dino3d_adapter", vit_drop_path, norm=False)
+    return AdapterUNet(network, rules, out_dim, network.dim, backbone, adapter)
 
 
 def dino3d_decoder(
-    name: str,
-    out_dim: int,
-    *,
-    vit: Size = "large",
-    slices: Count = 112,
-    image_size: Count = 112,
-    in_chans: Count = 1,
-    dim: Count | None = None,
-    depth: Count | None = None,
-    heads: Count | None = None,
-    mlp_ratio: Positive = 4.0,
-    position_size: Count = 112,
-    resize_positions: bool = False,
-    layer_scale: NonNegative = 1e-5,
-    drop_path: Share = 0.0,
-    decoder_width: Count = 32,
-    pretrained: bool | Weights = False,
+    name: str, out_dim: int, *, backbone: Dino3dSettings, drop_path: Share = 0.0, decoder_width: Count = 32
 ) -> Unetr | LinearMasks:
     """3DINO-ViT with a plain decoder: (B, C, S, H, W) float32 -> (B, out_dim, S, H, W) logits.
 
@@ -254,10 +188,10 @@ def dino3d_decoder(
             of the large one) and the volume itself through UNETR's decoder; or "dino3d_linear": the patch tokens of the
             last four blocks, their channels merged, through GELU, batch norm and one linear layer, whose logits of
             patches are interpolated to voxels.
+        out_dim: K, the number of outputs.
+        backbone: its settings, and those of the patches.
         drop_path: share of the volumes that skip a residual branch in training.
         decoder_width: channels of UNETR's decoder at full size.
-        out_dim, vit, slices, image_size, in_chans, dim, depth, heads, mlp_ratio, position_size, resize_positions,
-            layer_scale, pretrained: see `dino3d_adapter`.
 
     Raises:
         ModelError: MONAI is not installed, or a value is not allowed.
@@ -265,25 +199,10 @@ def dino3d_decoder(
 
     Source: Xu et al. 2025, Methods, segmentation; Hatamizadeh et al. 2022, section 3.1.
     """
-    backbone, rules = dino3d_backbone(
-        name,
-        vit,
-        {"dim": dim, "depth": depth, "heads": heads},
-        norm=True,
-        resize_positions=resize_positions,
-        side={"slices": slices, "image_size": image_size, "position_size": position_size},
-        mlp_ratio=mlp_ratio,
-        layer_scale=layer_scale,
-        drop_path=drop_path,
-    )
-    shape: dict[str, Any] = {"size": (slices, image_size, image_size), "in_chans": in_chans}
-    model: Unetr | LinearMasks
+    network, rules = backbone.made(name, drop_path)
     if name == "dino3d_unetr":
-        model = Unetr(name, backbone, rules, out_dim, **shape, decoder_width=decoder_width)
-    else:
-        model = LinearMasks(name, backbone, rules, out_dim, **shape)
-    start_from(model, pretrained)
-    return model
+        return Unetr(network, rules, out_dim, backbone, decoder_width)
+    return LinearMasks(network, rules, out_dim, backbone)
 
 
 for _name, _parameters in (("dino3d_unetr", 325_995_425), ("dino3d_linear", 307_971_073)):

@@ -9,7 +9,7 @@ Licence: Apache-2.0.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
-from slivit.models._deformable import ReferenceAxes
-from slivit.models._masks import monai
-from slivit.models._vit_adapter import STAGES, AdapterUNet
+from slivit.models._masks import Patches, monai
+from slivit.models._vit_adapter import STAGES, AdapterSettings, AdapterUNet
 from slivit.models._volume import TokenModel
-from slivit.models._weights import Grid, State, WeightRules, Weights, regrid, start_from
+from slivit.models._weights import Grid, State, WeightRules, regrid
 from slivit.models.registry import register_model
 from slivit.settings import Count, Share
 
@@ -87,6 +86,61 @@ class PlainViT(nn.Module):
         return self.forward_both(x)[0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ViTSettings(Patches):
+    """MONAI's ViT, and the volumes that it takes.
+
+    Args:
+        slices: S.
+        image_size: P, rows and columns.
+        in_chans: C. Weights of one channel are divided among several, so that equal channels give what one gave.
+        dim: width of a token, a multiple of `heads`.
+        depth: number of blocks.
+        heads: attention heads a block.
+        mlp_dim: hidden width of a block's perceptron.
+        class_token: a token of its own stands for the volume, as in MONAI's ViT for classes, not the mean.
+        qkv_bias: queries, keys and values have a bias, as in weights that were trained with it.
+        pretrained: the path of a state dict of MONAI's ViT, ViTAutoEnc or UNETR; trained positions of another cube are
+            interpolated (see `load_backbone`).
+    """
+
+    dim: Count = 768
+    depth: Count = 12
+    heads: Count = 12
+    mlp_dim: Count = 3072
+    class_token: bool = False
+    qkv_bias: bool = False
+
+    def made(self, name: str, patch: int = 16, embedding: str = "conv") -> tuple[PlainViT, WeightRules]:
+        """The network, and how weights become its own; see `monai_vit`."""
+        if self.slices % patch or self.image_size % patch or self.dim % self.heads:
+            raise ModelError(
+                "monai_vit: slices and image_size must be multiples of patch_size, and dim of heads; "
+                f"got {self.slices} and {self.image_size} of {patch}, {self.dim} of {self.heads}"
+            )
+        network = monai("monai_vit", "nets.vit").ViT(
+            in_channels=self.in_chans,
+            img_size=self.size[::-1],
+            patch_size=(patch,) * 3,
+            hidden_size=self.dim,
+            mlp_dim=self.mlp_dim,
+            num_layers=self.depth,
+            num_heads=self.heads,
+            proj_type=embedding,
+            qkv_bias=self.qkv_bias,
+        )
+        side = self.image_size // patch
+        rules = WeightRules(
+            architecture=name,
+            prefixes=PREFIXES,
+            rename=PUBLISHED_NAMES,
+            drop=DROPPED,
+            first=(PATCHES,) if embedding == "conv" else (),
+            adapt=partial(resize_positions, (side, side, self.slices // patch)),
+        )
+        return PlainViT(network, patch, self.class_token), rules
+
+
 @register_model(
     input="volume",
     size=(96, 96, 96),
@@ -101,38 +155,19 @@ class PlainViT(nn.Module):
 def monai_vit(
     out_dim: int,
     *,
-    slices: Count = 96,
-    image_size: Count = 96,
-    in_chans: Count = 1,
+    vit: ViTSettings,
     patch_size: Count = 16,
-    dim: Count = 768,
-    depth: Count = 12,
-    heads: Count = 12,
-    mlp_dim: Count = 3072,
     embedding: Literal["conv", "perceptron"] = "conv",
-    class_token: bool = False,
-    qkv_bias: bool = False,
     dropout: Share = 0.0,
-    pretrained: bool | Weights = False,
 ) -> TokenModel:
     """MONAI's ViT over volumes: (B, C, S, P, P) float32 volumes from 0 to 1 -> (B, out_dim) logits.
 
     Args:
         out_dim: the number of outputs.
-        slices: S, a multiple of `patch_size`.
-        image_size: P, a multiple of `patch_size`.
-        in_chans: C. Weights of one channel are divided among several, so that equal channels give what one gave.
+        vit: settings of the network; sides are multiples of `patch_size`.
         patch_size: side in voxels of a token.
-        dim: width of a token, a multiple of `heads`.
-        depth: number of blocks.
-        heads: attention heads a block.
-        mlp_dim: hidden width of a block's perceptron.
         embedding: of patches, "conv" as in ViTAutoEnc or "perceptron" as in the first UNETR; MONAI's `proj_type`.
-        class_token: a token of its own stands for the volume, as in MONAI's ViT for classes, not the mean.
-        qkv_bias: queries, keys and values have a bias, as in weights that were trained with it.
         dropout: probability of a feature to be dropped before the head in training.
-        pretrained: the path of a state dict of MONAI's ViT, ViTAutoEnc or UNETR; trained
-            positions of another cube are interpolated (see `load_backbone`).
 
     Raises:
         ModelError: MONAI is not installed, or a value is not allowed.
@@ -140,33 +175,10 @@ def monai_vit(
 
     Source: Dosovitskiy et al. 2021, section 3.1; Hatamizadeh et al. 2022, section 3.1.
     """
-    if slices % patch_size or image_size % patch_size or dim % heads:
-        raise ModelError(
-            "monai_vit: slices and image_size must be multiples of patch_size, and dim of heads; "
-            f"got {slices} and {image_size} of {patch_size}, {dim} of {heads}"
-        )
-    network = monai("monai_vit", "nets.vit").ViT(
-        in_channels=in_chans,
-        img_size=(image_size, image_size, slices),
-        patch_size=(patch_size,) * 3,
-        hidden_size=dim,
-        mlp_dim=mlp_dim,
-        num_layers=depth,
-        num_heads=heads,
-        proj_type=embedding,
-        qkv_bias=qkv_bias,
+    network, rules = vit.made("monai_vit", patch_size, embedding)
+    return TokenModel(
+        network, rules, out_dim, vit.dim, vit.size, in_chans=vit.in_chans, dropout=dropout, pretrained=vit.pretrained
     )
-    grid = (image_size // patch_size, image_size // patch_size, slices // patch_size)
-    rules = WeightRules(
-        architecture="monai_vit",
-        prefixes=PREFIXES,
-        rename=PUBLISHED_NAMES,
-        drop=DROPPED,
-        first=(PATCHES,) if embedding == "conv" else (),
-        adapt=partial(resize_positions, grid),
-    )
-    vit, size = PlainViT(network, patch_size, class_token), (slices, image_size, image_size)
-    return TokenModel(vit, rules, out_dim, dim, size, in_chans=in_chans, dropout=dropout, pretrained=pretrained)
 
 
 def resize_positions(grid: Grid, state: State, wanted: State) -> State:
@@ -207,35 +219,14 @@ def resize_positions(grid: Grid, state: State, wanted: State) -> State:
         "decoder_width": 4,
     },
 )
-def monai_vit_adapter(
-    out_dim: int,
-    *,
-    slices: Count = 96,
-    image_size: Count = 96,
-    in_chans: Count = 1,
-    dim: Count = 768,
-    depth: Count = 12,
-    heads: Count = 12,
-    mlp_dim: Count = 3072,
-    class_token: bool = False,
-    qkv_bias: bool = False,
-    drop_path: Share = 0.2,
-    prior_width: Count = 32,
-    decoder_width: Count = 32,
-    reference_axes: ReferenceAxes = "aligned",
-    merge_gelu: bool = False,
-    pretrained: bool | Weights = False,
-) -> AdapterUNet:
+def monai_vit_adapter(out_dim: int, *, vit: ViTSettings, adapter: AdapterSettings) -> AdapterUNet:
     """MONAI's ViT with the 3D ViT-Adapter and a U-Net's decoder: (B, C, S, P, P) -> (B, out_dim, S, P, P) logits.
 
     Args:
-        slices: S of a patch, a multiple of 16, and the only one that the network takes.
-        image_size: P of a patch, a multiple of 16, and the only one that the network takes.
-        mlp_dim: hidden width of a block's perceptron.
-        class_token, qkv_bias: see `slivit.models.monai_vit.monai_vit`; weights with a class token need it here, too.
-        out_dim, in_chans, dim, depth, heads, drop_path, prior_width, decoder_width, reference_axes, merge_gelu: see
-            `dino3d_adapter`.
-        pretrained: see `slivit.models.monai_vit.monai_vit`.
+        out_dim: K, the number of outputs.
+        vit: settings of the network; its sides are multiples of 16, and it takes no other ones. Weights with a class
+            token need it here, too. Each channel goes through it by itself.
+        adapter: settings of adapter and decoder.
 
     Raises:
         ModelError: MONAI is not installed, or a value is not allowed.
@@ -244,31 +235,9 @@ def monai_vit_adapter(
     Source: Xu et al. 2025, Methods, segmentation.
     """
     name = "monai_vit_adapter"
-    if depth % STAGES:
-        raise ModelError(f"{name}: depth must be a multiple of {STAGES}, the stages that are read; got {depth}")
-    vit = monai_vit(
-        1,
-        slices=slices,
-        image_size=image_size,
-        dim=dim,
-        depth=depth,
-        heads=heads,
-        mlp_dim=mlp_dim,
-        class_token=class_token,
-        qkv_bias=qkv_bias,
-    )
-    vit.backbone.norm = nn.Identity()
-    model = AdapterUNet(
-        name,
-        vit.backbone,
-        replace(vit.backbone_info, architecture=name, drop=(*vit.backbone_info.drop, r"^norm\.")),
-        out_dim,
-        dim=dim,
-        size=(slices, image_size, image_size),
-        in_chans=in_chans,
-        decoder_width=decoder_width,
-        adapter={"width": prior_width, "drop_path": drop_path, "order": reference_axes, "merge_gelu": merge_gelu},
-        fixed=True,
-    )
-    start_from(model, pretrained)
-    return model
+    if vit.depth % STAGES:
+        raise ModelError(f"{name}: depth must be a multiple of {STAGES}, the stages that are read; got {vit.depth}")
+    network, rules = replace(vit, in_chans=1).made(name)
+    network.norm = nn.Identity()
+    rules = replace(rules, drop=(*rules.drop, r"^norm\."))
+    return AdapterUNet(network, rules, out_dim, vit.dim, vit, adapter, fixed=True)

@@ -7,7 +7,6 @@ Origin: written for this project from the papers; the 2D networks are timm's. Li
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -17,8 +16,7 @@ from torch import Tensor, nn
 from slivit.errors import ModelError
 from slivit.models._backbones import build_backbone, feature_map
 from slivit.models._integrators import GatedAttention
-from slivit.models._volume import Channels
-from slivit.models._weights import Weights, start_from, sum_first_layers
+from slivit.models._slices import SliceModel, Slices
 from slivit.models.registry import check_volume, register_model
 from slivit.settings import Count, Share
 
@@ -36,39 +34,19 @@ COMMON: dict[str, Any] = {
 SMALL: dict[str, Any] = {"slices": 3, "image_size": 32, "backbone_args": TINY}
 
 
-class SliceModel(nn.Module):
-    """What these networks share: a 2D backbone over each slice by itself, and a linear head.
+class ConvolutionalSlices(SliceModel):
+    """A convolutional network of timm over each slice.
 
     Args:
         name: for messages.
-        size: (S, H, W) of the input.
-        backbone: a convolutional network of timm.
-        backbone_args: its further arguments.
-        in_chans: 3, or 1 for grey input with a summed first layer.
-        pretrained: True downloads timm's weights; see `start_from`.
+        backbone: timm's name.
+        over: the settings of its input.
     """
 
-    head: nn.Linear
-
-    def __init__(
-        self,
-        name: str,
-        size: tuple[int, int, int],
-        *,
-        backbone: str,
-        backbone_args: Mapping[str, Any] | None,
-        in_chans: Channels,
-        pretrained: bool | Weights,
-    ) -> None:
-        super().__init__()
-        self.name, self.input_size, self.in_chans = name, size, in_chans
-        self.backbone, self.backbone_info = build_backbone(
-            backbone, stride=STRIDE, image_size=size[1], pretrained=pretrained is True, args=backbone_args
-        )
-        if in_chans == 1:
-            sum_first_layers(self.backbone)
-        if pretrained is not True:
-            start_from(self, pretrained)
+    def __init__(self, name: str, backbone: str, over: Slices) -> None:
+        args = {"image_size": over.image_size, "pretrained": over.pretrained is True, "args": over.backbone_args}
+        super().__init__(name, build_backbone(backbone, stride=STRIDE, **args), over)
+        self.features = self.backbone_info.channels
 
     def slice_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, S, H, W) -> the mean of each slice's feature map (B, S, n), and its cells (B, S, N, n)."""
@@ -78,63 +56,24 @@ class SliceModel(nn.Module):
         scans = x.shape[0]  # len() would fix the size of a batch in an exported graph
         return cells.mean((2, 3)).unflatten(0, (scans, -1)), cells.flatten(2).mT.unflatten(0, (scans, -1))
 
-    def forward_slices(self, x: Tensor) -> Tensor:
-        """(B, C, S, H, W) -> (B, S, features): the pooled feature map of each slice."""
-        return self.slice_tokens(x)[0]
 
-    def pooled_features(self, x: Tensor) -> Tensor:
-        """(B, C, S, H, W) -> (B, features): the backbone's features of each slice, averaged over slices."""
-        return self.forward_slices(x).mean(1)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, C, S, H, W) -> (B, n): one vector a volume."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, S, H, W) float32 -> (B, out_dim) logits."""
-        return self.head(self.forward_features(x))
-
-
-class PooledSlices(SliceModel):
+class PooledSlices(ConvolutionalSlices):
     """A 2D network over each slice, pooled: (B, 3, S, P, P) float32 -> (B, out_dim) logits.
 
     Args:
         name: the registered name.
         backbone: timm's name.
         out_dim: the number of outputs.
-        slices: S.
-        image_size: P, rows and columns in pixels, a multiple of 32.
+        over: settings of the slices, whose sides are multiples of 32.
         pool: "mean" or "max" over slices.
-        in_chans: 3, or 1 for grey input with a summed first layer.
-        pretrained: True downloads timm's weights; a path loads a file or folder (see `load_backbone`).
-        backbone_args: further arguments of the timm network.
 
     Source: Ke et al. 2023, section 3, 2D baselines.
     """
 
-    def __init__(
-        self,
-        name: str,
-        backbone: str,
-        out_dim: int,
-        *,
-        slices: Count = 32,
-        image_size: Count = 224,
-        pool: Pool = "mean",
-        in_chans: Channels = 3,
-        pretrained: bool | Weights = False,
-        backbone_args: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            name,
-            (slices, image_size, image_size),
-            backbone=backbone,
-            backbone_args=backbone_args,
-            in_chans=in_chans,
-            pretrained=pretrained,
-        )
+    def __init__(self, name: str, backbone: str, out_dim: int, *, over: Slices, pool: Pool = "mean") -> None:
+        super().__init__(name, backbone, over)
         self.pool = pool
-        self.head = nn.Linear(self.backbone_info.channels, out_dim)
+        self.head = nn.Linear(self.features, out_dim)
 
     def forward_features(self, x: Tensor) -> Tensor:
         return pool_slices(self.forward_slices(x), self.pool)
@@ -148,7 +87,7 @@ class PooledSlices(SliceModel):
     parameters=88_415_297,
     small=SMALL | {"backbone": "resnet18", "hidden": 8},
 )
-class LRCN(SliceModel):
+class LRCN(ConvolutionalSlices):
     """Long-term recurrent CNN: slice features through a GRU: (B, 3, S, P, P) float32 -> (B, out_dim) logits.
 
     Args:
@@ -158,7 +97,7 @@ class LRCN(SliceModel):
         bidirectional: whether it reads the slices both ways.
         dropout: probability, before the head.
         pool: "mean" or "max" of its outputs over slices.
-        out_dim, slices, image_size, in_chans, pretrained, backbone_args: see `PooledSlices`.
+        out_dim, over: see `PooledSlices`.
 
     Source: Donahue et al. 2015, section 4; Ke et al. 2023, section 3 (GRU).
     """
@@ -167,28 +106,17 @@ class LRCN(SliceModel):
         self,
         out_dim: int,
         *,
-        slices: Count = 32,
-        image_size: Count = 224,
+        over: Slices,
         backbone: str = "resnext101_32x8d.tv_in1k",
         hidden: Count = 128,
         layers: Count = 1,
         bidirectional: bool = True,
         dropout: Share = 0.0,
         pool: Pool = "mean",
-        in_chans: Channels = 3,
-        pretrained: bool | Weights = False,
-        backbone_args: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(
-            "lrcn",
-            (slices, image_size, image_size),
-            backbone=backbone,
-            backbone_args=backbone_args,
-            in_chans=in_chans,
-            pretrained=pretrained,
-        )
+        super().__init__("lrcn", backbone, over)
         self.pool, self.dropout = pool, nn.Dropout(dropout)
-        self.gru = nn.GRU(self.backbone_info.channels, hidden, layers, batch_first=True, bidirectional=bidirectional)
+        self.gru = nn.GRU(self.features, hidden, layers, batch_first=True, bidirectional=bidirectional)
         self.head = nn.Linear(hidden * (1 + bidirectional), out_dim)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -203,7 +131,7 @@ class LRCN(SliceModel):
     parameters=11_201_441,
     small=SMALL | {"dim": 8, "heads": 2, "hidden": 8},
 )
-class PositionEncodedSlices(SliceModel):
+class PositionEncodedSlices(ConvolutionalSlices):
     """The slice CNN of Gupta et al.: (B, 3, S, P, P) float32 -> (B, out_dim) logits.
 
     Args:
@@ -212,7 +140,7 @@ class PositionEncodedSlices(SliceModel):
         heads: of the attention over slices.
         hidden: units of the layer before the head, and of the gated network.
         pool: "attention" of a learned query, "gated" attention (Ilse et al. 2018), or the "mean" or "max" over slices.
-        out_dim, slices, image_size, in_chans, pretrained, backbone_args: see `PooledSlices`.
+        out_dim, over: see `PooledSlices`.
 
     Source: Gupta et al. 2023, section 2 (ResNet-18, positions); Gupta et al. 2021 (arXiv:2102.04438), attention.
     """
@@ -221,31 +149,20 @@ class PositionEncodedSlices(SliceModel):
         self,
         out_dim: int,
         *,
-        slices: Count = 32,
-        image_size: Count = 224,
+        over: Slices,
         backbone: str = "resnet18.tv_in1k",
         dim: Count = 32,
         heads: Count = 1,
         hidden: Count = 64,
         pool: Literal["attention", "gated", "mean", "max"] = "attention",
-        in_chans: Channels = 3,
-        pretrained: bool | Weights = False,
-        backbone_args: Mapping[str, Any] | None = None,
     ) -> None:
         if dim % heads:
             raise ModelError(f"position_encoded_slices: dim must be a multiple of heads, got {dim} and {heads}")
-        super().__init__(
-            "position_encoded_slices",
-            (slices, image_size, image_size),
-            backbone=backbone,
-            backbone_args=backbone_args,
-            in_chans=in_chans,
-            pretrained=pretrained,
-        )
+        super().__init__("position_encoded_slices", backbone, over)
         self.pool = pool
-        self.embed = nn.Linear(self.backbone_info.channels, dim)
-        self.positions = nn.Parameter(torch.randn(slices, dim) / slices**0.5)
-        self.position_norm = nn.LayerNorm((slices, dim))
+        self.embed = nn.Linear(self.features, dim)
+        self.positions = nn.Parameter(torch.randn(over.slices, dim) / over.slices**0.5)
+        self.position_norm = nn.LayerNorm((over.slices, dim))
         self.attention: QueryAttention | GatedAttention | None = None
         if pool in ("attention", "gated"):
             self.attention = QueryAttention(dim, heads) if pool == "attention" else GatedAttention(dim, hidden)

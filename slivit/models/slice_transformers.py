@@ -8,7 +8,7 @@ Licence: Apache-2.0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from slivit.errors import ModelError
 from slivit.models._integrators import GatedAttention, Integrator, MeanIntegrator, QueryIntegrator, SlivitIntegrator
+from slivit.models._slices import SliceModel, Slices
 from slivit.models._transformers import SWINS, Family, Windows, build_transformer, own_normalisation, patch_tokens
-from slivit.models._volume import Channels
-from slivit.models._weights import ChannelWeights, Weights, start_from, sum_first_layers
+from slivit.models._weights import ChannelWeights
 from slivit.models.registry import check_volume, register_model
 from slivit.settings import Count, Share
 
@@ -26,60 +26,98 @@ Pool = Literal["token", "mean"]
 WEIGHTS = "{} of timm with pretrained = true; files of {} load too"
 
 
-class SliceTransformer(nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class IntegratedSlices(Slices):
+    """The slices that a transformer sees one by one, and the integrator that makes one vector of theirs.
+
+    Args:
+        slices: S; 1 for single images.
+        image_size: P, rows and columns in pixels, a multiple of the patch size.
+        integrator: "mean" over slices, "attention" (gated attention pooling), "queries" (learned queries look at the
+            slices) or "slivit" (SLIViT's transformer, the one that knows the order of slices).
+        hidden: width of the gated attention.
+        queries: how many look, of "queries", which also has `vit_dim`, `vit_heads` and `dim_head`.
+        vit_dim: width of a token of "slivit"; so are the next four.
+        vit_depth: transformer blocks.
+        vit_heads: attention heads.
+        dim_head: width of a head.
+        mlp_dim: hidden width of a block's perceptron.
+        dropout: probability, in the integrator and before the head.
+        planes: in how many planes the slices lie, as many in each; that of `preprocessing.planes`.
+        in_chans: 3, or 1 for grey input with a summed patch embedding.
+        pretrained: True downloads timm's weights; a path loads a file or folder (see `load_backbone`). Positions of
+            another grid, or window, are resampled.
+        channel_weights: how grey weights become colour weights and back: "output" keeps the output for grey images
+            (the sum over channels; a third in each), "copy" averages and copies.
+        backbone_args: further arguments of the timm network: patch_size, embed_dim, depth, drop_path_rate ...
+    """
+
+    slices: Count = 28
+    integrator: Integrator = "mean"
+    hidden: Count = 128
+    queries: Count = 4
+    vit_dim: Count = 256
+    vit_depth: Count = 5
+    vit_heads: Count = 20
+    dim_head: Count = 64
+    mlp_dim: Count = 512
+    dropout: Share = 0.0
+    planes: Count = 1
+    channel_weights: ChannelWeights = "output"
+
+    def made(self, width: int) -> tuple[nn.Module, int]:
+        """The integrator of vectors of a width, and the length of what it gives."""
+        if self.integrator == "mean":
+            return MeanIntegrator(), width
+        if self.integrator == "attention":
+            return GatedAttention(width, self.hidden), width
+        if self.integrator == "queries":
+            return QueryIntegrator(width, self.queries, self.vit_dim, self.vit_heads, self.dim_head), self.vit_dim
+        transformer = SlivitIntegrator(
+            width,
+            self.slices,
+            dim=self.vit_dim,
+            depth=self.vit_depth,
+            heads=self.vit_heads,
+            dim_head=self.dim_head,
+            mlp_dim=self.mlp_dim,
+            dropout=self.dropout,
+        )
+        return transformer, self.vit_dim
+
+
+class SliceTransformer(SliceModel):
     """A 2D transformer over each slice by itself, an integrator of the slices' vectors, and a linear head.
 
     Args:
         family: "vit" or "swin".
         out_dim: the number of outputs.
-        size: (S, P, P) of the input.
         backbone: the timm network.
-        in_chans: 3, or 1 for grey input with a summed patch embedding.
         pool: "token" (the class token) or "mean" (of all patches of a slice, without registers).
-        integrator: "mean", "attention", "queries" or "slivit".
-        sizes: of the integrator: hidden, queries, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim.
-        planes: in how many planes the slices lie, one behind the other and as many in each; each has an embedding.
-        dropout: probability, in the integrator and before the head.
-        pretrained: True downloads timm's weights; see `start_from`.
+        over: the settings of the slices, and of the integrator. The planes have an embedding each.
         options: of `build_transformer`.
     """
 
     def __init__(
-        self,
-        family: Family,
-        out_dim: int,
-        size: tuple[int, int, int],
-        *,
-        backbone: str,
-        in_chans: Channels,
-        pool: Pool,
-        integrator: Integrator,
-        sizes: Mapping[str, int],
-        dropout: float,
-        pretrained: bool | Weights,
-        planes: int = 1,
-        **options: Any,
+        self, family: Family, out_dim: int, backbone: str, pool: Pool, over: IntegratedSlices, **options: Any
     ) -> None:
-        super().__init__()
-        if size[0] % planes:
-            raise ModelError(f"slice_{family}: slices must be a multiple of planes, got {size[0]} and {planes}")
-        self.input_size, self.in_chans, self.pool = size, in_chans, pool
-        self.backbone, self.backbone_info = build_transformer(
-            family, backbone, image_size=size[1], pretrained=pretrained is True, **options
+        name = f"slice_{family}"
+        if over.slices % over.planes:
+            raise ModelError(f"{name}: slices must be a multiple of planes, got {over.slices} and {over.planes}")
+        options |= {"args": over.backbone_args, "channel_weights": over.channel_weights}
+        built = build_transformer(
+            family, backbone, image_size=over.image_size, pretrained=over.pretrained is True, **options
         )
-        if in_chans == 1:
-            sum_first_layers(self.backbone)
+        super().__init__(name, built, over)
         if own := own_normalisation(self.backbone):
             self.normalisation = own
         if pool == "token" and family == "vit" and cast(Any, self.backbone).cls_token is None:
             raise ModelError(f'backbone {backbone} has no class token; set pool = "mean"')
-        width = self.backbone_info.channels
-        self.integrator = _integrator(integrator, width, size[0], sizes, dropout)
-        self.dropout = nn.Dropout(dropout)
-        self.planes = nn.Parameter(0.02 * torch.randn(planes, width)) if planes > 1 else None
-        self.head = nn.Linear(sizes["vit_dim"] if integrator in ("slivit", "queries") else width, out_dim)
-        if pretrained is not True:
-            start_from(self, pretrained)
+        width, self.pool = self.backbone_info.channels, pool
+        self.integrator, features = over.made(width)
+        self.dropout = nn.Dropout(over.dropout)
+        self.planes = nn.Parameter(0.02 * torch.randn(over.planes, width)) if over.planes > 1 else None
+        self.head = nn.Linear(features, out_dim)
 
     def slice_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, S, P, P) -> the backbone's vector of each slice (B, S, D), and of each of its patches (B, S, N, D)."""
@@ -88,14 +126,10 @@ class SliceTransformer(nn.Module):
         pooled = token if self.pool == "token" else patches.mean(1)
         return pooled.unflatten(0, (x.shape[0], -1)), patches.unflatten(0, (x.shape[0], -1))
 
-    def forward_slices(self, x: Tensor) -> Tensor:
-        """(B, C, S, P, P) -> (B, S, D): the backbone's vector of each slice."""
-        return self.slice_tokens(x)[0]
-
     def pooled_features(self, x: Tensor) -> Tensor:
         """(B, C, S, P, P) -> (B, D): the backbone's vectors alone, on average over slices."""
-        check_volume(x, f"slice_{self.backbone_info.family}", self.in_chans, self.input_size)
-        return self.forward_slices(x).mean(1)
+        check_volume(x, self.name, self.in_chans, self.input_size)
+        return super().pooled_features(x)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, S, P, P) -> (B, n): one vector a volume, which the head reads."""
@@ -109,7 +143,7 @@ class SliceTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, P, P) float32 -> (B, out_dim) logits."""
-        check_volume(x, f"slice_{self.backbone_info.family}", self.in_chans, self.input_size)
+        check_volume(x, self.name, self.in_chans, self.input_size)
         return self.head(self.dropout(self.forward_features(x)))
 
     def attention_maps(self, x: Tensor) -> Tensor:
@@ -123,27 +157,8 @@ class SliceTransformer(nn.Module):
             ModelError: an integrator without attention.
         """
         if not isinstance(self.integrator, GatedAttention | QueryIntegrator | SlivitIntegrator):
-            raise ModelError(f'slice_{self.backbone_info.family}: integrator "mean" has no attention over slices')
+            raise ModelError(f'{self.name}: integrator "mean" has no attention over slices')
         return self.integrator.weights(self._placed(self.forward_slices(x)))
-
-
-def _integrator(kind: Integrator, width: int, slices: int, sizes: Mapping[str, int], dropout: float) -> nn.Module:
-    if kind == "mean":
-        return MeanIntegrator()
-    if kind == "attention":
-        return GatedAttention(width, sizes["hidden"])
-    if kind == "queries":
-        return QueryIntegrator(width, sizes["queries"], sizes["vit_dim"], sizes["vit_heads"], sizes["dim_head"])
-    return SlivitIntegrator(
-        width,
-        slices,
-        dim=sizes["vit_dim"],
-        depth=sizes["vit_depth"],
-        heads=sizes["vit_heads"],
-        dim_head=sizes["dim_head"],
-        mlp_dim=sizes["mlp_dim"],
-        dropout=dropout,
-    )
 
 
 COMMON: dict[str, Any] = {"input": "clip", "size": (28, 224, 224)}
@@ -170,75 +185,24 @@ SMALL_SWIN = {"patch_size": 4, "window_size": 4, "embed_dim": 8, "depths": (1, 2
     small=SMALL | {"backbone_args": SMALL_VIT},
 )
 def slice_vit(
-    out_dim: int,
-    *,
-    slices: Count = 28,
-    image_size: Count = 224,
-    backbone: str = "vit_small_patch16_224",
-    pool: Pool = "token",
-    integrator: Integrator = "mean",
-    hidden: Count = 128,
-    queries: Count = 4,
-    vit_dim: Count = 256,
-    vit_depth: Count = 5,
-    vit_heads: Count = 20,
-    dim_head: Count = 64,
-    mlp_dim: Count = 512,
-    dropout: Share = 0.0,
-    planes: Count = 1,
-    in_chans: Channels = 3,
-    pretrained: bool | Weights = False,
-    channel_weights: ChannelWeights = "output",
-    backbone_args: Mapping[str, Any] | None = None,
+    out_dim: int, *, over: IntegratedSlices, backbone: str = "vit_small_patch16_224", pool: Pool = "token"
 ) -> SliceTransformer:
     """A ViT over each slice, and an integrator: (B, 3, S, P, P) float32 -> (B, out_dim) logits.
 
     Args:
         out_dim: the number of outputs.
-        slices: S; 1 for single images.
-        image_size: P, rows and columns in pixels, a multiple of the patch size.
+        over: settings of the slices and of the integrator.
         backbone: a ViT of timm, also with registers, rotary positions or no class token: vit_small_patch16_224,
             vit_small_patch14_reg4_dinov2, vit_small_patch16_dinov3_qkvb, eva02_small_patch14_224,
             vit_base_patch16_siglip_224 ...; or transformers' name, such as facebook/dinov2-small.
         pool: what stands for a slice: "token", the class token, or "mean", the mean of its patches without registers;
             a ViT without a class token has "mean" alone.
-        integrator: "mean" over slices, "attention" (gated attention pooling), "queries" (learned queries look at the
-            slices) or "slivit" (SLIViT's transformer, the one that knows the order of slices).
-        hidden: width of the gated attention.
-        queries: how many look, of "queries", which also has `vit_dim`, `vit_heads` and `dim_head`.
-        vit_dim: width of a token of "slivit"; so are the next four.
-        vit_depth: transformer blocks.
-        vit_heads: attention heads.
-        dim_head: width of a head.
-        mlp_dim: hidden width of a block's perceptron.
-        dropout: probability, in the integrator and before the head.
-        planes: in how many planes the slices lie, as many in each; that of `preprocessing.planes`.
-        in_chans: 3, or 1 for grey input with a summed patch embedding.
-        pretrained: True downloads timm's weights; a path loads a file or folder (see `load_backbone`). Positions of
-            another grid are resampled.
-        channel_weights: how grey weights become colour weights and back: "output" keeps the output for grey images
-            (the sum over channels; a third in each), "copy" averages and copies.
-        backbone_args: further arguments of the timm network: patch_size, embed_dim, depth, drop_path_rate ...
 
     Raises:
         ModelError: a value that is not allowed.
         CheckpointError: weights that cannot be had, or that do not fit.
     """
-    return SliceTransformer(
-        "vit",
-        out_dim,
-        (slices, image_size, image_size),
-        backbone=backbone,
-        in_chans=in_chans,
-        pool=pool,
-        integrator=integrator,
-        sizes=_sizes(hidden, queries, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim),
-        planes=planes,
-        dropout=dropout,
-        pretrained=pretrained,
-        channel_weights=channel_weights,
-        args=backbone_args,
-    )
+    return SliceTransformer("vit", out_dim, backbone, pool, over)
 
 
 @register_model(
@@ -252,37 +216,21 @@ def slice_vit(
 def slice_swin(
     out_dim: int,
     *,
-    slices: Count = 28,
-    image_size: Count = 224,
+    over: IntegratedSlices,
     backbone: str = SWINS[0],
-    integrator: Integrator = "mean",
-    hidden: Count = 128,
-    queries: Count = 4,
-    vit_dim: Count = 256,
-    vit_depth: Count = 5,
-    vit_heads: Count = 20,
-    dim_head: Count = 64,
-    mlp_dim: Count = 512,
-    dropout: Share = 0.0,
-    planes: Count = 1,
-    in_chans: Channels = 3,
-    pretrained: bool | Weights = False,
     grow: bool = False,
     windows: Windows = "swin",
-    channel_weights: ChannelWeights = "output",
-    backbone_args: Mapping[str, Any] | None = None,
 ) -> SliceTransformer:
     """A Swin over each slice, pooled over its patches, and an integrator: (B, 3, S, P, P) -> (B, out_dim) logits.
 
     Args:
+        out_dim: the number of outputs.
+        over: settings of the slices and of the integrator.
         backbone: a Swin of timm: swin_tiny_patch4_window7_224, swin_base_patch4_window7_224 ...
         grow: take the weights of a shallower Swin too, as VIS-MAE does, whose encoder of 2, 2, 2, 2 blocks starts one
             of 2, 2, 6, 2: blocks that the weights lack stay at random, and the log names them. Without it weights
             must be complete.
         windows: "vis_mae" shifts them in the last stage too, where one of them holds the whole grid, as VIS-MAE does.
-        pretrained: as of `slice_vit`. Relative positions of another window are resampled.
-        out_dim, slices, image_size, integrator, hidden, queries, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim,
-            dropout, planes, in_chans, channel_weights, backbone_args: see `slice_vit`.
 
     Raises:
         ModelError: a value that is not allowed.
@@ -290,34 +238,4 @@ def slice_swin(
 
     Source: Liu et al. 2024 (VIS-MAE), section 2, classification.
     """
-    return SliceTransformer(
-        "swin",
-        out_dim,
-        (slices, image_size, image_size),
-        backbone=backbone,
-        in_chans=in_chans,
-        pool="mean",
-        integrator=integrator,
-        sizes=_sizes(hidden, queries, vit_dim, vit_depth, vit_heads, dim_head, mlp_dim),
-        planes=planes,
-        dropout=dropout,
-        pretrained=pretrained,
-        channel_weights=channel_weights,
-        grow=grow,
-        windows=windows,
-        args=backbone_args,
-    )
-
-
-def _sizes(
-    hidden: int, queries: int, vit_dim: int, vit_depth: int, vit_heads: int, dim_head: int, mlp_dim: int
-) -> dict[str, int]:
-    return {
-        "hidden": hidden,
-        "queries": queries,
-        "vit_dim": vit_dim,
-        "vit_depth": vit_depth,
-        "vit_heads": vit_heads,
-        "dim_head": dim_head,
-        "mlp_dim": mlp_dim,
-    }
+    return SliceTransformer("swin", out_dim, backbone, "mean", over, grow=grow, windows=windows)

@@ -10,6 +10,7 @@ Licence: Apache-2.0.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -18,9 +19,9 @@ from torch import Tensor, nn
 
 from slivit.errors import ModelError
 from slivit.models._hub import fetch_url
-from slivit.models._masks import MaskModel, decode, encode, monai
+from slivit.models._masks import MaskModel, Patches, decode, encode, monai
 from slivit.models._volume import TokenModel
-from slivit.models._weights import WeightRules, Weights, start_from
+from slivit.models._weights import WeightRules, start_from
 from slivit.models.registry import register_model
 from slivit.settings import Count, Share
 
@@ -73,6 +74,60 @@ class SwinEncoder(nn.Module):
         return self.contrastive_head(tokens.transpose(2, 4).flatten(2)[:, :, CONTRASTIVE_TOKEN])
 
 
+@dataclass(frozen=True, kw_only=True)
+class SwinSettings(Patches):
+    """The encoder of Swin UNETR, and the volumes that it takes.
+
+    Args:
+        slices: S, a multiple of 32.
+        image_size: P, rows and columns, a multiple of 32.
+        in_chans: C. Weights of one channel are divided among several, so that equal channels give what one gave.
+        width: of a token in the first stage, 48 in the published weights; each of the four stages doubles it.
+        depths: blocks of the four stages.
+        heads: attention heads of the four stages, which divide their widths.
+        window_size: tokens along the side of a window of attention.
+        drop_path: probability of the last block to be skipped in training; it rises from 0 at the first.
+        pretrained: True downloads model_swinvit.pt; a path loads that file, a Swin UNETR, of which the encoder is
+            taken, or weights of MONAI's pre-training (see `load_backbone`).
+    """
+
+    width: Count = 48
+    depths: Sequence[Count] = (2, 2, 2, 2)
+    heads: Sequence[Count] = (3, 6, 12, 24)
+    window_size: Count = 7
+    drop_path: Share = 0.0
+
+    def made(self, name: str) -> nn.Module:
+        """MONAI's network.
+
+        Args:
+            name: of the model, for messages.
+        """
+        stages = {"depths": tuple(self.depths), "heads": tuple(self.heads)}
+        if self.slices % STRIDE or self.image_size % STRIDE:
+            raise ModelError(
+                f"{name}: slices and image_size must be multiples of {STRIDE}, got {self.slices} and {self.image_size}"
+            )
+        if {len(s) for s in stages.values()} != {4} or any(self.width * 2**i % n for i, n in enumerate(self.heads)):
+            raise ModelError(
+                f"{name}: depths and heads have four numbers, and heads divide the stages' widths; got {stages}"
+            )
+        transformer = monai(name, "nets.swin_unetr").SwinTransformer
+        # Where another device is the default, MONAI cannot read the numbers that it computes for drop_path.
+        target = torch.get_default_device()
+        with torch.device("cpu"):
+            network: Any = transformer(
+                in_chans=self.in_chans,
+                embed_dim=self.width,
+                window_size=(self.window_size,) * 3,
+                patch_size=(2, 2, 2),
+                depths=stages["depths"],
+                num_heads=stages["heads"],
+                drop_path_rate=self.drop_path,
+            )
+        return network.to(target)
+
+
 @register_model(
     "swin_unetr",
     input="volume",
@@ -100,12 +155,7 @@ class SwinUnetr(MaskModel):
 
     Args:
         out_dim: K, the number of outputs.
-        slices: S of a patch, a multiple of 32; the network itself takes any multiples of 32.
-        image_size: P, rows and columns of a patch, likewise.
-        in_chans: C. Weights of one channel are divided among several, so that equal channels give what one gave.
-        width, depths, heads, window_size, drop_path: see `swin_encoder`.
-        pretrained: True downloads model_swinvit.pt; a path loads that file or a Swin UNETR, of which the encoder is
-            taken (see `load_backbone`).
+        swin: settings of the encoder; the network takes patches of any multiples of 32.
 
     Raises:
         ModelError: MONAI is not installed, or a value is not allowed.
@@ -114,33 +164,18 @@ class SwinUnetr(MaskModel):
     Source: Hatamizadeh et al. 2022 (arXiv:2201.01266), section 3; Xu et al. 2025, Methods, baselines.
     """
 
-    def __init__(
-        self,
-        out_dim: int,
-        *,
-        slices: Count = 96,
-        image_size: Count = 96,
-        in_chans: Count = 1,
-        width: Count = 48,
-        depths: Sequence[Count] = (2, 2, 2, 2),
-        heads: Sequence[Count] = (3, 6, 12, 24),
-        window_size: Count = 7,
-        drop_path: Share = 0.0,
-        pretrained: bool | Weights = False,
-    ) -> None:
-        _check("swin_unetr", slices, image_size, width, depths, heads)
-        super().__init__("swin_unetr", (slices, image_size, image_size), in_chans, (STRIDE,) * 3)
-        network = _network(self.name, width, depths, heads, window_size, drop_path, in_chans)
-        self.backbone, self.backbone_info = SwinEncoder(network), _rules(self.name, IDENTIFIER)
-        one, two, four, eight, sixteen = (width * 2**level for level in range(5))
-        parts = {"encoder1": encode(self.name, in_chans, one)}
+    def __init__(self, out_dim: int, *, swin: SwinSettings) -> None:
+        encoder = SwinEncoder(swin.made("swin_unetr"))
+        super().__init__(encoder, _rules("swin_unetr", IDENTIFIER), swin, (STRIDE,) * 3)
+        one, two, four, eight, sixteen = (swin.width * 2**level for level in range(5))
+        parts = {"encoder1": encode(self.name, self.in_chans, one)}
         for number, channels in ((2, one), (3, two), (4, four), (10, sixteen)):
             parts[f"encoder{number}"] = encode(self.name, channels, channels)
         for number, old, new in ((5, sixteen, eight), (4, eight, four), (3, four, two), (2, two, one), (1, one, one)):
             parts[f"decoder{number}"] = decode(self.name, old, new)
         self.decoder = nn.ModuleDict(parts)
-        self.head = nn.Conv3d(width, out_dim, 1)
-        start_from(self, pretrained)
+        self.head = nn.Conv3d(one, out_dim, 1)
+        start_from(self, swin.pretrained)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) float32 -> (B, K, S, H, W) logits."""
@@ -158,17 +193,9 @@ def swin_encoder(
     name: str,
     out_dim: int,
     *,
-    slices: Count = 96,
-    image_size: Count = 96,
-    in_chans: Count = 1,
-    width: Count = 48,
-    depths: Sequence[Count] = (2, 2, 2, 2),
-    heads: Sequence[Count] = (3, 6, 12, 24),
-    window_size: Count = 7,
-    drop_path: Share = 0.0,
+    swin: SwinSettings,
     dropout: Share = 0.0,
     reads: Literal["mean", "contrastive"] = "mean",
-    pretrained: bool | Weights = False,
 ) -> TokenModel:
     """The encoder of Swin UNETR: (B, C, S, P, P) float32 volumes from 0 to 1 -> (B, out_dim) logits.
 
@@ -177,19 +204,10 @@ def swin_encoder(
     Args:
         name: "swin_transfer", which takes weights, or "swin_random", which starts at random as its name says.
         out_dim: the number of outputs.
-        slices: S, a multiple of 32.
-        image_size: P, a multiple of 32.
-        in_chans: C. Weights of one channel are divided among several, so that equal channels give what one gave.
-        width: of a token in the first stage, 48 in the published weights; each of the four stages doubles it.
-        depths: blocks of the four stages.
-        heads: attention heads of the four stages, which divide their widths.
-        window_size: tokens along the side of a window of attention.
-        drop_path: probability of the last block to be skipped in training; it rises from 0 at the first.
+        swin: settings of the encoder.
         dropout: probability of a feature to be dropped before the head in training.
         reads: what stands for the volume: the "mean" of the last stage's tokens, or the output of pre-training's
             "contrastive" head, as in the linear probes of Xu et al. 2025; weights then hold that head.
-        pretrained: True downloads model_swinvit.pt; a path loads that file, a Swin UNETR, or weights of MONAI's
-            pre-training (see `load_backbone`).
 
     Raises:
         ModelError: MONAI is not installed, or a value is not allowed.
@@ -197,24 +215,23 @@ def swin_encoder(
 
     Source: Tang et al. 2022, section 3.1; Xu et al. 2025, Methods, baselines.
     """
-    _check(name, slices, image_size, width, depths, heads)
-    cells = slices * image_size**2 // STRIDE**3
-    if reads == "contrastive" and cells <= CONTRASTIVE_TOKEN:
+    network = swin.made(name)
+    if reads == "contrastive" and swin.slices * swin.image_size**2 // STRIDE**3 <= CONTRASTIVE_TOKEN:
         raise ModelError(
             f'{name}: reads = "contrastive" is the second token of the last stage, and the input makes one'
         )
-    if name == "swin_random" and pretrained:
+    if name == "swin_random" and swin.pretrained:
         raise ModelError("swin_random starts at random; swin_transfer is the same network and takes weights")
     contrastive = CONTRASTIVE if reads == "contrastive" else 0
     return TokenModel(
-        SwinEncoder(_network(name, width, depths, heads, window_size, drop_path, in_chans), width, contrastive),
+        SwinEncoder(network, swin.width, contrastive),
         _rules(name, "" if name == "swin_random" else IDENTIFIER),
         out_dim,
-        contrastive or 16 * width,
-        (slices, image_size, image_size),
-        in_chans=in_chans,
+        contrastive or 16 * swin.width,
+        swin.size,
+        in_chans=swin.in_chans,
         dropout=dropout,
-        pretrained=pretrained,
+        pretrained=swin.pretrained,
     )
 
 
@@ -227,41 +244,6 @@ def _rules(name: str, default: str) -> WeightRules:
         hub=partial(fetch_url, name, {IDENTIFIER: URL}),
         default=default,
     )
-
-
-def _check(name: str, slices: int, image_size: int, width: int, depths: Sequence[int], heads: Sequence[int]) -> None:
-    stages = {"depths": tuple(depths), "heads": tuple(heads)}
-    if slices % STRIDE or image_size % STRIDE:
-        raise ModelError(f"{name}: slices and image_size must be multiples of {STRIDE}, got {slices} and {image_size}")
-    if {len(stage) for stage in stages.values()} != {4} or any(width * 2**i % n for i, n in enumerate(heads)):
-        raise ModelError(
-            f"{name}: depths and heads have four numbers, and heads divide the stages' widths; got {stages}"
-        )
-
-
-def _network(
-    name: str,
-    width: int,
-    depths: Sequence[int],
-    heads: Sequence[int],
-    window_size: int,
-    drop_path: float,
-    in_chans: int = 1,
-) -> nn.Module:
-    transformer = monai(name, "nets.swin_unetr").SwinTransformer
-    # Where another device is the default, MONAI cannot read the numbers that it computes for drop_path.
-    target = torch.get_default_device()
-    with torch.device("cpu"):
-        network: Any = transformer(
-            in_chans=in_chans,
-            embed_dim=width,
-            window_size=(window_size,) * 3,
-            patch_size=(2, 2, 2),
-            depths=tuple(depths),
-            num_heads=tuple(heads),
-            drop_path_rate=drop_path,
-        )
-    return network.to(target)
 
 
 for _name, _weights in (

@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
-from slivit.models._masks import MaskModel, monai
-from slivit.models._weights import WeightRules, Weights, start_from
+from slivit.models._masks import MaskModel, Patches, monai
+from slivit.models._weights import WeightRules, start_from
 from slivit.models.registry import register_model
 from slivit.settings import Count, Share
 
@@ -29,31 +29,19 @@ class ConvolutionalUNet(MaskModel):
     Args:
         name: the registered name.
         backbone: (B, C, S, H, W) -> (B, width, S, H, W).
-        out_dim: K.
         width: channels that the backbone gives.
-        size: (S, H, W) of a patch.
-        in_chans: C.
+        out_dim: K.
+        patches: their size and channels, and what the backbone starts from.
         strides: of all levels, a number or one an axis each.
-        pretrained: see `start_from`.
     """
 
     def __init__(
-        self,
-        name: str,
-        backbone: nn.Module,
-        out_dim: int,
-        *,
-        width: int,
-        size: tuple[int, int, int],
-        in_chans: int,
-        strides: Strides,
-        pretrained: bool | Weights,
+        self, name: str, backbone: nn.Module, width: int, out_dim: int, patches: Patches, strides: Strides
     ) -> None:
         a, b, c = (math.prod(sides) for sides in zip(*(_axes(name, stride) for stride in strides), strict=True))
-        super().__init__(name, size, in_chans, (a, b, c))
-        self.backbone, self.backbone_info = backbone, WeightRules(architecture=name)
+        super().__init__(backbone, WeightRules(architecture=name), patches, (a, b, c))
         self.head = nn.Conv3d(width, out_dim, 1)
-        start_from(self, pretrained)
+        start_from(self, patches.pretrained)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) float32 -> (B, K, S, H, W) logits."""
@@ -106,27 +94,21 @@ COMMON: dict[str, Any] = {
 def dynunet(
     out_dim: int,
     *,
-    slices: Count = 96,
-    image_size: Count = 96,
-    in_chans: Count = 1,
+    patches: Patches,
     filters: Sequence[Count] = (32, 64, 128, 256, 320),
     strides: Strides = (1, 2, 2, 2, 2),
     kernels: Strides | None = None,
     residual: bool = False,
-    pretrained: bool | Weights = False,
 ) -> ConvolutionalUNet:
     """nnU-Net's network without deep supervision: (B, C, S, H, W) float32 -> (B, out_dim, S, H, W) logits.
 
     Args:
         out_dim: K, the number of outputs.
-        slices: S of a patch, a multiple of the product of the strides; other such sides are taken too.
-        image_size: P, rows and columns of a patch, likewise.
-        in_chans: C.
+        patches: their sides are multiples of the product of the strides; other such sides are taken too.
         filters: channels of each level, the finest first.
         strides: of each level, the first one 1; [1, 2, 2] halves rows and columns alone, for thick slices.
         kernels: side of each level's convolutions, or one an axis; 3 everywhere by default.
         residual: residual blocks.
-        pretrained: a path loads weights into all but the last layer (see `load_backbone`).
 
     Raises:
         ModelError: MONAI is not installed, or a value is not allowed.
@@ -144,7 +126,7 @@ def dynunet(
         _axes("dynunet", sides)
     body = monai("dynunet", "nets").DynUNet(
         3,
-        in_chans,
+        patches.in_chans,
         out_dim,
         kernel_size=list(kernels),
         strides=list(strides),
@@ -152,16 +134,7 @@ def dynunet(
         filters=list(filters),
         res_block=residual,
     )
-    return ConvolutionalUNet(
-        "dynunet",
-        DynUNetBody(body),
-        out_dim,
-        width=filters[0],
-        size=(slices, image_size, image_size),
-        in_chans=in_chans,
-        strides=strides,
-        pretrained=pretrained,
-    )
+    return ConvolutionalUNet("dynunet", DynUNetBody(body), filters[0], out_dim, patches, strides)
 
 
 @register_model(
@@ -173,13 +146,10 @@ def dynunet(
 def unet(
     out_dim: int,
     *,
-    slices: Count = 96,
-    image_size: Count = 96,
-    in_chans: Count = 1,
+    patches: Patches,
     filters: Sequence[Count] = (16, 32, 64, 128, 256),
     units: Count = 2,
     dropout: Share = 0.0,
-    pretrained: bool | Weights = False,
 ) -> ConvolutionalUNet:
     """MONAI's plain residual U-Net and a last linear layer: (B, C, S, H, W) -> (B, out_dim, S, H, W) logits.
 
@@ -187,7 +157,7 @@ def unet(
         filters: channels of each level, the finest first; each level halves the sides, the first one too.
         units: convolutions of a residual unit.
         dropout: probability in every convolution.
-        out_dim, slices, image_size, in_chans, pretrained: see `dynunet`.
+        out_dim, patches: see `dynunet`.
 
     Raises:
         ModelError: MONAI is not installed, or a value is not allowed.
@@ -199,15 +169,6 @@ def unet(
         raise ModelError(f"unet: there are 2 levels or more in filters; got {len(filters)}")
     strides = (2,) * (len(filters) - 1)
     body = monai("unet", "nets").UNet(
-        3, in_chans, filters[0], tuple(filters), strides, num_res_units=units, dropout=dropout
+        3, patches.in_chans, filters[0], tuple(filters), strides, num_res_units=units, dropout=dropout
     )
-    return ConvolutionalUNet(
-        "unet",
-        body,
-        out_dim,
-        width=filters[0],
-        size=(slices, image_size, image_size),
-        in_chans=in_chans,
-        strides=strides,
-        pretrained=pretrained,
-    )
+    return ConvolutionalUNet("unet", body, filters[0], out_dim, patches, strides)

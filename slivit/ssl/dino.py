@@ -88,7 +88,7 @@ class DinoPair(Distillation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crops:
+class CropSettings:
     """Two large and some small crops of each image, and how they are changed.
 
     Args:
@@ -122,7 +122,7 @@ class ImageCrops:
     Source: Caron et al. 2021, section 3.1 and appendix C.
     """
 
-    def __init__(self, spec: ModelSpec, settings: Crops) -> None:
+    def __init__(self, spec: ModelSpec, settings: CropSettings) -> None:
         self.spec, self.settings = spec, settings
         large, small = (settings.large_crop, spec.size[1]), (settings.small_crop, settings.small_size)
         self.kinds = (large, large, small)
@@ -143,7 +143,7 @@ class ImageCrops:
 
 
 @register_pretext
-def dino(model: nn.Module, *, crops: Crops, distilling: Distilling, fixed_scale: bool = True) -> Pretext:
+def dino(model: nn.Module, *, crops: CropSettings, distilling: Distilling, fixed_scale: bool = True) -> Pretext:
     """DINO for any model of single images: ViT, Swin, ConvNeXt or ResNet; the teacher's backbone is kept.
 
     Args:

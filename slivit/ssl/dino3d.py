@@ -40,7 +40,7 @@ HEADS = ("dino_head", "ibot_head")
 
 
 @dataclass(frozen=True, kw_only=True)
-class VolumeViews:
+class CropSettings:
     """The crops of a volume, and their masks.
 
     Args:
@@ -82,7 +82,7 @@ class VolumeViews:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwoHeads(Distilling):
+class Distilling3d(Distilling):
     """As `Distilling`, with a second head, for patches.
 
     Args:
@@ -98,10 +98,10 @@ class TwoHeads(Distilling):
 def dino3d(
     model: nn.Module,
     *,
-    crops: VolumeViews,
+    crops: CropSettings,
     augmentation: Literal["batch", "monai", "none"] = "batch",
     changes: Intensities,
-    distilling: TwoHeads,
+    distilling: Distilling3d,
     heads: str = "",
     keep_heads: bool = True,
     ibot_weight: NonNegative = 1.0,

@@ -14,7 +14,7 @@ import torch
 from slivit.errors import CheckpointError, ModelError
 from slivit.models._deformable import DeformableAttention3d, first_offsets, reference_points, sample_levels
 from slivit.models._dino3d_vit import VisionTransformer3d
-from slivit.models._vit_adapter import ConvFFN, Extractor, Injector, SpatialPrior, ViTAdapter
+from slivit.models._vit_adapter import AdapterSettings, ConvFFN, Extractor, Injector, SpatialPrior, ViTAdapter
 from slivit.models._weights import load_backbone
 from slivit.models.registry import create_model, model_spec
 
@@ -86,7 +86,8 @@ def test_maps_are_those_of_the_released_adapter(
 ) -> None:
     entry = numbers["adapter"][case]
     vit, channels = golden_vit(golden, entry["vit"]), entry["channels"]
-    adapter = golden.fill(ViTAdapter(64, channels, width=entry["conv_inplane"], order=order))
+    settings = AdapterSettings(prior_width=entry["conv_inplane"], reference_axes=order)
+    adapter = golden.fill(ViTAdapter(64, channels, settings))
     sides = [16 * n for n in entry["out"]["released"]["f4"]["shape"][2:]]
     x = golden.volume(5050, 2, channels, *sides)  # columns, rows, slices
     tokens = vit.embed_patches(x.transpose(2, 4).flatten(0, 1)[:, None])
