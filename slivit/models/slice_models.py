@@ -44,7 +44,11 @@ class ConvolutionalSlices(SliceModel):
     """
 
     def __init__(self, name: str, backbone: str, over: Slices) -> None:
-        args = {"image_size": over.image_size, "pretrained": over.pretrained is True, "args": over.backbone_args}
+        args: dict[str, Any] = {
+            "image_size": over.image_size,
+            "pretrained": over.pretrained is True,
+            "args": over.backbone_args,
+        }
         super().__init__(name, build_backbone(backbone, stride=STRIDE, **args), over)
         self.features = self.backbone_info.channels
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from slivit.errors import CheckpointError, ModelError
 from slivit.models._weights import load_backbone
 from slivit.models.registry import create_model, model_spec
+from slivit.models.vis_mae import PatchExpanding
 from slivit.targets.mask_losses import mask_loss
 
 SIZES = {"width": 24, "window_size": 4}
@@ -215,3 +216,13 @@ def test_the_decoder_that_swin_mae_keeps_is_read(tmp_path: Path, caplog: pytest.
 def test_what_makes_no_network_is_told(wrong: dict[str, Any]) -> None:
     with pytest.raises(ModelError):
         new_model(**wrong)
+
+
+def test_patch_expanding_undoes_the_order_of_patch_merging() -> None:
+    expand = PatchExpanding(8)
+    expand.expand.weight.data.copy_(torch.eye(16, 8))
+    expand.norm = torch.nn.Identity()
+    tokens = torch.arange(2 * 8.0).view(1, 1, 2, 8)
+    wanted = torch.tensor([[0.0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]])
+    torch.testing.assert_close(expand(tokens)[0, 0], wanted)
+    assert expand(tokens).shape == (1, 2, 4, 4)

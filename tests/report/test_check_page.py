@@ -103,3 +103,13 @@ def test_a_broken_page_leaves_the_old_one(manifest, tmp_path, monkeypatch):
         write_check_page(result, tmp_path / "out" / "check.html")
     assert (tmp_path / "out" / "check.html").read_bytes() == before
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["check.html", "scans.csv"]
+
+
+def test_a_check_draws_masks_and_tells_what_is_wrong_with_them(blob_scans, tmp_path):
+    table = blob_scans.with_name("masks.csv")
+    task = Task(kind="segmentation", labels={"blob": 1})
+    assert run_check(table, tmp_path / "check", task, workers=1, pictures=4).exit_status == 0
+    assert (tmp_path / "check" / "masks.png").stat().st_size > 10_000
+    other = run_check(table, tmp_path / "other", Task(kind="segmentation", labels={"blob": 2}), workers=1)
+    assert other.exit_status == 1
+    assert any("does not declare" in finding.text for finding in other.findings)

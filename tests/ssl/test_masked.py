@@ -18,7 +18,6 @@ from slivit.ssl.gmml import Corruption
 from slivit.ssl.mae import grid_positions, mae_loss
 from slivit.ssl.pictures import DrawPictures, draw_pictures
 from slivit.ssl.simmim import l1_loss
-from slivit.ssl.swin_mae import PatchExpanding
 from slivit.ssl.teacher import follow
 from slivit.train.callbacks import SeedEpochs
 
@@ -239,16 +238,6 @@ def test_a_swin_without_a_mask_is_the_plain_network():
         mean, tokens = encode(model.backbone, "swin", embed(model.backbone, x))
         torch.testing.assert_close(mean, model.forward_features(x[:, :, None]))
     assert tokens.shape == (2, 16, 32)
-
-
-def test_patch_expanding_undoes_the_order_of_patch_merging():
-    expand = PatchExpanding(8)
-    expand.expand.weight.data.copy_(torch.eye(16, 8))
-    expand.norm = torch.nn.Identity()
-    tokens = torch.arange(2 * 8.0).view(1, 1, 2, 8)
-    wanted = torch.tensor([[0.0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]])
-    torch.testing.assert_close(expand(tokens)[0, 0], wanted)
-    assert expand(tokens).shape == (1, 2, 4, 4)
 
 
 def test_the_blocks_of_the_mae_decoder_start_as_xavier_s():

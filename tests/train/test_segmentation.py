@@ -26,7 +26,6 @@ from slivit.predict import command as predicting
 from slivit.predict.engine import Engine
 from slivit.predict.masks import segment
 from slivit.recipe import check_recipe, finetune, load_recipe
-from slivit.report.check import run_check
 from slivit.sharing import command as exporting
 from slivit.train import callbacks
 from slivit.train.copies import average_of
@@ -144,15 +143,8 @@ def test_evaluation_writes_a_page_with_overlays(run, tmp_path):
     chosen = evaluating.recipe_for(str(run), options, str(tmp_path / "scanners.csv"), tmp_path / "evaluation")
     folder = evaluating.run(chosen)
     page = (folder / "report" / "index.html").read_text()
-    parts = (
-        "figure-case-best",
-        "figure-case-worst",
-        "figure-box-dice",
-        "figure-volume-1",
-        "HD95",
-        "Sites side by side",
-    )
-    for part in (*parts, "figure-subgroups-dice"):
+    parts = ("figure-case-best", "figure-case-worst", "figure-box-dice", "figure-volume-1", "figure-subgroups-dice")
+    for part in (*parts, "HD95", "Sites side by side"):
         assert part in page
     cases = pd.read_csv(folder / "cases.csv")
     assert len(cases) == 4
@@ -300,23 +292,8 @@ def test_of_several_channels_the_one_that_tells_is_found(tmp_path):
     assert len(list((tmp_path / "run" / "masks").iterdir())) == 4
 
 
-def test_a_check_draws_masks_and_tells_what_is_wrong_with_them(blob_scans, tmp_path):
-    table = blob_scans.with_name("masks.csv")
-    task = slivit.Task(kind="segmentation", labels={"blob": 1})
-    assert run_check(table, tmp_path / "check", task, workers=1, pictures=4).exit_status == 0
-    assert (tmp_path / "check" / "masks.png").stat().st_size > 10_000
-    other = run_check(table, tmp_path / "other", slivit.Task(kind="segmentation", labels={"blob": 2}), workers=1)
-    assert other.exit_status == 1
-    assert any("does not declare" in finding.text for finding in other.findings)
-
-
 def test_a_network_of_slices_is_measured_on_volumes(blob_scans, tmp_path):
-    chosen = recipe(
-        blob_scans,
-        tmp_path / "run",
-        fit={"epochs": 1},
-        patches={"steps": 2},
-    )
+    chosen = recipe(blob_scans, tmp_path / "run", fit={"epochs": 1}, patches={"steps": 2})
     chosen = chosen.model_copy(update={"model": Model(name="swin_unet", **model_spec("swin_unet").small)})
     cases = pd.read_csv(finetune(chosen) / "cases.csv")
     assert cases["error"].isna().all()
