@@ -16,7 +16,7 @@ from slivit.settings import Count
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patches:
+class PatchSettings:
     """What a network of patches of a volume takes, and what it starts from.
 
     Args:
@@ -57,7 +57,7 @@ class MaskModel(nn.Module):
         self,
         backbone: nn.Module,
         rules: WeightRules,
-        patches: Patches,
+        patches: PatchSettings,
         multiple: tuple[int, int, int],
         *,
         fixed: bool = False,

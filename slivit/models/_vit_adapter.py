@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from slivit.errors import ModelError
 from slivit.models._deformable import DeformableAttention3d, Grid, ReferenceAxes, reference_points
 from slivit.models._dino3d_vit import PATCH
-from slivit.models._masks import MaskModel, Patches, UNetDecoder
+from slivit.models._masks import MaskModel, PatchSettings, UNetDecoder
 from slivit.models._weights import WeightRules, start_from
 from slivit.settings import Count, Share
 
@@ -278,7 +278,7 @@ class AdapterUNet(MaskModel):
         rules: WeightRules,
         out_dim: int,
         dim: int,
-        patches: Patches,
+        patches: PatchSettings,
         settings: AdapterSettings,
         *,
         fixed: bool = False,

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from slivit.errors import ModelError
 from slivit.models._dino3d_vit import VisionTransformer3d, grid_of
-from slivit.models._masks import MaskModel, Patches, UnetrDecoder
+from slivit.models._masks import MaskModel, PatchSettings, UnetrDecoder
 from slivit.models._vit_adapter import PATCHES, STAGES, AdapterSettings, AdapterUNet
 from slivit.models._weights import WeightRules, start_from
 from slivit.models.dino3d import SIZES, Size, check_sizes, weight_rules
@@ -33,7 +33,12 @@ class Unetr(MaskModel):
     """A 3DINO-ViT whose tokens behind four blocks a UNETR's decoder joins with the volume; axes as in `AdapterUNet`."""
 
     def __init__(
-        self, backbone: VisionTransformer3d, rules: WeightRules, out_dim: int, patches: Patches, decoder_width: int
+        self,
+        backbone: VisionTransformer3d,
+        rules: WeightRules,
+        out_dim: int,
+        patches: PatchSettings,
+        decoder_width: int,
     ) -> None:
         super().__init__(backbone, rules, patches, PATCHES)
         self.merges = nn.ModuleList(nn.Linear(self.in_chans * backbone.dim, backbone.dim) for _ in range(STAGES))
@@ -57,7 +62,7 @@ class Unetr(MaskModel):
 class LinearMasks(MaskModel):
     """A 3DINO-ViT and a linear layer over the patch tokens of its last four blocks, made as large as the volume."""
 
-    def __init__(self, backbone: VisionTransformer3d, rules: WeightRules, out_dim: int, patches: Patches) -> None:
+    def __init__(self, backbone: VisionTransformer3d, rules: WeightRules, out_dim: int, patches: PatchSettings) -> None:
         super().__init__(backbone, rules, patches, PATCHES)
         self.merge = nn.Linear(self.in_chans * backbone.dim, backbone.dim)
         self.norm = nn.BatchNorm3d(LINEAR_LAYERS * backbone.dim)
@@ -82,7 +87,7 @@ def channels_last(tokens: Tensor, batch: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dino3dSettings(Patches):
+class Dino3dSettings(PatchSettings):
     """The 3DINO-ViT of the networks here, and the patches that it takes.
 
     Args:
@@ -149,11 +154,11 @@ COMMON: dict[str, Any] = {
     "licence": "Apache-2.0 (definition); CC BY-NC-ND 4.0 (weights released by the authors)",
     "weights": "the backbone released for dino3d_vit_large; docs/dino3d.md",
 }
-SMALL: dict[str, Any] = {"slices": 32, "image_size": 32, "position_size": 32, "dim": 32, "depth": 4, "heads": 2}
-SMALL_DECODER: dict[str, Any] = SMALL | {"decoder_width": 4}
+SIDES = {"slices": 32, "image_size": 32, "position_size": 32}
+SMALL: dict[str, Any] = SIDES | {"dim": 32, "depth": 4, "heads": 2, "decoder_width": 4}
 
 
-@register_model(**COMMON, parameters=349_881_153, small=SMALL_DECODER | {"prior_width": 4})
+@register_model(**COMMON, parameters=349_881_153, small=SMALL | {"prior_width": 4})
 def dino3d_adapter(
     out_dim: int, *, backbone: Dino3dSettings, vit_drop_path: Share = 0.0, adapter: AdapterSettings
 ) -> AdapterUNet:
@@ -206,6 +211,4 @@ def dino3d_decoder(
 
 
 for _name, _parameters in (("dino3d_unetr", 325_995_425), ("dino3d_linear", 307_971_073)):
-    register_model(_name, **COMMON, parameters=_parameters, small=SMALL | {"decoder_width": 4})(
-        partial(dino3d_decoder, _name)
-    )
+    register_model(_name, **COMMON, parameters=_parameters, small=SMALL)(partial(dino3d_decoder, _name))

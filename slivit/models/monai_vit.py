@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
-from slivit.models._masks import Patches, monai
+from slivit.models._masks import PatchSettings, monai
 from slivit.models._vit_adapter import STAGES, AdapterSettings, AdapterUNet
 from slivit.models._volume import TokenModel
 from slivit.models._weights import Grid, State, WeightRules, regrid
@@ -87,7 +87,7 @@ class PlainViT(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTSettings(Patches):
+class ViTSettings(PatchSettings):
     """MONAI's ViT, and the volumes that it takes.
 
     Args:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from slivit.errors import ModelError
 from slivit.models._hub import fetch_url
-from slivit.models._masks import MaskModel, Patches, decode, encode, monai
+from slivit.models._masks import MaskModel, PatchSettings, decode, encode, monai
 from slivit.models._volume import TokenModel
 from slivit.models._weights import WeightRules, start_from
 from slivit.models.registry import register_model
@@ -75,7 +75,7 @@ class SwinEncoder(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwinSettings(Patches):
+class SwinSettings(PatchSettings):
     """The encoder of Swin UNETR, and the volumes that it takes.
 
     Args:

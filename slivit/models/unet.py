@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
-from slivit.models._masks import MaskModel, Patches, monai
+from slivit.models._masks import MaskModel, PatchSettings, monai
 from slivit.models._weights import WeightRules, start_from
 from slivit.models.registry import register_model
 from slivit.settings import Count, Share
@@ -36,7 +36,7 @@ class ConvolutionalUNet(MaskModel):
     """
 
     def __init__(
-        self, name: str, backbone: nn.Module, width: int, out_dim: int, patches: Patches, strides: Strides
+        self, name: str, backbone: nn.Module, width: int, out_dim: int, patches: PatchSettings, strides: Strides
     ) -> None:
         a, b, c = (math.prod(sides) for sides in zip(*(_axes(name, stride) for stride in strides), strict=True))
         super().__init__(backbone, WeightRules(architecture=name), patches, (a, b, c))
@@ -94,7 +94,7 @@ COMMON: dict[str, Any] = {
 def dynunet(
     out_dim: int,
     *,
-    patches: Patches,
+    patches: PatchSettings,
     filters: Sequence[Count] = (32, 64, 128, 256, 320),
     strides: Strides = (1, 2, 2, 2, 2),
     kernels: Strides | None = None,
@@ -146,7 +146,7 @@ def dynunet(
 def unet(
     out_dim: int,
     *,
-    patches: Patches,
+    patches: PatchSettings,
     filters: Sequence[Count] = (16, 32, 64, 128, 256),
     units: Count = 2,
     dropout: Share = 0.0,
