@@ -1,6 +1,7 @@
 """Settings: a value of another type or out of its range is told before anything is made of it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from slivit.errors import ModelError
-from slivit.settings import Count, Percents, Share, Shares, call_checked
+from slivit.settings import Count, Percents, Share, Shares, call_checked, settings_of
 
 
 def network(
@@ -67,3 +68,28 @@ def test_annotations_that_only_a_type_checker_can_read_check_nothing():
     assert call_checked("own", own, 2, width=4, kind="any") == (2, 4, "any")
     with pytest.raises(ModelError, match=r"^own: width: should be at least 1, got 0"):
         call_checked("own", own, 2, width=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    slices: Count = 4
+    part: Shares = (0.2, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManySides(Sides):
+    slices: Count = 8
+    depth: Count = 2
+
+
+def grouped(out_dim: int, *, sides: ManySides, width: Count = 3):
+    return sides, width
+
+
+def test_a_group_of_settings_is_set_by_its_fields():
+    settings = {name: parameter.default for name, parameter in settings_of(grouped).items() if name != "out_dim"}
+    assert settings == {"slices": 8, "part": (0.2, 1.0), "depth": 2, "width": 3}
+    assert call_checked("net", grouped, 1, part=[0.5, 1], width=4) == (ManySides(part=(0.5, 1.0)), 4)
+    assert call_checked("net", grouped, 1) == (ManySides(), 3)
+    with pytest.raises(ModelError, match=r"^net: slices: should be at least 1, got 0; width: .* integer, got 'wide'$"):
+        call_checked("net", grouped, 1, slices=0, width="wide")
