@@ -140,6 +140,21 @@ def _adapt(layer: nn.Module, lora: Lora) -> None:
     layer.lora_scale = lora.alpha / lora.rank  # type: ignore[assignment]
 
 
+def merged(model: nn.Module) -> nn.Module:
+    """The model itself, its adapters now part of its weights; one without adapters stays as it is."""
+    plain = {adapted: layer for layer, adapted in ADAPTED.items()}
+    for layer in model.modules():
+        if type(layer) in plain:
+            weight = nn.Parameter(cast(Tensor, layer.weight).detach().clone())
+            for name in NAMES:
+                delattr(layer, name)
+            layer.__class__ = plain[type(layer)]
+            layer.weight = weight
+    if is_adapted(model):
+        model.low_rank = None  # type: ignore[assignment]
+    return model
+
+
 def is_adapter(name: str) -> bool:
     """Whether a tensor of this name belongs to an adapter."""
     return name.rpartition(".")[2] in NAMES

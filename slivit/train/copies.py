@@ -28,6 +28,7 @@ from slivit.evaluate.measure import measure, write_results
 from slivit.evaluate.tables import read_baseline, read_predictions
 from slivit.folder import BASELINE, CHECKPOINT, PREDICTIONS, PROGRESS, RECIPE, SPLIT, RunFolder, is_finished
 from slivit.models._covariates import rebased_state
+from slivit.models._lora import merged
 from slivit.models.registry import COVARIATES, create_model, spec_of
 from slivit.recipe import check_recipe
 from slivit.targets.cases import describe_rows, describe_splits
@@ -237,7 +238,7 @@ def _masks_of(first: ModelSpec, places: Sequence[Path], task: Task) -> Any:
     }
     model: Any = create_model("mask_ensemble", task.out_dim, **own)
     for network, place in zip(model.backbone, places, strict=True):
-        network.load_state_dict(load_checkpoint(place).model.state_dict())
+        network.load_state_dict(merged(load_checkpoint(place).model).state_dict())
     return model.eval()
 
 
@@ -252,9 +253,10 @@ def fill_copies(member: NetworkMember, places: Sequence[Path], task: Task) -> No
 
     for number, (network, place) in enumerate(zip(member.networks, places, strict=True)):
         loaded = load_checkpoint(place)
-        state = loaded.model.state_dict()
+        model = merged(loaded.model)
+        state = model.state_dict()
         if task.inputs:  # each standardised them by its own training rows
-            state = rebased_state(loaded.model, loaded.task.inputs, task.inputs)
+            state = rebased_state(model, loaded.task.inputs, task.inputs)
         network.load_state_dict(state)
         if not task.makes_calls:
             center, spread = torch.tensor(task.center), torch.tensor(task.spread)
