@@ -15,7 +15,7 @@ from slivit.data.readers.address import parts_of, split_address
 from slivit.data.readers.entries import walk
 from slivit.files import whole_file
 
-_Found = tuple[str, str, os.stat_result]  # name, path, what the file looks like
+_Entry = tuple[str, str, os.stat_result]  # name, path, what the file looks like
 
 _BLOCK = 1 << 20
 _MASK = (1 << 64) - 1
@@ -70,12 +70,12 @@ def _together(parts: Sequence[Files]) -> Files:
     return Files(paths, items, states, max(part.changed for part in parts))
 
 
-def _folder(folder: str) -> list[_Found]:
+def _folder(folder: str) -> list[_Entry]:
     """The files that readers look at, and how they are."""
     return sorted((name, entry.path, entry.stat()) for name, entry in walk(folder))
 
 
-def _alone(file: Path) -> Iterator[_Found]:
+def _alone(file: Path) -> Iterator[_Entry]:
     for path in (file, *_companions(file)):
         yield path.name, str(path), path.stat()
 

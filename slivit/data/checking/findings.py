@@ -20,7 +20,7 @@ _FEW = 8  # scans below which nothing is called an outlier
 _SELDOM = 0.05  # share of scans above which values far out are a group, not outliers
 _AIR = 0.4  # the share of a scan that a crop to its foreground keeps, below which that is said
 _MAGNITUDE, _TWICE, _SQUASHED = 10.0, 2.0, 1.5  # factors from which scales, spacings and sides are said to differ
-_TOLD = "of the voxels are NaN"  # a note that has a finding of its own
+_NAN_NOTE = "of the voxels are NaN"  # a note that has a finding of its own
 _ALIKE = 0.8  # share of scans with one size above which another size is odd
 
 
@@ -329,7 +329,7 @@ def _reader_notes(table: pd.DataFrame) -> Iterator[Finding]:
     """What the reader noticed, one finding for each kind of note; what is usual and so in every scan is none."""
     noted = unusual_notes(table)
     kinds = counted_notes((row, note) for row, notes in noted.items() for note in notes.split("; ") if note)
-    for kind in [kind for kind in kinds if _TOLD not in kind.example][:5]:
+    for kind in [kind for kind in kinds if _NAN_NOTE not in kind.example][:5]:
         text = f"{_scans(len(kind.scans))}: {_sentence(kind.example)}"
         yield Finding("look", "noticed while reading", text, kind.scans)
 
