@@ -15,9 +15,9 @@ from slivit.targets.task import Task
 
 Array = npt.NDArray[np.float64]
 BAGS, STEPS, LEAST = 20, 25, 0.02
-WORTH = 0.2
-"""The share of the ensemble below which models that predict a part of the scans are left out of it: it can be tested on
-all scans without them."""
+WORTH, FEW = 0.2, 300
+"""The share of the ensemble below which models that predict a part of the scans are left out of it, where that part has
+fewer scans than these: without them it can be tested on all."""
 _SURE = 1e-6
 
 
@@ -91,7 +91,7 @@ def weights_of(task: Task, y: Array, predictions: Mapping[str, Array], seed: int
     """Weights of all models, where some predict only a part of the scans (NaN elsewhere).
 
     Those that predict all are chosen on all, so that few scans do not decide among many models; then the others are
-    chosen beside what came of it, on the scans that they predict, and left out where they come to less than `WORTH`.
+    chosen beside what came of it, on the scans that they predict, and left out where few come to little (see `WORTH`).
 
     Args:
         task: what is predicted.
@@ -107,7 +107,7 @@ def weights_of(task: Task, y: Array, predictions: Mapping[str, Array], seed: int
         return first
     together = np.sum([share * whole[name] for name, share in first.items()], axis=0)
     second = greedy(task, y[rows], {"": together[rows], **{name: p[rows] for name, p in part.items()}}, seed)
-    if 1 - second.get("", 0.0) < WORTH:
+    if rows.sum() < FEW and 1 - second.get("", 0.0) < WORTH:
         return first
     weights = {name: share * second.get("", 0.0) for name, share in first.items()} | second
     return {name: share for name, share in weights.items() if name and share > 0}

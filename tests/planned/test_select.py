@@ -104,9 +104,8 @@ def test_few_scans_of_a_network_do_not_choose_among_the_others():
 
 
 def test_a_part_of_the_scans_is_worth_its_network_only_where_that_brings_much(rng):
-    y = rng.normal(size=(400, 1))
+    y = rng.normal(size=(1000, 1))
     whole = {"good": y + 0.5 * rng.normal(size=y.shape)}
-    some = np.arange(400)[:, None] < 200
-    for noise, taken in ((0.4, True), (3.0, False)):
-        network = np.where(some, y + noise * rng.normal(size=y.shape), np.nan)
+    for scans, noise, taken in ((200, 0.4, True), (200, 1.8, False), (600, 1.8, True)):
+        network = np.where(np.arange(1000)[:, None] < scans, y + noise * rng.normal(size=y.shape), np.nan)
         assert ("network" in weights_of(REGRESSION, y, {**whole, "network": network})) is taken
