@@ -83,7 +83,7 @@ def settings_of(factory: Callable[..., Any]) -> dict[str, Parameter]:
     types = _types_of(factory)
     for name, parameter in signature(factory).parameters.items():
         kind = types.get(name, Any)
-        found |= settings_of(kind) if is_dataclass(kind) else {name: parameter.replace(annotation=kind)}
+        found |= settings_of(kind) if _is_group(kind) else {name: parameter.replace(annotation=kind)}
     return found
 
 
@@ -100,7 +100,7 @@ def call_checked(name: str, factory: Callable[..., Any], *args: Any, **settings:
     Raises:
         ModelError: every setting that does not keep to them, with what was given.
     """
-    groups = {key: kind for key, kind in _types_of(factory).items() if is_dataclass(kind)}
+    groups = {key: kind for key, kind in _types_of(factory).items() if _is_group(kind)}
     parameters = settings_of(factory)
 
     def flat(*args: Any, **settings: Any) -> Any:
@@ -123,9 +123,13 @@ def _tuple_where_meant(annotation: Any, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) and meant else value
 
 
+def _is_group(kind: Any) -> bool:
+    return isinstance(kind, type) and is_dataclass(kind)
+
+
 def _types_of(factory: Callable[..., Any]) -> dict[str, Any]:
     """A factory's annotations as types; anything goes where only a type checker knows a name."""
-    if is_dataclass(factory):
+    if _is_group(factory):
         return get_type_hints(factory, include_extras=True)
     function: Any = factory.func if isinstance(factory, partial) else factory
     function = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]

@@ -53,6 +53,8 @@ class MaskModel(nn.Module):
         ModelError: a size that is none.
     """
 
+    backbone: Any
+
     def __init__(
         self,
         backbone: nn.Module,

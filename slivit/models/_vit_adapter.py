@@ -293,9 +293,8 @@ class AdapterUNet(MaskModel):
 
     def forward_maps(self, x: Tensor) -> list[Tensor]:
         """(B, C, S, H, W) -> the adapter's four maps (B, dim, W / 2, H / 2, S / 2) and so on, columns first."""
-        backbone: Any = self.backbone
-        tokens = backbone.embed_patches(x.flatten(0, 1)[:, None])
-        return self.adapter(x.transpose(2, 4), tokens, list(backbone.blocks), backbone.prefix)
+        tokens = self.backbone.embed_patches(x.flatten(0, 1)[:, None])
+        return self.adapter(x.transpose(2, 4), tokens, list(self.backbone.blocks), self.backbone.prefix)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, H, W) float32 -> (B, K, S, H, W) logits."""

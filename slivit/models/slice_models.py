@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from slivit.errors import ModelError
-from slivit.models._backbones import build_backbone, feature_map
+from slivit.models._backbones import BackboneInfo, build_backbone, feature_map
 from slivit.models._integrators import GatedAttention
 from slivit.models._slices import SliceModel, Slices
 from slivit.models.registry import check_volume, register_model
@@ -42,6 +42,8 @@ class ConvolutionalSlices(SliceModel):
         backbone: timm's name.
         over: the settings of its input.
     """
+
+    backbone_info: BackboneInfo
 
     def __init__(self, name: str, backbone: str, over: Slices) -> None:
         args: dict[str, Any] = {

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from slivit.errors import ModelError
 from slivit.models._integrators import GatedAttention, Integrator, MeanIntegrator, QueryIntegrator, SlivitIntegrator
 from slivit.models._slices import SliceModel, Slices
-from slivit.models._transformers import SWINS, Family, Windows, build_transformer, own_normalisation, patch_tokens
+from slivit.models._transformers import (
+    SWINS,
+    Family,
+    TransformerInfo,
+    Windows,
+    build_transformer,
+    own_normalisation,
+    patch_tokens,
+)
 from slivit.models._weights import ChannelWeights
 from slivit.models.registry import check_volume, register_model
 from slivit.settings import Count, Share
@@ -97,6 +105,8 @@ class SliceTransformer(SliceModel):
         over: the settings of the slices, and of the integrator. The planes have an embedding each.
         options: of `build_transformer`.
     """
+
+    backbone_info: TransformerInfo
 
     def __init__(
         self, family: Family, out_dim: int, backbone: str, pool: Pool, over: IntegratedSlices, **options: Any
