@@ -79,12 +79,12 @@ def settings_of(factory: Callable[..., Any]) -> dict[str, Parameter]:
 
     An argument whose type is a dataclass is a group of settings that several factories share: its fields stand for it.
     """
-    found: dict[str, Parameter] = {}
+    parameters: dict[str, Parameter] = {}
     types = _types_of(factory)
     for name, parameter in signature(factory).parameters.items():
         kind = types.get(name, Any)
-        found |= settings_of(kind) if _is_group(kind) else {name: parameter.replace(annotation=kind)}
-    return found
+        parameters |= settings_of(kind) if _is_group(kind) else {name: parameter.replace(annotation=kind)}
+    return parameters
 
 
 def call_checked(name: str, factory: Callable[..., Any], *args: Any, **settings: Any) -> Any:
