@@ -33,7 +33,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = N
     if not slow:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
     with torch.autocast("cpu", enabled=False):
-        exact = (part.float() for part in (query, key, value))
+        exact = query.float(), key.float(), value.float()
         return F.scaled_dot_product_attention(*exact, attn_mask=allowed, dropout_p=dropout).to(query.dtype)
 
 
