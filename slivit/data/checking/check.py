@@ -196,7 +196,7 @@ def examined(
     table = _table(inspection.frame, facts)
     findings = find_all(table, task, inspection.problems, inspection.warnings, reviews)
     good = table[table["problem"] == ""]
-    if has_colour(good["path"].tolist(), [COLOUR_NOTE in notes for notes in good["notes"]]):
+    if has_colour(good["path"].tolist(), [COLOUR_NOTE in notes for notes in good["notes"]], reader):
         findings += (COLOUR_LOST,)
     return CheckResult(source, table, task, findings, pictures)
 

@@ -163,22 +163,26 @@ def _range(array: npt.NDArray[np.generic]) -> tuple[float, float, int, int]:
     return (low, high, invalid, empty) if low <= high else (np.nan, np.nan, invalid, empty)
 
 
-def has_colour(paths: Sequence[str], stored: Sequence[bool]) -> bool:
+def has_colour(paths: Sequence[str], stored: Sequence[bool], reader: Mapping[str, Any] | None = None) -> bool:
     """Whether there is colour to see: all scans are stored in it, and half of a sample are not grey all the same.
 
     Args:
         paths: the scans' addresses.
         stored: of each, whether it is stored in colour.
+        reader: options with which they are read; one that cannot be read in colour has none.
     """
     if not paths or not all(stored):
         return False
     sample = np.linspace(0, len(paths) - 1, min(len(paths), COLOURED)).astype(int)
-    return float(np.mean([_coloured(paths[i]) for i in sample])) >= 0.5
+    return float(np.mean([_coloured(paths[i], reader or {}) for i in sample])) >= 0.5
 
 
-def _coloured(path: str) -> bool:
+def _coloured(path: str, reader: Mapping[str, Any]) -> bool:
     """Whether the channels of a scan's middle slice differ, by more than a lossy format would make them."""
-    volume = read_volume(path, select=lambda depth: [depth // 2], channel=ALL)
+    try:
+        volume = read_volume(path, **{**reader, "select": lambda depth: [depth // 2], "channel": ALL})
+    except SlivitError:
+        return False
     values = volume.array.astype(np.float64)
     apart = values.max(0) - values.min(0)
     return bool((apart > APART * max(values.max(), 1)).mean() > LEAST)

@@ -300,6 +300,7 @@ def test_colour_is_seen_where_there_is_some(coloured, tmp_path, rng):
         Image.fromarray(picture).save(path)
     assert has_colour(paths, [True] * 6) is coloured
     assert not has_colour(paths, [*[True] * 5, False])
+    assert not has_colour([*paths[:2], *["gone.png"] * 4], [True] * 6)
     (tmp_path / "scans.csv").write_text("path,patient\n" + "".join(f"{path},{i}\n" for i, path in enumerate(paths)))
     result = check_manifest(tmp_path / "scans.csv", workers=0)
     assert (COLOUR_LOST in result.findings) is coloured
