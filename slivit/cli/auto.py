@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slivit.cli.common import ClusterOption, user_errors
+from slivit.cli.common import ClusterOption, named_value, user_errors
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -19,7 +19,8 @@ def auto(
     scans: Annotated[
         str,
         typer.Argument(
-            help="A CSV or spreadsheet; a folder of class folders; a folder of scans (with --labels); a MedMNIST file.",
+            help="A CSV or spreadsheet; a folder of class folders; a folder of scans (with --labels); a BIDS data set; "
+            "a MedMNIST file.",
             show_default=False,
         ),
     ] = "",
@@ -27,6 +28,9 @@ def auto(
     kind: Annotated[str, typer.Option(help="binary, multiclass, multilabel or regression; guessed if absent.")] = "",
     labels: Annotated[str, typer.Option(help="A table that names the scans of a folder.")] = "",
     importer: Annotated[str, typer.Option(help="Of a public data set's folder; see slivit list importers.")] = "",
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the importer, such as suffix=T1w of BIDS.")
+    ] = None,
     covariate: Annotated[
         list[str] | None,
         typer.Option(help="Column to read beside the scans; repeatable; none for none; age, sex, BMI if absent."),
@@ -61,6 +65,7 @@ def auto(
         from slivit.planned import auto as run
 
         options = {"target": target or (), "kind": kind, "labels": labels, "importer": importer, "time": time}
+        options |= {"importer_options": dict(named_value(text, "--option") for text in option or [])}
         options |= {"cluster": cluster, "covariates": covariate or (), "channels": channel or ()}
         run(scans, out=out, seed=seed, weights=weights or (), plan=plan, resume=resume, overwrite=overwrite, **options)  # type: ignore[arg-type]
         typer.echo(out / "report" / "auto.html")

@@ -14,6 +14,7 @@ from slivit.errors import ManifestError, nearest, one_of
 from slivit.targets.task import Task, class_name
 
 SPLITS = ("train", "val", "test")
+_LEAST_PATIENTS, _MOST_SCANS, _MOSTLY_OWN = 10, 100, 0.9  # by which names of scans are thought to tell of patients
 _ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 
 
@@ -196,6 +197,29 @@ def rounded_patients(patient: pd.Series) -> list[str]:
 def _plain_name(name: str) -> str:
     name = re.sub(r"^(\d+)\.0+$", r"\1", name.casefold())
     return re.sub(r"\s+|(?<!\d)0+(?=\d)", "", name)
+
+
+def patients_in_names(path: pd.Series, classes: int = 0) -> pd.Series | None:
+    """The patients that the names of scans tell of, where a table has none: P07 of P07_1.png, or the folder of a scan.
+
+    Args:
+        path: of every scan.
+        classes: of the scans, of which each may have a folder.
+
+    Returns:
+        A patient for every scan, where there are ten at least (and twice as many as classes), a tenth of the scans is
+        not the first of its patient, and none stands for a hundred scans; None where names tell nothing.
+    """
+    if len(path) < _LEAST_PATIENTS:
+        return None
+    whole = path.str.replace("\\", "/").str.rstrip("/")
+    folder, name = whole.str.rpartition("/")[0], whole.str.rpartition("/")[2].str.partition(".")[0]
+    upto = [name.str.extract(rf"^((?:[^0-9]*[0-9]+[^\W_]*[\W_]+){{{n}}})")[0].str.rstrip("-_ ") for n in (1, 2)]
+    for patient in (folder, *(part.fillna(name) for part in upto)):
+        count = patient.nunique()
+        if max(_LEAST_PATIENTS, 2 * classes, len(path) / _MOST_SCANS) <= count <= _MOSTLY_OWN * len(path):
+            return patient
+    return None
 
 
 def empty_splits(frame: pd.DataFrame, need: Sequence[str]) -> list[str]:

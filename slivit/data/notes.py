@@ -65,6 +65,11 @@ def counted_notes(notes: Iterable[tuple[Any, str]]) -> list[NoteKind]:
     return sorted(counted, key=lambda kind: -len(kind.scans))
 
 
+def joined_notes(notes: Iterable[str]) -> str:
+    """Notes as one cell of a table, whose parts `"; "` divides."""
+    return "; ".join(note.replace("; ", ", ") for note in notes)
+
+
 def kind_of(note: str) -> str:
     """A note without its numbers."""
     return re.sub(r"\d[\d.,]*", "#", note)

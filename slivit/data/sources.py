@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slivit.data.importers import make_manifest
+from slivit.data.importers.bids import is_bids
 from slivit.data.inspection import addresses
 from slivit.data.manifest import Manifest, read_manifest
 from slivit.data.manifest_checks import kept_rows
@@ -150,4 +151,6 @@ def columns_of(frame: pd.DataFrame, channels: tuple[str, ...]) -> tuple[str, ...
 
 
 def _importer_of(path: Path) -> str:
-    return "medmnist" if path.suffix == ".npz" else "folders" if path.is_dir() else ""
+    if not path.is_dir():
+        return "medmnist" if path.suffix == ".npz" else ""
+    return "bids" if is_bids(path) else "folders"

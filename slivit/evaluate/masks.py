@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from slivit.data.case import Align, read_mask
 from slivit.data.manifest_checks import split_place
+from slivit.data.notes import joined_notes
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.table import read_shown, write_table
 from slivit.errors import RecipeError, SlivitError
@@ -121,9 +122,9 @@ def score_rows(
 def _notes(segmented: Segmented, row: Mapping[str, Any]) -> str:
     """What is to be known of a case that was measured."""
     if segmented.volume.spacing:
-        return "; ".join(segmented.volume.notes)
+        return joined_notes(segmented.volume.notes)
     log.warning("%s: %s", row["path"], NO_SPACING)
-    return "; ".join((*segmented.volume.notes, NO_SPACING))
+    return joined_notes((*segmented.volume.notes, NO_SPACING))
 
 
 def _record(structure: str, score: MaskScores | None) -> dict[str, Any]:

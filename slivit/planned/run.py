@@ -41,7 +41,7 @@ from slivit.planned.scans import (
     with_folds,
 )
 from slivit.planned.select import calibrated, loss, temperature, weights_of
-from slivit.planned.table import NO_COVARIATES, ScanTable, scan_table
+from slivit.planned.table import NO_COVARIATES, NO_OPTIONS, ScanTable, scan_table
 from slivit.recipe import check_recipe, read_values, resolved_toml
 from slivit.report.check_page import write_check_page
 from slivit.train.table_models import Kind, answers_of, features_of, fit_table, mean_of, outputs_of
@@ -65,6 +65,7 @@ def auto(
     kind: str = "",
     labels: str | Path = "",
     importer: str = "",
+    importer_options: Mapping[str, Any] = NO_OPTIONS,
     covariates: Sequence[str] = (),
     channels: Sequence[str] = (),
     time: str = "45m",
@@ -84,7 +85,8 @@ def auto(
         target: the column, or columns, to predict; guessed where there is one.
         kind: of the task; guessed from the values.
         labels: a table that names the scans of a folder.
-        importer: one of `slivit list importers`.
+        importer: one of `slivit list importers`; of class folders and BIDS that need not be said.
+        importer_options: of the importer, such as {"suffix": "T1w"} of BIDS.
         covariates: columns that every model reads beside the scans, and "geometry"; age, sex and BMI where there are
             such and nothing is named; ("none",) for none.
         channels: columns of paths, whose scans are the channels of one.
@@ -111,7 +113,7 @@ def auto(
     from slivit.run import Run
 
     folder, began, minutes = Path(out), monotonic(), minutes_of(time)
-    asked = (target, kind, labels, importer, covariates, channels)
+    asked = (target, kind, labels, importer, importer_options, covariates, channels)
     with locked(folder):
         _open(folder, resume, overwrite, [scans, labels, plan, *weights])
         with logged(folder):
@@ -155,7 +157,7 @@ def _open(folder: Path, resume: bool, overwrite: bool, inputs: Sequence[Any]) ->
 
 def _asked(folder: Path, resume: bool, *asked: Any) -> dict[str, Any]:
     """What was asked for; a run that goes on has it in its plan."""
-    names = ("target", "kind", "labels", "importer", "covariates", "channels")
+    names = ("target", "kind", "labels", "importer", "importer_options", "covariates", "channels")
     if resume and (folder / PLAN).is_file():
         values = read_values(folder / PLAN)
         task, channels = values["task"], check_recipe(Plan, values, str(folder / PLAN)).columns

@@ -32,13 +32,13 @@ Array = npt.NDArray[Any]
 STOP = {"the same scan in two splits", "one scan, two answers"}
 """Findings that would make every figure wrong."""
 DEALT_WITH = {
-    "unreadable scans",
     "spacing differs",
     "slices that will be squashed",
     "much air around",
     COLOUR_LOST.title,
 }
 """Findings that a plan answers, or that are reported otherwise."""
+_MOST_UNREAD = 0.5  # of the scans, above which those that can be read stand for nothing
 _FEWEST = 40  # scans, below which they are read before other processes have started
 
 
@@ -159,8 +159,12 @@ def _progress(count: int) -> Any:
 def _readable(facts: Sequence[Facts], source: str) -> list[bool]:
     """Which scans can be read; tells of the others."""
     errors = [f.error for f in facts if f.error]
-    if len(errors) == len(facts):
-        raise ManifestError(f"{source}: none of {len(facts)} scans can be read; the first one: {errors[0]}")
+    if len(errors) > _MOST_UNREAD * len(facts):
+        read = len(facts) - len(errors)
+        raise ManifestError(
+            f"{source}: {read or 'none'} of {len(facts)} scans can be read; the first that cannot: {errors[0]} Mend "
+            "the files, or take their rows out."
+        )
     for error in errors[:3]:
         log.warning("left out: %s", error)
     if len(errors) > 3:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from slivit.data.importers import list_importers, make_manifest
+from slivit.data.importers import Imported, list_importers, make_manifest
+from slivit.data.importers.bids import is_bids
 from slivit.data.inspection import absolute, scan_paths
+from slivit.data.manifest_checks import patients_in_names
+from slivit.data.readers.address import parts_of
 from slivit.data.recipe import Data
 from slivit.data.sources import named_source
 from slivit.data.table import MISSING, as_numbers, as_text, is_table, read_table, without_missing
@@ -20,7 +23,10 @@ from slivit.targets.task import Task
 
 NAMES = {
     "path": ("path", "file", "filename", "filepath", "file_path", "scan", "image", "volume", "img"),
-    "patient": ("patient", "patient_id", "patientid", "subject", "subject_id", "participant", "eid", "mrn", "pid"),
+    "patient": (
+        *("patient", "patient_id", "patientid", "subject", "subject_id", "subjectid", "participant", "participant_id"),
+        *("case", "case_id", "eid", "mrn", "pid", "id"),
+    ),
     "split": ("split", "set", "subset", "partition"),
     "target": ("target", "label", "class", "diagnosis", "outcome", "y", "grade"),
     "age": ("age", "age_years", "age_at_scan", "patient_age"),
@@ -34,6 +40,7 @@ SPLITS |= {"test": "test", "testing": "test", "holdout": "test"}
 COVARIATES = ("age", "sex", "bmi")
 """What is taken for a covariate without being asked for: never what a clinician would write after the diagnosis."""
 NO_COVARIATES = "none"
+NO_OPTIONS: Mapping[str, Any] = {}
 _MANY = 10  # whole numbers with more values than this are a quantity, with fewer they are classes
 
 
@@ -63,6 +70,7 @@ def scan_table(
     kind: str = "",
     labels: str | Path = "",
     importer: str = "",
+    importer_options: Mapping[str, Any] = NO_OPTIONS,
     covariates: Sequence[str] = (),
     channels: Sequence[str] = (),
 ) -> ScanTable:
@@ -75,6 +83,7 @@ def scan_table(
         kind: of the task: "binary", "multiclass", "multilabel" or "regression".
         labels: a table whose rows name the scans of a folder, or their patients.
         importer: one of `slivit list importers`.
+        importer_options: of the importer.
         covariates: columns that are read beside the scans, and "geometry"; age, sex and BMI where nothing is named, and
             ("none",) for no column.
         channels: columns of paths, whose scans are the channels of one.
@@ -82,11 +91,13 @@ def scan_table(
     Raises:
         ManifestError: nothing there, or a guess that the table does not allow; it says what to name.
     """
-    wanted, notes = (target,) if isinstance(target, str) and target else tuple(target), list[str]()
-    imported = None if isinstance(scans, pd.DataFrame) else _imported(str(scans), str(labels), importer)
-    known = None
-    if imported:
-        frame, source, known = imported
+    wanted = (target,) if isinstance(target, str) and target else tuple(target)
+    found = None if isinstance(scans, pd.DataFrame) else _imported(str(scans), str(labels), importer, importer_options)
+    known, notes = None, list[str]()
+    if found:
+        imported, source = found
+        frame, known, notes = imported.frame, imported.task, list(imported.notes)
+        channels = channels or _channels_in(frame)
         frame, wanted = _with_channels(frame, channels, Path(), source), wanted or (known.targets if known else ())
     else:
         source = "the table" if isinstance(scans, pd.DataFrame) else str(scans)
@@ -95,8 +106,12 @@ def scan_table(
     check_there([*wanted, *(c for c in covariates if c not in (NO_COVARIATES, GEOMETRY))], frame, source)
     if known and not kind and tuple(known.targets) == tuple(wanted):
         task = known
+        _refuse_patients(frame, task, source)
     else:
-        frame, task, notes = _with_task(frame, wanted, kind, source)
+        frame, task, more = _with_task(frame, wanted, kind, source)
+        notes += more
+    frame, more = _with_patients(frame, task)
+    notes += more
     task = _with_covariates(frame, task, covariates)
     sentences = (*_sentences(frame, task, source, channels), *notes)
     return ScanTable(frame, task, source, sentences, tuple(channels))
@@ -130,20 +145,51 @@ def _fits(column: pd.Series) -> bool:
     return len(known) >= len(text) / 2 and known.nunique() > 1 and (numeric or known.nunique() <= 5)
 
 
-def _imported(scans: str, labels: str, importer: str) -> tuple[pd.DataFrame, str, Task | None] | None:
-    """The table of a data set that an importer reads; None for a table, and for a folder with labels beside it."""
-    if labels or is_table(scans):
+def _imported(scans: str, labels: str, importer: str, options: Mapping[str, Any]) -> tuple[Imported, str] | None:
+    """What an importer makes of a data set, and where; None for a table, and for a folder with labels beside it."""
+    path = Path(scans)
+    if is_table(scans) or (labels and not is_bids(path)):
+        if importer or options:
+            raise ManifestError(f"{scans}: is read without an importer, which lists the folder of a data set")
         return None
     if importer and importer not in {spec.name for spec in list_importers()}:
         known = [spec.name for spec in list_importers()]
         raise ManifestError(f'no importer "{importer}".{nearest(importer, known)} There are {one_of(known)}.')
-    path = Path(scans)
     if not path.exists() and not scans.startswith("medmnist:"):
         beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise ManifestError(f"{scans}: there is no such file or folder.{nearest(scans, beside)}")
     place, name = named_source(Data(manifest=scans, importer=importer))
-    made = make_manifest(name, place)
-    return made.frame, str(place), made.task
+    return make_manifest(name, place, **options, **({"labels": labels} if labels else {})), str(place)
+
+
+def _channels_in(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The columns whose scans are the channels that `path` names, where it names several."""
+    first = frame.iloc[0]
+    parts = parts_of(first["path"])
+    return tuple(next(str(c) for c in frame if first[c] == part) for part in parts) if len(parts) > 1 else ()
+
+
+def _refuse_patients(frame: pd.DataFrame, task: Task, source: str) -> None:
+    """Refuse folders of patients, which look like classes that hardly have a scan each."""
+    if task.exclusive and len(task.classes) >= _MANY and len(task.classes) > len(frame) / 3:
+        names = ", ".join(task.classes[:3])
+        raise ManifestError(
+            f"{source}: {len(task.classes)} folders ({names}, ...) with {len(frame)} scans look like patients, not "
+            "like classes; say what is to be predicted in a table: --labels LABELS.csv"
+        )
+
+
+def _with_patients(frame: pd.DataFrame, task: Task) -> tuple[pd.DataFrame, list[str]]:
+    """The table with the patients that the names of scans tell of, where it has none."""
+    if "patient" in frame or "fold" in frame or "split" in frame:
+        return frame, []
+    named = patients_in_names(frame["path"], frame[task.targets[0]].nunique() if task.exclusive else 0)
+    if named is None:
+        return frame, []
+    one = named.value_counts().index[0].rpartition("/")[2]
+    return frame.assign(patient=named), [
+        f"patients by the names of scans, such as {one}; a column patient overrules it"
+    ]
 
 
 def _raw(scans: str | Path | pd.DataFrame, labels: str, channels: Sequence[str]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from slivit.data.cache import SliceCache
-from slivit.data.notes import counted_notes, gathered_notes
+from slivit.data.notes import counted_notes, gathered_notes, joined_notes
 from slivit.data.preprocessing import Preprocessing, load_slices
 from slivit.data.readers import read_volume
 from slivit.data.training_range import training_range
@@ -30,6 +30,13 @@ def scans(tmp_path, rng):
         nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"s{index}.nii")
         paths.append(str(tmp_path / f"s{index}.nii"))
     return paths
+
+
+def test_a_note_of_two_clauses_stays_one_in_a_table():
+    assert joined_notes(["the slope is 0; it was taken for 1", "b"]).split("; ") == [
+        "the slope is 0, it was taken for 1",
+        "b",
+    ]
 
 
 def test_notes_are_counted_by_kind():

@@ -139,3 +139,21 @@ def test_what_is_not_there(tmp_path):
         scan_table(tmp_path / "nothing")
     with pytest.raises(ManifestError, match="no importer"):
         scan_table(tmp_path, importer="nobody")
+
+
+def test_patients_are_known_by_the_names_of_scans_where_no_column_has_them(tmp_path):
+    rows = "".join(f"P{i // 3:02d}_{i % 3}.nii,{i % 2}\n" for i in range(36))
+    table = scan_table(write(tmp_path, "path,label\n" + rows))
+    assert table.frame["patient"].nunique() == 12
+    assert table.frame.groupby("patient").size().eq(3).all()
+    assert any("patients by the names of scans, such as P" in sentence for sentence in table.sentences)
+    official = "".join(f"P{i // 3:02d}_{i % 3}.nii,{i % 2},{i % 5}\n" for i in range(36))
+    assert "patient" not in scan_table(write(tmp_path, "path,label,fold\n" + official)).frame
+
+
+def test_folders_of_patients_are_no_classes(tmp_path):
+    for number in range(12):
+        (tmp_path / "study" / f"patient {number}").mkdir(parents=True)
+        (tmp_path / "study" / f"patient {number}" / "scan.nii.gz").write_bytes(b"")
+    with pytest.raises(ManifestError, match=r"12 folders .* look like patients, not like classes.*--labels"):
+        scan_table(tmp_path / "study")

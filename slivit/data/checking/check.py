@@ -19,6 +19,7 @@ from slivit.data.checking.scan import ScanFacts, examine, has_colour
 from slivit.data.inspection import Columns, Inspection, inspect_manifest
 from slivit.data.manifest import SPLITS
 from slivit.data.manifest_checks import empty_splits
+from slivit.data.notes import joined_notes
 from slivit.data.preprocessing import Preprocessing
 from slivit.data.readers.base import COLOUR_NOTE
 from slivit.data.reviews import REVIEWS, Review, read_reviews
@@ -242,7 +243,7 @@ def _table(frame: pd.DataFrame, facts: list[ScanFacts]) -> pd.DataFrame:
     blank = [not f.low < f.high for f in facts]
     contents = ["" if b else f.content for b, f in zip(blank, facts, strict=True)]
     columns["group"] = same_pixels(contents, [f.signature for f in facts], [f.shape for f in facts])
-    columns["notes"] = ["; ".join(f.notes) for f in facts]
+    columns["notes"] = [joined_notes(f.notes) for f in facts]
     clash = {name: f"{name}_original" for name in (*columns, "same_as", "outlier") if name in frame}
     table = frame.rename(columns=clash).assign(**columns)
     table["same_as"] = _same_as(table)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from slivit.data.importers.common import IMAGES, SLICES, VIDEOS, VOLUMES, Source, finished, walk
 from slivit.data.importers.registry import importer
+from slivit.data.manifest_checks import patients_in_names
 from slivit.errors import ManifestError
 from slivit.targets.task import Task
 
@@ -32,7 +33,11 @@ def class_folders(root: Path, *, patient_pattern: str = "") -> pd.DataFrame:
     Args:
         root: the folder of the classes, or of train, val and test.
         patient_pattern: a regular expression whose first group is the patient in a scan's path below its class
-            (`(P[0-9]+)`); without it, each scan counts as a patient of its own.
+            (`(P[0-9]+)`); without it, patients are those that names tell of (P07_1.png, or folders of several scans),
+            or each scan counts as a patient of its own. Beside official splits names count for nothing.
+
+    Raises:
+        ManifestError: one class alone, or a pattern that finds no patient.
     """
     _SOURCE.folder(root)
     tops = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
@@ -42,14 +47,25 @@ def class_folders(root: Path, *, patient_pattern: str = "") -> pd.DataFrame:
     for parent, split in parents:
         for folder in (p for p in sorted(parent.iterdir()) if p.is_dir() and not p.name.startswith(".")):
             for scan in _scans(folder):
-                rows.append((str(scan), _patient(scan, folder, pattern, root), split, folder.name))
-    frame = pd.DataFrame(rows, columns=["path", "patient", "split", "label"])
-    frame = frame if in_splits else frame.drop(columns="split")
-    notes = [] if pattern else ["each scan counts as a patient of its own: give patient_pattern where that is wrong"]
+                below = scan.relative_to(folder).as_posix()
+                rows.append((str(scan), _patient(scan, folder, pattern, root), split, folder.name, below))
+    frame = pd.DataFrame(rows, columns=["path", "patient", "split", "label", "below"])
+    below, frame = frame["below"], frame.drop(columns=["below"] if in_splits else ["below", "split"])
     classes = tuple(sorted(set(frame["label"])))
+    named = None if pattern or in_splits else patients_in_names(below)
+    frame = frame if named is None else frame.assign(patient=named)
+    notes = [] if pattern else [_whose(named)]
     if not frame.empty and len(classes) < 2:
         raise _SOURCE.error(f'{root}: there is one class only ("{classes[0]}")')
     return finished(frame, Task(kind="multiclass", targets=("label",), classes=classes), notes, _SOURCE, root)
+
+
+def _whose(patients: pd.Series | None) -> str:
+    """How patients were found, for the user."""
+    wrong = "give patient_pattern where that is wrong"
+    if patients is None:
+        return f"each scan counts as a patient of its own: {wrong}"
+    return f"{patients.nunique()} patients by the names of scans, such as {patients.value_counts().index[0]}: {wrong}"
 
 
 def _pattern(text: str) -> re.Pattern[str] | None:

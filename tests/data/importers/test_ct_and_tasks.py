@@ -154,7 +154,7 @@ def test_msd(tree):
 
 def test_every_importer_is_described_and_refuses_a_missing_folder(tmp_path):
     specs = list_importers()
-    assert len(specs) == 24
+    assert len(specs) == 25
     for spec in specs:
         assert 20 < len(spec.description) <= 100
         assert "Args:" in spec.help or not spec.options
