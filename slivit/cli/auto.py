@@ -26,10 +26,10 @@ def auto(
     ] = "",
     target: Annotated[list[str] | None, typer.Option(help="Column to predict; repeatable; guessed if absent.")] = None,
     kind: Annotated[str, typer.Option(help="binary, multiclass, multilabel or regression; guessed if absent.")] = "",
-    labels: Annotated[str, typer.Option(help="A table that names the scans of a folder.")] = "",
+    labels: Annotated[str, typer.Option(help="A table that names the scans of a folder, or their patients.")] = "",
     importer: Annotated[str, typer.Option(help="Of a public data set's folder; see slivit list importers.")] = "",
     option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the importer, such as suffix=T1w of BIDS.")
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the importer: suffix=T1w, where=description~T1.")
     ] = None,
     covariate: Annotated[
         list[str] | None,

@@ -229,10 +229,13 @@ def scan_paths(raw: pd.DataFrame, columns: Sequence[str], base: Path) -> tuple[p
 
 
 def absolute(column: pd.Series, base: Path) -> pd.Series:
-    """The cells as absolute addresses; "" where empty."""
+    """The cells as absolute addresses; "" where empty. Paths that were written on Windows are read elsewhere too."""
 
     def whole(part: str) -> str:
-        return os.path.normpath(os.path.join(base, os.path.expanduser(part)))  # noqa: PTH111, PTH118
+        place = os.path.normpath(os.path.join(base, os.path.expanduser(part)))  # noqa: PTH111, PTH118
+        if "\\" in part and os.sep == "/" and not os.path.exists(split_address(place)[0]):  # noqa: PTH110
+            return whole(part.replace("\\", "/"))
+        return place
 
     text = without_missing(as_text(column))
     return text.map(lambda cell: of_parts([whole(part) for part in parts_of(cell)]) if cell else "")
@@ -311,16 +314,8 @@ def _neighbour(path: str) -> str:
     try:
         names = [p.name for p in file.parent.iterdir()]
     except OSError:
-        return _slashes(path) or mounting(path) or f' Nor does its folder "{file.parent}".'
-    return _slashes(path) or (nearest(file.name, names) if len(names) <= 2000 else "")
-
-
-def _slashes(path: str) -> str:
-    """What to change in a path that was written on Windows."""
-    if "\\" not in path or os.sep == "\\":
-        return ""
-    name = os.path.basename(path).replace("\\", "/")  # noqa: PTH119
-    return f" Its name has backslashes, which part folders on Windows alone: write {name}."
+        return mounting(path) or f' Nor does its folder "{file.parent}".'
+    return nearest(file.name, names) if len(names) <= 2000 else ""
 
 
 def _repeated(paths: pd.Series, keys: Mapping[str, object]) -> list[str]:

@@ -38,6 +38,8 @@ _WHOLE_FLOAT = re.compile(r"^(-?\d+)\.0+$")
 def read_table(path: Path | str) -> pd.DataFrame:
     """Read a CSV (comma, semicolon or tab) or a tab of a spreadsheet with every cell as stripped text.
 
+    Between semicolons and tabs, columns of numbers with a decimal comma get a point.
+
     Args:
         path: of the file. A tab of a spreadsheet is named behind it: scans.xlsx#Labels. Without a name the
             spreadsheet has to have one tab alone that holds something.
@@ -50,7 +52,7 @@ def read_table(path: Path | str) -> pd.DataFrame:
             or too few cells, a spreadsheet of which no tab or none of this name can be read.
     """
     path = Path(path)
-    lines, rows = _sheet_rows(path) if is_sheet(path) else _rows(_text(path), path)
+    lines, rows, delimiter = (*_sheet_rows(path), "") if is_sheet(path) else _rows(_text(path), path)
     header, rows, lines = rows[0], rows[1:], lines[1:]
     problems = [f'the header names column "{name}" twice' for name, n in Counter(header).items() if n > 1 and name]
     problems += [
@@ -62,7 +64,21 @@ def read_table(path: Path | str) -> pd.DataFrame:
         problems.append("there is a header and no row below it")
     gather(problems, str(path), ManifestError)
     frame = pd.DataFrame(rows, columns=header, index=pd.Index(lines, name="row"), dtype=object)
-    return frame.drop(columns=[""], errors="ignore")
+    frame = frame.drop(columns=[""], errors="ignore")
+    return frame.apply(_with_points) if delimiter in (";", "\t") else frame
+
+
+def _with_points(column: pd.Series) -> pd.Series:
+    """A column with points for decimal commas, where all its cells are numbers and a comma can be nothing else.
+
+    1,234 may be more than a thousand: a column that has no other commas stays as it is.
+    """
+    cells = column[~column.str.lower().isin(MISSING)]
+    commas = cells[cells.str.contains(",")]
+    certain = commas[~commas.str.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+")]
+    if certain.empty or not cells.str.fullmatch(r"[+-]?\d+(,\d+)?([eE][+-]?\d+)?").all():
+        return column
+    return column.str.replace(",", ".", regex=False)
 
 
 def is_table(path: Path | str) -> bool:
@@ -201,8 +217,8 @@ def _decoded(data: bytes, encoding: str, path: Path) -> str:
         raise ManifestError(f"{path}: line {line} is not {name} text; save the table as CSV (UTF-8)") from None
 
 
-def _rows(text: str, path: Path) -> tuple[list[int], list[list[str]]]:
-    """The non-blank rows with the lines that they start on, the header first."""
+def _rows(text: str, path: Path) -> tuple[list[int], list[list[str]], str]:
+    """The non-blank rows with the lines that they start on, the header first; and what divides cells."""
     text, line, delimiter = _from_header(text, path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     skipped, lines, rows = line - 1, [], []
@@ -214,7 +230,7 @@ def _rows(text: str, path: Path) -> tuple[list[int], list[list[str]]]:
             line = skipped + reader.line_num + 1
     except csv.Error as err:
         raise ManifestError(f"{path}: line {line} is not CSV: {err}") from None
-    return lines, rows
+    return lines, rows, delimiter
 
 
 def _from_header(text: str, path: Path) -> tuple[str, int, str]:

@@ -9,15 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from slivit.data.importers import Imported, list_importers, make_manifest
-from slivit.data.importers.bids import is_bids
 from slivit.data.inspection import absolute, scan_paths
 from slivit.data.manifest_checks import patients_in_names
-from slivit.data.readers.address import parts_of
-from slivit.data.recipe import Data
-from slivit.data.sources import named_source
-from slivit.data.table import MISSING, as_numbers, as_text, is_table, read_table, without_missing
+from slivit.data.table import MISSING, as_numbers, as_text, read_table, without_missing
 from slivit.errors import ManifestError, gather, nearest, one_of
+from slivit.planned.folders import listed_folder
 from slivit.targets.covariates import GEOMETRY
 from slivit.targets.task import Task
 
@@ -83,7 +79,7 @@ def scan_table(
         kind: of the task: "binary", "multiclass", "multilabel" or "regression".
         labels: a table whose rows name the scans of a folder, or their patients.
         importer: one of `slivit list importers`.
-        importer_options: of the importer.
+        importer_options: of the importer, as text or values.
         covariates: columns that are read beside the scans, and "geometry"; age, sex and BMI where nothing is named, and
             ("none",) for no column.
         channels: columns of paths, whose scans are the channels of one.
@@ -92,21 +88,20 @@ def scan_table(
         ManifestError: nothing there, or a guess that the table does not allow; it says what to name.
     """
     wanted = (target,) if isinstance(target, str) and target else tuple(target)
-    found = None if isinstance(scans, pd.DataFrame) else _imported(str(scans), str(labels), importer, importer_options)
-    known, notes = None, list[str]()
-    if found:
-        imported, source = found
-        frame, known, notes = imported.frame, imported.task, list(imported.notes)
-        channels = channels or _channels_in(frame)
-        frame, wanted = _with_channels(frame, channels, Path(), source), wanted or (known.targets if known else ())
+    listed = None
+    if not isinstance(scans, pd.DataFrame):
+        listed = listed_folder(str(scans), str(labels), importer, importer_options)
+    known, notes = (listed.task, list(listed.notes)) if listed else (None, [])
+    source = listed.source if listed else "the table" if isinstance(scans, pd.DataFrame) else str(scans)
+    if listed:
+        channels, wanted = channels or listed.channels, wanted or (known.targets if known else ())
+        frame = _columns_named(_with_channels(listed.frame, channels, Path(), source), source)
     else:
-        source = "the table" if isinstance(scans, pd.DataFrame) else str(scans)
-        frame = _columns_named(_raw(scans, str(labels), channels), source)
+        frame = _columns_named(_raw(scans, channels), source)
     wanted = wanted or (_guessed_target(frame, source, channels),)
     check_there([*wanted, *(c for c in covariates if c not in (NO_COVARIATES, GEOMETRY))], frame, source)
     if known and not kind and tuple(known.targets) == tuple(wanted):
         task = known
-        _refuse_patients(frame, task, source)
     else:
         frame, task, more = _with_task(frame, wanted, kind, source)
         notes += more
@@ -145,40 +140,6 @@ def _fits(column: pd.Series) -> bool:
     return len(known) >= len(text) / 2 and known.nunique() > 1 and (numeric or known.nunique() <= 5)
 
 
-def _imported(scans: str, labels: str, importer: str, options: Mapping[str, Any]) -> tuple[Imported, str] | None:
-    """What an importer makes of a data set, and where; None for a table, and for a folder with labels beside it."""
-    path = Path(scans)
-    if is_table(scans) or (labels and not is_bids(path)):
-        if importer or options:
-            raise ManifestError(f"{scans}: is read without an importer, which lists the folder of a data set")
-        return None
-    if importer and importer not in {spec.name for spec in list_importers()}:
-        known = [spec.name for spec in list_importers()]
-        raise ManifestError(f'no importer "{importer}".{nearest(importer, known)} There are {one_of(known)}.')
-    if not path.exists() and not scans.startswith("medmnist:"):
-        beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ManifestError(f"{scans}: there is no such file or folder.{nearest(scans, beside)}")
-    place, name = named_source(Data(manifest=scans, importer=importer))
-    return make_manifest(name, place, **options, **({"labels": labels} if labels else {})), str(place)
-
-
-def _channels_in(frame: pd.DataFrame) -> tuple[str, ...]:
-    """The columns whose scans are the channels that `path` names, where it names several."""
-    first = frame.iloc[0]
-    parts = parts_of(first["path"])
-    return tuple(next(str(c) for c in frame if first[c] == part) for part in parts) if len(parts) > 1 else ()
-
-
-def _refuse_patients(frame: pd.DataFrame, task: Task, source: str) -> None:
-    """Refuse folders of patients, which look like classes that hardly have a scan each."""
-    if task.exclusive and len(task.classes) >= _MANY and len(task.classes) > len(frame) / 3:
-        names = ", ".join(task.classes[:3])
-        raise ManifestError(
-            f"{source}: {len(task.classes)} folders ({names}, ...) with {len(frame)} scans look like patients, not "
-            "like classes; say what is to be predicted in a table: --labels LABELS.csv"
-        )
-
-
 def _with_patients(frame: pd.DataFrame, task: Task) -> tuple[pd.DataFrame, list[str]]:
     """The table with the patients that the names of scans tell of, where it has none."""
     if "patient" in frame or "fold" in frame or "split" in frame:
@@ -192,12 +153,10 @@ def _with_patients(frame: pd.DataFrame, task: Task) -> tuple[pd.DataFrame, list[
     ]
 
 
-def _raw(scans: str | Path | pd.DataFrame, labels: str, channels: Sequence[str]) -> pd.DataFrame:
+def _raw(scans: str | Path | pd.DataFrame, channels: Sequence[str]) -> pd.DataFrame:
     """The rows as text, with absolute paths where they are relative to the table."""
     in_memory = isinstance(scans, pd.DataFrame)
     place = Path() if in_memory else Path(str(scans))
-    if place.is_dir() and not in_memory:
-        return _with_labels(place, read_table(labels))
     frame, base = (scans.apply(as_text), Path()) if in_memory else (read_table(place), place.parent)  # type: ignore[union-attr]
     source = "the table" if in_memory else str(place)
     if channels:
@@ -221,31 +180,6 @@ def _with_channels(frame: pd.DataFrame, channels: Sequence[str], base: Path, sou
     return frame.assign(path=path)
 
 
-def _with_labels(folder: Path, labels: pd.DataFrame) -> pd.DataFrame:
-    """Every entry of a folder that a row of the labels names: by file, by name without ending, or by patient.
-
-    Raises:
-        ManifestError: no column of the labels names the entries.
-    """
-    places: dict[str, list[Path]] = {}
-    for entry in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
-        for name in {entry.name, entry.name.partition(".")[0]}:
-            places.setdefault(name, []).append(entry)
-    named = {column: [cell if cell in places else Path(cell).name for cell in labels[column]] for column in labels}
-    column = max(named, key=lambda c: sum(cell in places for cell in named[c]))
-    rows = [
-        {**row, "path": str(place)}
-        for name, row in zip(named[column], labels.to_dict("records"), strict=True)
-        for place in dict.fromkeys(places.get(name, ()))
-    ]
-    if not rows:
-        raise ManifestError(
-            f"{folder}: no column of the labels names what lies in it (such as {next(iter(places), 'nothing')}); name "
-            f"files, or files without their ending. {_columns(labels)}"
-        )
-    return pd.DataFrame(rows)
-
-
 def _paths_by_content(frame: pd.DataFrame, base: Path, source: str) -> str | None:
     """The column whose first cells are files or folders.
 
@@ -253,7 +187,11 @@ def _paths_by_content(frame: pd.DataFrame, base: Path, source: str) -> str | Non
         ManifestError: there are several.
     """
     first = {str(column): [cell for cell in frame[column].head(5) if cell] for column in frame}
-    held = [name for name, cells in first.items() if cells and all((base / cell).exists() for cell in cells)]
+    held = [
+        name
+        for name, cells in first.items()
+        if cells and all(Path(cell).exists() for cell in absolute(pd.Series(cells), base))
+    ]
     if len(held) > 1:
         together = " ".join(f"--channel {name}" for name in held)
         raise ManifestError(

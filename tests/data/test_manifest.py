@@ -253,12 +253,10 @@ def test_what_a_table_has_before_its_header_is_passed_over(table):
     assert "up to line 1 there are comments" in problems(table("# nothing\n"))
 
 
-def test_backslashes_and_home_are_told_or_read(table, monkeypatch, tmp_path):
+def test_backslashes_and_home_are_read(table, monkeypatch, tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.png").write_bytes(b"x")
-    assert "backslashes, which part folders on Windows alone: write sub/a.png" in problems(
-        table(GOOD.replace("a.png", "sub\\a.png"))
-    )
+    assert read_manifest(table(GOOD.replace("a.png", "sub\\a.png")), BINARY).rows()[0]["path"].endswith("sub/a.png")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert read_manifest(table(GOOD.replace("a.png", "~/sub/a.png")), BINARY).rows()[0]["path"].endswith("sub/a.png")
 

@@ -106,3 +106,20 @@ def test_a_damaged_table_of_our_own_is_named(tmp_path, content):
     (tmp_path / "table.csv").write_bytes(content)
     with pytest.raises(ManifestError, match=r"table\.csv: is damaged"):
         read_shown(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize(
+    ("cells", "read"),
+    [
+        ("0,5 1,25 -3 1,5e3 NA", ["0.5", "1.25", "-3", "1.5e3", "NA"]),
+        ("1,234 12,345", ["1,234", "12,345"]),  # thousands, perhaps
+        ("0,123 1,234", ["0.123", "1.234"]),
+        ("a,b 1,5", ["a,b", "1,5"]),
+        ("1 2", ["1", "2"]),
+    ],
+)
+def test_decimal_commas_between_semicolons_are_points(tmp_path, cells, read):
+    (tmp_path / "t.csv").write_text("path;ml\n" + "".join(f"a;{cell}\n" for cell in cells.split()))
+    assert read_table(tmp_path / "t.csv")["ml"].tolist() == read
+    (tmp_path / "q.csv").write_text("path,ml\n" + "".join(f'a,"{cell}"\n' for cell in cells.split()))
+    assert read_table(tmp_path / "q.csv")["ml"].tolist() == cells.split()

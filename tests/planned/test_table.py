@@ -96,7 +96,9 @@ def test_labels_beside_a_folder(tmp_path):
     for name in ("p1.nii.gz", "p2.nii.gz"):
         (scans / name).write_bytes(b"")
     labels = write(tmp_path, "name,ef\np2,51.5\np1,60.5\np9,1.5\n", "labels.csv")
-    frame = scan_table(scans, labels=labels, target="ef").frame
+    table = scan_table(scans, labels=labels, target="ef")
+    frame = table.frame
+    assert any("1 of 3 rows of the labels name no scan" in sentence for sentence in table.sentences)
     assert dict(zip(frame["name"], frame["path"], strict=True))["p1"].endswith("p1.nii.gz")
     assert len(frame) == 2
 
@@ -157,3 +159,27 @@ def test_folders_of_patients_are_no_classes(tmp_path):
         (tmp_path / "study" / f"patient {number}" / "scan.nii.gz").write_bytes(b"")
     with pytest.raises(ManifestError, match=r"12 folders .* look like patients, not like classes.*--labels"):
         scan_table(tmp_path / "study")
+
+
+def test_labels_name_scans_that_lie_deeper_and_their_patients(tmp_path):
+    for number in range(6):
+        for visit in "ab":
+            file = tmp_path / "scans" / f"site{number % 2}" / f"S{number}" / f"visit_{visit}.nii.gz"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"")
+    labels = write(tmp_path, "Code,ef\n" + "".join(f"S{n},{n}.5\n" for n in range(6)), "labels.csv")
+    frame = scan_table(tmp_path / "scans", labels=labels, target="ef").frame
+    assert len(frame) == 12
+    assert frame.groupby("patient")["path"].count().to_dict() == {f"S{n}": 2 for n in range(6)}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": "x.csv"}, "is a table, which is read without labels and importer"),
+        ({"importer": "folders"}, "is a table, which is read without labels and importer"),
+    ],
+)
+def test_a_table_takes_no_importer(tmp_path, options, message):
+    with pytest.raises(ManifestError, match=message):
+        scan_table(write(tmp_path, "path,label\na.nii,0\nb.nii,1\n"), **options)

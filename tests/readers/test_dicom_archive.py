@@ -16,6 +16,7 @@ from slivit.data.importers.dicom_where import Condition, meets, parse_conditions
 from slivit.data.manifest import read_manifest
 from slivit.data.readers import describe, read_volume
 from slivit.errors import ManifestError
+from slivit.planned.table import scan_table
 from slivit.targets.task import Task
 
 
@@ -194,3 +195,26 @@ def test_studies_without_a_channel_are_counted_and_two_series_for_one_are_an_err
         make_manifest("dicom", archive, channels=("t1=T1",), workers=0)
     with pytest.raises(ManifestError, match="write NAME=PART"):
         make_manifest("dicom", archive, channels=("patient=T1", "t2=T2"), workers=0)
+
+
+def test_a_planned_run_joins_labels_with_an_archive_by_whatever_column_names_its_patients(archive, tmp_path):
+    labels = _labels(tmp_path, "who,drusen,age\nP0,no,51\nP1,yes,60\nP2,no,70\nP3,yes,54\nP8,no,33\n")
+    with pytest.raises(ManifestError, match=r"several series of one patient.*where=description~T1"):
+        scan_table(archive, labels=labels, target="drusen")
+    table = scan_table(archive, labels=labels, target="drusen", importer_options={"where": "description~T1 axial"})
+    assert table.frame["patient"].tolist() == ["P0", "P1", "P2", "P3"]
+    assert [path[-4:] for path in table.frame["path"]] == ["p0/2", "p1/2", "p2/2", "p3/2"]
+    assert table.task.covariates == ("age",)
+    by_number = _labels(tmp_path, "code,grade\nA1,0\nA2,1\nA3,1\n")
+    latest = scan_table(archive, labels=by_number, target="grade", importer_options={"choose": "latest"})
+    assert [path[-4:] for path in latest.frame["path"]] == ["p1/3", "p2/3", "p3/3"]
+    assert any("1 series of whom the labels say nothing" in sentence for sentence in latest.sentences)
+    with pytest.raises(ManifestError, match="no column of the labels names patients or accession"):
+        scan_table(archive, labels=_labels(tmp_path, "code,grade\nX,0\nY,1\n"), importer="dicom",
+                   importer_options={"choose": "latest"})  # fmt: skip
+
+
+def test_folders_of_patients_that_hold_several_series_are_an_archive_too(archive, tmp_path):
+    labels = _labels(tmp_path, "folder,drusen\np0,0\np1,1\np2,0\np3,1\n")
+    with pytest.raises(ManifestError, match="several series of one patient"):
+        scan_table(archive, labels=labels)

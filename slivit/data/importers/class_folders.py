@@ -46,7 +46,7 @@ def class_folders(root: Path, *, patient_pattern: str = "") -> pd.DataFrame:
     rows, pattern = [], _pattern(patient_pattern)
     for parent, split in parents:
         for folder in (p for p in sorted(parent.iterdir()) if p.is_dir() and not p.name.startswith(".")):
-            for scan in _scans(folder):
+            for scan in scans_below(folder):
                 below = scan.relative_to(folder).as_posix()
                 rows.append((str(scan), _patient(scan, folder, pattern, root), split, folder.name, below))
     frame = pd.DataFrame(rows, columns=["path", "patient", "split", "label", "below"])
@@ -87,8 +87,8 @@ def _patient(scan: Path, folder: Path, pattern: re.Pattern[str] | None, root: Pa
     return match[1]
 
 
-def _scans(folder: Path) -> Iterator[Path]:
-    """The files that lie in the class folder itself; below it every file that is a scan, and every folder of slices."""
+def scans_below(folder: Path) -> Iterator[Path]:
+    """The files that lie in a folder itself; below it every file that is a scan, and every folder of slices."""
     for place, _, files in walk(folder):
         whole = [name for name in files if name.lower().endswith(_SCANS if place == folder else _WHOLE)]
         whole = whole or [name for name in files if len(files) == 1 and name.lower().endswith(_STACKS)]

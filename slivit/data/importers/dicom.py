@@ -272,8 +272,8 @@ def _several(shown: list[str], by: str) -> SlivitError:
     try:
         gather(
             shown,
-            f"several series of one {by}; narrow them down with --where, or choose with choose=most_slices, first, "
-            "latest or all",
+            f"several series of one {by}; narrow them down with where (where=description~T1), or choose with "
+            "choose=most_slices, first, latest or all",
             ManifestError,
             limit=20,
         )

@@ -91,6 +91,11 @@ def recognise_file(entry: Entry, source: str, suffixes: Suffixes) -> str:
     return kind
 
 
+def holds_dicom(file: Path) -> bool:
+    """Whether a file is DICOM by what it holds, whatever its name."""
+    return _content(file_entry(file)) == "dicom"
+
+
 def by_content(head: bytes, name: str) -> str | None:
     """Return the format that the first 512 bytes of a file prove, or None."""
     if head[128:132] == b"DICM" or head[:4] in _BARE_DICOM:
