@@ -32,6 +32,8 @@ COVARIATES = "covariates"
 """What baselines call the covariates of a task."""
 OWN_FOLDS: Final = "the table"
 MOST_FOLDS = 10
+RARE = 3
+"""Patients, below which a class does not say how many folds there are."""
 STEP = 16
 """Sides are multiples of it, so that every network's feature map has whole cells."""
 
@@ -318,15 +320,28 @@ def plan_folds(frame: pd.DataFrame, task: Task) -> tuple[int, str, bool]:
     own = frame["fold"].astype(str).nunique() if "fold" in frame else 0
     if 2 <= own <= MOST_FOLDS:
         return own, f'{own} folds of the table\'s own column fold; folds_from = "" makes new ones', True
-    patients = frame["patient"].nunique() if "patient" in frame else len(frame)
-    fewest = patients
-    for target in task.targets if task.makes_calls else ():
-        groups = [rows for value, rows in frame.groupby(target) if value != 0 or task.two_classes]
-        fewest = min(fewest, *(rows["patient"].nunique() if "patient" in rows else len(rows) for rows in groups))
-    folds = 5 if fewest >= 10 else 3 if fewest >= 3 else 2
+    counts = _patients_by_answer(frame, task)
+    usual = [n for n in counts if n >= RARE] or counts
+    fewest = min(usual)
+    folds = 5 if fewest >= 10 else 3 if fewest >= RARE else 2
     aside = f"; the table's column fold is left aside, as it holds {own} ({'2' if own < 2 else 'up to 10'} would do)"
     why = f"{folds} folds of patients: the rarest class (or the whole table) has {fewest}"
+    if len(usual) < len(counts):
+        why += f"; classes of fewer than {RARE} ({len(counts) - len(usual)}) do not count: they can hardly be tested"
     return folds, why + (aside if "fold" in frame else ""), False
+
+
+def _patients_by_answer(frame: pd.DataFrame, task: Task) -> list[int]:
+    """How many patients there are, and of a task with classes how many have each (of labels: each that is 1)."""
+    patients = frame["patient"] if "patient" in frame else pd.Series(frame.index, index=frame.index)
+    if not task.makes_calls:
+        return [patients.nunique()]
+    return [
+        patients[rows.index].nunique()
+        for target in task.targets
+        for value, rows in frame.groupby(target)
+        if value != 0 or task.two_classes
+    ]
 
 
 def minutes_of(text: str) -> float:

@@ -18,7 +18,7 @@ from slivit.data.inspection import Rules, inspected
 from slivit.data.splits import given_folds, k_folds
 from slivit.data.table import read_table
 from slivit.device import cores
-from slivit.errors import ManifestError, RecipeError, gather
+from slivit.errors import ManifestError, RecipeError, gather, one_of
 from slivit.folder import METRICS, SPLIT
 from slivit.planned.look import Facts, facts_of
 from slivit.planned.plan import COVARIATES, OWN_FOLDS, Plan, plan_folds
@@ -105,11 +105,13 @@ class Looked:
         frame: those that can be read.
         facts: of each.
         check: all that was found.
+        left_out: what can be read and is of no use.
     """
 
     frame: pd.DataFrame
     facts: list[Facts]
     check: CheckResult
+    left_out: tuple[str, ...] = ()
 
     @property
     def tests(self) -> Array:
@@ -119,7 +121,7 @@ class Looked:
     @property
     def findings(self) -> list[str]:
         """What the user should know of the scans."""
-        return [f.text for f in self.check.findings if f.title not in DEALT_WITH | STOP]
+        return [*self.left_out, *(f.text for f in self.check.findings if f.title not in DEALT_WITH | STOP)]
 
 
 def looked_at(table: ScanTable) -> Looked:
@@ -141,8 +143,37 @@ def looked_at(table: ScanTable) -> Looked:
     frame = _one_patient_each(inspection.frame, check.table)
     if GEOMETRY in table.task.covariates:
         frame = frame.assign(**pd.DataFrame([extents(f.shape, f.spacing) for f in facts], index=frame.index))
-    kept = _readable(facts, table.source)
-    return Looked(frame[kept].reset_index(drop=True), [f for f in facts if not f.error], check)
+    kept = np.array(_readable(facts, table.source))
+    testable, left_out = _testable(frame[kept], table.task, table.source)
+    kept[kept] = testable
+    left = [f for f, keep in zip(facts, kept, strict=True) if keep]
+    return Looked(frame[kept].reset_index(drop=True), left, check, left_out)
+
+
+def _testable(frame: pd.DataFrame, task: Task, source: str) -> tuple[Array, tuple[str, ...]]:
+    """(n,) which scans are not the only patient's of a class, and what is left out: learned of it, nothing tests it.
+
+    Raises:
+        ManifestError: fewer than two classes are left, or one patient.
+    """
+    patients, learns = frame["patient"], frame["split"] != "test"
+    alone: list[Any] = []
+    if task.one_class:
+        target = frame[task.targets[0]]
+        counts = patients[learns].groupby(target[learns]).nunique()
+        alone = [value for value in target.unique() if counts.get(value, 0) < 2]
+        several = len(counts) - sum(value in counts.index for value in alone)
+    else:
+        target, several = frame[task.targets[0]], int(patients[learns].nunique() > 1) * 2
+    if several < 2:
+        raise ManifestError(
+            f"{source}: {one_of(task.targets)}: what is learned of one patient is tested on others, and so two classes "
+            f"need two patients each that can be read; {several} {'has' if several == 1 else 'have'} them"
+        )
+    gone = target.isin(alone) if alone else pd.Series(False, index=frame.index)
+    named = ", ".join(map(str, alone))
+    note = f"left out: {int(gone.sum())} scans of classes with one patient, of whom nothing could be tested: {named}"
+    return np.asarray(~gone), (note,) if alone else ()
 
 
 def _workers(count: int) -> int:

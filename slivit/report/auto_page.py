@@ -155,10 +155,9 @@ def _curve(facts: Facts, metric: str) -> Iterator[str]:
 
 
 def _difference(test: Facts, metric: str) -> str:
-    return (
-        f"difference of {spoken(metric)} {number(test['difference'])} (95% interval "
-        f"{interval(test['low'], test['high'])}, p = {p_text(test['p_value'])})"
-    )
+    span = interval(test["low"], test["high"])
+    sure = f"95% interval {span}, p = {p_text(test['p_value'])}" if span else "too few scans for an interval"
+    return f"difference of {spoken(metric)} {number(test['difference'])} ({sure})"
 
 
 def _better_than_chance(board: Facts, metric: str) -> bool:

@@ -55,6 +55,15 @@ def test_folds_of_the_table_are_kept():
         assert "left aside" in why
 
 
+def test_a_class_of_one_patient_does_not_halve_the_folds():
+    frame = pd.DataFrame({"patient": [f"P{i}" for i in range(41)], "a": ["x", "y"] * 20 + ["z"]})
+    task = Task(kind="multiclass", targets=("a",), classes=("x", "y", "z"))
+    count, why, _ = plan_folds(frame, task)
+    assert count == 5
+    assert "classes of fewer than 3 (1) do not count" in why
+    assert plan_folds(frame[:4], task)[0] == 2
+
+
 def test_networks_of_several_channels_are_those_that_take_them():
     for size in ((10, 32, 32), (1, 32, 32)):
         options = list(networks.options_of(size, 2))

@@ -69,3 +69,15 @@ def test_covariates_are_standardised_by_training_rows_alone():
 
 def test_what_is_connected_is_one():
     assert connected([(1, "a"), (1, "b"), (2, "c"), (2, "b"), (3, "d")]) == {"a": "a", "b": "a", "c": "a", "d": "d"}
+
+
+def test_what_could_not_be_tested_is_refused(frame):
+    alone = frame[:8].assign(label=[1] + [0] * 7)
+    with pytest.raises(ManifestError, match=r'"label".* two classes need two patients each.*; 1 has them'):
+        looked_at(scan_table(alone, target="label"))
+    words = frame[:8].assign(label=["a", "b", "c", "d", "e", "e", "f", "g"])
+    with pytest.raises(ManifestError, match="1 has them"):
+        looked_at(scan_table(words, target="label", kind="multiclass"))
+    looked = looked_at(scan_table(frame[:8].assign(label=list("aabbcddd")), target="label"))
+    assert len(looked.frame) == len(looked.facts) == 7
+    assert looked.findings[0] == "left out: 1 scans of classes with one patient, of whom nothing could be tested: c"
