@@ -11,6 +11,7 @@ from typing import Any
 
 from slivit.data.archive import unpack
 from slivit.data.content import files_of
+from slivit.data.importers.bids import suffixes_of
 from slivit.data.readers import npz, sniff
 from slivit.data.readers.address import ROW_OPTIONS
 from slivit.data.readers.base import natural_order
@@ -19,7 +20,7 @@ from slivit.data.readers.dispatch import suffixes
 from slivit.data.readers.entries import FileEntry, folder_entries
 from slivit.data.scan_reading import ScanRef
 from slivit.data.table import is_table
-from slivit.errors import ManifestError, ReadError, gather, no_text
+from slivit.errors import ManifestError, ReadError, gather, no_text, one_of
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,9 @@ class Finder:
         if not refs:
             held = f"none of the {len(unknown)} files in it is of a known format" if unknown else "it is empty"
             raise ReadError(f"{name}: holds no scan; {held}.")
+        if len(shown := suffixes_of(ref.key for ref in refs)) > 1:
+            listed = "slivit manifest bids FOLDER scans.csv suffix=NAME lists those of one"
+            log.warning("%s: holds images of %s, all of which are taken; %s", name, one_of(shown), listed)
         order = natural_order(ref.key for ref in refs)
         return [_renamed(ref, folder, name) for ref in sorted(refs, key=lambda ref: order(ref.key))]
 

@@ -150,3 +150,13 @@ def test_nothing_found_is_told(find, tmp_path):
     (tmp_path / "m.csv").write_text("file\nx\n")
     with pytest.raises(ManifestError, match='column "path" is missing'):
         find(tmp_path / "m.csv")
+
+
+def test_images_of_several_kinds_in_a_bids_data_set_are_told_of(find, tmp_path, caplog):
+    for suffix in ("T1w", "FLAIR"):
+        nifti(tmp_path / "sub-1" / "anat" / f"sub-1_{suffix}.nii.gz")
+    assert len(find(tmp_path)) == 2
+    assert 'holds images of "FLAIR", "T1w", all of which are taken' in caplog.text
+    caplog.clear()
+    assert len(find(tmp_path / "sub-1" / "anat" / "sub-1_T1w.nii.gz")) == 1
+    assert not caplog.text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +28,11 @@ def is_bids(root: Path) -> bool:
     """Whether a folder is laid out so: subjects in folders of their own, beside a table or a description of them."""
     described = any((root / name).is_file() for name in (PARTICIPANTS, "dataset_description.json"))
     return described and any(path.is_dir() for path in root.glob("sub-*"))
+
+
+def suffixes_of(paths: Iterable[str]) -> list[str]:
+    """What images show, by the names of those that are named as BIDS has it; sorted."""
+    return sorted({match[3] for path in paths if (match := _FILE.fullmatch(Path(path).name))})
 
 
 @importer("bids", "BIDS: images of one suffix (T1w, FLAIR, ...) or several, with the columns of participants.tsv")
