@@ -26,21 +26,33 @@ _SURE = 1e-6  # the least probability that counts as above 0
 
 
 class LinearTable(nn.Module):
-    """Ridge or logistic regression on standardised features: (B, n) -> (B, out_dim) logits or standardised values."""
+    """Ridge or logistic regression on standardised features: (B, n) -> (B, out_dim) logits or standardised values.
+
+    Args:
+        width: features.
+        out_dim: of the task.
+        bounded: whether features stay within bounds (`low`, `high`), so that a scan like none before has no wild value.
+    """
 
     center: Tensor
     scale: Tensor
     weight: Tensor
     bias: Tensor
+    low: Tensor
+    high: Tensor
 
-    def __init__(self, width: int, out_dim: int) -> None:
+    def __init__(self, width: int, out_dim: int, *, bounded: bool = False) -> None:
         super().__init__()
+        self.bounded = bounded
         shapes = {"center": (width,), "scale": (width,), "weight": (width, out_dim), "bias": (out_dim,)}
+        shapes |= {"low": (width,), "high": (width,)} if bounded else {}
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
 
     @in_float32
     def forward(self, features: Tensor) -> Tensor:
+        if self.bounded:
+            features = torch.minimum(torch.maximum(features, self.low), self.high)
         return ((features - self.center) * self.scale) @ self.weight + self.bias
 
 

@@ -101,6 +101,11 @@ class Clock:
         slower = sum(t for t, _ in pairs) / sum(s for _, s in pairs) if pairs else 1.0
         return candidate.seconds * slower
 
+    def in_time(self, networks: Sequence[Candidate], folds: int) -> int:
+        """The folds, of the first ones, for which all of these networks had time."""
+        without = [f for f in range(folds) for c in networks if self.epochs.get(key_of(c, f)) == 0]
+        return min(without, default=folds)
+
     def one_more_fold(self, trained: int, order: Sequence[Candidate]) -> bool:
         """Whether the networks are trained on another fold, as time is left for it.
 
@@ -130,10 +135,10 @@ class Clock:
         return key_of(copy, 0) in self.epochs
 
     def epochs_for(self, candidate: Candidate, fold: int, order: Sequence[Candidate], folds: int) -> int:
-        """Epochs of a network on a fold that is about to begin; 0 where the time is too short for all of its folds.
+        """Epochs of a network on a fold that is about to begin; 0 where the time is too short.
 
-        The first of the order is cut short rather than left out, but where no fold of it was trained yet and not even
-        half of the least epochs fit.
+        The first of the order is cut short rather than left out, but where not even half of the least epochs fit: then
+        the folds that it has stand alone.
 
         Args:
             candidate: the network.
@@ -162,6 +167,8 @@ class Clock:
         elif before or (fitting < least / 2 and not self.took.get(candidate.name)):
             reason = f"its folds would take {spoken_time(needed)}, with {spoken_time(max(self.left, 0))} left"
             self.left_out[candidate.name] = reason
+        elif fitting < least / 2:
+            self.epochs[key] = 0  # of a network that has folds already, which stand without this one
         else:
             self.epochs[key] = max(least, fitting)
         self.keep()

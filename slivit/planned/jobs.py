@@ -129,7 +129,8 @@ def train_jobs(
                 epochs = clock.epochs_for(job.candidate, job.fold, order, len(plan.fold_numbers))
                 job = replace(job, epochs=epochs, carefully=job.key in clock.careful)
                 if not job.epochs and not known:
-                    tell(f"{job.candidate.name} is left out: {clock.left_out[job.candidate.name]}")
+                    reason = clock.left_out.get(job.candidate.name, f"no time is left for fold {job.fold + 1}")
+                    tell(f"{job.candidate.name} is left out: {reason}")
                 if job.epochs and not known and run_state(recipe_of_job(plan, job), overwrite=True) != "done":
                     return job
             return None

@@ -301,7 +301,8 @@ def _networks(
         if number == 0:
             kept = sorted(kept, key=lambda c: _first_fold(plan, work, c))[: plan.keep]
             write_json(folder / STATE, {"kept": [c.name for c in kept], "failed": failed})
-    plan = _more_folds(plan, kept, clock, cluster)
+    in_time = clock.in_time(kept, len(plan.fold_numbers))
+    plan = _more_folds(plan.model_copy(update={"trained": in_time % plan.folds}), kept, clock, cluster)
     plan, copies = _more_copies(plan, work, kept, clock, cluster)
     kept += copies
     predictions = {c.name: jobs.out_of_fold(plan, work.frame, c, work.task) for c in kept}

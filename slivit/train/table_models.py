@@ -22,6 +22,8 @@ ENOUGH = 2000
 """Scans on which a penalty is chosen, at most."""
 LANDMARKS = 1000
 """Scans that a kernel compares with, at most."""
+BEYOND = 0.25
+"""Of the range of a feature, how far a linear model follows it beyond: one odd scan would else have a wild value."""
 _SMALL = 1e-5  # of the largest variance along an axis of the kernel's space, below which float32 would see noise
 
 
@@ -114,11 +116,15 @@ def _regressed(z: Array, y: Array, task: Task) -> tuple[Array, Array]:
 
 
 def _linear(x: Array, y: Array, task: Task, widths: Sequence[int]) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Ridge or logistic regression."""
+    """Ridge or logistic regression, which follows features no further than a little beyond those it was fitted to."""
     z, center, scale = _standard(x, widths)
     weight, bias = _regressed(z, y, task)
+    low, high = x.min(0), x.max(0)
+    beyond = BEYOND * (high - low)
     tensors = {"center": center, "scale": scale, "weight": weight, "bias": bias}
-    return {"width": x.shape[1]}, {name: np.asarray(value, np.float32) for name, value in tensors.items()}
+    tensors |= {"low": low - beyond, "high": high + beyond}
+    described = {"width": x.shape[1], "bounded": True}
+    return described, {name: np.asarray(value, np.float32) for name, value in tensors.items()}
 
 
 def _kernel(

@@ -182,8 +182,22 @@ def test_a_network_is_not_begun_where_the_baselines_left_no_time(two_networks, t
     late = Clock(tmp_path, minutes=20, workers=1, began=monotonic() - 1100)  # 40 s are left for 500
     assert late.epochs_for(first, 0, [first, second], 5) == 0
     assert " s left" in late.left_out["first"]
-    late.took["second"] = {"0": 100.0}
-    assert late.epochs_for(second, 1, [second], 5) == 8  # what was begun is brought to its end
+    late.took["second"], late.before = {"0": 100.0}, -20.0  # 60 s for 400
+    assert late.epochs_for(second, 1, [second], 5) == 8  # cut short
+
+
+def test_folds_for_which_no_time_is_left_are_left_out_and_the_others_stand(two_networks, tmp_path):
+    first = two_networks[0]
+    clock = Clock(tmp_path, minutes=20, workers=1, began=monotonic() - 1130)  # 10 s are left
+    clock.took["first"] = {"0": 100.0, "1": 100.0}
+    assert clock.in_time([first], 5) == 5
+    assert [clock.epochs_for(first, fold, [first], 5) for fold in (2, 3, 4)] == [0, 0, 0]
+    assert not clock.left_out
+    again = Clock(tmp_path, minutes=200, workers=1, began=monotonic())
+    assert again.epochs_for(first, 2, [first], 5) == 0
+    assert again.in_time([first], 5) == 2
+    assert again.one_more_fold(2, [first])  # there is time now
+    assert again.in_time([first], 5) == 3
 
 
 def test_dear_baselines_are_left_out_when_most_of_the_time_is_spent(tmp_path):

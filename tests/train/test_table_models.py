@@ -67,6 +67,20 @@ def test_a_ridge_is_scikit_learns(rng):
     np.testing.assert_allclose(outputs_of(fitted, x, TASKS["regression"])[:, 0], expected, atol=1e-4)
 
 
+def test_a_scan_like_none_before_has_no_wild_value(rng):
+    x, y = rng.normal(3, 2, size=(60, 5)).astype(np.float32), rng.normal(size=(60, 1))
+    y += x[:, :1]
+    fitted, odd = fit_table("linear", {"histogram": 5}, x, y, TASKS["regression"], 0), x[:1].copy()
+    odd[0, 0] = 1e4
+    edge = odd.copy()
+    edge[0, 0] = x[:, 0].max() + 0.25 * np.ptp(x[:, 0])
+    wild, bounded = (outputs_of(fitted, rows, TASKS["regression"])[0, 0] for rows in (odd, edge))
+    assert wild == pytest.approx(bounded, abs=1e-5)
+    assert abs(wild) < 12
+    old = create_model("ensemble", 1, slices=4, image_size=8, members=[{"kind": "linear", "width": 5, "features": []}])
+    assert {name.rpartition(".")[2] for name in old.state_dict()} & {"low", "high"} == set()
+
+
 def test_a_kernel_is_scikit_learns_and_sees_what_a_plane_does_not(rng):
     x = rng.normal(size=(150, 3)).astype(np.float32)
     y = np.square(x).sum(1, keepdims=True)
