@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,8 +64,14 @@ def auto(
             )
         from slivit.planned import auto as run
 
-        options = {"target": target or (), "kind": kind, "labels": labels, "importer": importer, "time": time}
+        options: dict[str, Any] = {
+            "target": target or (),
+            "kind": kind,
+            "labels": labels,
+            "importer": importer,
+            "time": time,
+        }
         options |= {"importer_options": dict(named_value(text, "--option") for text in option or [])}
         options |= {"cluster": cluster, "covariates": covariate or (), "channels": channel or ()}
-        run(scans, out=out, seed=seed, weights=weights or (), plan=plan, resume=resume, overwrite=overwrite, **options)  # type: ignore[arg-type]
+        run(scans, out=out, seed=seed, weights=weights or (), plan=plan, resume=resume, overwrite=overwrite, **options)
         typer.echo(out / "report" / "auto.html")

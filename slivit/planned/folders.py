@@ -47,9 +47,9 @@ class Listed:
     @property
     def channels(self) -> tuple[str, ...]:
         """The columns whose scans are the channels that `path` names, where it names several."""
-        first = self.frame.iloc[0]
-        parts = parts_of(first["path"])
-        return tuple(next(str(c) for c in self.frame if first[c] == p) for p in parts) if len(parts) > 1 else ()
+        names = {cell: str(name) for name, cell in self.frame.iloc[0].items()}
+        parts = parts_of(str(self.frame["path"].iloc[0]))
+        return tuple(names[part] for part in parts if part in names) if len(parts) > 1 else ()
 
 
 def listed_folder(scans: str, labels: str, importer: str, options: Mapping[str, Any]) -> Listed | None:
@@ -84,7 +84,8 @@ def listed_folder(scans: str, labels: str, importer: str, options: Mapping[str, 
     made = make_manifest(name, place, **{**options, **({"labels": labels} if labels else {})})
     if made.task is not None:
         _refuse_patients(made.frame, made.task, scans)
-    return Listed(made.frame, str(place), made.task, made.notes)
+    notes = tuple(note for note in made.notes if not note.startswith("set data."))  # which is for a recipe
+    return Listed(made.frame, str(place), made.task, notes)
 
 
 def _refuse_patients(frame: pd.DataFrame, task: Task, source: str) -> None:

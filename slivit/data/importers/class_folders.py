@@ -50,9 +50,9 @@ def class_folders(root: Path, *, patient_pattern: str = "") -> pd.DataFrame:
                 below = scan.relative_to(folder).as_posix()
                 rows.append((str(scan), _patient(scan, folder, pattern, root), split, folder.name, below))
     frame = pd.DataFrame(rows, columns=["path", "patient", "split", "label", "below"])
-    below, frame = frame["below"], frame.drop(columns=["below"] if in_splits else ["below", "split"])
+    places, frame = frame["below"], frame.drop(columns=["below"] if in_splits else ["below", "split"])
     classes = tuple(sorted(set(frame["label"])))
-    named = None if pattern or in_splits else patients_in_names(below)
+    named = None if pattern or in_splits else patients_in_names(places)
     frame = frame if named is None else frame.assign(patient=named)
     notes = [] if pattern else [_whose(named)]
     if not frame.empty and len(classes) < 2:
