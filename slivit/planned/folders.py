@@ -15,7 +15,7 @@ from slivit.data.importers.bids import is_bids
 from slivit.data.importers.class_folders import scans_below
 from slivit.data.importers.common import walk
 from slivit.data.inspection import addresses
-from slivit.data.readers.address import parts_of
+from slivit.data.readers.address import parts_of, short_name
 from slivit.data.readers.sniff import holds_dicom
 from slivit.data.recipe import Data
 from slivit.data.sources import named_source
@@ -199,4 +199,9 @@ def _listed(rows: list[dict[str, str]], labels: pd.DataFrame, folder: Path, note
     frame = pd.DataFrame(rows)
     without = len(labels) - frame[_ROW].nunique()
     more = (f"{without} of {len(labels)} rows of the labels name no scan that is here",) if without else ()
+    counts = frame[_ROW].value_counts()
+    if counts.max() > 1:
+        names = [short_name(path) for path in frame.loc[frame[_ROW] == counts.index[0], "path"]]
+        each = f"{(counts > 1).sum()} rows of the labels stand for several scans each, which are all taken"
+        more += (f"{each}, such as {one_of(names[:4])}: name files where some are not meant (masks, previews)",)
     return Listed(frame.drop(columns=_ROW), str(folder), None, (*notes, *more))

@@ -168,8 +168,10 @@ def test_labels_name_scans_that_lie_deeper_and_their_patients(tmp_path):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(b"")
     labels = write(tmp_path, "Code,ef\n" + "".join(f"S{n},{n}.5\n" for n in range(6)), "labels.csv")
-    frame = scan_table(tmp_path / "scans", labels=labels, target="ef").frame
+    table = scan_table(tmp_path / "scans", labels=labels, target="ef")
+    frame = table.frame
     assert len(frame) == 12
+    assert any("6 rows of the labels stand for several scans each" in sentence for sentence in table.sentences)
     assert frame.groupby("patient")["path"].count().to_dict() == {f"S{n}": 2 for n in range(6)}
 
 
