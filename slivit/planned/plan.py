@@ -82,7 +82,7 @@ class Plan(Section):
         candidates: networks that are tried, the cheapest first.
         scans: what the scans are like.
         machine: what there is to compute with.
-        reasons: why the plan is as it is.
+        reasons: what was read as what, and why the plan is as it is.
     """
 
     out: str = Field(min_length=1)

@@ -127,7 +127,8 @@ def auto(
             if not (folder / REPORT / CHECK).is_file():  # a run that goes on has it of the table that it was given
                 write_check_page(replace(looked.check, source=planned.source), folder / REPORT / CHECK)
             for reason in planned.reasons:
-                log.info("plan: %s", reason)
+                if reason not in table.sentences:
+                    log.info("plan: %s", reason)
             clock = Clock(folder, planned.minutes, planned.workers, began)
             _run(planned, work, folder, clock, cluster, looked.findings)
     return Run(folder)
@@ -185,6 +186,7 @@ def _planned(
         refuse_seen(weights, frame)
         options: dict[str, Any] = {"minutes": minutes, "seed": seed, "weights": weights, "channels": table.channels}
         plan = plan or _mirrored(make_plan(folder, table.source, choosing, task, about, **options), choosing, folder)
+        plan = plan.model_copy(update={"reasons": tuple(dict.fromkeys((*table.sentences, *plan.reasons)))})
         write_text(folder / PLAN, resolved_toml(plan))
     plan = check_recipe(Plan, read_values(folder / PLAN), str(folder / PLAN))
     if not (folder / TABLE).is_file():
