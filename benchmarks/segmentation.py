@@ -67,8 +67,9 @@ PRETRAINING: dict[str, tuple[str, list[str]]] = {
             'model={name="slice_swin", backbone="swin_tiny_patch4_window7_224", image_size=64, slices=1, backbone_args='
             "{patch_size=4, window_size=4, embed_dim=24, depths=[2, 2, 2, 2], num_heads=[3, 6, 12, 24]}}",
             "preprocessing.stretch=[0.5,99.5]",
+            "images.slices=all",
             "pretext.unit=8",
-            "fit.epochs=5",
+            "fit.epochs=20",
         ],
     ),
 }

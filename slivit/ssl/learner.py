@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -47,6 +48,7 @@ from slivit.train.steps import checkpoint_activations
 if TYPE_CHECKING:
     from slivit.ssl.pretext import Pretext
 
+log = logging.getLogger(__name__)
 
 Optimiser = Literal["adamw", "sgd", "lars"]
 SGD_MOMENTUM = 0.9
@@ -190,6 +192,11 @@ def pretext_dataloaders(
             row["path"]: row["slices"] if "slices" in row else count_slices(row["path"], settings.reader)
             for row in (items if slices == "all" else ())
         }
+        if slices != "all" and (held := count_slices(items[0]["path"], settings.reader)) > slices:
+            text = (
+                'an epoch sees %d of the slices of a scan (the first one has %d); images.slices = "all" takes every one'
+            )
+            log.info(text, slices, held)
         settings = for_crops(settings, [str(row["path"]) for row in items])
         items = slice_items(items, slices, counted)
     load = LoadImage(settings, cache) if pretext.load is None else LoadItem(pretext.load)

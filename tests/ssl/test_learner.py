@@ -270,6 +270,21 @@ def pretrained(method, images, most=0, **options):
     return learn, torch.cat([p.detach().flatten() for p in pretext.model.parameters()])
 
 
+def test_slices_that_an_epoch_does_not_see_are_told_of(tmp_path, rng, caplog):
+    paths = [str(tmp_path / f"{number}.npy") for number in range(4)]
+    for path in paths:
+        np.save(path, rng.integers(0, 255, (5, 32, 32), dtype=np.uint8))
+    args = {"embed_dim": 16, "depth": 1, "num_heads": 2, "patch_size": 8}
+    model = slivit.create_model("slice_vit", 1, slices=1, image_size=32, backbone_args=args)
+    pretext = slivit.create_pretext("simmim", model, unit=16)
+    settings = slivit.Preprocessing(size=model.spec.size)
+    for slices, told in (("all", False), (5, False), (1, True)):
+        caplog.clear()
+        with caplog.at_level("INFO", "slivit"):
+            slivit.pretext_dataloaders(paths, pretext, settings, slices=slices, batch_size=2, device="cpu")
+        assert ("an epoch sees 1 of the slices of a scan (the first one has 5)" in caplog.text) == told
+
+
 @pytest.mark.parametrize(
     ("method", "most", "options"),
     [("mae", 2, {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}), ("simmim", 1, {"unit": 16})],
