@@ -198,10 +198,10 @@ def _listed(rows: list[dict[str, str]], labels: pd.DataFrame, folder: Path, note
     """Rows as a table, with a note on labels that name no scan."""
     frame = pd.DataFrame(rows)
     without = len(labels) - frame[_ROW].nunique()
-    more = (f"{without} of {len(labels)} rows of the labels name no scan that is here",) if without else ()
+    more = [f"{without} of {len(labels)} rows of the labels name no scan that is here"] if without else []
     counts = frame[_ROW].value_counts()
     if counts.max() > 1:
         names = [short_name(path) for path in frame.loc[frame[_ROW] == counts.index[0], "path"]]
         each = f"{(counts > 1).sum()} rows of the labels stand for several scans each, which are all taken"
-        more += (f"{each}, such as {one_of(names[:4])}: name files where some are not meant (masks, previews)",)
+        more.append(f"{each}, such as {one_of(names[:4])}: name files where some are not meant (masks, previews)")
     return Listed(frame.drop(columns=_ROW), str(folder), None, (*notes, *more))
