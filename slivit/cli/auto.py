@@ -64,14 +64,13 @@ def auto(
             )
         from slivit.planned import auto as run
 
-        options: dict[str, Any] = {
+        given: dict[str, Any] = {
             "target": target or (),
-            "kind": kind,
-            "labels": labels,
-            "importer": importer,
-            "time": time,
+            "covariates": covariate or (),
+            "channels": channel or (),
+            "weights": weights or (),
         }
-        options |= {"importer_options": dict(named_value(text, "--option") for text in option or [])}
-        options |= {"cluster": cluster, "covariates": covariate or (), "channels": channel or ()}
-        run(scans, out=out, seed=seed, weights=weights or (), plan=plan, resume=resume, overwrite=overwrite, **options)
+        given |= {"importer_options": dict(named_value(text, "--option") for text in option or [])}
+        where: dict[str, Any] = {"out": out, "resume": resume, "overwrite": overwrite, "cluster": cluster, "plan": plan}
+        run(scans, kind=kind, labels=labels, importer=importer, time=time, seed=seed, **where, **given)
         typer.echo(out / "report" / "auto.html")

@@ -163,11 +163,8 @@ def _core(raw: pd.DataFrame, base: Path, rules: Rules) -> tuple[pd.DataFrame, li
         problems += [*checks.empty_cells(patient.rename(names.patient)), *checks.rounded_patients(patient)]
         warnings += checks.similar_patients(patient)
     elif rules.patient_from_path:
-        text, seen = (
-            "there is no patient column: each scan counts as a patient of its own",
-            checks.patients_in_names(path),
-        )
-        if seen is not None:
+        text = "there is no patient column: each scan counts as a patient of its own"
+        if (seen := checks.patients_in_names(path)) is not None:
             one = seen.value_counts().index[0]
             text += f", though their names look like {seen.nunique()} patients (such as {one}): name them in a column"
         warnings.append(text)

@@ -193,12 +193,8 @@ def unquoted(cell: str) -> str:
 def _text(path: Path) -> str:
     if not path.is_file():
         if path.exists():
-            what = (
-                "folder, of which slivit manifest NAME FOLDER TABLE.csv makes a table"
-                if path.is_dir()
-                else "pipe or device"
-            )
-            raise ManifestError(f"{path}: is no file but a {what}")
+            way_out = ", of which slivit manifest NAME FOLDER TABLE.csv makes a table"
+            raise ManifestError(f"{path}: is no file but a {'folder' + way_out if path.is_dir() else 'pipe or device'}")
         known = [p.name for p in path.parent.glob("*.csv")] if path.parent.is_dir() else []
         raise ManifestError(f"{path}: there is no such file.{mounting(path) or nearest(path.name, known)}")
     data = path.read_bytes()

@@ -107,8 +107,8 @@ def _labelled(folder: Path, labels: pd.DataFrame, importer: str, options: Mappin
     if importer or options:  # of archives alone
         return _archive(folder, labels, options)
     rows = _joined(_entries(folder), labels)
-    if len(rows) < len(labels) / 2:
-        rows = max(rows, _joined(_deeper(folder), labels), key=len)
+    if _scans_of(rows) < len(labels) / 2:  # such as the folders of two classes
+        rows = max(rows, _joined(_deeper(folder), labels), key=_scans_of)
     first = Path(rows[0]["path"]) if rows else folder
     if first.is_dir() and _has_dicom(first) and (not rows or len(make_manifest(DICOM, first).frame) > 1):
         return _archive(folder, labels, options)
@@ -170,7 +170,7 @@ def _archive(folder: Path, labels: pd.DataFrame, options: Mapping[str, Any]) -> 
 
 
 def _joined(scans: Iterator[tuple[str, dict[str, str]]], labels: pd.DataFrame) -> list[dict[str, str]]:
-    """The rows of the labels with the scans that they name, by the column that names most; empty where none does.
+    """The rows of the labels with the scans that they name, by the column with most names; empty where none has any.
 
     Where a name stands for several scans, it is that of their patient. `_ROW` holds the place in the labels.
 
@@ -185,13 +185,18 @@ def _joined(scans: Iterator[tuple[str, dict[str, str]]], labels: pd.DataFrame) -
         column: [cell if cell in places else Path(cell.replace("\\", "/")).name for cell in labels[column]]
         for column in labels
     }
-    column = max(named, key=lambda c: sum(cell in places for cell in named[c]))
+    column = max(named, key=lambda c: len(places.keys() & set(named[c])))
     several = any(len(places.get(cell, ())) > 1 for cell in named[column])
     return [
         {**({"patient": name} if several else {}), **{str(k): v for k, v in row.items()}, **columns, _ROW: str(number)}
         for number, (name, row) in enumerate(zip(named[column], labels.to_dict("records"), strict=True))
         for columns in places.get(name, {}).values()
     ]
+
+
+def _scans_of(rows: list[dict[str, str]]) -> int:
+    """How many scans rows name, each counted once."""
+    return len({row["path"] for row in rows})
 
 
 def _listed(rows: list[dict[str, str]], labels: pd.DataFrame, folder: Path, notes: tuple[str, ...] = ()) -> Listed:

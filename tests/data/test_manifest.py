@@ -11,7 +11,6 @@ import pytest
 from slivit.data.importers.medmnist import medmnist_manifest
 from slivit.data.inspection import Columns
 from slivit.data.manifest import Manifest, read_manifest
-from slivit.data.manifest_checks import patients_in_names
 from slivit.errors import ManifestError
 from slivit.targets.task import Task
 
@@ -384,31 +383,3 @@ def test_patients_that_a_spreadsheet_may_have_parted_are_told(table, one, other)
 def test_patients_with_other_numbers_or_letters_are_not_taken_for_alike(table):
     text = GOOD.replace("P1,", "P10,").replace("P2,", "P100,").replace("P3,", "1.05,").replace("P4,", "1.5.1,")
     assert read_manifest(table(text), BINARY).warnings == ()
-
-
-@pytest.mark.parametrize(
-    ("names", "patients"),
-    [
-        ([f"CNV-{100 + i // 4}-{i % 4}.jpeg" for i in range(80)], 20),
-        ([f"person{i // 2}_virus_{i}.png" for i in range(40)], 20),
-        ([f"T1_{i // 3:04d}_{i % 3}.nii.gz" for i in range(60)], 20),  # the first number is the same everywhere
-        ([f"site/P{i // 2}/visit {i % 2}.nii" for i in range(40)], 20),
-        ([f"scan_{i:03d}_T1.nii.gz" for i in range(40)], None),  # every name is of its own
-        ([f"2024-{i}.png" for i in range(40)], None),  # one group
-        ([f"{'abcdefghijkl'[i % 12]}/{i}.png" for i in range(60)], None),  # twelve classes' folders
-        ([f"P{i // 2}_{i % 2}.png" for i in range(12)], None),  # too few to tell
-        ([], None),
-    ],
-)
-def test_patients_in_names(names, patients):
-    found = patients_in_names(pd.Series(names, dtype=object), classes=12 if patients is None else 2)
-    assert (None if found is None else found.nunique()) == patients
-
-
-def test_names_that_look_like_patients_are_told_of(tmp_path):
-    text = "path,label\n" + "".join(f"P{i // 3:02d}_{i % 3}.png,{i % 2}\n" for i in range(30))
-    (tmp_path / "scans.csv").write_text(text)
-    for name in text.split()[1:]:
-        (tmp_path / name.partition(",")[0]).write_bytes(b"x")
-    manifest = read_manifest(tmp_path / "scans.csv", BINARY, patient_from_path=True)
-    assert any("their names look like 10 patients (such as P" in warning for warning in manifest.warnings)

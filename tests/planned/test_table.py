@@ -185,3 +185,15 @@ def test_labels_name_scans_that_lie_deeper_and_their_patients(tmp_path):
 def test_a_table_takes_no_importer(tmp_path, options, message):
     with pytest.raises(ManifestError, match=message):
         scan_table(write(tmp_path, "path,label\na.nii,0\nb.nii,1\n"), **options)
+
+
+def test_a_column_that_names_the_folders_of_classes_is_not_taken_for_that_of_scans(tmp_path):
+    for number in range(12):
+        file = tmp_path / "scans" / ("benign" if number % 2 else "malignant") / f"S{number}.nii.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    rows = "".join(f"S{n},{'benign' if n % 2 else 'malignant'}\n" for n in range(12))
+    labels = write(tmp_path, "code,diagnosis\n" + rows, "labels.csv")
+    frame = scan_table(tmp_path / "scans", labels=labels).frame
+    assert frame["path"].nunique() == len(frame) == 12
+    assert all(f"/{row.diagnosis}/{row.code}.nii.gz" in row.path for row in frame.itertuples())

@@ -52,7 +52,7 @@ def class_folders(root: Path, *, patient_pattern: str = "") -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["path", "patient", "split", "label", "below"])
     places, frame = frame["below"], frame.drop(columns=["below"] if in_splits else ["below", "split"])
     classes = tuple(sorted(set(frame["label"])))
-    named = None if pattern or in_splits else patients_in_names(places)
+    named = None if pattern or in_splits else patients_in_names(places, len(classes))
     frame = frame if named is None else frame.assign(patient=named)
     notes = [] if pattern else [_whose(named)]
     if not frame.empty and len(classes) < 2:

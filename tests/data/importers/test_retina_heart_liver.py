@@ -176,6 +176,18 @@ def test_class_folders(tree):
         make_manifest("folders", root, patient_pattern="P[0-9]+")
 
 
+def test_patients_of_class_folders_by_the_names_of_scans(tree):
+    root = tree(*[f"{'ab'[i % 2]}/P{i // 2}_{i}.png" for i in range(40)])
+    made = make_manifest("folders", root)
+    assert made.frame["patient"].nunique() == 20
+    assert made.notes[0].startswith("20 patients by the names of scans, such as P")
+
+
+def test_numbers_of_classes_are_no_patients(tree):
+    root = tree(*[f"organ{i % 11}/{i % 11}_{i:03d}.png" for i in range(66)])
+    assert make_manifest("folders", root).frame["patient"].nunique() == 66
+
+
 def test_class_folders_with_splits(tree):
     root = tree("train/a/1.png", "train/b/2.png", "valid/a/3.png", "valid/b/4.png", "test/a/5.png")
     assert make_manifest("folders", root).frame["split"].tolist() == ["test", "train", "train", "val", "val"]
