@@ -197,7 +197,7 @@ class Ensemble(nn.Module):
         """One member as an ensemble of its own; the weights are shared, nothing is copied."""
         described, spec = self.described[place], spec_of(self)
         empty = {"kind": "linear", "features": (), "width": 0}
-        alone: Any = Ensemble(1, self.input_size, [empty], self.activation, self.covariates)
+        alone: Any = Ensemble(1, self.input_size, [empty], self.activation, self.covariates, in_chans=self.in_chans)
         alone.described, alone.backbone = [described], nn.ModuleList([self.backbone[place]])
         alone.frozen, alone.frozen_names = self.frozen, self.frozen_names
         alone.names = sorted(described.get("features", ()))

@@ -81,7 +81,7 @@ def summary(facts: Sequence[Facts]) -> dict[str, Any]:
         "with_orientation": sum(f.oriented for f in known),
         "of_8_bits": sum(f.bytes for f in known),
         "shapes": sum(f.mask for f in known),
-        "intensities": [float(np.median([f.low for f in known])), float(np.median([f.high for f in known]))],
+        "intensities": [round(float(np.median(v)), 4) for v in ([f.low for f in known], [f.high for f in known])],
     }
     for axis, name in enumerate(("between_slices", "between_rows", "between_columns") if spacing else ()):
         described[name] = _range([s[axis] for s in spacing])

@@ -169,3 +169,18 @@ def test_models_of_tables_compute_in_float32_beside_networks_that_do_not(kind, r
         again = table_features(x, ["voxels2", "histogram", "texture"])
         torch.testing.assert_close(torch.cat(list(again.values()), 1), exact)
         torch.testing.assert_close(module(exact), expected)
+
+
+def test_a_member_of_several_channels_says_alone_what_it_says_among_others(rng):
+    members = [
+        {"kind": "linear", "features": [name], "width": width} for name, width in (("histogram", 64), ("voxels6", 432))
+    ]
+    model = create_model(
+        "ensemble", 1, slices=6, image_size=8, in_chans=2, members=members, activation="identity"
+    ).eval()
+    for table in model.backbone:
+        table.weight, table.scale = torch.randn_like(table.weight), torch.ones_like(table.scale)
+    x = torch.from_numpy(rng.random((3, 2, 6, 8, 8), dtype=np.float32))
+    together = model.forward_members(x)
+    for place in range(2):
+        torch.testing.assert_close(model.member(place)(x), together[place])
